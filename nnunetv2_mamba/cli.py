@@ -1,0 +1,70 @@
+"""The command ``nnunetv2_mamba VERB``: parses, calls, prints. What a verb needs is imported when it runs."""
+
+import argparse
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from .doctor import examine
+
+    return examine()
+
+
+def _import_weights(args: argparse.Namespace) -> int:
+    from .architectures.reference_weights import convert
+
+    print(convert(args.file, args.output, tom_residual=args.tom_residual))
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from .demo.pipeline import run
+
+    return run(args.output)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="nnunetv2_mamba", description="Mamba networks as an nnU-Net v2 plugin.")
+    verbs = parser.add_subparsers(title="verbs", dest="verb", required=True, metavar="VERB")
+
+    doctor = verbs.add_parser("doctor", help="check this installation; exit code 1 and a remedy where it is broken")
+    doctor.set_defaults(call=_doctor)
+
+    weights = verbs.add_parser("import-weights", help="turn published weights into a file for -pretrained_weights")
+    weights.add_argument("file", type=Path, metavar="FILE", help="checkpoint of SegMamba or MedSegMamba")
+    weights.add_argument("-o", dest="output", type=Path, required=True, metavar="OUT.pth", help="file to write")
+    weights.add_argument(
+        "--no-tom-residual",
+        dest="tom_residual",
+        action="store_false",
+        help="SegMamba weights from before the residual connection around the ToM block, which no key reveals",
+    )
+    weights.set_defaults(call=_import_weights)
+
+    demo = verbs.add_parser("demo", help="train, predict and evaluate on a synthetic data set, in minutes")
+    demo.add_argument(
+        "-o",
+        dest="output",
+        type=Path,
+        default=Path("nnunetv2_mamba_demo"),
+        metavar="FOLDER",
+        help="folder for everything the demo writes (default: %(default)s)",
+    )
+    demo.set_defaults(call=_demo)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command and return its exit code: 0 success, 1 failure, 2 wrong usage (raised by argparse)."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.call(args)
+    except (OSError, ValueError, pickle.UnpicklingError, subprocess.SubprocessError) as error:
+        print(f"nnunetv2_mamba {args.verb}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
