@@ -1,0 +1,227 @@
+"""What all trainers here share: a network from the plan, settings, optimiser, safe checkpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
+from torch import nn
+from torch._dynamo import OptimizedModule
+
+from nnunetv2_mamba.architectures.from_plans import network_from_plans
+
+from .checkpoint import remove_unfinished, save_atomically
+from .optimizers import WarmupPolyLR, parameter_groups
+from .recipe import Recipe
+from .settings import VARIABLE, read_settings, with_settings
+
+_CHECKPOINT_KEY = "nnunetv2_mamba_settings"
+# Settings that nnU-Net's loop reads from the trainer itself; the others are read from ``self.recipe``.
+_NNUNET_ATTRIBUTES = (
+    "num_epochs",
+    "num_iterations_per_epoch",
+    "num_val_iterations_per_epoch",
+    "initial_lr",
+    "weight_decay",
+    "oversample_foreground_percent",
+    "probabilistic_oversampling",
+    "enable_deep_supervision",
+    "save_every",
+)
+
+
+class nnUNetTrainerMamba(nnUNetTrainer):
+    """nnU-Net's trainer for the networks of this package. A subclass says which network and which recipe.
+
+    The loop, sampling, augmentation and loss are nnU-Net's. Different are: the optimiser and its schedule, which moves
+    with every iteration; the settings (``settings``), which are echoed into the log and kept in the checkpoint; and the
+    checkpoints, which a killed process never leaves half-written.
+
+    Attributes:
+        network_class: a network of ``nnunetv2_mamba.architectures``.
+        network_options: its options beyond what the plan says.
+        mixer: ``"mamba"``, or ``"none"`` or ``"conv"`` for the controls.
+        recipe: the numbers of the training; on an instance, with the user's settings in it.
+    """
+
+    network_class: ClassVar[type[nn.Module]]
+    network_options: ClassVar[Mapping[str, Any]] = {}
+    mixer: ClassVar[str] = "mamba"
+    recipe: Recipe = Recipe()
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net reads this signature)
+    ):
+        settings = read_settings()
+        recipe = with_settings(self.recipe, settings)  # before nnU-Net makes folders
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        self._explicit = frozenset(settings)
+        self._iteration = 0
+        self._use(recipe, asdict(recipe))
+
+    def _use(self, recipe: Recipe, names: Mapping[str, Any]) -> None:
+        self.recipe = recipe
+        for name in _NNUNET_ATTRIBUTES:
+            if name in names:
+                setattr(self, name, getattr(recipe, name))
+
+    @classmethod
+    def build_network_architecture(
+        cls,
+        plans_manager: PlansManager,
+        configuration_manager: ConfigurationManager,
+        num_input_channels: int,
+        num_output_channels: int,
+        enable_deep_supervision: bool = True,
+    ) -> nn.Module:
+        """The network for this plan, whichever planner made it. nnU-Net calls this for prediction too."""
+        return network_from_plans(
+            cls.network_class,
+            configuration_manager,
+            num_input_channels,
+            num_output_channels,
+            enable_deep_supervision,
+            mixer=cls.mixer,
+            **cls.network_options,
+        )
+
+    # optimiser
+
+    def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
+        """The recipe's optimiser, and nnU-Net's polynomial decay after the recipe's warm-up."""
+        groups = self.parameter_groups()
+        optimizer: torch.optim.Optimizer
+        if self.recipe.optimizer == "sgd":
+            momentum = self.recipe.momentum
+            optimizer = torch.optim.SGD(groups, self.initial_lr, momentum, nesterov=momentum > 0)
+        else:  # betas and the fused kernel as in nnU-Net's Primus trainers
+            optimizer = torch.optim.AdamW(groups, self.initial_lr, betas=(0.9, 0.98), fused=True)
+        warmup = self.recipe.warmup_share * self.num_epochs
+        return optimizer, WarmupPolyLR(optimizer, self.initial_lr, self.num_epochs, warmup)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """SGD decays biases and norms, as nnU-Net does; AdamW, whose decay is far stronger, does not."""
+        return parameter_groups(self.network, self.weight_decay, decay_vectors=self.recipe.optimizer == "sgd")
+
+    # one iteration
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self._iteration = 0
+
+    def micro_batches(self, batch: dict) -> Iterator[tuple[dict, float]]:
+        """The parts of a batch that go through the network at once, each with its share of the loss."""
+        yield batch, 1.0
+
+    def train_step(self, batch: dict) -> dict:
+        """One optimiser step. As nnU-Net's, but the schedule, the clip and the parts of the batch are the recipe's."""
+        self.lr_scheduler.step(self.current_epoch + self._iteration / self.num_iterations_per_epoch)
+        self._iteration += 1
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = sum(self._forward_backward(part, share) for part, share in self.micro_batches(batch))
+        if self.grad_scaler is not None:
+            self.grad_scaler.unscale_(self.optimizer)
+        nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip)
+        if self.grad_scaler is not None:
+            self.grad_scaler.step(self.optimizer)
+            self.grad_scaler.update()
+        else:
+            self.optimizer.step()
+        return {"loss": loss.cpu().numpy()}
+
+    def _forward_backward(self, batch: dict, share: float) -> torch.Tensor:
+        data = batch["data"].to(self.device, non_blocking=True)
+        target = batch["target"]
+        if isinstance(target, list):
+            target = [scale.to(self.device, non_blocking=True) for scale in target]
+        else:
+            target = target.to(self.device, non_blocking=True)
+        with torch.autocast(self.device.type) if self.device.type == "cuda" else nullcontext():
+            loss = share * self.loss(self.network(data), target)
+        (loss if self.grad_scaler is None else self.grad_scaler.scale(loss)).backward()
+        return loss.detach()
+
+    # start, checkpoints
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self.print_to_log_file(f"Settings, which {VARIABLE} can change:", self._describe(), add_timestamp=False)
+        if self.local_rank == 0:
+            for path in remove_unfinished(Path(self.output_folder)):
+                self.print_to_log_file(f"Removed {path.name}, which a killed process had not finished writing.")
+
+    def _describe(self) -> str:
+        lines = (
+            f"  {name} = {value!r}{'  (set by you)' if name in self._explicit else ''}"
+            for name, value in asdict(self.recipe).items()
+        )
+        return "\n" + "\n".join(lines)
+
+    def _bare_network(self) -> nn.Module:
+        network = self.network.module if self.is_ddp else self.network
+        return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+    def checkpoint_content(self) -> dict[str, Any]:
+        """What a checkpoint holds: nnU-Net's keys, and the settings."""
+        return {
+            "network_weights": self._bare_network().state_dict(),
+            "optimizer_state": self.optimizer.state_dict(),
+            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
+            "logging": self.logger.get_checkpoint(),
+            "_best_ema": self._best_ema,
+            "current_epoch": self.current_epoch + 1,
+            "init_args": self.my_init_kwargs,
+            "trainer_name": self.__class__.__name__,
+            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
+            _CHECKPOINT_KEY: asdict(self.recipe),
+        }
+
+    def save_checkpoint(self, filename: str) -> None:
+        """Write a checkpoint that nnU-Net reads; ``filename`` is replaced only once the new one is complete."""
+        if self.local_rank != 0:
+            return
+        if self.disable_checkpointing:
+            self.print_to_log_file("No checkpoint written, checkpointing is disabled")
+            return
+        save_atomically(self.checkpoint_content(), Path(filename))
+
+    def load_checkpoint(self, checkpoint: dict | str) -> None:
+        """Continue from a checkpoint with the settings it was trained with, except those that the user sets now.
+
+        Raises:
+            ValueError: if the user sets another optimiser, whose state the checkpoint has not.
+        """
+        if isinstance(checkpoint, str):  # written by this user's own training; nnU-Net loads it the same way
+            checkpoint = torch.load(checkpoint, map_location=self.device, weights_only=False)
+        self._resume_settings(checkpoint.get(_CHECKPOINT_KEY, {}))
+        if not self.was_initialized:
+            self.initialize()
+        options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        super().load_checkpoint(checkpoint)
+        for group, values in zip(self.optimizer.param_groups, options, strict=True):
+            group.update(values)  # the checkpoint brings back the moments, not the old weight decay and momentum
+
+    def _resume_settings(self, saved: Mapping[str, Any]) -> None:
+        now = asdict(self.recipe)
+        differing = {name: value for name, value in saved.items() if name in now and value != now[name]}
+        if "optimizer" in differing and "optimizer" in self._explicit:
+            raise ValueError(
+                f"{VARIABLE} sets optimizer={now['optimizer']!r}, but the training to continue uses "
+                f"{differing['optimizer']!r}; leave it out, or start a new training without --c"
+            )
+        adopted = {name: v for name, v in differing.items() if name not in self._explicit and not self.was_initialized}
+        for name, value in differing.items():
+            used = value if name in adopted else now[name]
+            self.print_to_log_file(f"Setting {name}: {value!r} in the checkpoint, {now[name]!r} now; using {used!r}")
+        self._use(with_settings(self.recipe, adopted), adopted)

@@ -1,0 +1,72 @@
+"""The numbers of a training: one frozen, checked record per trainer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+
+def number(default: float, low: float, high: float = math.inf) -> Any:
+    """A dataclass field whose value must lie in ``[low, high]``."""
+    return field(default=default, metadata={"low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a user may set about a training (see ``settings``); the defaults are nnU-Net's own.
+
+    Attributes:
+        num_epochs, num_iterations_per_epoch, num_val_iterations_per_epoch: length of the training.
+        optimizer: ``"sgd"`` (Nesterov) or ``"adamw"``.
+        initial_lr: learning rate before decay.
+        weight_decay: of the decayed parameters (see ``optimizers.parameter_groups``).
+        momentum: of SGD; AdamW does not use it.
+        warmup_share: share of the training over which the learning rate rises, so that short runs warm up too.
+        gradient_clip: largest gradient norm.
+        oversample_foreground_percent: share of the patches of a batch that must hold foreground.
+        probabilistic_oversampling: draw that share at random instead of fixing it per batch.
+        enable_deep_supervision: train on the logits of every resolution.
+        save_every: epochs between two writes of ``checkpoint_latest.pth``.
+
+    Raises:
+        ValueError: naming the attribute whose value has the wrong type or is out of range.
+    """
+
+    num_epochs: int = number(1000, low=1)
+    num_iterations_per_epoch: int = number(250, low=1)
+    num_val_iterations_per_epoch: int = number(50, low=1)
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    initial_lr: float = number(1e-2, low=0)
+    weight_decay: float = number(3e-5, low=0)
+    momentum: float = number(0.99, low=0, high=1)
+    warmup_share: float = number(0.0, low=0, high=1)
+    gradient_clip: float = number(12.0, low=0)
+    oversample_foreground_percent: float = number(0.33, low=0, high=1)
+    probabilistic_oversampling: bool = False
+    enable_deep_supervision: bool = True
+    save_every: int = number(50, low=1)
+
+    def __post_init__(self) -> None:
+        types = get_type_hints(type(self))
+        for entry in fields(self):
+            value = getattr(self, entry.name)
+            problem = _problem(value, types[entry.name], entry.metadata)
+            if problem:
+                raise ValueError(f"{entry.name} must be {problem}, got {value!r}")
+
+
+def _problem(value: Any, expected: Any, limits: Mapping[str, float]) -> str | None:
+    """What ``value`` would have to be, or None if it is."""
+    if get_origin(expected) is Literal:
+        choices = get_args(expected)
+        return None if value in choices else "one of " + ", ".join(map(repr, choices))
+    if expected is bool:
+        return None if isinstance(value, bool) else "true or false"
+    low, high = limits["low"], limits["high"]
+    accepted = int if expected is int else (int, float)
+    if isinstance(value, accepted) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high:
+        return None
+    kind = "a whole number" if expected is int else "a number"
+    return f"{kind} of at least {low}" + (f" and at most {high}" if high < math.inf else "")

@@ -1,0 +1,68 @@
+"""The one way to change a trainer's numbers without writing a class: ``NNUNETV2_MAMBA_SETTINGS``.
+
+The variable holds the path of a ``.toml`` file or, inline, ``key = value`` pairs separated by commas:
+
+    NNUNETV2_MAMBA_SETTINGS="num_epochs=100, initial_lr=1e-3, optimizer='adamw'" nnUNetv2_train ...
+
+The keys are the attributes of the trainer's recipe (``recipe.Recipe``), the values TOML.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from .recipe import Recipe
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+VARIABLE = "NNUNETV2_MAMBA_SETTINGS"
+
+AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
+
+
+def read_settings() -> dict[str, Any]:
+    """What ``NNUNETV2_MAMBA_SETTINGS`` says; empty if it is not set.
+
+    Raises:
+        FileNotFoundError: if it names a file that is not there.
+        ValueError: if it is not TOML.
+    """
+    value = os.environ.get(VARIABLE, "").strip()
+    if value.endswith(".toml"):
+        if not Path(value).is_file():
+            raise FileNotFoundError(f"{VARIABLE} names {value}, which does not exist; correct the path or unset it")
+        document = Path(value).read_text(encoding="utf-8")
+    else:  # an inline table of TOML is exactly a list of pairs
+        document = f"settings = {{{value}}}"
+    try:
+        parsed = tomllib.loads(document)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(
+            f"{VARIABLE}={value!r} is not TOML ({error}); write the path of a .toml file or pairs such as "
+            "num_epochs=100, optimizer='adamw'"
+        ) from error
+    return parsed if value.endswith(".toml") else parsed["settings"]
+
+
+def with_settings(recipe: AnyRecipe, settings: Mapping[str, Any]) -> AnyRecipe:
+    """``recipe`` with ``settings`` in it.
+
+    Raises:
+        ValueError: for a key that the recipe has not (listing those it has) or a value that does not fit.
+    """
+    allowed = [entry.name for entry in fields(recipe)]
+    unknown = sorted(set(settings) - set(allowed))
+    if unknown:
+        raise ValueError(f"{VARIABLE}: unknown setting {', '.join(unknown)}; this trainer knows {', '.join(allowed)}")
+    try:
+        return replace(recipe, **settings)
+    except ValueError as error:
+        raise ValueError(f"{VARIABLE}: {error}") from error
