@@ -1,0 +1,106 @@
+"""The definition of the selective scan: a loop to read, and the truth that every backend is tested against.
+
+Works for any floating dtype and device, differentiable by autograd. It computes in fp64 if a tensor is fp64, otherwise
+in fp32, and returns u's dtype. Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces".
+"""
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+) -> Tensor:
+    """The scan along one sequence in mamba_ssm's layout; arguments as `nnunetv2_mamba.ops.selective_scan`."""
+    given, dtype = u.dtype, compute_dtype(u, delta, B, C, z)
+    u, delta, A, B, C = (t.to(dtype) for t in (u, delta, A, B, C))
+    if delta_bias is not None:
+        delta = delta + delta_bias.to(dtype)[:, None]
+    if delta_softplus:
+        delta = F.softplus(delta)
+    batch, channels, _ = u.shape
+    if B.ndim == 4:  # (b, g, n, L): each group serves channels / g neighbouring channels
+        B = B.repeat_interleave(channels // B.shape[1], dim=1)
+    else:
+        B = B[:, None]
+    if C.ndim == 4:
+        C = C.repeat_interleave(channels // C.shape[1], dim=1)
+    else:
+        C = C[:, None]
+
+    h = u.new_zeros(batch, channels, A.shape[1])
+    y = []
+    # unbind, not indexing: the backward of indexing writes a full tensor at every step.
+    for u_t, delta_t, B_t, C_t in zip(u.unbind(-1), delta.unbind(-1), B.unbind(-1), C.unbind(-1), strict=True):
+        h = torch.exp(delta_t[..., None] * A) * h + (delta_t * u_t)[..., None] * B_t
+        y.append((h * C_t).sum(-1))
+    y = torch.stack(y, dim=-1)
+
+    if D is not None:
+        y = y + D.to(dtype)[:, None] * u
+    if z is not None:
+        y = y * F.silu(z.to(dtype))
+    return y.to(given)
+
+
+def directional_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    paths: Tensor,
+    D: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    z: Tensor | None = None,
+) -> Tensor:
+    """The sum of scans along paths; arguments as `nnunetv2_mamba.ops.directional_scan`.
+
+    Each direction is the scan of the sequence its path visits, written back to the tokens visited.
+    """
+    given, dtype = u.dtype, compute_dtype(u, delta, B, C, z)
+    directions = []
+    for k, path in enumerate(paths.long()):
+        inputs = (u if u.ndim == 3 else u[:, k], delta[:, k], B[:, k], C[:, k])
+        u_k, delta_k, B_k, C_k = (t[:, path].transpose(1, 2).to(dtype) for t in inputs)
+        D_k = None if D is None else D[k]
+        delta_bias_k = None if delta_bias is None else delta_bias[k]
+        y = selective_scan(u_k, delta_k, A[k], B_k, C_k, D_k, None, delta_bias_k, delta_softplus).transpose(1, 2)
+        directions.append(torch.empty_like(y).index_copy(1, path, y))
+    y = torch.stack(directions).sum(0)
+    if z is not None:
+        y = y * F.silu(z.to(dtype))
+    return y.to(given)
+
+
+def causal_conv1d(
+    x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor, activation: str | None = "silu"
+) -> Tensor:
+    """The causal depthwise convolution along paths; arguments as `nnunetv2_mamba.ops.causal_conv1d`."""
+    given, dtype = x.dtype, compute_dtype(x)
+    width = weight.shape[-1]
+    directions = []
+    for k, path in enumerate(paths.long()):
+        along_path = F.pad((x if x.ndim == 3 else x[:, k])[:, path].to(dtype), (0, 0, width - 1, 0))
+        y = sum(weight[k, :, tap].to(dtype) * along_path[:, tap : tap + len(path)] for tap in range(width))
+        if bias is not None:
+            y = y + bias[k].to(dtype)
+        if activation == "silu":
+            y = F.silu(y)
+        directions.append(torch.empty_like(y).index_copy(1, path, y))
+    return torch.stack(directions, dim=1).to(given)
+
+
+def compute_dtype(*tensors: Tensor | None) -> torch.dtype:
+    """fp64 if any of `tensors` is fp64, otherwise fp32."""
+    return torch.float64 if any(t is not None and t.dtype == torch.float64 for t in tensors) else torch.float32

@@ -1,0 +1,193 @@
+"""Ways to walk a grid of voxels, as index tables.
+
+Tokens are numbered in C order of the grid: token `(i * W + j) * D + k` is voxel `(i, j, k)` of an `(H, W, D)` grid. A
+table maps scan position to token, so flips, transposes and serpentines cost the scan a lookup and never a copy.
+
+The first group of functions builds one order as a numpy int32 array of shape (L,); the second composes orders into the
+tables the networks use, int32 tensors of shape (K, L) that come from a cache and must not be written to.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from math import prod
+
+import numpy as np
+import torch
+
+from nnunetv2_mamba.ops._tracing import constant_when_traced
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One order
+
+
+def raster(shape: Sequence[int], axes: Sequence[int] | None = None) -> np.ndarray:
+    """Walk the grid row by row.
+
+    Args:
+        shape: Grid size, any number of axes.
+        axes: The axes from the slowest to the fastest; None for C order (the identity).
+
+    Returns:
+        int32 (L,), the token visited at each position.
+    """
+    return np.ascontiguousarray(_token_grid(shape).transpose(_checked_axes(shape, axes))).reshape(-1)
+
+
+def reverse(order: np.ndarray) -> np.ndarray:
+    """Walk `order` backwards."""
+    return np.ascontiguousarray(order[::-1])
+
+
+def inter_slice(shape: Sequence[int], axis: int = 0) -> np.ndarray:
+    """Visit the same voxel of every slice along `axis` before moving to the next voxel of the slice.
+
+    SegMamba's third direction: `axis` becomes the fastest, the others keep their raster order.
+    """
+    others = [a for a in range(len(shape)) if a != axis]
+    return raster(shape, [*others, axis])
+
+
+def serpentine(
+    shape: Sequence[int], axes: Sequence[int] | None = None, start: Sequence[bool] | None = None
+) -> np.ndarray:
+    """Walk the grid without a jump: every step goes to a 6-neighbour (4-neighbour in 2D).
+
+    Odd rows of a plane are walked backwards, and each odd plane is the exact reversal of the plane's path.
+
+    Args:
+        shape: Grid size, any number of axes.
+        axes: The axes from the slowest to the fastest; None for C order.
+        start: For each axis of `shape`, whether the walk starts at its high end; None starts at the low corner.
+
+    Returns:
+        int32 (L,), the token visited at each position.
+    """
+    start = [False] * len(shape) if start is None else start
+    if len(start) != len(shape):
+        raise ValueError(f"start must have one entry per axis of shape {tuple(shape)}, got {tuple(start)}")
+    grid = _token_grid(shape)
+    grid = np.flip(grid, [axis for axis, high in enumerate(start) if high])
+    path = grid.transpose(_checked_axes(shape, axes)).copy()
+    while path.ndim > 1:
+        path[..., 1::2, :] = path[..., 1::2, ::-1]
+        path = path.reshape(*path.shape[:-2], -1)
+    return path
+
+
+def _token_grid(shape: Sequence[int]) -> np.ndarray:
+    if len(shape) == 0 or any(size < 1 for size in shape):
+        raise ValueError(f"shape must have at least one axis and no empty one, got {tuple(shape)}")
+    if prod(shape) > np.iinfo(np.int32).max:
+        raise ValueError(f"shape {tuple(shape)} has more tokens than an int32 table can number")
+    return np.arange(prod(shape), dtype=np.int32).reshape(shape)
+
+
+def _checked_axes(shape: Sequence[int], axes: Sequence[int] | None) -> Sequence[int]:
+    if axes is None:
+        return range(len(shape))
+    if sorted(axes) != list(range(len(shape))):
+        raise ValueError(f"axes must be a permutation of the axes of shape {tuple(shape)}, got {tuple(axes)}")
+    return axes
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tables of several directions
+
+
+@constant_when_traced
+def unidirectional(shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
+    """int32 (1, L): raster."""
+    return _table(_unidirectional, device, shape)
+
+
+@constant_when_traced
+def bidirectional(shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
+    """int32 (2, L): raster and its reversal."""
+    return _table(_bidirectional, device, shape)
+
+
+@constant_when_traced
+def tri_oriented(shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
+    """int32 (3, L): raster, its reversal, and inter-slice along the first axis (SegMamba's ToM)."""
+    return _table(_tri_oriented, device, shape)
+
+
+@constant_when_traced
+def ss3d(shape: Sequence[int], orientation: int, device: torch.device | str = "cpu") -> torch.Tensor:
+    """int32 (8, L): MedSegMamba's eight serpentines over a 3D grid, for one of its six orientations.
+
+    Directions 4 to 7 are the reversals of 0 to 3. Any grid size works; the reference is restricted to a cube.
+
+    A 2D grid has only eight serpentines, two axis orders times four corners, closed under reversal. Its table holds all
+    of them: an even orientation gives directions 0 and 2 the rows, an odd one the columns.
+
+    Args:
+        shape: Grid size, two or three axes.
+        orientation: 0 to 5.
+        device: Where the table shall be.
+    """
+    return _table(_ss3d, device, shape, orientation)
+
+
+def _unidirectional(shape: Sequence[int]) -> list[np.ndarray]:
+    return [raster(shape)]
+
+
+def _bidirectional(shape: Sequence[int]) -> list[np.ndarray]:
+    return [raster(shape), reverse(raster(shape))]
+
+
+def _tri_oriented(shape: Sequence[int]) -> list[np.ndarray]:
+    return [raster(shape), reverse(raster(shape)), inter_slice(shape)]
+
+
+# Axes (slow, middle, fast) of directions 0 and 2, and of directions 1 and 3, for each orientation.
+_SS3D_AXES = (
+    ((0, 1, 2), (1, 2, 0)),
+    ((1, 0, 2), (2, 1, 0)),
+    ((2, 1, 0), (0, 2, 1)),
+    ((0, 2, 1), (1, 0, 2)),
+    ((1, 2, 0), (2, 0, 1)),
+    ((2, 0, 1), (0, 1, 2)),
+)
+# Whether directions 0 to 3 start at the high end of each axis of the volume, whatever the orientation.
+_SS3D_STARTS = ((False, False, False), (False, True, True), (True, False, True), (True, True, False))
+
+
+def _ss3d(shape: Sequence[int], orientation: int) -> list[np.ndarray]:
+    if orientation not in range(len(_SS3D_AXES)):
+        raise ValueError(f"orientation must be 0 to {len(_SS3D_AXES) - 1}, got {orientation}")
+    if len(shape) == 3:
+        even, odd = _SS3D_AXES[orientation]
+        paths = [serpentine(shape, (even, odd)[k % 2], _SS3D_STARTS[k]) for k in range(4)]
+    elif len(shape) == 2:
+        rows, columns = (0, 1), (1, 0)
+        even, odd = (rows, columns) if orientation % 2 == 0 else (columns, rows)
+        # The slow axis starts low: paths that differ only there could be each other's reversals.
+        paths = [
+            serpentine(shape, even),
+            serpentine(shape, odd),
+            serpentine(shape, even, [axis == even[1] for axis in range(2)]),
+            serpentine(shape, odd, [axis == odd[1] for axis in range(2)]),
+        ]
+    else:
+        raise ValueError(f"shape must have two or three axes, got {tuple(shape)}")
+    return paths + [reverse(path) for path in paths]
+
+
+_Build = Callable[..., list[np.ndarray]]
+
+
+def _table(build: _Build, device: torch.device | str, shape: Sequence[int], *options: int) -> torch.Tensor:
+    shape = tuple(int(size) for size in shape)
+    # Under a FakeTensorMode a new tensor is fake: it must not enter the cache, nor may a cached one be used.
+    if type(torch.empty(0)) is not torch.Tensor:
+        return _on_device.__wrapped__(build, torch.device(device), shape, *options)
+    return _on_device(build, torch.device(device), shape, *options)
+
+
+@lru_cache(maxsize=128)
+def _on_device(build: _Build, device: torch.device, shape: tuple[int, ...], *options: int) -> torch.Tensor:
+    # An inference tensor could not be saved for a later backward.
+    with torch.inference_mode(False):
+        return torch.tensor(np.stack(build(shape, *options)), dtype=torch.int32, device=device)

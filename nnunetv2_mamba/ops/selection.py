@@ -1,0 +1,113 @@
+"""Which backend computes the scan: by the argument, else by NNUNETV2_MAMBA_SCAN, else by device and availability."""
+
+import os
+import warnings
+from functools import cache
+from importlib import import_module
+from types import ModuleType
+
+import torch
+
+from nnunetv2_mamba.ops._tracing import constant_when_traced
+
+ENVIRONMENT_VARIABLE = "NNUNETV2_MAMBA_SCAN"
+
+_MODULES = {
+    "cpu": "nnunetv2_mamba.ops.backends.cpu",
+    "triton": "nnunetv2_mamba.ops.backends.triton",
+    "mamba_ssm": "nnunetv2_mamba.ops.backends.mamba_ssm",
+    "torch": "nnunetv2_mamba.ops.backends.torch_chunked",
+    "reference": "nnunetv2_mamba.ops.reference",
+}
+CHOICES = ("auto", *_MODULES)
+# Made of differentiable functions; the other modules have a forward and a backward for the custom operators.
+COMPOSED = ("mamba_ssm", "reference")
+
+# The fast backend of a device type; every other device, and whatever these cannot do, is computed by `torch`.
+_NATIVE = {"cpu": "cpu", "cuda": "triton"}
+_DEVICE = {"cpu": "cpu", "triton": "cuda", "mamba_ssm": "cuda"}
+_NO_FLOAT64 = ("triton", "mamba_ssm")
+
+
+def load(name: str) -> ModuleType:
+    """The module of a backend; imports it on first use."""
+    return import_module(_MODULES[name])
+
+
+@cache
+def unavailable(name: str) -> str | None:
+    """Why a backend cannot be used on this machine, with the remedy; None if it can."""
+    if name == "reference":
+        return None
+    try:
+        return load(name).available()
+    except ModuleNotFoundError as error:  # FIXME until the kernels are in
+        return str(error)
+
+
+def choose_backend(
+    device: torch.device | str, dtype: torch.dtype = torch.float32, backend: str | None = None
+) -> tuple[str, str]:
+    """Choose the backend for tensors on `device`.
+
+    Args:
+        device: Where the tensors are.
+        dtype: What the scan computes in: torch.float32 (also for fp16 and bf16 inputs) or torch.float64.
+        backend: One of `CHOICES`; None reads the environment variable NNUNETV2_MAMBA_SCAN, "auto" when that is unset.
+
+    Returns:
+        The backend's name and the reason for it, a sentence to show a user.
+
+    Raises:
+        ValueError: The name is not one of `CHOICES`.
+        RuntimeError: The backend was asked for by name and cannot be used here; the message says what to do.
+    """
+    return _choose(torch.device(device), dtype, backend)[:2]
+
+
+@constant_when_traced
+def resolve(device: torch.device, dtype: torch.dtype, backend: str | None) -> str:
+    """The name from `choose_backend`, with one warning per process when `torch` stands in for a missing kernel."""
+    name, reason, stands_in = _choose(device, dtype, backend)
+    if stands_in:
+        _warn_once(reason)
+    return name
+
+
+def _choose(device: torch.device, dtype: torch.dtype, backend: str | None) -> tuple[str, str, bool]:
+    """Name, reason, and whether `torch` stands in for a kernel that this machine could have."""
+    source = "the argument backend"
+    if backend is None:
+        backend, source = os.environ.get(ENVIRONMENT_VARIABLE) or "auto", ENVIRONMENT_VARIABLE
+    if backend not in CHOICES:
+        raise ValueError(f"{source} must be one of {', '.join(CHOICES)}, got {backend!r}")
+    if backend != "auto":
+        _require(backend, device, dtype, source)
+        return backend, f"asked for by {source}", False
+
+    native = _NATIVE.get(device.type)
+    if native is None:
+        return "torch", f"there is no kernel for {device.type} devices", False
+    if dtype == torch.float64 and native in _NO_FLOAT64:
+        return "torch", f"the {native} kernel computes in fp32 and the tensors are fp64", False
+    if (reason := unavailable(native)) is not None:
+        return "torch", f"the {native} kernel cannot be used: {reason}", True
+    return native, f"the kernel for {device.type} devices", False
+
+
+def _require(name: str, device: torch.device, dtype: torch.dtype, source: str) -> None:
+    only = _DEVICE.get(name, device.type)
+    if device.type != only:
+        problem = f"it is for {only} tensors and was given {device.type} tensors; use 'auto', 'torch' or 'reference'"
+    elif dtype == torch.float64 and name in _NO_FLOAT64:
+        problem = "it computes in fp32 and was given fp64 tensors; use 'auto', 'torch' or 'reference'"
+    else:
+        problem = unavailable(name)
+    if problem is not None:
+        raise RuntimeError(f"The scan backend {name!r}, asked for by {source}, cannot be used: {problem}")
+
+
+@cache
+def _warn_once(reason: str) -> None:
+    message = f"The selective scan runs in plain torch operations, about ten times slower: {reason}"
+    warnings.warn(message, RuntimeWarning, stacklevel=2)

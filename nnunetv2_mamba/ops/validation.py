@@ -1,0 +1,47 @@
+"""Checks of the ops' arguments: every error names the argument and says what it should be."""
+
+import torch
+from torch import Tensor
+
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_floating(like: Tensor, **tensors: Tensor | None) -> None:
+    """TypeError for an argument that is no floating tensor, ValueError for one that is not on `like`'s device."""
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
+        if tensor.dtype not in _FLOATS:
+            raise TypeError(f"{name} must be fp16, bf16, fp32 or fp64, got {tensor.dtype}")
+        check_device(like, name, tensor)
+
+
+def check_device(like: Tensor, name: str, tensor: Tensor) -> None:
+    """ValueError unless `tensor` is on `like`'s device."""
+    if tensor.device != like.device:
+        raise ValueError(f"{name} must be on the device of the first argument, {like.device}, got {tensor.device}")
+
+
+def check_shape(name: str, tensor: Tensor | None, layout: str, *expected: int) -> None:
+    """ValueError unless `tensor` is None or has the expected shape; `layout` names the axes, as in "(b, L, d)"."""
+    if tensor is not None and tuple(tensor.shape) != expected:
+        raise ValueError(f"{name} must have shape {layout} = {expected}, got {tuple(tensor.shape)}")
+
+
+def check_ndim(name: str, tensor: Tensor, *layouts: str) -> None:
+    """ValueError unless `tensor` has as many axes as one of `layouts`, such as "(b, L, d)"."""
+    if tensor.ndim not in [layout.count(",") + 1 for layout in layouts]:
+        raise ValueError(f"{name} must have shape {' or '.join(layouts)}, got {tuple(tensor.shape)}")
+
+
+def check_paths(like: Tensor, paths: Tensor) -> None:
+    """TypeError or ValueError unless `paths` is an int32 (K, L) table, not empty, on `like`'s device."""
+    if not isinstance(paths, Tensor) or paths.dtype != torch.int32:
+        given = paths.dtype if isinstance(paths, Tensor) else type(paths).__name__
+        raise TypeError(f"paths must be an int32 tensor (see nnunetv2_mamba.ops.scan_order), got {given}")
+    check_ndim("paths", paths, "(K, L)")
+    if 0 in paths.shape:
+        raise ValueError(f"paths must hold at least one direction and one token, got shape {tuple(paths.shape)}")
+    check_device(like, "paths", paths)
