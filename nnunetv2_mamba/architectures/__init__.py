@@ -1,0 +1,6 @@
+"""Networks: usable without nnU-Net, built from an nnU-Net plan by ``from_plans``."""
+
+from .medsegmamba import MedSegMamba
+from .segmamba import SegMamba
+
+__all__ = ["MedSegMamba", "SegMamba"]

@@ -1,0 +1,36 @@
+"""One network class for 2D and 3D: find the layer that matches a convolution class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+
+def spatial_dims(conv_op: type[nn.Module]) -> int:
+    """Number of spatial axes of ``conv_op`` (``nn.Conv2d``: 2, ``nn.Conv3d``: 3).
+
+    Raises:
+        ValueError: for any other class.
+    """
+    for dims, op in ((2, nn.Conv2d), (3, nn.Conv3d)):
+        if isinstance(conv_op, type) and issubclass(conv_op, op):
+            return dims
+    raise ValueError(f"conv_op must be torch.nn.Conv2d or torch.nn.Conv3d, got {conv_op!r}")
+
+
+def conv_transpose(dims: int) -> type[nn.Module]:
+    return {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[dims]
+
+
+def instance_norm(dims: int) -> type[nn.Module]:
+    return {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dims]
+
+
+def max_pool(dims: int) -> type[nn.Module]:
+    return {2: nn.MaxPool2d, 3: nn.MaxPool3d}[dims]
+
+
+def same_padding(kernel_size: Sequence[int]) -> tuple[int, ...]:
+    """Padding that keeps the size of the feature map at stride 1, for odd kernels."""
+    return tuple(k // 2 for k in kernel_size)

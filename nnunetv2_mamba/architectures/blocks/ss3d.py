@@ -1,0 +1,69 @@
+"""MedSegMamba's 3D selective scan module (SS3D)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from nnunetv2_mamba.ops import scan_order
+
+from .depthwise_conv import DepthwiseConv, kernel_size_for
+from .dimensions import spatial_dims
+from .directional_ssm import DirectionalSSM
+from .mixers import check_mixer
+
+DIRECTIONS = 8
+
+
+class SS3D(nn.Module):
+    """Linear, depthwise convolution, SiLU, eight serpentine selective scans summed, LayerNorm, linear.
+
+    Cao et al. 2024 (arXiv 2409.08307), variant "v5" of the released code: no gate and no causal convolution, expansion
+    1. The released code walks a 12x12x12 grid; here the same paths are generated for any grid, 2D too.
+
+    Args:
+        d_model: width of the tokens; dt has rank ``ceil(d_model / 16)``.
+        conv_op, kernel_size: of the depthwise convolution.
+        orientation: 0 to 5, which axes the paths run along (see ``ops.scan_order.ss3d``).
+        d_state: state size.
+        dropout: after the output projection.
+        mixer: ``"mamba"``; ``"none"`` puts the identity in place of the scans, ``"conv"`` a depthwise convolution of
+            about as many weights.
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        conv_op: type[nn.Module],
+        kernel_size: Sequence[int],
+        orientation: int,
+        d_state: int = 64,
+        dropout: float = 0.0,
+        mixer: str = "mamba",
+    ):
+        super().__init__()
+        self.mixer = check_mixer(mixer)
+        self.orientation = orientation
+        dt_rank = math.ceil(d_model / 16)
+        self.in_proj = nn.Linear(d_model, d_model, bias=False)
+        self.depthwise_conv = DepthwiseConv(d_model, conv_op, kernel_size)
+        if mixer == "mamba":
+            self.ssm = DirectionalSSM(d_model, DIRECTIONS, d_state, dt_rank)
+        elif mixer == "conv":
+            weights = DirectionalSSM.weights_per_channel(DIRECTIONS, d_state, dt_rank)
+            self.conv = DepthwiseConv(d_model, conv_op, kernel_size_for(weights, spatial_dims(conv_op)))
+        self.out_norm = nn.LayerNorm(d_model)
+        self.out_proj = nn.Linear(d_model, d_model, bias=False)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
+        """``(batch, length, d_model)`` to the same shape; ``grid`` is the shape whose raster the tokens are."""
+        u = nn.functional.silu(self.depthwise_conv(self.in_proj(tokens), grid))
+        if self.mixer == "mamba":
+            u = self.ssm(u, scan_order.ss3d(tuple(grid), self.orientation, tokens.device))
+        elif self.mixer == "conv":
+            u = self.conv(u, grid)
+        return self.dropout(self.out_proj(self.out_norm(u)))

@@ -1,0 +1,20 @@
+"""Volumes as token sequences and back.
+
+Tokens are the C-order raster of the grid, channels last: ``(batch, length, channels)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+
+def to_tokens(volume: torch.Tensor) -> torch.Tensor:
+    """``(batch, channels, *grid)`` to ``(batch, prod(grid), channels)``."""
+    return volume.flatten(2).transpose(1, 2)
+
+
+def to_volume(tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
+    """``(batch, prod(grid), channels)`` to ``(batch, channels, *grid)``."""
+    return tokens.transpose(1, 2).unflatten(2, tuple(grid))

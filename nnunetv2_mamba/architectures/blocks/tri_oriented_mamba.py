@@ -1,0 +1,42 @@
+"""SegMamba's tri-oriented Mamba (ToM) layer."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from .mamba import DirectionalMamba
+from .tokens import to_tokens, to_volume
+
+
+class TriOrientedMambaLayer(nn.Module):
+    """``x + Mamba(LayerNorm(x))`` on the raster of a volume: forward, reverse and inter-slice direction.
+
+    SegMamba (Xing et al. 2024), ToM. The inter-slice direction walks the first spatial axis for each position of the
+    others, for any grid; the released code does so only where that axis of the patch is 128.
+
+    Args:
+        channels: width.
+        conv_op: ``nn.Conv2d`` or ``nn.Conv3d``.
+        residual: False reproduces checkpoints from before 5 June 2024, when the released code had no residual here.
+        dt_init: ``"first"`` as in the released code, ``"all"`` as in Mamba (see :class:`DirectionalSSM`).
+        mixer: see :class:`DirectionalMamba`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        conv_op: type[nn.Module],
+        residual: bool = True,
+        dt_init: str = "first",
+        mixer: str = "mamba",
+    ):
+        super().__init__()
+        self.residual = residual
+        self.norm = nn.LayerNorm(channels)
+        self.mamba = DirectionalMamba(channels, conv_op, "tri_oriented", dt_init=dt_init, mixer=mixer)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        grid = x.shape[2:]
+        y = to_volume(self.mamba(self.norm(to_tokens(x)), grid), grid)
+        return x + y if self.residual else y

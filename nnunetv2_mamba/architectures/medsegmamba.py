@@ -1,0 +1,191 @@
+"""MedSegMamba (Cao et al. 2024, arXiv 2409.08307) and its comparators, for any nnU-Net plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from .blocks.attention import PositionEmbedding, SelfAttention
+from .blocks.decoder import Decoder
+from .blocks.depthwise_conv import DepthwiseConv
+from .blocks.dimensions import max_pool
+from .blocks.group_norm_conv import GROUPS, ConvBlock, ResConvBlock, UpConv
+from .blocks.mamba import DirectionalMamba
+from .blocks.mixers import check_mixer
+from .blocks.ss3d import SS3D
+from .blocks.tokens import to_tokens, to_volume
+from .blocks.vss3d import VSS3DBlock
+from .topology import Topology, make_topology
+
+BOTTLENECKS = ("ss3d", "tom", "transformer", "none", "conv")
+ORIENTATIONS = 6
+CONV_BOTTLENECK_KERNEL = 7
+TRANSFORMER_MLP_CHANNELS = 1728
+
+
+class MedSegMambaEncoder(nn.Module):
+    """A residual convolution block per level, max pooling between."""
+
+    def __init__(self, input_channels: int, topology: Topology, conv_op: type[nn.Module]):
+        super().__init__()
+        pool = max_pool(len(topology.strides[0]))
+        widths = (input_channels, *topology.features)
+        self.stages = nn.ModuleList(
+            nn.Sequential(
+                pool(stride) if level else nn.Identity(),
+                ResConvBlock(widths[level], widths[level + 1], conv_op, kernel),
+            )
+            for level, (stride, kernel) in enumerate(zip(topology.strides, topology.kernel_sizes, strict=True))
+        )
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Features of every level, highest resolution first."""
+        features = []
+        for stage in self.stages:
+            x = stage(x)
+            features.append(x)
+        return features
+
+
+class MedSegMambaBottleneck(nn.Module):
+    """Expand, token blocks, LayerNorm, compress: ``(batch, in_channels, *grid)`` to the same shape."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        conv_op: type[nn.Module],
+        kernel_size: Sequence[int],
+        blocks: Sequence[VSS3DBlock],
+        position_embedding: PositionEmbedding | None,
+    ):
+        super().__init__()
+        padding = tuple(k // 2 for k in kernel_size)
+        self.expand = nn.Sequential(
+            nn.GroupNorm(GROUPS, in_channels),
+            nn.ReLU(),
+            conv_op(in_channels, channels, tuple(kernel_size), padding=padding),
+        )
+        self.position_embedding = position_embedding
+        self.blocks = nn.ModuleList(blocks)
+        self.norm = nn.LayerNorm(channels)
+        self.compress = ConvBlock(channels, in_channels, conv_op, kernel_size)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        grid = x.shape[2:]
+        tokens = to_tokens(self.expand(x))
+        if self.position_embedding is not None:
+            tokens = self.position_embedding(tokens, grid)
+        for block in self.blocks:
+            tokens = block(tokens, grid)
+        return self.compress(to_volume(self.norm(tokens), grid))
+
+
+class MedSegMamba(nn.Module):
+    """MedSegMamba, built from a plan; logits out (the released code returns softmax probabilities).
+
+    With four isotropic stages of widths 32, 64, 128, 256 the defaults have the released code's 84,400,736 parameters
+    (1 channel in, 32 classes). Input ``(batch, input_channels, *grid)``, every axis a multiple of its total stride;
+    output ``(batch, num_classes, *grid)`` or, with deep supervision, a list of logits, highest resolution first.
+
+    Args:
+        input_channels, n_stages, features_per_stage, conv_op, kernel_sizes, strides, num_classes, deep_supervision:
+            as in dynamic-network-architectures. Widths are multiples of 8.
+        bottleneck: what mixes the tokens at the lowest resolution: ``"ss3d"`` (MedSegMamba), ``"tom"`` (SegMamba's
+            tri-oriented Mamba: the paper's SegMambaBot), ``"transformer"`` (TABSurfer), ``"conv"`` (depthwise 7-wide
+            convolution) or ``"none"`` (the blocks keep their MLP only).
+        mixer: controls for ``"ss3d"``, ``"tom"`` and ``"transformer"``: ``"none"`` puts the identity in place of scan
+            or attention, ``"conv"`` a depthwise convolution of about as many weights; all else stays.
+        bottleneck_channels: width of the tokens.
+        n_bottleneck_blocks: number of blocks; default 9, with ``"transformer"`` 8.
+        mlp_channels: hidden width of the blocks' MLP; default ``bottleneck_channels``, with ``"transformer"`` 1728.
+        d_state: state size; default 64, with ``"tom"`` 16.
+        dropout, drop_path: rates inside the bottleneck.
+        position_grid: size of the bottleneck grid for which ``"transformer"`` learns position embeddings (patch size
+            over total stride); required there and refused elsewhere.
+
+    Raises:
+        ValueError: for arguments that do not fit each other, and in ``forward`` for an input that does not fit.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        n_stages: int,
+        features_per_stage: int | Sequence[int],
+        conv_op: type[nn.Module],
+        kernel_sizes: int | Sequence,
+        strides: int | Sequence,
+        num_classes: int,
+        deep_supervision: bool = False,
+        bottleneck: str = "ss3d",
+        mixer: str = "mamba",
+        bottleneck_channels: int = 1024,
+        n_bottleneck_blocks: int | None = None,
+        mlp_channels: int | None = None,
+        d_state: int | None = None,
+        dropout: float = 0.1,
+        drop_path: float = 0.3,
+        position_grid: Sequence[int] | None = None,
+    ):
+        super().__init__()
+        if bottleneck not in BOTTLENECKS:
+            raise ValueError(f"bottleneck must be one of {', '.join(BOTTLENECKS)}; got {bottleneck!r}")
+        if check_mixer(mixer) != "mamba" and bottleneck in ("none", "conv"):
+            raise ValueError(f"mixer={mixer!r} has no effect with bottleneck={bottleneck!r}; leave it at 'mamba'")
+        if d_state is not None and bottleneck not in ("ss3d", "tom"):
+            raise ValueError(f"d_state has no effect with bottleneck={bottleneck!r}; leave it out")
+        if (position_grid is not None) != (bottleneck == "transformer"):
+            raise ValueError("position_grid must be given with bottleneck='transformer', and only then")
+        topology = make_topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
+        self.topology, self.input_channels = topology, input_channels
+        features, kernels = topology.features, topology.kernel_sizes
+        if n_bottleneck_blocks is None:
+            n_bottleneck_blocks = 8 if bottleneck == "transformer" else 9
+
+        def token_mixer(index: int) -> nn.Module | None:
+            width, kernel = bottleneck_channels, kernels[-1]
+            if bottleneck == "ss3d":
+                return SS3D(width, conv_op, kernel, index % ORIENTATIONS, d_state or 64, dropout, mixer)
+            if bottleneck == "tom":
+                return DirectionalMamba(width, conv_op, "tri_oriented", d_state or 16, dt_init="first", mixer=mixer)
+            if bottleneck == "transformer":
+                return SelfAttention(width, conv_op, dropout=dropout, mixer=mixer)
+            if bottleneck == "conv":
+                return DepthwiseConv(width, conv_op, (CONV_BOTTLENECK_KERNEL,) * len(kernel))
+            return None
+
+        if mlp_channels is None:
+            mlp_channels = TRANSFORMER_MLP_CHANNELS if bottleneck == "transformer" else bottleneck_channels
+        blocks = [
+            VSS3DBlock(bottleneck_channels, token_mixer(i), mlp_channels, dropout, drop_path)
+            for i in range(n_bottleneck_blocks)
+        ]
+        embedding = None
+        if position_grid is not None:
+            embedding = PositionEmbedding(bottleneck_channels, position_grid, dropout)
+        self.encoder = MedSegMambaEncoder(input_channels, topology, conv_op)
+        self.bottleneck = MedSegMambaBottleneck(
+            features[-1], bottleneck_channels, conv_op, kernels[-1], blocks, embedding
+        )
+        upsamplings, stages, widths = [], [], []
+        below = features[-1]
+        for level in reversed(range(n_stages - 1)):
+            width = features[level]
+            upsamplings.append(UpConv(below, width, conv_op, kernels[level], topology.strides[level + 1]))
+            below = width if level else 2 * width  # the released code's full-width final block
+            stages.append(ResConvBlock(2 * width, below, conv_op, kernels[level]))
+            widths.append(below)
+        self.decoder = Decoder(upsamplings, stages, widths, num_classes, conv_op, deep_supervision, skip_first=True)
+
+    @staticmethod
+    def default_features(n_stages: int) -> list[int]:
+        """The paper's widths for any number of stages: doubling from 32 up to 256."""
+        return [min(32 * 2**i, 256) for i in range(n_stages)]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        self.topology.check_input(x, self.input_channels)
+        *skips, x = self.encoder(x)
+        return self.decoder([*skips, self.bottleneck(x)])

@@ -1,0 +1,92 @@
+"""Weights in the format of SegMamba's and MedSegMamba's released code, loaded into our networks.
+
+Nothing here imports or contains that code; the key names are facts of the files. Loading is strict: every source key
+is consumed, every target parameter filled, scan tables are compared with ours and dropped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from .medsegmamba import build_medsegmamba
+from .segmamba import build_segmamba
+from .state import unwrap
+
+__all__ = ["build_from_reference", "convert"]
+
+
+def build_from_reference(state_dict: Mapping, tom_residual: bool = True) -> nn.Module:
+    """Build the network whose released-code weights ``state_dict`` holds, and load them.
+
+    Args:
+        state_dict: SegMamba's or MedSegMamba's, as their code saves it (wrapped in a checkpoint or not).
+        tom_residual: SegMamba only. Its code had no residual around ToM before 5 June 2024; the files of both times
+            have the same keys, so a checkpoint of the older time needs False.
+
+    Returns:
+        ``SegMamba`` or ``MedSegMamba`` with deep supervision off, in training mode as constructed. The released
+        MedSegMamba ends in a softmax; ours returns the logits before it.
+
+    Raises:
+        ValueError: if the state_dict is of neither network or of one that cannot be represented, with the reason.
+    """
+    state = unwrap(state_dict)
+    if any(key.startswith("vit.") for key in state):
+        return build_segmamba(state, tom_residual)
+    if any(key.startswith("mamba_encoder.") for key in state):
+        raise ValueError(
+            "this is a SegMamba checkpoint from before 7 March 2024 (keys 'mamba_encoder.*'): bidirectional Mamba "
+            "without gated spatial convolution, another network than the published one; it cannot be loaded"
+        )
+    if "Conv_1x1.weight" in state and "expand.weight" in state:
+        if not tom_residual:
+            raise ValueError("tom_residual=False applies to SegMamba; this is a MedSegMamba state_dict")
+        return build_medsegmamba(state)
+    raise ValueError(
+        "neither a SegMamba state_dict (keys 'vit.*', 'encoder1.*') nor a MedSegMamba one (keys 'Conv_1x1.*', "
+        f"'expand.*'): found {', '.join(sorted(state)[:5])}, ..."
+    )
+
+
+def convert(src: str | os.PathLike, dst: str | os.PathLike, tom_residual: bool = True) -> str:
+    """Convert a released-format checkpoint to a file for ``nnUNetv2_train -pretrained_weights``.
+
+    ``src`` is read with ``weights_only=True``; nothing else is accepted. ``dst`` is written whole or not at all.
+
+    Returns:
+        One line that says what was converted.
+
+    Raises:
+        ValueError: if ``src`` holds other objects than tensors and plain containers, or another network.
+        OSError: if a file cannot be read or written.
+    """
+    src, dst = Path(src), Path(dst)
+    try:
+        checkpoint = torch.load(src, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch raises several kinds: unpickling, zip, end of file
+        raise ValueError(
+            f"{src} cannot be loaded as plain weights ({type(error).__name__}): it is damaged, or holds pickled "
+            "objects, which may run code and are refused. Save it again as a state_dict of tensors."
+        ) from error
+    if not isinstance(checkpoint, Mapping):
+        raise ValueError(f"{src} holds a {type(checkpoint).__name__}, expected a state_dict")
+    network = build_from_reference(checkpoint, tom_residual)
+    temporary = dst.with_name(dst.name + ".tmp")
+    try:
+        torch.save({"network_weights": network.state_dict()}, temporary)
+        temporary.replace(dst)
+    finally:
+        temporary.unlink(missing_ok=True)
+    head = network.decoder.seg_layers[0]
+    n_parameters = sum(parameter.numel() for parameter in network.parameters())
+    return (
+        f"{type(network).__name__}: {network.input_channels} channels in, {head.out_channels} out, "
+        f"features_per_stage {list(network.topology.features)}, {n_parameters:,} parameters"
+    )

@@ -1,0 +1,175 @@
+"""SegMamba (Xing et al., MICCAI 2024, arXiv 2401.13560) as its released code computes it, for any nnU-Net plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from .blocks.decoder import Decoder
+from .blocks.dimensions import conv_transpose, instance_norm, same_padding
+from .blocks.gated_spatial_conv import GatedSpatialConv
+from .blocks.tri_oriented_mamba import TriOrientedMambaLayer
+from .blocks.uncertainty import FeatureLevelUncertaintyEstimation
+from .blocks.unetr import UnetrResBlock
+from .topology import Topology, make_topology
+
+
+class _Stage(nn.Module):
+    """Downsample, gated spatial convolution, ToM layers; and the MLP of the branch to the skip connection."""
+
+    def __init__(
+        self,
+        downsample: nn.Module,
+        channels: int,
+        conv_op: type[nn.Module],
+        kernel_size: Sequence[int],
+        n_tom_layers: int,
+        gate: str,
+        fue: bool,
+        tom_options: dict,
+    ):
+        super().__init__()
+        self.downsample = downsample
+        self.gated_conv = GatedSpatialConv(channels, conv_op, kernel_size, gate)
+        self.tom_layers = nn.Sequential(
+            *(TriOrientedMambaLayer(channels, conv_op, **tom_options) for _ in range(n_tom_layers))
+        )
+        self.skip_mlp = nn.Sequential(
+            instance_norm(len(kernel_size))(channels),
+            conv_op(channels, 2 * channels, 1),
+            nn.GELU(),
+            conv_op(2 * channels, channels, 1),
+        )
+        self.fue = FeatureLevelUncertaintyEstimation() if fue else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the features for the next stage and those for the skip connection."""
+        x = self.tom_layers(self.gated_conv(self.downsample(x)))
+        return x, self.fue(self.skip_mlp(x))
+
+
+class SegMambaEncoder(nn.Module):
+    """The Mamba trunk and the residual block on every skip connection.
+
+    Level 0 sees the input itself; the trunk starts at level 1, so its stage i works at the resolution of level i + 1
+    with the width of level i.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        topology: Topology,
+        conv_op: type[nn.Module],
+        n_tom_layers: Sequence[int],
+        gate: str,
+        fue: bool,
+        tom_options: dict,
+    ):
+        super().__init__()
+        features, kernels, strides = topology.features, topology.kernel_sizes, topology.strides
+        stages = []
+        for level in range(1, topology.n_stages):
+            width = features[level - 1]
+            if level == 1:  # 7 wide where the plan convolves at all
+                kernel = tuple(7 if k > 1 else 1 for k in kernels[level])
+                down = conv_op(input_channels, width, kernel, strides[level], same_padding(kernel))
+            else:
+                down = nn.Sequential(
+                    instance_norm(len(kernels[level]))(features[level - 2]),
+                    conv_op(features[level - 2], width, strides[level], strides[level]),
+                )
+            stages.append(_Stage(down, width, conv_op, kernels[level], n_tom_layers[level - 1], gate, fue, tom_options))
+        self.stages = nn.ModuleList(stages)
+        self.skip_blocks = nn.ModuleList(
+            UnetrResBlock(features[level - 1] if level else input_channels, features[level], conv_op, kernels[level])
+            for level in range(topology.n_stages)
+        )
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Features of every level, highest resolution first, the bottleneck last."""
+        skips = [self.skip_blocks[0](x)]
+        for stage, skip_block in zip(self.stages, self.skip_blocks[1:], strict=True):
+            x, skip = stage(x)
+            skips.append(skip_block(skip))
+        return skips
+
+
+class SegMamba(nn.Module):
+    """SegMamba, built from a plan; logits out.
+
+    The defaults compute what the released code (since 5 June 2024) computes; with five isotropic stages of widths
+    48, 96, 192, 384, 768 it has that code's 67,416,196 parameters (4 channels in, 4 out). Input
+    ``(batch, input_channels, *grid)``, every axis a multiple of its total stride; output
+    ``(batch, num_classes, *grid)`` or, with deep supervision, a list of logits, highest resolution first.
+
+    Args:
+        input_channels, n_stages, features_per_stage, conv_op, kernel_sizes, strides, num_classes, deep_supervision:
+            as in dynamic-network-architectures. The trunk's stages have the widths ``features_per_stage[:-1]``.
+        n_tom_layers_per_stage: tri-oriented Mamba layers of each of the ``n_stages - 1`` trunk stages.
+        gate: ``"add"`` (code) or ``"multiply"`` (paper) in the gated spatial convolution.
+        fue: feature-level uncertainty estimation on the skip connections (paper; a reconstruction).
+        dt_init: ``"first"`` (code) or ``"all"``: which directions get Mamba's initial step sizes.
+        tom_residual: False for checkpoints from before 5 June 2024.
+        mixer: ``"mamba"``, or a control: ``"none"`` (identity) or ``"conv"`` (depthwise convolution of about as many
+            weights) in place of the state-space part.
+
+    Raises:
+        ValueError: for arguments that do not fit each other, and in ``forward`` for an input that does not fit.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        n_stages: int,
+        features_per_stage: int | Sequence[int],
+        conv_op: type[nn.Module],
+        kernel_sizes: int | Sequence,
+        strides: int | Sequence,
+        num_classes: int,
+        deep_supervision: bool = False,
+        n_tom_layers_per_stage: int | Sequence[int] = 2,
+        gate: str = "add",
+        fue: bool = False,
+        dt_init: str = "first",
+        tom_residual: bool = True,
+        mixer: str = "mamba",
+    ):
+        super().__init__()
+        topology = make_topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
+        if isinstance(n_tom_layers_per_stage, int):
+            n_tom_layers_per_stage = [n_tom_layers_per_stage] * (n_stages - 1)
+        if len(n_tom_layers_per_stage) != n_stages - 1:
+            raise ValueError(
+                f"n_tom_layers_per_stage has {len(n_tom_layers_per_stage)} entries, needs n_stages - 1 = {n_stages - 1}"
+            )
+        self.topology, self.input_channels = topology, input_channels
+        tom_options = {"residual": tom_residual, "dt_init": dt_init, "mixer": mixer}
+        self.encoder = SegMambaEncoder(
+            input_channels, topology, conv_op, n_tom_layers_per_stage, gate, fue, tom_options
+        )
+        upsamplings, stages = [], []
+        for level in reversed(range(n_stages - 1)):
+            below, width = topology.features[level + 1], topology.features[level]
+            kernel, stride = topology.kernel_sizes[level], topology.strides[level + 1]
+            upsamplings.append(conv_transpose(len(stride))(below, width, stride, stride, bias=False))
+            merge = UnetrResBlock(2 * width, width, conv_op, kernel)
+            stages.append(merge if level else nn.Sequential(merge, UnetrResBlock(width, width, conv_op, kernel)))
+        widths = topology.features[-2::-1]
+        self.decoder = Decoder(upsamplings, stages, widths, num_classes, conv_op, deep_supervision)
+
+    @staticmethod
+    def default_features(n_stages: int) -> list[int]:
+        """The paper's widths for any number of stages: the trunk doubles from 48 up to 384, the last is twice that."""
+        trunk = [min(48 * 2**i, 384) for i in range(n_stages - 1)]
+        return [*trunk, 2 * trunk[-1]]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        self.topology.check_input(x, self.input_channels)
+        if tuple(x.shape[2:]) == self.topology.total_stride:
+            raise ValueError(
+                f"input of size {tuple(x.shape[2:])} leaves one voxel at the bottleneck, which instance norm cannot "
+                "normalise; use a larger patch"
+            )
+        return self.decoder(self.encoder(x))

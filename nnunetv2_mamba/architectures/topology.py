@@ -1,0 +1,94 @@
+"""What a plan says of a network's shape, checked once for all networks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from .blocks.dimensions import spatial_dims
+
+
+def total_stride(strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """Product of the strides of all stages, per axis."""
+    return tuple(math.prod(axis) for axis in zip(*strides, strict=True))
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Stages of a U-shaped network, highest resolution first.
+
+    Args:
+        features: width of each stage.
+        kernel_sizes, strides: per stage and axis. The first stage has stride 1.
+    """
+
+    features: tuple[int, ...]
+    kernel_sizes: tuple[tuple[int, ...], ...]
+    strides: tuple[tuple[int, ...], ...]
+
+    @property
+    def n_stages(self) -> int:
+        return len(self.features)
+
+    @property
+    def total_stride(self) -> tuple[int, ...]:
+        """Multiple that each axis of the input must have."""
+        return total_stride(self.strides)
+
+    def check_input(self, x: torch.Tensor, channels: int) -> None:
+        """Raise ValueError if ``x`` (batch, channels, *grid) does not fit, naming the axis and its multiple."""
+        dims = len(self.strides[0])
+        if x.ndim != dims + 2:
+            raise ValueError(f"input must have {dims + 2} axes (batch, channels, {dims} spatial), got {tuple(x.shape)}")
+        if x.shape[1] != channels:
+            raise ValueError(f"input has {x.shape[1]} channels, the network was built for {channels}")
+        for axis, (size, multiple) in enumerate(zip(x.shape[2:], self.total_stride, strict=True)):
+            if size == 0 or size % multiple:
+                raise ValueError(
+                    f"spatial axis {axis} of the input has size {size}; this network needs a multiple of {multiple}"
+                )
+
+
+def _per_stage(name: str, value, n_stages: int, dims: int) -> tuple[tuple[int, ...], ...]:
+    """Expand dynamic-network-architectures' shorthands (an int; an int per stage) to one tuple per stage."""
+    stages = [value] * n_stages if isinstance(value, int) else list(value)
+    if len(stages) != n_stages:
+        raise ValueError(f"{name} has {len(stages)} entries, n_stages is {n_stages}")
+    expanded = tuple((stage,) * dims if isinstance(stage, int) else tuple(int(v) for v in stage) for stage in stages)
+    for stage in expanded:
+        if len(stage) != dims or min(stage) < 1:
+            raise ValueError(f"{name} must hold {dims} positive integers per stage, got {stage}")
+    return expanded
+
+
+def make_topology(
+    n_stages: int,
+    features_per_stage: int | Sequence[int],
+    conv_op: type[nn.Module],
+    kernel_sizes: int | Sequence,
+    strides: int | Sequence,
+) -> Topology:
+    """Check and expand constructor arguments in dynamic-network-architectures' dialect.
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+    """
+    dims = spatial_dims(conv_op)
+    if n_stages < 2:
+        raise ValueError(f"n_stages must be at least 2, got {n_stages}")
+    features = [features_per_stage] * n_stages if isinstance(features_per_stage, int) else list(features_per_stage)
+    if len(features) != n_stages:
+        raise ValueError(f"features_per_stage has {len(features)} entries, n_stages is {n_stages}")
+    kernels = _per_stage("kernel_sizes", kernel_sizes, n_stages, dims)
+    if any(k % 2 == 0 for stage in kernels for k in stage):
+        raise ValueError(f"kernel_sizes must be odd, got {kernels}")
+    topology = Topology(tuple(features), kernels, _per_stage("strides", strides, n_stages, dims))
+    if any(s != 1 for s in topology.strides[0]):
+        raise ValueError(
+            f"strides[0] must be 1 on every axis (logits have the input's size), got {topology.strides[0]}"
+        )
+    return topology
