@@ -1,0 +1,238 @@
+"""The scan on CPU: the C++ kernels of `ops/csrc`, a plain C library that is called through ctypes.
+
+The library comes with the wheel or is compiled on first use (`cpu_build.py`). It holds the kernels for several
+instruction sets and the best that the CPU has is used; NNUNETV2_MAMBA_CPU_ISA names another one (x86-64-v2, ...). Work
+is spread over `torch.get_num_threads()` threads; the bits of a result depend on that number, and on nothing else.
+
+Every function takes plain tensors with validated shapes (see `ops/directional_scan.py`) and knows nothing of autograd.
+The kernels compute in A's (the weight's) dtype, fp32 or fp64: tensors of another dtype, such as bf16, are converted on
+the way in and gradients on the way out.
+"""
+
+import ctypes
+import os
+from ctypes import POINTER, c_int, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import cpu_build
+
+
+def available() -> str | None:
+    """None if the library is there or could be compiled; otherwise the reason and the remedy."""
+    library = _library()
+    return library if isinstance(library, str) else None
+
+
+def states_shape(batch: int, directions: int, length: int, channels: int, state_size: int) -> tuple[int, ...]:
+    """Shape of the states saved by `scan_forward`: the state before each chunk, (b, K, chunks, n, d)."""
+    return batch, directions, -(-length // _chunk_length(state_size)), state_size, channels
+
+
+def scan_forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    paths: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    z: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The sum of the scans, (b, L, d) in u's dtype, and the states for `scan_backward`."""
+    batch, directions, length, channels = delta.shape
+    states = A.new_empty(states_shape(batch, directions, length, channels, A.shape[-1]))
+    out = A.new_empty(batch, length, channels)
+    call = _scan_call(u, delta, A, B, C, paths, D, delta_bias, delta_softplus, z, states)
+    call.put(out=out)
+    call.run("nm_scan_forward")
+    return out.to(u.dtype), states
+
+
+def scan_backward(
+    grad_out: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    paths: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    z: Tensor | None,
+    states: Tensor,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of (u, delta, A, B, C, D, delta_bias, z), None where the input is None."""
+    inputs = (u, delta, A, B, C, D, delta_bias, z)
+    gradients = _gradients(inputs, A)
+    call = _scan_call(u, delta, A, B, C, paths, D, delta_bias, delta_softplus, z, states)
+    names = ("du", "ddelta", "dA", "dB", "dC", "dD", "ddelta_bias", "dz")
+    call.put(grad_out=grad_out, **dict(zip(names, gradients, strict=True)))
+    call.run("nm_scan_backward")
+    return tuple(None if t is None else gradient.to(t.dtype) for t, gradient in zip(inputs, gradients, strict=True))
+
+
+def conv_forward(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor, silu: bool) -> Tensor:
+    """The causal depthwise convolution along each path, (b, K, L, d) in x's dtype."""
+    out = weight.new_empty(x.shape[0], *paths.shape, x.shape[-1])
+    call = _conv_call(x, weight, bias, paths, silu)
+    call.put(out=out)
+    call.run("nm_conv_forward")
+    return out.to(x.dtype)
+
+
+def conv_backward(
+    grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor, silu: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of (x, weight, bias), None where the input is None."""
+    dx, dweight, dbias = _gradients((x, weight, bias), weight)
+    call = _conv_call(x, weight, bias, paths, silu)
+    call.put(grad_out=grad_out, dx=dx, dweight=dweight, dbias=dbias)
+    call.run("nm_conv_backward")
+    return dx.to(x.dtype), dweight, dbias
+
+
+def _gradients(inputs: tuple[Tensor | None, ...], weight: Tensor) -> list[Tensor | None]:
+    # Zeros, so that an empty batch leaves a weight without gradient; the pages of large ones are written once all the same.
+    return [None if t is None else weight.new_zeros(t.shape) for t in inputs]
+
+
+def _chunk_length(state_size: int) -> int:
+    # A multiple of the kernel's tile of 16 tokens. The saved states cost n / chunk numbers per token and channel.
+    return 64 if state_size <= 32 else 128
+
+
+class _View(ctypes.Structure):
+    """A tensor of rows (b, K, L, row) or, without a direction axis, (b, L, row); see csrc/kernels.h."""
+
+    _fields_ = [("data", c_void_p), ("batch", c_int64), ("direction", c_int64), ("token", c_int64)]
+
+
+class _ScanArgs(ctypes.Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("batch", "directions", "length", "channels", "state_size", "chunk", "softplus")),
+        *((name, c_void_p) for name in ("paths", "A", "D", "delta_bias")),
+        *((name, _View) for name in ("u", "delta", "B", "C", "z", "out")),
+        ("states", c_void_p),
+        *((name, _View) for name in ("grad_out", "du", "ddelta", "dB", "dC", "dz")),
+        *((name, c_void_p) for name in ("dA", "dD", "ddelta_bias")),
+    ]
+
+
+class _ConvArgs(ctypes.Structure):
+    _fields_ = [
+        *((name, c_int64) for name in ("batch", "directions", "length", "channels", "width", "silu")),
+        *((name, c_void_p) for name in ("paths", "weight", "bias")),
+        *((name, _View) for name in ("x", "out", "grad_out", "dx")),
+        *((name, c_void_p) for name in ("dweight", "dbias")),
+    ]
+
+
+class _Call:
+    """The arguments of one call of the library; holds on to converted copies of tensors until it has run."""
+
+    def __init__(self, args: ctypes.Structure, dtype: torch.dtype) -> None:
+        self.args = args
+        self.dtype = dtype
+        self.tensors: list[Tensor] = []
+
+    def put(self, **tensors: Tensor | None) -> None:
+        """Set the fields of these names; a field stays null where the tensor is None."""
+        views = {name for name, kind in self.args._fields_ if kind is _View}
+        for name, tensor in tensors.items():
+            if tensor is None:
+                continue
+            if tensor.is_floating_point():
+                tensor = tensor.to(self.dtype)
+            if name in views:
+                strides = tensor.stride()
+                direction = strides[1] if tensor.ndim == 4 else 0
+                setattr(self.args, name, _View(self._hold(tensor), strides[0], direction, strides[-2]))
+            else:
+                setattr(self.args, name, self._hold(tensor.contiguous()))
+
+    def run(self, function: str) -> None:
+        """Call the library. Raises MemoryError if its scratch memory cannot be had."""
+        library = _library()
+        if isinstance(library, str):
+            raise RuntimeError(library)
+        suffix = "f64" if self.dtype == torch.float64 else "f32"
+        entry = getattr(library.functions, f"{function}_{suffix}")
+        if entry(library.instruction_set, ctypes.byref(self.args), torch.get_num_threads()):
+            raise MemoryError("the CPU kernels could not allocate their scratch memory")
+
+    def _hold(self, tensor: Tensor) -> int:
+        self.tensors.append(tensor)
+        return tensor.data_ptr()
+
+
+def _scan_call(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    paths: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    z: Tensor | None,
+    states: Tensor,
+) -> _Call:
+    n = A.shape[-1]
+    call = _Call(_ScanArgs(*delta.shape, n, _chunk_length(n), delta_softplus), A.dtype)
+    call.put(u=u, delta=delta, A=A, B=B, C=C, paths=paths, D=D, delta_bias=delta_bias, z=z, states=states)
+    return call
+
+
+def _conv_call(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor, silu: bool) -> _Call:
+    call = _Call(_ConvArgs(x.shape[0], *paths.shape, x.shape[-1], weight.shape[-1], silu), weight.dtype)
+    call.put(x=x, weight=weight, bias=bias, paths=paths)
+    return call
+
+
+class _Library:
+    """The loaded library and the instruction set to use. Raises BuildError or OSError."""
+
+    def __init__(self) -> None:
+        shipped = Path(__file__).with_name(cpu_build.LIBRARY_NAME)
+        self.functions = ctypes.CDLL(str(shipped if shipped.exists() else cpu_build.cached_library()))
+        for family, args in (("scan", _ScanArgs), ("conv", _ConvArgs)):
+            for direction in ("forward", "backward"):
+                for dtype in ("f32", "f64"):
+                    entry = getattr(self.functions, f"nm_{family}_{direction}_{dtype}")
+                    entry.argtypes = (c_int64, POINTER(args), c_int64)
+                    entry.restype = c_int
+        self.functions.nm_instruction_set.argtypes = self.functions.nm_supported.argtypes = (c_int64,)
+        self.functions.nm_instruction_set.restype = ctypes.c_char_p
+        self.instruction_set = self._choose(os.environ.get("NNUNETV2_MAMBA_CPU_ISA"))
+
+    def supported(self) -> list[str]:
+        """The instruction sets of this CPU that the library has kernels for, the best last."""
+        names = []
+        while name := self.functions.nm_instruction_set(len(names)):
+            names.append(name.decode())
+        return [name for number, name in enumerate(names) if self.functions.nm_supported(number)]
+
+    def _choose(self, wanted: str | None) -> int:
+        supported = self.supported()
+        if not supported:
+            raise OSError("this CPU lacks SSE4.2, which the CPU kernels need")
+        if wanted and wanted not in supported:
+            raise OSError(f"NNUNETV2_MAMBA_CPU_ISA={wanted} is not one of this CPU's: {', '.join(supported)}")
+        return supported.index(wanted) if wanted else len(supported) - 1
+
+
+@cache
+def _library() -> _Library | str:
+    """The library, or the reason why there is none: asked once per process."""
+    try:
+        return _Library()
+    except (cpu_build.BuildError, OSError) as error:
+        return str(error)

@@ -1,0 +1,248 @@
+// Vectors of channels: GCC and Clang vector extensions, as wide as the instruction set that is compiled for.
+#pragma once
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <utility>
+
+#if defined(__AVX512F__)
+#define NM_VECTOR_BYTES 64
+#elif defined(__AVX__)
+#define NM_VECTOR_BYTES 32
+#else
+#define NM_VECTOR_BYTES 16
+#endif
+
+#define NM_INLINE static inline __attribute__((always_inline))
+#define NM_UNROLL _Pragma("GCC unroll 16")
+
+namespace nm {
+namespace NM_ISA {
+
+template <class T>
+struct Lanes;
+
+template <>
+struct Lanes<float> {
+  static constexpr int count = NM_VECTOR_BYTES / 4;
+  typedef float V __attribute__((vector_size(NM_VECTOR_BYTES)));
+  typedef float Unaligned __attribute__((vector_size(NM_VECTOR_BYTES), aligned(4), may_alias));
+  typedef int32_t Bits __attribute__((vector_size(NM_VECTOR_BYTES)));
+};
+
+template <>
+struct Lanes<double> {
+  static constexpr int count = NM_VECTOR_BYTES / 8;
+  typedef double V __attribute__((vector_size(NM_VECTOR_BYTES)));
+  typedef double Unaligned __attribute__((vector_size(NM_VECTOR_BYTES), aligned(8), may_alias));
+  typedef int64_t Bits __attribute__((vector_size(NM_VECTOR_BYTES)));
+};
+
+template <class T>
+using Vec = typename Lanes<T>::V;
+
+template <class T>
+constexpr int W = Lanes<T>::count;
+
+template <class T>
+NM_INLINE Vec<T> load(const T* p) {
+  return (Vec<T>)*(const typename Lanes<T>::Unaligned*)p;
+}
+
+template <class T>
+NM_INLINE void store(T* p, Vec<T> v) {
+  *(typename Lanes<T>::Unaligned*)p = v;
+}
+
+// The first `lanes` elements; the others are zero, or stay unwritten.
+template <class T>
+NM_INLINE Vec<T> load(const T* p, int lanes) {
+  if (lanes == W<T>) return load(p);
+  Vec<T> v = {};
+  memcpy(&v, p, lanes * sizeof(T));
+  return v;
+}
+
+template <class T>
+NM_INLINE void store(T* p, Vec<T> v, int lanes) {
+  if (lanes == W<T>)
+    store(p, v);
+  else
+    memcpy(p, &v, lanes * sizeof(T));
+}
+
+// How many lanes of the block that starts at `channel` are in use.
+template <class T>
+NM_INLINE int lanes_from(int64_t channel, int64_t channels) {
+  return channels - channel < W<T> ? int(channels - channel) : W<T>;
+}
+
+template <class T>
+NM_INLINE Vec<T> splat(T value) {
+  return value - Vec<T>{};
+}
+
+template <class V>
+NM_INLINE V min(V a, V b) {
+  return a < b ? a : b;
+}
+
+template <class V>
+NM_INLINE V max(V a, V b) {
+  return a > b ? a : b;
+}
+
+template <class V>
+NM_INLINE V abs(V a) {
+  return a < V{} ? -a : a;
+}
+
+// ---- exponentials ----
+
+// 2^f on [-1/2, 1/2] as 1 + f (c[0] + f (c[1] + ...)), so that 2^0 = 1 exactly.
+template <class T>
+struct Exp2;
+
+template <>
+struct Exp2<float> {
+  static constexpr int degree = 5;  // minimax, relative error 9.3e-8
+  static constexpr float c[degree] = {0x1.62e42ap-1f, 0x1.ebf9c2p-3f, 0x1.c6b6d8p-5f, 0x1.3ce8bp-7f, 0x1.5bda7ap-10f};
+  static constexpr int mantissa = 23;
+  static constexpr float limit = 126;  // 2^x is a normal number for |x| up to here
+  static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;  // products of high and an exponent are exact
+};
+
+template <>
+struct Exp2<double> {
+  static constexpr int degree = 13;  // Taylor: ln(2)^k / k!, relative error 5e-18
+  static constexpr double c[degree] = {
+      0x1.62e42fefa39efp-1, 0x1.ebfbdff82c58fp-3, 0x1.c6b08d704a0cp-5, 0x1.3b2ab6fba4e77p-7, 0x1.5d87fe78a6731p-10,
+      0x1.430912f86c787p-13, 0x1.ffcbfc588b0c7p-17, 0x1.62c0223a5c824p-20, 0x1.b5253d395e7c4p-24, 0x1.e4cf5158b8ecap-28,
+      0x1.e8cac7351bb25p-32, 0x1.c3bd650fc2986p-36, 0x1.816193166d0f9p-40};
+  static constexpr int mantissa = 52;
+  static constexpr double limit = 1022;
+  static constexpr double ln2_high = 0x1.62e42fefa38p-1, ln2_low = 0x1.ef35793c7673p-45;
+};
+
+// Adding 1.5 * 2^mantissa rounds to an integer and leaves it in the low bits.
+template <class T>
+constexpr T rounding = T(3) * (int64_t(1) << (Exp2<T>::mantissa - 1));
+
+// 2^f times 2^i, where `shifted` is i + rounding.
+template <class T>
+NM_INLINE Vec<T> scaled_exp2(Vec<T> f, Vec<T> shifted) {
+  typedef typename Lanes<T>::Bits Bits;
+  Vec<T> p = splat<T>(Exp2<T>::c[Exp2<T>::degree - 1]);
+  NM_UNROLL for (int k = Exp2<T>::degree - 2; k >= 0; k--) p = p * f + Exp2<T>::c[k];
+  p = p * f + T(1);
+  return (Vec<T>)((Bits)p + ((Bits)shifted << Exp2<T>::mantissa));
+}
+
+// 2^(a b). The product is fused into the range reduction (where there is FMA), never rounded alone. Without CLAMP
+// |a b| must be at most Exp2::limit; with it, smaller results become 0 and larger ones infinite.
+template <class T, bool CLAMP>
+NM_INLINE Vec<T> exp2_of_product(Vec<T> a, Vec<T> b) {
+  if (CLAMP) {
+    Vec<T> x = max(min(a * b, splat<T>(Exp2<T>::limit + 2)), splat<T>(-Exp2<T>::limit - 1));
+    Vec<T> shifted = x + rounding<T>;
+    return scaled_exp2<T>(x - (shifted - rounding<T>), shifted);
+  }
+  Vec<T> shifted = a * b + rounding<T>;
+  return scaled_exp2<T>(a * b - (shifted - rounding<T>), shifted);
+}
+
+// exp(-|x|), accurate to the last bits for every x: the base of softplus and sigmoid.
+template <class T>
+NM_INLINE Vec<T> exp_of_minus_abs(Vec<T> x) {
+  constexpr T log2e = T(1.44269504088896340736);
+  x = max(-abs(x), splat<T>(-Exp2<T>::limit / log2e));
+  Vec<T> shifted = x * log2e + rounding<T>;
+  Vec<T> i = shifted - rounding<T>;
+  Vec<T> r = x - i * Exp2<T>::ln2_high - i * Exp2<T>::ln2_low;
+  return scaled_exp2<T>(r * log2e, shifted);
+}
+
+// log(1 + w) for 0 <= w <= 1, with a small relative error down to w = 0: 2 atanh(s), s = w / (2 + w) <= 1/3.
+template <class T>
+NM_INLINE Vec<T> log1p(Vec<T> w) {
+  constexpr int terms = sizeof(T) == 4 ? 8 : 17;
+  Vec<T> s = w / (w + T(2)), s2 = s * s;
+  Vec<T> series = splat<T>(T(1) / (2 * terms - 1));
+  NM_UNROLL for (int k = terms - 2; k >= 0; k--) series = series * s2 + T(1) / (2 * k + 1);
+  return T(2) * s * series;
+}
+
+template <class T>
+NM_INLINE Vec<T> softplus(Vec<T> x) {
+  return max(x, Vec<T>{}) + log1p<T>(exp_of_minus_abs<T>(x));
+}
+
+// For very negative x this is e / (1 + e), which keeps its relative accuracy; 1 - 1 / (1 + e) would not.
+template <class T>
+NM_INLINE Vec<T> sigmoid(Vec<T> x) {
+  Vec<T> e = exp_of_minus_abs<T>(x);
+  return (x < Vec<T>{} ? e : splat<T>(1)) / (e + T(1));
+}
+
+template <class T>
+NM_INLINE Vec<T> silu(Vec<T> x) {
+  return x * sigmoid<T>(x);
+}
+
+template <class T>
+NM_INLINE Vec<T> silu_derivative(Vec<T> x) {
+  Vec<T> s = sigmoid<T>(x);
+  return s * (T(1) + x * (T(1) - s));
+}
+
+// ---- sums over lanes ----
+
+// Lanes with bit S of their number clear: a[l] + a[l + S]; the others: b[l - S] + b[l].
+template <class T, int S, int... L>
+NM_INLINE Vec<T> add_halves(Vec<T> a, Vec<T> b, std::integer_sequence<int, L...>) {
+#if defined(__clang__)
+  return __builtin_shufflevector(a, b, (L & S ? W<T> + L - S : L)...) +
+         __builtin_shufflevector(a, b, (L & S ? W<T> + L : L + S)...);
+#else
+  typedef typename Lanes<T>::Bits Bits;
+  return __builtin_shuffle(a, b, Bits{(L & S ? W<T> + L - S : L)...}) +
+         __builtin_shuffle(a, b, Bits{(L & S ? W<T> + L : L + S)...});
+#endif
+}
+
+template <class T, int S>
+NM_INLINE void fold(Vec<T>* v) {
+  if constexpr (S > 0) {
+    NM_UNROLL for (int i = 0; i < S; i++)
+      v[i] = add_halves<T, S>(v[i], v[i + S], std::make_integer_sequence<int, W<T>>());
+    fold<T, S / 2>(v);
+  }
+}
+
+// Of as many vectors as one has lanes: lane i of the result is the sum of vector i.
+template <class T>
+NM_INLINE Vec<T> sums(const Vec<T>* vectors) {
+  Vec<T> v[W<T>];
+  NM_UNROLL for (int i = 0; i < W<T>; i++) v[i] = vectors[i];
+  fold<T, W<T> / 2>(v);
+  return v[0];
+}
+
+// ---- scratch ----
+
+// Hands out 64-byte aligned pieces of the scratch; from null, it measures them.
+struct Arena {
+  char* next;
+
+  template <class U>
+  U* take(int64_t count) {
+    U* piece = (U*)next;
+    next += (count * sizeof(U) + 63) / 64 * 64;
+    return piece;
+  }
+};
+
+}  // namespace NM_ISA
+}  // namespace nm
