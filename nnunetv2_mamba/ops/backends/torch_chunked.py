@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-_STATE_ELEMENTS = 2**18  # state elements walked at once; 1 MiB in fp32
+_STATE_ELEMENTS = 2**17  # state elements walked at once; 512 KiB in fp32
+_SHORTEST_CHUNK = 64
 
 
 def available() -> str | None:
@@ -177,9 +178,10 @@ def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _chunk_length(batch: int, length: int, channels: int, state_size: int) -> int:
-    # Two walks of a chunk and one over all chunks: few steps need about sqrt(L) chunks, fewer if the state is large.
-    cached = max(1, _STATE_ELEMENTS // max(1, batch * channels * state_size))
-    chunks = min(cached, isqrt(2 * length))
+    """Tokens of a chunk: as many chunks as fit the cache, but none shorter than the walk over all of them is worth."""
+    # sym_min and sym_max: the arguments may be symbols while a graph is traced.
+    cached = torch.sym_max(1, _STATE_ELEMENTS // torch.sym_max(1, batch * channels * state_size))
+    chunks = torch.sym_min(cached, -(-length // _SHORTEST_CHUNK))
     return -(-length // chunks)
 
 
