@@ -1,0 +1,313 @@
+"""The scan and the convolution as Triton kernels: CUDA tensors in fp16, bf16 or fp32, state and sums in fp32.
+
+There are fewer channels than a GPU has lanes, so a path is cut into runs that are walked side by side, all directions
+and sequences in one launch:
+
+- forward: `run_end_kernel` learns what each run adds to a zero state, `carry_kernel` carries that over the runs to each
+  run's initial state, `scan_kernel` walks again from there, writes y of each direction and saves a state per interval;
+  then the directions are summed and gated, once.
+- backward: the same in reverse (`run_adjoint_kernel`, `carry_kernel`), then `adjoint_kernel` makes the states between
+  the saved ones again and writes all gradients. The gate needs the sum of y, which `scan_kernel` makes again.
+
+Each number has one writer: no atomics, the same bits every time. Decays are only ever multiplied. Every function takes
+plain tensors with validated shapes (see `ops/directional_scan.py`) and knows nothing of autograd.
+"""
+
+from math import prod
+
+import torch
+from torch import Tensor
+
+_FORWARD_PROGRAMS = 16384  # aimed at; some waves of one-warp programs on the largest GPUs
+_BACKWARD_PROGRAMS = 3072  # fewer: each holds scratch for one interval, and more registers
+_BD = 32  # channels of a scan's tile: the lanes of a warp
+_TILE = {"BT": 64, "BD": _BD, "num_warps": 4}  # tokens by channels, for kernels without a recurrence
+
+
+def available() -> str | None:
+    """None if the kernels can run here, else the reason with the remedy."""
+    if not torch.cuda.is_available():
+        return "torch sees no CUDA device; install a CUDA build of torch on a machine with an NVIDIA GPU"
+    try:
+        import triton  # noqa: F401
+    except ImportError as error:
+        return f"triton cannot be imported ({error}); 'pip install triton' (on Windows triton-windows)"
+    return None
+
+
+def states_shape(batch: int, directions: int, length: int, channels: int, state_size: int) -> tuple[int, ...]:
+    """Shape of the states saved by `scan_forward`: the state before each interval, (b, K, slots, n, d)."""
+    return batch, directions, _ceil_div(length, _interval(state_size)), state_size, channels
+
+
+def scan_forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    paths: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    z: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The sum of the scans, (b, L, d) in u's dtype, and the states for `scan_backward`."""
+    scan = _Scan(u, delta, A, B, C, paths, D, delta_bias, delta_softplus)
+    with torch.cuda.device_of(u):
+        states = scan.run_starts()
+        parts = scan.outputs(states)
+        if z is None:
+            return _sum(parts, 1), states
+        out = torch.empty_like(parts[:, 0])
+        _launch("gate_kernel", _tiles(out), parts, z, out, *_rows(z), parts.shape[1], *out.shape[1:], **_TILE)
+    return out, states
+
+
+def scan_backward(
+    grad_out: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    paths: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    z: Tensor | None,
+    states: Tensor,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of (u, delta, A, B, C, D, delta_bias, z), None where the input is None."""
+    scan = _Scan(u, delta, A, B, C, paths, D, delta_bias, delta_softplus)
+    with torch.cuda.device_of(u):
+        g, dz = grad_out, None
+        if z is not None:
+            parts = scan.outputs(states)
+            g, dz = torch.empty_like(parts[:, 0]), torch.empty_like(z, memory_format=torch.contiguous_format)
+            _launch(
+                "gate_backward_kernel", _tiles(g), parts, z, grad_out, g, dz, *_rows(z), *_rows(grad_out),
+                parts.shape[1], *g.shape[1:], **_TILE,
+            )  # fmt: skip
+            del parts  # as large as a gradient
+        return *scan.gradients(g, states), dz
+
+
+def conv_forward(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor, silu: bool) -> Tensor:
+    """The causal depthwise convolution along each path, (b, K, L, d) in x's dtype."""
+    directions, length = paths.shape
+    out = x.new_empty(x.shape[0], directions, length, x.shape[-1])
+    with torch.cuda.device_of(x):
+        _launch(
+            "conv_kernel", _tiles(out), x, weight.contiguous(), _contiguous(bias, weight), paths.contiguous(), out,
+            *_sequences(x), *out.shape[1:], SILU=silu, HAS_BIAS=bias is not None, W=weight.shape[-1], **_TILE,
+        )  # fmt: skip
+    return out
+
+
+def conv_backward(
+    grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor, silu: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of (x, weight, bias), None where the input is None."""
+    batch, directions, length, channels = grad_out.shape
+    width = weight.shape[-1]
+    weight, paths = weight.contiguous(), paths.contiguous()
+    dx = torch.empty_like(x, memory_format=torch.contiguous_format)
+    grad_y = x.new_empty(grad_out.shape) if silu else grad_out
+    tiles = _ceil_div(length, _TILE["BT"])
+    dweight = weight.new_empty(batch, directions, tiles, channels, width)
+    dbias = weight.new_empty(batch, directions, tiles, channels)
+    order = torch.arange(length, dtype=paths.dtype, device=paths.device).expand_as(paths)
+    inverse = torch.empty_like(paths).scatter_(1, paths.long(), order)
+    with torch.cuda.device_of(x):
+        _launch(
+            "conv_weight_gradient_kernel", _tiles(grad_out), grad_out, x, weight, _contiguous(bias, weight), paths,
+            grad_y, dweight, dbias, *_sequences(grad_out), *_sequences(x), *grad_out.shape[1:],
+            SILU=silu, HAS_BIAS=bias is not None, W=width, **_TILE,
+        )  # fmt: skip
+        copies = x.view(batch, -1, length, channels) if x.ndim == 4 else x[:, None]
+        _launch(
+            "conv_input_gradient_kernel", _tiles(copies), grad_y, weight, paths, inverse, dx, *_sequences(grad_y),
+            copies.shape[1], *grad_out.shape[1:], W=width, **_TILE,
+        )  # fmt: skip
+    return dx, dweight.sum((0, 2)), None if bias is None else dbias.sum((0, 2))
+
+
+class _Scan:
+    """The arguments of a scan as the kernels want them, and the kernels' launches."""
+
+    def __init__(
+        self,
+        u: Tensor,
+        delta: Tensor,
+        A: Tensor,
+        B: Tensor,
+        C: Tensor,
+        paths: Tensor,
+        D: Tensor | None,
+        delta_bias: Tensor | None,
+        delta_softplus: bool,
+    ) -> None:
+        self.u, self.delta, self.B, self.C = u, delta, B, C
+        self.A = A.transpose(1, 2).contiguous()  # (K, n, d): channels innermost, as in the tiles
+        self.D, self.bias, self.paths = _contiguous(D, A), _contiguous(delta_bias, A), paths.contiguous()
+        self.has_D, self.has_bias = D is not None, delta_bias is not None
+        self.batch, self.directions, self.length, self.channels = delta.shape
+        self.state_size = A.shape[-1]
+        self.interval = _interval(self.state_size)
+        self.slots = _ceil_div(self.length, self.interval)
+        self.channel_blocks = _ceil_div(self.channels, _BD)
+        # How kernels that hold one tile are run: 32 states are 1.4 times cheaper each than 16, 64 would spill.
+        self.BN = min(32, _power_of_two(self.state_size))
+        blocks = self.channel_blocks * _ceil_div(self.state_size, self.BN)
+        self.slots_per_run, self.runs = self._split(blocks, _FORWARD_PROGRAMS)
+        self.options = {"SOFTPLUS": delta_softplus, "HAS_BIAS": self.has_bias}
+
+    def run_starts(self) -> Tensor:
+        """States, (b, K, slots, n, d), of which the first of each run is filled in."""
+        states = self.A.new_empty(
+            states_shape(self.batch, self.directions, self.length, self.channels, self.state_size)
+        )
+        if self.runs > 1:
+            delta_sums = self._per_run(self.runs, self.channels)
+            _launch(
+                "run_end_kernel", self._grid(self.runs - 1), self.u, self.delta, self.A, self.B, self.bias, self.paths,
+                states, delta_sums, *_sequences(self.u), *_sequences(self.delta), *_sequences(self.B),
+                self.directions, self.length, self.channels, self.state_size, self.slots, self.runs,
+                self.slots_per_run, self.interval, **self.options, **self._tile(self.u, self.delta, self.B),
+            )  # fmt: skip
+            self._carry(states, delta_sums, self.slots_per_run, reverse=False)
+        return states
+
+    def outputs(self, states: Tensor) -> Tensor:
+        """y of each direction, in parts by block of states: (b, K * state blocks, L, d) in u's dtype. Fills states."""
+        state_blocks = _ceil_div(self.state_size, self.BN)
+        parts = self.u.new_empty(self.batch, self.directions * state_blocks, self.length, self.channels)
+        _launch(
+            "scan_kernel", self._grid(self.runs), self.u, self.delta, self.A, self.B, self.C, self.D, self.bias,
+            self.paths, states, parts, *_sequences(self.u), *_sequences(self.delta), *_sequences(self.B),
+            *_sequences(self.C), self.directions, self.length, self.channels, self.state_size, self.slots, self.runs,
+            self.slots_per_run, self.interval, HAS_D=self.has_D, **self.options,
+            **self._tile(self.u, self.delta, self.B, self.C, parts),
+        )  # fmt: skip
+        return parts
+
+    def gradients(self, g: Tensor, states: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients of (u, delta, A, B, C, D, delta_bias) from g, the gradient of each direction's y."""
+        BN = min(16, _power_of_two(self.state_size))  # 32 would spill
+        state_blocks = _ceil_div(self.state_size, BN)
+        slots_per_run, runs = self._split(state_blocks, _BACKWARD_PROGRAMS)
+        programs = self.batch * self.directions * state_blocks * runs
+        groups = max(1, min(self.channel_blocks, _BACKWARD_PROGRAMS // programs))
+        blocks_per_group = _ceil_div(self.channel_blocks, groups)
+        groups = _ceil_div(self.channel_blocks, blocks_per_group)
+        programs *= groups
+
+        adjoints = self._run_adjoints(g, slots_per_run, runs)
+        sequences, rows = (self.batch, self.directions), (self.length, self.channels)
+        du = self.u.new_empty(*sequences, state_blocks, *rows)
+        ddelta = self.delta.new_empty(*sequences, state_blocks, *rows)
+        dA = self._per_run(runs, self.state_size, self.channels)
+        dB = self.A.new_empty(groups, *sequences, self.length, self.state_size)
+        dC = torch.empty_like(dB)
+        dD = self._per_run(runs, self.channels)
+        dbias = self._per_run(runs, state_blocks, self.channels)
+        scratch = self.A.new_empty(programs, _ceil_div(self.interval, 4), BN, _BD)
+        tile = self._tile(g, self.u, self.delta, self.B, self.C, du, dB)
+        _launch(
+            "adjoint_kernel", (programs,), g, self.u, self.delta, self.A, self.B, self.C, self.D, self.bias, self.paths,
+            states, adjoints, scratch, du, ddelta, dA, dB, dC, dD, dbias, *_rows(g), *_sequences(self.u),
+            *_sequences(self.delta), *_sequences(self.B), *_sequences(self.C), self.directions, self.length,
+            self.channels, self.state_size, self.slots, runs, slots_per_run, self.interval, groups, blocks_per_group,
+            self.batch * self.directions, HAS_D=self.has_D, **self.options, **{**tile, "BN": BN},
+        )  # fmt: skip
+        return (
+            _sum(du, 2) if self.u.ndim == 4 else _sum(du.flatten(1, 2), 1),
+            _sum(ddelta, 2),
+            dA.sum((0, 2)).transpose(1, 2).contiguous(),
+            _sum(dB, 0).to(self.B.dtype),
+            _sum(dC, 0).to(self.C.dtype),
+            dD.sum((0, 2)) if self.has_D else None,
+            dbias.sum((0, 2, 3)) if self.has_bias else None,
+        )
+
+    def _run_adjoints(self, g: Tensor, slots_per_run: int, runs: int) -> Tensor:
+        """The adjoint of the state after each run, (b, K, runs, n, d)."""
+        adjoints = self._per_run(runs, self.state_size, self.channels)
+        if runs > 1:
+            delta_sums = self._per_run(runs, self.channels)
+            _launch(
+                "run_adjoint_kernel", self._grid(runs - 1), g, self.delta, self.A, self.C, self.bias, self.paths,
+                adjoints, delta_sums, *_rows(g), *_sequences(self.delta), *_sequences(self.C), self.directions,
+                self.length, self.channels, self.state_size, runs, slots_per_run, self.interval,
+                **self.options, **self._tile(g, self.delta, self.C),
+            )  # fmt: skip
+            self._carry(adjoints, delta_sums, 1, reverse=True)
+        return adjoints
+
+    def _carry(self, states: Tensor, delta_sums: Tensor, slots_per_run: int, reverse: bool) -> None:
+        slots, runs = states.shape[2], delta_sums.shape[2]
+        _launch(
+            "carry_kernel", (self.batch * self.directions * self.state_size * self.channel_blocks,), self.A, states,
+            delta_sums, self.directions, self.channels, self.state_size, slots, runs, slots_per_run,
+            REVERSE=reverse, BT=min(64, _power_of_two(runs)), BD=_BD,
+        )  # fmt: skip
+
+    def _split(self, blocks: int, programs: int) -> tuple[int, int]:
+        """Slots per run and the number of runs that come nearest to a number of programs from above."""
+        slots_per_run = max(1, self.batch * self.directions * blocks * self.slots // programs)
+        return slots_per_run, _ceil_div(self.slots, slots_per_run)
+
+    def _grid(self, runs: int) -> tuple[int]:
+        return (self.batch * self.directions * runs * self.channel_blocks * _ceil_div(self.state_size, self.BN),)
+
+    def _per_run(self, runs: int, *shape: int) -> Tensor:
+        return self.A.new_empty(self.batch, self.directions, runs, *shape)
+
+    def _tile(self, *tensors: Tensor) -> dict[str, int | bool]:
+        wide = any(self.length * tensor.stride(-2) >= 2**31 for tensor in tensors)
+        return {"WIDE": wide, "BN": self.BN, "BD": _BD}
+
+
+def _launch(kernel: str, grid: tuple[int, ...], *arguments: object, num_warps: int = 1, **constants: object) -> None:
+    from nnunetv2_mamba.ops.backends import triton_kernels
+
+    getattr(triton_kernels, kernel)[grid](*arguments, **constants, num_warps=num_warps, num_stages=1)
+
+
+def _tiles(out: Tensor) -> tuple[int]:
+    """The grid of one `_TILE` each over a (..., L, d) tensor."""
+    *sequences, length, channels = out.shape
+    return (prod(sequences) * _ceil_div(length, _TILE["BT"]) * _ceil_div(channels, _TILE["BD"]),)
+
+
+def _rows(t: Tensor) -> tuple[int, int]:
+    """Strides of a (b, L, d) tensor between sequences and between tokens."""
+    return t.stride(0), t.stride(1)
+
+
+def _sequences(t: Tensor) -> tuple[int, int, int]:
+    """Strides of a (b, K, L, d) tensor, or of a (b, L, d) tensor that the K directions share."""
+    return t.stride()[:3] if t.ndim == 4 else (t.stride(0), 0, t.stride(1))
+
+
+def _sum(parts: Tensor, dim: int) -> Tensor:
+    return parts.squeeze(dim) if parts.shape[dim] == 1 else parts.sum(dim)
+
+
+def _contiguous(parameter: Tensor | None, placeholder: Tensor) -> Tensor:
+    """A kernel takes a pointer even for what is not given; it is never read."""
+    return placeholder if parameter is None else parameter.contiguous()
+
+
+def _interval(state_size: int) -> int:
+    """Tokens between saved states: n / 64 numbers per token and channel for small n, half as many for large."""
+    return 64 if state_size <= 16 else 128
+
+
+def _ceil_div(a: int, b: int) -> int:
+    return -(-a // b)
+
+
+def _power_of_two(n: int) -> int:
+    return 1 << (n - 1).bit_length()
