@@ -41,7 +41,8 @@ def causal_conv1d(
     check_paths(x, paths)
     check_ndim("x", x, "(b, L, d)", "(b, K, L, d)")
     check_ndim("weight", weight, "(K, d, w)")
-    (K, L), batch, d, w = paths.shape, x.shape[0], x.shape[-1], weight.shape[-1]
+    K, L = paths.size()  # see directional_scan
+    batch, d, w = x.shape[0], x.shape[-1], weight.shape[-1]
     if x.ndim == 3:
         check_shape("x", x, "(b, L, d), L as in paths,", batch, L, d)
     else:

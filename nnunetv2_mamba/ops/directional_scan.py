@@ -94,7 +94,8 @@ def _validate(
     check_paths(u, paths)
     check_ndim("u", u, "(b, L, d)", "(b, K, L, d)")
     check_ndim("A", A, "(K, d, n)")
-    (K, L), batch, d, n = paths.shape, u.shape[0], u.shape[-1], A.shape[-1]
+    K, L = paths.size()  # not .shape: torch.compile cannot read that of a constant tensor when sizes are symbols
+    batch, d, n = u.shape[0], u.shape[-1], A.shape[-1]
     if d == 0:
         raise ValueError(f"u must have at least one channel, got shape {tuple(u.shape)}")
     if n == 0:

@@ -7,6 +7,7 @@ The first group of functions builds one order as a numpy int32 array of shape (L
 tables the networks use, int32 tensors of shape (K, L) that come from a cache and must not be written to.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import prod
@@ -94,25 +95,21 @@ def _checked_axes(shape: Sequence[int], axes: Sequence[int] | None) -> Sequence[
 # Tables of several directions
 
 
-@constant_when_traced
 def unidirectional(shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
     """int32 (1, L): raster."""
-    return _table(_unidirectional, device, shape)
+    return _table(_unidirectional, _static(shape), device)
 
 
-@constant_when_traced
 def bidirectional(shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
     """int32 (2, L): raster and its reversal."""
-    return _table(_bidirectional, device, shape)
+    return _table(_bidirectional, _static(shape), device)
 
 
-@constant_when_traced
 def tri_oriented(shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
     """int32 (3, L): raster, its reversal, and inter-slice along the first axis (SegMamba's ToM)."""
-    return _table(_tri_oriented, device, shape)
+    return _table(_tri_oriented, _static(shape), device)
 
 
-@constant_when_traced
 def ss3d(shape: Sequence[int], orientation: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """int32 (8, L): MedSegMamba's eight serpentines over a 3D grid, for one of its six orientations.
 
@@ -126,7 +123,7 @@ def ss3d(shape: Sequence[int], orientation: int, device: torch.device | str = "c
         orientation: 0 to 5.
         device: Where the table shall be.
     """
-    return _table(_ss3d, device, shape, orientation)
+    return _table(_ss3d, _static(shape), device, orientation)
 
 
 def _unidirectional(shape: Sequence[int]) -> list[np.ndarray]:
@@ -175,19 +172,27 @@ def _ss3d(shape: Sequence[int], orientation: int) -> list[np.ndarray]:
     return paths + [reverse(path) for path in paths]
 
 
-_Build = Callable[..., list[np.ndarray]]
+def _static(shape: Sequence[int]) -> tuple[int, ...]:
+    # While torch.compile traces, a size may be a symbol; a table is made for the number it stands for.
+    return tuple(operator.index(size) for size in shape)
 
 
-def _table(build: _Build, device: torch.device | str, shape: Sequence[int], *options: int) -> torch.Tensor:
-    shape = tuple(int(size) for size in shape)
+@constant_when_traced
+def _table(
+    build: Callable[..., list[np.ndarray]], shape: tuple[int, ...], device: torch.device | str, *options: int
+) -> torch.Tensor:
     # Under a FakeTensorMode a new tensor is fake: it must not enter the cache, nor may a cached one be used.
     if type(torch.empty(0)) is not torch.Tensor:
-        return _on_device.__wrapped__(build, torch.device(device), shape, *options)
-    return _on_device(build, torch.device(device), shape, *options)
+        return _make_table(build, shape, device, *options)
+    return _cached_table(build, shape, torch.device(device), *options)
 
 
-@lru_cache(maxsize=128)
-def _on_device(build: _Build, device: torch.device, shape: tuple[int, ...], *options: int) -> torch.Tensor:
+def _make_table(
+    build: Callable[..., list[np.ndarray]], shape: tuple[int, ...], device: torch.device | str, *options: int
+) -> torch.Tensor:
     # An inference tensor could not be saved for a later backward.
     with torch.inference_mode(False):
         return torch.tensor(np.stack(build(shape, *options)), dtype=torch.int32, device=device)
+
+
+_cached_table = lru_cache(maxsize=128)(_make_table)

@@ -42,6 +42,6 @@ def check_paths(like: Tensor, paths: Tensor) -> None:
         given = paths.dtype if isinstance(paths, Tensor) else type(paths).__name__
         raise TypeError(f"paths must be an int32 tensor (see nnunetv2_mamba.ops.scan_order), got {given}")
     check_ndim("paths", paths, "(K, L)")
-    if 0 in paths.shape:
-        raise ValueError(f"paths must hold at least one direction and one token, got shape {tuple(paths.shape)}")
+    if paths.numel() == 0:
+        raise ValueError(f"paths must hold at least one direction and one token, got shape {tuple(paths.size())}")
     check_device(like, "paths", paths)
