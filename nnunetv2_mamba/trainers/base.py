@@ -22,6 +22,7 @@ from .recipe import Recipe
 from .settings import VARIABLE, read_settings, with_settings
 
 _CHECKPOINT_KEY = "nnunetv2_mamba_settings"
+_FIXED = ("optimizer", "enable_deep_supervision")  # what a checkpoint's tensors depend on
 # Settings that nnU-Net's loop reads from the trainer itself; the others are read from ``self.recipe``.
 _NNUNET_ATTRIBUTES = (
     "num_epochs",
@@ -152,6 +153,10 @@ class nnUNetTrainerMamba(nnUNetTrainer):
         (loss if self.grad_scaler is None else self.grad_scaler.scale(loss)).backward()
         return loss.detach()
 
+    def set_deep_supervision_enabled(self, enabled: bool) -> None:
+        """As nnU-Net's, which also switches it on after validation where the training never had it."""
+        super().set_deep_supervision_enabled(enabled and self.enable_deep_supervision)
+
     # start, checkpoints
 
     def on_train_start(self) -> None:
@@ -200,11 +205,12 @@ class nnUNetTrainerMamba(nnUNetTrainer):
         """Continue from a checkpoint with the settings it was trained with, except those that the user sets now.
 
         Raises:
-            ValueError: if the user sets another optimiser, whose state the checkpoint has not.
+            ValueError: if the user sets another optimiser or deep supervision, whose tensors the checkpoint has not.
         """
-        if isinstance(checkpoint, str):  # written by this user's own training; nnU-Net loads it the same way
-            checkpoint = torch.load(checkpoint, map_location=self.device, weights_only=False)
-        self._resume_settings(checkpoint.get(_CHECKPOINT_KEY, {}))
+        content = checkpoint
+        if isinstance(checkpoint, str):  # of this user's own training, so trusted as by nnU-Net; mmap reads no weights
+            content = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)
+        self._resume_settings(content.get(_CHECKPOINT_KEY, {}))
         if not self.was_initialized:
             self.initialize()
         options = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
@@ -215,11 +221,12 @@ class nnUNetTrainerMamba(nnUNetTrainer):
     def _resume_settings(self, saved: Mapping[str, Any]) -> None:
         now = asdict(self.recipe)
         differing = {name: value for name, value in saved.items() if name in now and value != now[name]}
-        if "optimizer" in differing and "optimizer" in self._explicit:
-            raise ValueError(
-                f"{VARIABLE} sets optimizer={now['optimizer']!r}, but the training to continue uses "
-                f"{differing['optimizer']!r}; leave it out, or start a new training without --c"
-            )
+        for name in _FIXED:
+            if name in differing and name in self._explicit:
+                raise ValueError(
+                    f"{VARIABLE} sets {name}={now[name]!r}, but the training to continue uses {differing[name]!r}; "
+                    "leave it out, or start a new training without --c"
+                )
         adopted = {name: v for name, v in differing.items() if name not in self._explicit and not self.was_initialized}
         for name, value in differing.items():
             used = value if name in adopted else now[name]

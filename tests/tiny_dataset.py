@@ -1,0 +1,131 @@
+"""A data set small enough to train on in a test, planned and preprocessed by nnU-Net itself."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, replace
+from multiprocessing.pool import ThreadPool
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import numpy as np
+import SimpleITK
+from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
+
+import nnunetv2_mamba
+
+DATASET_ID = 901
+NAME = f"Dataset{DATASET_ID}_Tiny"
+N_CASES = 6
+SHAPE = (16, 24, 20)
+# A small network of every family, as plans that name our classes: tinySegMambaPlans, tinyMedSegMambaPlans.
+NETWORKS = {
+    "SegMamba": {"features_per_stage": [8, 8, 8], "n_tom_layers_per_stage": 1},
+    "MedSegMamba": {
+        "features_per_stage": [8, 8, 16],
+        "bottleneck_channels": 16,
+        "n_bottleneck_blocks": 2,
+        "mlp_channels": 16,
+        "drop_path": 0.0,  # a dropped path has no gradient, and some tests count gradients
+    },
+}
+
+
+@dataclass(frozen=True)
+class TinyDataset:
+    """Where nnU-Net keeps the data set."""
+
+    raw: Path
+    preprocessed: Path
+    results: Path
+
+    @property
+    def images(self) -> Path:
+        return self.raw / NAME / "imagesTr"
+
+    def with_results(self, folder: Path) -> TinyDataset:
+        folder.mkdir()
+        return replace(self, results=folder)
+
+    def environment(self) -> dict[str, str]:
+        """For nnU-Net, with as few background processes as it allows, in this process and in those that it starts."""
+        return {
+            "nnUNet_raw": str(self.raw),
+            "nnUNet_preprocessed": str(self.preprocessed),
+            "nnUNet_results": str(self.results),
+            "nnUNet_n_proc_DA": "0",
+            "nnUNet_def_n_proc": "1",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONPATH": str(Path(nnunetv2_mamba.__file__).parents[1]),
+        }
+
+    def plans(self, name: str) -> dict:
+        return json.loads((self.preprocessed / NAME / f"{name}.json").read_text())
+
+    def write_plans(self, name: str, plans: dict) -> None:
+        (self.preprocessed / NAME / f"{name}.json").write_text(json.dumps({**plans, "plans_name": name}))
+
+    def dataset_json(self) -> dict:
+        return json.loads((self.preprocessed / NAME / "dataset.json").read_text())
+
+    def model_folder(self, trainer: str, plans: str, configuration: str = "3d_fullres") -> Path:
+        return self.results / NAME / f"{trainer}__{plans}__{configuration}"
+
+
+def make_tiny_dataset(root: Path) -> TinyDataset:
+    """Write the cases, then let nnU-Net plan and preprocess ``3d_fullres`` and ``2d``."""
+    dataset = TinyDataset(root / "raw", root / "preprocessed", root / "results")
+    folder = dataset.raw / NAME
+    for name in ("imagesTr", "labelsTr"):
+        (folder / name).mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for index in range(N_CASES):
+        _write_case(folder, f"case_{index}", rng)
+    description = {
+        "channel_names": {"0": "first", "1": "second"},
+        "labels": {"background": 0, "large": 1, "small": 2},
+        "numTraining": N_CASES,
+        "file_ending": ".nii.gz",
+    }
+    (folder / "dataset.json").write_text(json.dumps(description))
+    with (
+        patch.dict(os.environ, {**dataset.environment(), "nnUNet_n_proc_DA": "1"}),  # the planner needs at least 1
+        # threads, because every spawned process would import torch
+        patch("multiprocessing.get_context", return_value=SimpleNamespace(Pool=ThreadPool)),
+    ):
+        extract_fingerprints([DATASET_ID], num_processes=1, show_progress_bar=False)
+        plan_experiments([DATASET_ID])
+        preprocess([DATASET_ID], configurations=("2d", "3d_fullres"), num_processes=[1, 1], show_progress_bar=False)
+    for network, options in NETWORKS.items():
+        _write_network_plans(dataset, network, options)
+    return dataset
+
+
+def _write_case(folder: Path, name: str, rng: np.random.Generator) -> None:
+    """Two overlapping boxes of different brightness in noise; the second channel shows one of them only."""
+    labels = np.zeros(SHAPE, dtype=np.uint8)
+    corner = rng.integers(2, 5, size=3)
+    labels[tuple(slice(c, c + 9) for c in corner)] = 1
+    labels[tuple(slice(c + 6, c + 11) for c in corner)] = 2
+    channels = (labels.astype(np.float32), (labels == 2).astype(np.float32))
+    for index, channel in enumerate(channels):
+        noisy = channel + 0.1 * rng.standard_normal(SHAPE).astype(np.float32)
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(noisy), folder / "imagesTr" / f"{name}_{index:04d}.nii.gz")
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(labels), folder / "labelsTr" / f"{name}.nii.gz")
+
+
+def _write_network_plans(dataset: TinyDataset, network: str, options: dict) -> None:
+    plans = dataset.plans("nnUNetPlans")
+    for name in ("2d", "3d_fullres"):
+        configuration = plans["configurations"][name]
+        configuration["batch_size"] = 2
+        planned = configuration["architecture"]["arch_kwargs"]
+        topology = {key: planned[key] for key in ("n_stages", "conv_op", "kernel_sizes", "strides")}
+        configuration["architecture"] = {
+            "network_class_name": f"nnunetv2_mamba.architectures.{network}",
+            "arch_kwargs": {**topology, **options},
+            "_kw_requires_import": ["conv_op"],
+        }
+    dataset.write_plans(f"tiny{network}Plans", plans)

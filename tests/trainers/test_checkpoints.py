@@ -1,0 +1,191 @@
+"""Checkpoints are whole or absent, are nnU-Net's, and a training continues from them where it was."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from tiny_dataset import NAME
+
+from nnunetv2_mamba.trainers.checkpoint import remove_unfinished, save_atomically
+
+EPOCH = "num_iterations_per_epoch=1, num_val_iterations_per_epoch=1"
+
+
+def load(path: Path) -> dict:
+    return torch.load(path, weights_only=False)
+
+
+def log_of(trainer) -> str:
+    return Path(trainer.log_file).read_text()
+
+
+def train(trainer, epochs: int) -> None:
+    """Train ``epochs`` more epochs and leave ``checkpoint_latest.pth``, as a training that is stopped there does."""
+    trainer.on_train_start()
+    for _ in range(epochs):
+        trainer.on_epoch_start()
+        trainer.on_train_epoch_start()
+        trainer.on_train_epoch_end([trainer.train_step(next(trainer.dataloader_train))])
+        with torch.no_grad():
+            trainer.on_validation_epoch_start()
+            trainer.on_validation_epoch_end([trainer.validation_step(next(trainer.dataloader_val))])
+        trainer.on_epoch_end()
+
+
+def test_same_content_as_nnunets_plus_the_settings(make_trainer, tmp_path):
+    trainer = make_trainer("nnUNetTrainerSegMamba")
+    train(trainer, 1)
+    trainer.save_checkpoint(str(tmp_path / "ours.pth"))
+    nnUNetTrainer.save_checkpoint(trainer, str(tmp_path / "theirs.pth"))
+    ours, theirs = load(tmp_path / "ours.pth"), load(tmp_path / "theirs.pth")
+    assert ours.pop("nnunetv2_mamba_settings")
+    assert ours.keys() == theirs.keys()
+    torch.testing.assert_close(ours["network_weights"], theirs["network_weights"], rtol=0, atol=0)
+    for key in ours:
+        assert str(ours[key]) == str(theirs[key]), key
+
+
+def test_killed_while_saving(tiny_dataset, make_trainer, tmp_path):
+    """The same kill -9 destroys nnU-Net's checkpoint and leaves ours, which can be continued."""
+    folder = tiny_dataset.preprocessed / NAME
+    outcome = {}
+    for name in ("nnUNetTrainer", "nnUNetTrainerSegMamba"):
+        checkpoint = tmp_path / name / "checkpoint_latest.pth"
+        checkpoint.parent.mkdir()
+        script = Path(__file__).with_name("killed_while_saving.py")
+        arguments = [name, folder / "dataset.json", folder / "tinySegMambaPlans.json", checkpoint]
+        process = subprocess.run([sys.executable, script, *arguments], env=os.environ, capture_output=True, text=True)
+        assert process.returncode == -signal.SIGKILL, process.stderr
+        outcome[name] = checkpoint
+    with pytest.raises((RuntimeError, EOFError, OSError)):
+        load(outcome["nnUNetTrainer"])
+
+    checkpoint = outcome["nnUNetTrainerSegMamba"]
+    assert load(checkpoint)["current_epoch"] == 5
+    (unfinished,) = set(checkpoint.parent.iterdir()) - {checkpoint}
+    trainer = make_trainer("nnUNetTrainerSegMamba", EPOCH)
+    unfinished.rename(Path(trainer.output_folder) / unfinished.name)
+    trainer.load_checkpoint(str(checkpoint))
+    train(trainer, 1)
+    assert trainer.current_epoch == 6
+    assert not list(Path(trainer.output_folder).glob("*.partial"))
+    assert f"Removed {unfinished.name}" in log_of(trainer)
+
+
+def test_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint_best.pth"
+    save_atomically({"epoch": 1}, path)
+
+    def disk_full(content, file):
+        file.write(b"some bytes")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", disk_full)
+    with pytest.raises(OSError, match="No space left"):
+        save_atomically({"epoch": 2}, path)
+    monkeypatch.undo()
+    assert load(path) == {"epoch": 1} and list(tmp_path.iterdir()) == [path]
+
+
+def test_the_file_appears_under_its_name_only_when_complete(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint_best.pth"
+    save = torch.save
+    seen = []
+
+    def watching_save(content, file):
+        save(content, file)
+        seen.append(path.exists())
+
+    monkeypatch.setattr(torch, "save", watching_save)
+    save_atomically({"epoch": 1}, path)
+    assert seen == [False] and path.exists()
+
+
+def test_only_unfinished_checkpoints_are_removed(tmp_path):
+    kept = [tmp_path / "checkpoint_best.pth", tmp_path / "notes.partial"]
+    removed = [tmp_path / "checkpoint_best.pth.1.partial", tmp_path / "checkpoint_latest.pth.22.partial"]
+    for path in (*kept, *removed):
+        path.touch()
+    assert remove_unfinished(tmp_path) == removed
+    assert sorted(tmp_path.iterdir()) == kept
+
+
+def test_disabled_checkpointing_and_other_ranks_write_nothing(make_trainer, tmp_path):
+    trainer = make_trainer("nnUNetTrainerSegMamba")
+    trainer.initialize()
+    trainer.disable_checkpointing = True
+    trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    assert "checkpointing is disabled" in log_of(trainer)
+    trainer.disable_checkpointing, trainer.local_rank = False, 1
+    trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    assert not (tmp_path / "checkpoint.pth").exists()
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerSegMamba", "nnUNetTrainerMedSegMamba", "nnUNetTrainerMedSegMambaPaper"])
+def test_resume_continues_epochs_optimizer_and_schedule(name, make_trainer):
+    settings = f"num_epochs=5, save_every=1, {EPOCH}"
+    first = make_trainer(name, settings)
+    train(first, 2)
+    latest = Path(first.output_folder) / "checkpoint_latest.pth"
+
+    second = make_trainer(name, settings)
+    second.load_checkpoint(str(latest))
+    assert second.current_epoch == first.current_epoch == 2
+    assert second.logger.get_value("train_losses", step=None) == first.logger.get_value("train_losses", step=None)
+    moments = [{**first.optimizer.state_dict()["state"]}, {**second.optimizer.state_dict()["state"]}]
+    assert moments[0].keys() == moments[1].keys() and moments[0]
+    for index, state in moments[0].items():
+        torch.testing.assert_close(moments[1][index], state, rtol=0, atol=0)
+    for trainer in (first, second):
+        trainer.lr_scheduler.step(2.5)
+    assert second.optimizer.param_groups[0]["lr"] == first.optimizer.param_groups[0]["lr"]
+
+    second.run_training()
+    assert second.current_epoch == 5 and load(latest.with_name("checkpoint_final.pth"))["current_epoch"] == 5
+    assert not latest.exists()
+
+
+def test_resume_keeps_the_settings_of_the_training(make_trainer):
+    first = make_trainer("nnUNetTrainerSegMamba", f"num_epochs=7, momentum=0.5, save_every=1, {EPOCH}")
+    train(first, 1)
+    second = make_trainer("nnUNetTrainerSegMamba", "")
+    second.load_checkpoint(str(Path(first.output_folder) / "checkpoint_latest.pth"))
+    assert second.recipe == first.recipe
+    assert (second.num_epochs, second.num_iterations_per_epoch, second.save_every) == (7, 1, 1)
+    assert {group["momentum"] for group in second.optimizer.param_groups} == {0.5}
+    assert "Setting num_epochs: 7 in the checkpoint, 1000 now; using 7" in log_of(second)
+
+
+def test_resume_with_other_settings_says_so_and_uses_them(make_trainer):
+    first = make_trainer("nnUNetTrainerSegMamba", f"num_epochs=7, weight_decay=0.5, save_every=1, {EPOCH}")
+    train(first, 1)
+    second = make_trainer("nnUNetTrainerSegMamba", "weight_decay=0.25")
+    second.load_checkpoint(str(Path(first.output_folder) / "checkpoint_latest.pth"))
+    assert second.optimizer.param_groups[0]["weight_decay"] == 0.25
+    assert second.num_epochs == 7
+    assert "Setting weight_decay: 0.5 in the checkpoint, 0.25 now; using 0.25" in log_of(second)
+
+
+@pytest.mark.parametrize("setting", ["optimizer='adamw'", "enable_deep_supervision=false"])
+def test_resume_refuses_what_the_checkpoint_cannot_follow(make_trainer, setting):
+    first = make_trainer("nnUNetTrainerSegMamba", f"save_every=1, {EPOCH}")
+    train(first, 1)
+    second = make_trainer("nnUNetTrainerSegMamba", setting)
+    with pytest.raises(ValueError, match="without --c"):
+        second.load_checkpoint(str(Path(first.output_folder) / "checkpoint_latest.pth"))
+
+
+def test_a_checkpoint_without_settings_is_continued(make_trainer, tmp_path):
+    trainer = make_trainer("nnUNetTrainerSegMamba", EPOCH)
+    trainer.initialize()
+    nnUNetTrainer.save_checkpoint(trainer, str(tmp_path / "theirs.pth"))
+    other = make_trainer("nnUNetTrainerSegMamba", EPOCH)
+    other.load_checkpoint(str(tmp_path / "theirs.pth"))
+    assert other.current_epoch == 1

@@ -1,0 +1,109 @@
+"""Every trainer trains, can be predicted with, and is found and pickled under its name."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from tiny_dataset import SHAPE, TinyDataset
+
+from nnunetv2_mamba import trainers
+from nnunetv2_mamba.trainers.lengths import LENGTHS
+
+FULL_LENGTH = [name for name in trainers.__all__ if not name.rstrip("s").endswith("epoch")]
+
+
+@pytest.mark.parametrize("name", FULL_LENGTH)
+def test_trains_saves_and_predicts(name: str, make_trainer, tiny_dataset: TinyDataset):
+    trainer = make_trainer(name)
+    trainer.initialize()
+    before = {key: value.clone() for key, value in trainer.network.state_dict().items()}
+    trainer.run_training()
+
+    assert math.isfinite(trainer.logger.get_value("train_losses", step=-1))
+    moved = {key for key, value in trainer.network.named_parameters() if not torch.equal(before[key], value)}
+    unmoved = {key for key, _ in trainer.network.named_parameters()} - moved
+    unused = {"decoder.seg_layers.1.weight", "decoder.seg_layers.1.bias"}  # the lowest resolution weighs 0 in nnU-Net
+    assert unmoved == (unused if trainer.enable_deep_supervision else set())
+
+    predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
+    plans = f"tiny{trainer.network_class.__name__}Plans"
+    predictor.initialize_from_trained_model_folder(str(tiny_dataset.model_folder(name, plans)), (0,))
+    assert predictor.trainer_name == name
+    for key, value in predictor.network.state_dict().items():
+        assert torch.equal(value, trainer.network.state_dict()[key]), key
+    with torch.inference_mode():
+        logits = predictor.predict_sliding_window_return_logits(torch.zeros(2, *SHAPE))
+    assert logits.shape == (3, *SHAPE) and torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("name", [name for name in FULL_LENGTH if "Paper" not in name])
+def test_name_says_what_mixes(name: str, make_trainer):
+    trainer = make_trainer(name)
+    trainer.initialize()
+    mamba = any(key.endswith("A_log") for key, _ in trainer.network.named_parameters())
+    assert mamba == (not name.endswith(("NoMamba", "Conv")) and "TABSurfer" not in name)
+
+
+def test_networks_of_the_same_plans_differ(make_trainer):
+    """SegMambaBot and TABSurfer are not MedSegMamba under another name."""
+    keys = set()
+    for name in ("nnUNetTrainerMedSegMamba", "nnUNetTrainerSegMambaBot", "nnUNetTrainerTABSurfer"):
+        trainer = make_trainer(name)
+        trainer.initialize()
+        keys.add(tuple(trainer.network.state_dict()))
+    assert len(keys) == 3
+
+
+def test_lengths_exist_for_every_trainer():
+    assert len(FULL_LENGTH) == 15
+    assert len(trainers.__all__) == len(set(trainers.__all__)) == 15 * (1 + len(LENGTHS))
+    for name in FULL_LENGTH:
+        for suffix in ("1epoch", "5epochs", "10epochs", "20epochs", "50epochs", "100epochs", "250epochs"):
+            assert f"{name}_{suffix}" in trainers.__all__
+
+
+@pytest.mark.parametrize("name", trainers.__all__)
+def test_class_is_found_and_pickled_under_its_name(name: str, tiny_dataset: TinyDataset):
+    trainer = getattr(trainers, name)
+    assert trainer.__name__ == trainer.__qualname__ == name
+    assert trainer.__doc__
+    assert pickle.loads(pickle.dumps(trainer)) is trainer
+    assert recursive_find_trainer_class_by_name(name) is trainer
+
+
+def test_length_reaches_the_training(make_trainer):
+    trainer = make_trainer("nnUNetTrainerSegMamba_20epochs", settings="")
+    assert trainer.num_epochs == 20
+    assert trainer.output_folder_base.endswith("nnUNetTrainerSegMamba_20epochs__tinySegMambaPlans__3d_fullres")
+    trainer.initialize()
+    rates = []
+    for epoch in range(20):
+        trainer.lr_scheduler.step(epoch)
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+    np.testing.assert_allclose(rates, [1e-2 * (1 - epoch / 20) ** 0.9 for epoch in range(20)])
+
+
+def test_nnunet_style_subclass_changes_attributes(make_trainer):
+    class Longer(trainers.nnUNetTrainerMedSegMamba):
+        def __init__(self, plans, configuration, fold, dataset_json, device):
+            super().__init__(plans, configuration, fold, dataset_json, device)
+            self.initial_lr = 1e-4
+            self.num_epochs = 2000
+
+    trainer = make_trainer(Longer, settings="")
+    trainer.initialize()
+    trainer.lr_scheduler.step(200)
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(1e-4 * 0.9**0.9)
+
+
+def test_two_dimensional_configuration_trains(make_trainer):
+    for name in ("nnUNetTrainerSegMamba", "nnUNetTrainerMedSegMambaPaper"):
+        trainer = make_trainer(name, configuration="2d")
+        trainer.run_training()
+        assert math.isfinite(trainer.logger.get_value("train_losses", step=-1))
