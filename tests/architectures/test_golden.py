@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from conftest import assert_close
+from comparison import assert_close
 from torch import nn
 
 from nnunetv2_mamba.architectures.blocks.decoder import Decoder

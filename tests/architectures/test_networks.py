@@ -8,7 +8,7 @@ import pickle
 
 import pytest
 import torch
-from conftest import assert_close
+from comparison import assert_close
 from torch import nn
 
 from nnunetv2_mamba.architectures import MedSegMamba, SegMamba

@@ -1,0 +1,139 @@
+"""Reading weights in the released format: what is refused, and the file for nnU-Net's -pretrained_weights."""
+
+from __future__ import annotations
+
+import os
+import pickle
+
+import pytest
+import torch
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+from torch import nn
+
+from nnunetv2_mamba.architectures import MedSegMamba, SegMamba
+from nnunetv2_mamba.architectures.reference_weights import build_from_reference, convert
+
+
+@pytest.fixture
+def segmamba_state(golden):
+    return golden("segmamba_true_depth.pt")["state_dict"]
+
+
+@pytest.fixture
+def medsegmamba_state(golden):
+    return golden("medsegmamba_size4.pt")["state_dict"]
+
+
+def test_sizes_are_read_from_the_file(segmamba_state, medsegmamba_state):
+    network = build_from_reference(segmamba_state)
+    assert isinstance(network, SegMamba)
+    assert network.topology.features == (48, 24, 32, 40, 56)
+    assert network.input_channels == 2
+    assert [len(stage.tom_layers) for stage in network.encoder.stages] == [2, 1, 1, 1]
+    network = build_from_reference(medsegmamba_state)
+    assert isinstance(network, MedSegMamba)
+    assert network.topology.features == (8, 16, 32, 64)
+    assert len(network.bottleneck.blocks) == 7
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "module", "network_weights"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module."])
+def test_wrapped_checkpoints(segmamba_state, wrapper, prefix):
+    wrapped = {wrapper: {prefix + key: value for key, value in segmamba_state.items()}, "epoch": 3}
+    expected, actual = build_from_reference(segmamba_state).state_dict(), build_from_reference(wrapped).state_dict()
+    assert all(torch.equal(actual[key], value) for key, value in expected.items())
+
+
+def test_every_key_is_needed_and_no_other_accepted(segmamba_state, medsegmamba_state):
+    for state in (segmamba_state, medsegmamba_state):
+        needed = [key for key in state if ".scans." not in key]
+        for key in needed[::23] + needed[-1:]:
+            with pytest.raises(ValueError):
+                build_from_reference({k: v for k, v in state.items() if k != key})
+        with pytest.raises(ValueError, match="surprise"):
+            build_from_reference(state | {"surprise.weight": torch.zeros(1)})
+    without_layer = {k: v for k, v in segmamba_state.items() if k != "vit.stages.0.1.mamba.A_log"}
+    with pytest.raises(ValueError, match=r"vit.stages.0.1"):
+        build_from_reference(without_layer)
+
+
+def test_other_shapes_are_refused(segmamba_state):
+    key = "decoder3.conv_block.conv2.conv.weight"
+    with pytest.raises(ValueError, match="has shape"):
+        build_from_reference(segmamba_state | {key: torch.zeros(1, 1, 1, 1, 1)})
+
+
+def test_older_eras_are_told_apart(segmamba_state):
+    no_slices = {key: value for key, value in segmamba_state.items() if "_s" not in key.split("mamba.")[-1]}
+    with pytest.raises(ValueError, match="before 26 March 2024"):
+        build_from_reference(no_slices)
+    with pytest.raises(ValueError, match="before 7 March 2024"):
+        build_from_reference(
+            {f"mamba_encoder.{key}": value for key, value in segmamba_state.items()} | {"encoder1.w": torch.zeros(1)}
+        )
+    with pytest.raises(ValueError, match="neither a SegMamba"):
+        build_from_reference({"conv.weight": torch.zeros(1)})
+
+
+def test_other_scan_tables_are_refused(medsegmamba_state):
+    for key in [key for key in medsegmamba_state if ".scans." in key]:
+        table = medsegmamba_state[key].clone()
+        table[0, 0, [3, 4]] = table[0, 0, [4, 3]]
+        with pytest.raises(ValueError, match="serpentine"):
+            build_from_reference(medsegmamba_state | {key: table})
+
+
+def test_tom_residual_is_segmambas(medsegmamba_state):
+    with pytest.raises(ValueError, match="applies to SegMamba"):
+        build_from_reference(medsegmamba_state, tom_residual=False)
+
+
+def test_convert_for_pretrained_weights(tmp_path, segmamba_state):
+    """The file goes through nnU-Net's own loader, into a network with deep supervision and other classes."""
+    source, target = tmp_path / "theirs.pt", tmp_path / "ours.pth"
+    torch.save(segmamba_state, source)
+    summary = convert(source, target)
+    assert "SegMamba: 2 channels in, 3 out" in summary
+    assert {path.name for path in tmp_path.iterdir()} == {"theirs.pt", "ours.pth"}
+    network = SegMamba(
+        2, 5, (48, 24, 32, 40, 56), nn.Conv3d, 3, [1, 2, 2, 2, 2], 7, True, n_tom_layers_per_stage=[2, 1, 1, 1]
+    )
+    load_pretrained_weights(network, target)
+    expected = build_from_reference(segmamba_state).state_dict()
+    for key, value in network.state_dict().items():
+        assert (
+            torch.equal(value, expected[key]) != (".seg_layers." in key) if key in expected else ".seg_layers." in key
+        )
+
+
+class Evil:
+    def __reduce__(self):
+        return (os.system, ("touch executed",))
+
+
+def test_convert_never_runs_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "evil.pt"
+    for content in ({"state_dict": Evil()}, Evil()):
+        torch.save(content, source)
+        with pytest.raises(ValueError, match="evil.pt cannot be loaded as plain weights"):
+            convert(source, tmp_path / "out.pth")
+        source.write_bytes(pickle.dumps(content))
+        with pytest.raises(ValueError, match="evil.pt cannot be loaded as plain weights"):
+            convert(source, tmp_path / "out.pth")
+    assert [path.name for path in tmp_path.iterdir()] == ["evil.pt"]
+
+
+def test_convert_reports_files_that_are_not_weights(tmp_path):
+    source = tmp_path / "notes.pt"
+    source.write_text("hello")
+    with pytest.raises(ValueError, match="notes.pt"):
+        convert(source, tmp_path / "out.pth")
+    torch.save(torch.zeros(3), source)
+    with pytest.raises(ValueError, match="expected a state_dict"):
+        convert(source, tmp_path / "out.pth")
+    torch.save({"epoch": 3}, source)
+    with pytest.raises(ValueError, match="no state_dict found"):
+        convert(source, tmp_path / "out.pth")
+    with pytest.raises(OSError):
+        convert(tmp_path / "absent.pt", tmp_path / "out.pth")
