@@ -17,7 +17,7 @@ from torch._dynamo import OptimizedModule
 from nnunetv2_mamba.architectures.from_plans import network_from_plans
 
 from .checkpoint import remove_unfinished, save_atomically
-from .optimizers import WarmupPolyLR, parameter_groups
+from .optimizers import WarmupPolyLR, fused_option, parameter_groups
 from .recipe import Recipe
 from .settings import VARIABLE, read_settings, with_settings
 
@@ -102,12 +102,13 @@ class nnUNetTrainerMamba(nnUNetTrainer):
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         """The recipe's optimiser, and nnU-Net's polynomial decay after the recipe's warm-up."""
         groups = self.parameter_groups()
+        fused = fused_option(self.device)
         optimizer: torch.optim.Optimizer
         if self.recipe.optimizer == "sgd":
             momentum = self.recipe.momentum
-            optimizer = torch.optim.SGD(groups, self.initial_lr, momentum, nesterov=momentum > 0)
-        else:  # betas and the fused kernel as in nnU-Net's Primus trainers
-            optimizer = torch.optim.AdamW(groups, self.initial_lr, betas=(0.9, 0.98), fused=True)
+            optimizer = torch.optim.SGD(groups, self.initial_lr, momentum, nesterov=momentum > 0, fused=fused)
+        else:  # betas as in nnU-Net's Primus trainers
+            optimizer = torch.optim.AdamW(groups, self.initial_lr, betas=(0.9, 0.98), fused=fused)
         warmup = self.recipe.warmup_share * self.num_epochs
         return optimizer, WarmupPolyLR(optimizer, self.initial_lr, self.num_epochs, warmup)
 

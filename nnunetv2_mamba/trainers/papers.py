@@ -17,7 +17,7 @@ from nnunetv2_mamba.losses import median_frequency_weights
 
 from .grid_patches import ScanPatches, endless_scans
 from .medsegmamba import nnUNetTrainerMedSegMamba
-from .optimizers import parameter_groups
+from .optimizers import fused_option, parameter_groups
 from .recipe import Recipe, number
 from .segmamba import nnUNetTrainerSegMamba
 
@@ -91,7 +91,7 @@ class nnUNetTrainerMedSegMambaPaper(nnUNetTrainerMedSegMamba):
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
         groups = parameter_groups(self.network, self.weight_decay, decay_vectors=False)
-        optimizer = torch.optim.AdamW(groups, self.initial_lr, fused=True)
+        optimizer = torch.optim.AdamW(groups, self.initial_lr, fused=fused_option(self.device))
         return optimizer, CosineAnnealingWarmRestarts(optimizer, self.recipe.first_restart, T_mult=2)
 
     def get_dataloaders(self) -> tuple[Iterator[dict], Iterator[dict]]:
