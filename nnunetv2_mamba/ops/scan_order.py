@@ -44,6 +44,8 @@ def inter_slice(shape: Sequence[int], axis: int = 0) -> np.ndarray:
 
     SegMamba's third direction: `axis` becomes the fastest, the others keep their raster order.
     """
+    if axis not in range(len(shape)):
+        raise ValueError(f"axis must be one of the {len(shape)} axes of shape {tuple(shape)}, got {axis}")
     others = [a for a in range(len(shape)) if a != axis]
     return raster(shape, [*others, axis])
 
@@ -113,7 +115,8 @@ def tri_oriented(shape: Sequence[int], device: torch.device | str = "cpu") -> to
 def ss3d(shape: Sequence[int], orientation: int, device: torch.device | str = "cpu") -> torch.Tensor:
     """int32 (8, L): MedSegMamba's eight serpentines over a 3D grid, for one of its six orientations.
 
-    Directions 4 to 7 are the reversals of 0 to 3. Any grid size works; the reference is restricted to a cube.
+    Directions 4 to 7 are the reversals of 0 to 3. Any grid size works; the reference is restricted to a cube. Where
+    the sizes are odd along some axes and even along others, two of the eight paths can coincide.
 
     A 2D grid has only eight serpentines, two axis orders times four corners, closed under reversal. Its table holds all
     of them: an even orientation gives directions 0 and 2 the rows, an odd one the columns.

@@ -54,6 +54,8 @@ def selective_scan(
     if L == 0:
         raise ValueError(f"u must have at least one position, got shape {tuple(u.shape)}")
     groups = max(_group_count("B", B, batch, d, n, L), _group_count("C", C, batch, d, n, L))
+    if C.ndim == B.ndim == 4 and C.shape[1] != B.shape[1] and 1 not in (B.shape[1], C.shape[1]):
+        raise ValueError(f"C must have as many groups as B, or one, got {C.shape[1]} and {B.shape[1]}")
 
     paths = unidirectional((L,), u.device)
     outputs = []
@@ -92,4 +94,5 @@ def _of_group(weights: Tensor, g: int) -> Tensor:
     """(b, 1, L, n) of group g; weights without groups, or with one, serve all."""
     if weights.ndim == 3:
         weights = weights[:, None]
-    return weights[:, g : g + 1 if weights.shape[1] > 1 else None].transpose(2, 3)
+    g = min(g, weights.shape[1] - 1)
+    return weights[:, g : g + 1].transpose(2, 3)

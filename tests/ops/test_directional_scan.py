@@ -1,0 +1,237 @@
+"""Every backend against the definition in fp64, over random shapes and at the corners."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scan_cases import BACKENDS, BACKENDS_WITH_FP64, Case, assert_same, make_case, relative_error
+
+from nnunetv2_mamba.ops import directional_scan
+
+every_backend = pytest.mark.parametrize(("backend", "device"), BACKENDS)
+
+
+def truth(case: Case) -> dict[str, torch.Tensor]:
+    return case.to("cpu", torch.float64).run_with_gradients("reference")
+
+
+@st.composite
+def cases(draw):
+    return make_case(
+        batch=draw(st.integers(1, 3)),
+        directions=draw(st.integers(1, 3)),
+        length=draw(st.one_of(st.integers(1, 20), st.integers(60, 150))),
+        channels=draw(st.one_of(st.integers(1, 9), st.sampled_from([16, 31, 32, 40]))),
+        state_size=draw(st.sampled_from([1, 2, 3, 5, 8, 16, 17, 64])),
+        shared=draw(st.booleans()),
+        D=draw(st.booleans()),
+        delta_bias=draw(st.booleans()),
+        z=draw(st.booleans()),
+        delta_softplus=draw(st.booleans()),
+        seed=draw(st.integers(0, 2**20)),
+    )
+
+
+@every_backend
+@settings(max_examples=25)
+@given(case=cases())
+def test_equals_the_definition(backend, device, case):
+    assert_same(case.to(device).run_with_gradients(backend), truth(case))
+
+
+@every_backend
+@pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 300])
+def test_every_length_around_a_block(backend, device, length):
+    case = make_case(batch=1, length=length, channels=3)
+    assert_same(case.to(device).run_with_gradients(backend), truth(case))
+
+
+@every_backend
+@pytest.mark.parametrize("state_size", [1, 31, 32, 33, 100, 128, 255, 256])
+def test_every_state_size(backend, device, state_size):
+    case = make_case(batch=1, length=70, channels=3, state_size=state_size)
+    assert_same(case.to(device).run_with_gradients(backend), truth(case))
+
+
+@every_backend
+def test_many_channels(backend, device):
+    case = make_case(length=40, channels=200)
+    assert_same(case.to(device).run_with_gradients(backend), truth(case))
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS_WITH_FP64)
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("options", [True, False])
+def test_gradcheck(backend, device, shared, options):
+    case = make_case(
+        batch=1,
+        length=5,
+        channels=2,
+        state_size=2,
+        shared=shared,
+        D=options,
+        delta_bias=options,
+        z=options,
+        dtype=torch.float64,
+    ).to(device)
+    names = [name for name, tensor in case.tensors.items() if tensor is not None]
+
+    def scan(*tensors):
+        return Case({**case.tensors, **dict(zip(names, tensors, strict=True))}, case.paths, True).run(backend)
+
+    assert torch.autograd.gradcheck(scan, [case.tensors[name] for name in names])
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS_WITH_FP64)
+def test_fp64_is_computed_in_fp64(backend, device):
+    case = make_case(length=200, dtype=torch.float64)
+    assert_same(case.to(device).run_with_gradients(backend), truth(case), forward=1e-12, gradient=1e-12)
+
+
+@every_backend
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 8e-3), (torch.float16, 1e-3)])
+def test_half_precision_inputs_lose_only_their_rounding(backend, device, dtype, tolerance):
+    case = make_case(length=150).to(device)
+    for name in ("u", "delta", "B", "C", "z"):
+        case.tensors[name] = case.tensors[name].detach().to(dtype).requires_grad_()
+    # D stays fp32: parameters are, under autocast, whatever the inputs are.
+    result = case.run_with_gradients(backend)
+    assert_same(result, truth(case), forward=tolerance, gradient=tolerance)
+    assert result["out"].dtype == dtype
+    for name, tensor in case.tensors.items():
+        assert result[name].dtype == tensor.dtype, name
+    # Sums over the whole sequence are not rounded on the way.
+    assert_same({"A": result["A"]}, {"A": truth(case)["A"]}, gradient=2 * tolerance)
+
+
+@every_backend
+def test_dtypes_may_differ(backend, device):
+    case = make_case(length=50).to(device)
+    case.tensors["delta"] = case.tensors["delta"].detach().bfloat16().requires_grad_()
+    case.tensors["C"] = case.tensors["C"].detach().half().requires_grad_()
+    result = case.run_with_gradients(backend)
+    assert (result["out"].dtype, result["delta"].dtype, result["C"].dtype) == (
+        torch.float32,
+        torch.bfloat16,
+        torch.half,
+    )
+    expected = truth(case)
+    assert relative_error(result["out"], expected["out"]) < 1e-5
+    assert relative_error(result["delta"], expected["delta"]) < 8e-3
+
+
+@pytest.mark.parametrize(("backend", "device"), BACKENDS_WITH_FP64)
+def test_one_fp64_input_lifts_the_computation(backend, device):
+    case = make_case(length=50).to(device)
+    case.tensors["delta"] = case.tensors["delta"].detach().double().requires_grad_()
+    result = case.run_with_gradients(backend)
+    assert (result["out"].dtype, result["u"].dtype, result["delta"].dtype) == (torch.float32,) * 2 + (torch.float64,)
+    assert relative_error(result["delta"], truth(case)["delta"]) < 1e-7
+
+
+@every_backend
+@pytest.mark.parametrize("shared", [True, False])
+def test_an_empty_batch(backend, device, shared):
+    case = make_case(batch=0, shared=shared).to(device)
+    result = case.run_with_gradients(backend)
+    assert result["out"].shape == (0, 30, 5)
+    for name, tensor in case.tensors.items():
+        assert result[name].shape == tensor.shape
+        assert not result[name].any()
+
+
+@every_backend
+def test_strides_do_not_matter(backend, device):
+    case = make_case(shared=False).to(device)
+    expected = case.run_with_gradients(backend)
+    for rearranged in (
+        lambda t: torch.stack([t, t], dim=-1)[..., 0],  # a stride of 2 along the last axis
+        lambda t: torch.cat([t, t], dim=-1)[..., : t.shape[-1]],  # a slice, as from a split projection
+        lambda t: t.transpose(-1, -2).contiguous().transpose(-1, -2),
+    ):
+        strided = Case({k: rearranged(t.detach()).requires_grad_() for k, t in case.tensors.items()}, case.paths, True)
+        assert not strided.tensors["u"].is_contiguous()
+        assert_same(strided.run_with_gradients(backend), expected, forward=1e-6, gradient=1e-6)
+
+
+@every_backend
+def test_paths_may_be_a_view(backend, device):
+    case = make_case().to(device)
+    strided = Case(case.tensors, case.paths.T.contiguous().T, True)
+    assert_same(strided.run_with_gradients(backend), case.run_with_gradients(backend), forward=0, gradient=0)
+
+
+@every_backend
+def test_an_expanded_gradient(backend, device):
+    case = make_case().to(device)
+    expanded = torch.ones((), device=device).expand(2, 30, 5)
+    result = case.run_with_gradients(backend, expanded)
+    assert_same(result, case.run_with_gradients(backend, expanded.contiguous()), forward=0, gradient=0)
+
+
+@every_backend
+def test_gradients_of_some_inputs_only(backend, device):
+    case = make_case().to(device)
+    expected = case.run_with_gradients(backend)
+    for name in case.tensors:
+        alone = {k: t.detach().requires_grad_(k == name) for k, t in case.tensors.items()}
+        out = Case(alone, case.paths, True).run(backend)
+        (gradient,) = torch.autograd.grad(
+            out, [alone[name]], torch.linspace(-1, 1, out.numel()).view_as(out).cos().to(device)
+        )
+        assert torch.equal(gradient, expected[name]), name
+
+
+@every_backend
+def test_the_same_bits_every_time(backend, device):
+    case = make_case(length=500, channels=33).to(device)
+    first = case.run_with_gradients(backend)
+    for _ in range(3):
+        assert_same(case.run_with_gradients(backend), first, forward=0, gradient=0)
+
+
+@every_backend
+def test_inputs_are_left_alone(backend, device):
+    case = make_case().to(device)
+    before = {name: tensor.detach().clone() for name, tensor in case.tensors.items()}
+    paths = case.paths.clone()
+    case.run_with_gradients(backend)
+    assert torch.equal(case.paths, paths)
+    for name, tensor in case.tensors.items():
+        assert torch.equal(tensor.detach(), before[name]), name
+
+
+@every_backend
+def test_little_is_saved_for_the_backward(backend, device):
+    case = make_case(batch=1, length=4096, channels=32, state_size=16).to(device)
+    inputs = {tensor.data_ptr() for tensor in (*case.tensors.values(), case.paths)}
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        out = case.run(backend)
+    extra = sum(t.numel() for t in saved if t.data_ptr() not in inputs)
+    assert extra <= case.tensors["delta"].numel()
+    assert out.requires_grad
+
+
+@every_backend
+def test_directions_read_their_own_input(backend, device):
+    case = make_case(directions=3, shared=True).to(device)
+    spread = dict(case.tensors, u=case.tensors["u"][:, None].repeat(1, 3, 1, 1))
+    assert torch.allclose(case.run(backend), Case(spread, case.paths, True).run(backend), rtol=1e-6, atol=1e-6)
+
+
+def test_the_definition_by_hand():
+    """One channel, one state, two steps backwards: h = B2 u2, then h = e^{-1} h + B1 u1."""
+    out = directional_scan(
+        u=torch.tensor([[[2.0], [3.0]]]),
+        delta=torch.ones(1, 1, 2, 1),
+        A=-torch.ones(1, 1, 1),
+        B=torch.tensor([[[[5.0], [7.0]]]]),
+        C=torch.tensor([[[[11.0], [13.0]]]]),
+        paths=torch.tensor([[1, 0]], dtype=torch.int32),
+        D=torch.tensor([[0.5]]),
+        backend="reference",
+    )
+    last = 7.0 * 3.0
+    first = torch.exp(torch.tensor(-1.0)) * last + 5.0 * 2.0
+    torch.testing.assert_close(out, torch.tensor([[[11 * first + 1.0], [13 * last + 1.5]]]))

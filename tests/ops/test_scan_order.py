@@ -1,0 +1,150 @@
+from itertools import permutations, product
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from nnunetv2_mamba.ops import scan_order
+
+GOLDEN = Path(__file__).parents[3] / "shared" / "golden" / "medsegmamba_scan_orders.pt"
+
+shapes = st.lists(st.integers(1, 6), min_size=1, max_size=4)
+
+
+def coordinates(order: np.ndarray, shape) -> np.ndarray:
+    return np.stack(np.unravel_index(order, shape), axis=-1)
+
+
+@given(shapes, st.randoms())
+def test_raster_walks_the_axes_from_slow_to_fast(shape, random):
+    axes = random.sample(range(len(shape)), len(shape))
+    visited = coordinates(scan_order.raster(shape, axes), shape)
+    assert [tuple(v[axes]) for v in visited] == list(product(*(range(shape[a]) for a in axes)))
+
+
+def test_raster_without_axes_is_the_token_order():
+    assert scan_order.raster((3, 2, 4)).tolist() == list(range(24))
+
+
+@given(shapes)
+def test_inter_slice_is_a_stack_of_the_slices(shape):
+    slices = np.arange(np.prod(shape)).reshape(shape[0], -1)
+    assert scan_order.inter_slice(shape).tolist() == np.stack(list(slices), axis=-1).reshape(-1).tolist()
+
+
+@given(shapes, st.randoms())
+def test_serpentine_visits_every_voxel_in_unit_steps(shape, random):
+    axes = random.sample(range(len(shape)), len(shape))
+    start = [random.random() < 0.5 for _ in shape]
+    order = scan_order.serpentine(shape, axes, start)
+    assert sorted(order) == list(range(len(order)))
+    visited = coordinates(order, shape)
+    assert (np.abs(np.diff(visited, axis=0)).sum(axis=1) == 1).all()
+    assert visited[0].tolist() == [(size - 1) * high for size, high in zip(shape, start, strict=True)]
+
+
+def test_serpentine_reverses_odd_rows_and_retraces_odd_planes():
+    order = scan_order.serpentine((2, 2, 3)).tolist()
+    assert order == [0, 1, 2, 5, 4, 3, 9, 10, 11, 8, 7, 6]
+
+
+def test_reverse():
+    assert scan_order.reverse(scan_order.raster((4,))).tolist() == [3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 6, 12])
+def test_ss3d_equals_the_reference(size):
+    if not GOLDEN.is_file():
+        pytest.skip(f"the reference's scan orders are not at {GOLDEN}")
+    expected = torch.load(GOLDEN, weights_only=True)["orders"][size]
+    for orientation in range(6):
+        assert torch.equal(scan_order.ss3d((size,) * 3, orientation).long(), expected[orientation])
+
+
+@pytest.mark.parametrize("shape", [(3, 4, 5), (2, 5, 3), (1, 4, 6), (3, 5), (4, 1)])
+@pytest.mark.parametrize("orientation", range(6))
+def test_ss3d_holds_four_paths_and_their_reversals(shape, orientation):
+    table = scan_order.ss3d(shape, orientation)
+    assert table.shape == (8, np.prod(shape))
+    assert torch.equal(table[4:], table[:4].flip(1))
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (4, 6), (4, 3), (5, 2)])
+def test_ss3d_of_a_plane_holds_all_its_serpentines(shape):
+    serpentines = {
+        tuple(scan_order.serpentine(shape, axes, start).tolist())
+        for axes in permutations(range(2))
+        for start in product((False, True), repeat=2)
+    }
+    for orientation in range(6):
+        assert {tuple(path.tolist()) for path in scan_order.ss3d(shape, orientation)} == serpentines
+
+
+def test_ss3d_alternates_rows_and_columns_of_a_plane():
+    assert scan_order.ss3d((2, 3), 0)[:2].tolist() == [[0, 1, 2, 5, 4, 3], [0, 3, 4, 1, 2, 5]]
+    assert torch.equal(scan_order.ss3d((2, 3), 1)[:2], scan_order.ss3d((2, 3), 0)[:2].flip(0))
+
+
+@pytest.mark.parametrize(
+    "table", [scan_order.unidirectional, scan_order.bidirectional, scan_order.tri_oriented], ids=lambda f: f.__name__
+)
+@given(shape=shapes)
+def test_tables_are_permutations_ready_for_the_ops(table, shape):
+    paths = table(shape)
+    assert paths.dtype == torch.int32 and paths.is_contiguous()
+    assert torch.equal(paths.sort(dim=1).values, torch.arange(np.prod(shape), dtype=torch.int32).expand_as(paths))
+
+
+def test_tri_oriented_directions():
+    paths = scan_order.tri_oriented((2, 3))
+    assert paths.tolist() == [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [0, 3, 1, 4, 2, 5]]
+    assert scan_order.bidirectional((2, 3)).tolist() == paths[:2].tolist()
+    assert scan_order.unidirectional((2, 3)).tolist() == paths[:1].tolist()
+
+
+def test_all_axis_orders_differ():
+    assert len({scan_order.raster((2, 3, 4), axes).tobytes() for axes in permutations(range(3))}) == 6
+
+
+def test_tables_are_shared():
+    assert scan_order.tri_oriented((2, 3, 4)) is scan_order.tri_oriented([2, 3, 4], "cpu")
+    assert scan_order.ss3d((2, 3, 4), 0) is not scan_order.ss3d((2, 3, 4), 1)
+
+
+def test_a_table_first_made_for_inference_serves_training():
+    shape = (2, 3, 11)
+    with torch.inference_mode():
+        scan_order.tri_oriented(shape)
+    assert not scan_order.tri_oriented(shape).is_inference()
+
+
+def test_a_table_made_under_fake_tensors_stays_there():
+    shape = (2, 3, 13)
+    with FakeTensorMode() as mode:
+        fake = scan_order.tri_oriented(shape)
+        assert fake.fake_mode is mode and fake.shape == (3, 78)
+    assert type(scan_order.tri_oriented(shape)) is torch.Tensor
+    with FakeTensorMode() as mode:
+        assert scan_order.tri_oriented(shape).fake_mode is mode
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: scan_order.raster(()), "shape"),
+        (lambda: scan_order.raster((2, 0)), "shape"),
+        (lambda: scan_order.raster((2048, 2048, 2048)), "int32"),
+        (lambda: scan_order.raster((2, 3), (0, 0)), "axes"),
+        (lambda: scan_order.inter_slice((2, 3), 2), "axis"),
+        (lambda: scan_order.serpentine((2, 3), (0, 1), (True,)), "start"),
+        (lambda: scan_order.ss3d((2, 3, 4), 6), "orientation"),
+        (lambda: scan_order.ss3d((2, 3, 4, 5), 0), "two or three axes"),
+    ],
+)
+def test_errors_name_the_argument(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -1,0 +1,122 @@
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from scan_cases import make_case
+
+from nnunetv2_mamba.ops import causal_conv1d, directional_scan, selection
+from nnunetv2_mamba.ops.selection import choose_backend, resolve
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def machine(monkeypatch):
+    """Pretend that the kernels named are missing, each for the reason given, and that all others are there."""
+
+    def pretend(**missing: str) -> None:
+        monkeypatch.delenv(selection.ENVIRONMENT_VARIABLE, raising=False)
+        monkeypatch.setattr(selection, "unavailable", missing.get)
+        selection._warn_once.cache_clear()
+
+    return pretend
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "missing", "name", "reason"),
+    [
+        (CPU, torch.float32, {}, "cpu", "the kernel for cpu"),
+        (CPU, torch.float64, {}, "cpu", "the kernel for cpu"),
+        (CPU, torch.float32, {"cpu": "no compiler"}, "torch", "no compiler"),
+        (CUDA, torch.float32, {}, "triton", "the kernel for cuda"),
+        (CUDA, torch.float64, {}, "torch", "fp32"),
+        (CUDA, torch.float32, {"triton": "too old"}, "torch", "too old"),
+        (torch.device("mps"), torch.float32, {}, "torch", "no kernel for mps"),
+    ],
+)
+def test_automatic_choice(machine, device, dtype, missing, name, reason):
+    machine(**missing)
+    chosen, why = choose_backend(device, dtype)
+    assert chosen == name
+    assert reason in why
+
+
+def test_environment_and_argument(machine, monkeypatch):
+    machine()
+    monkeypatch.setenv(selection.ENVIRONMENT_VARIABLE, "reference")
+    assert choose_backend(CPU) == ("reference", "asked for by NNUNETV2_MAMBA_SCAN")
+    assert choose_backend(CPU, backend="torch") == ("torch", "asked for by the argument backend")
+    assert choose_backend(CPU, backend="auto")[0] == "cpu"
+    monkeypatch.setenv(selection.ENVIRONMENT_VARIABLE, "")
+    assert choose_backend(CPU)[0] == "cpu"
+
+
+def test_an_unknown_name_lists_the_choices(machine, monkeypatch):
+    machine()
+    with pytest.raises(ValueError, match="argument backend must be one of auto, cpu, .*reference, got 'cuda'"):
+        choose_backend(CPU, backend="cuda")
+    monkeypatch.setenv(selection.ENVIRONMENT_VARIABLE, "fast")
+    with pytest.raises(ValueError, match="NNUNETV2_MAMBA_SCAN must be one of .* got 'fast'"):
+        choose_backend(CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "dtype", "remedy"),
+    [
+        ("cpu", CPU, torch.float32, "install a compiler"),
+        ("triton", CPU, torch.float32, "use 'auto'"),
+        ("triton", CUDA, torch.float64, "use 'auto'"),
+        ("mamba_ssm", CPU, torch.float32, "use 'auto'"),
+        ("mamba_ssm", CUDA, torch.float32, "pip install mamba-ssm"),
+        ("cpu", CUDA, torch.float32, "use 'auto'"),
+    ],
+)
+def test_a_backend_asked_for_by_name_must_work(machine, name, device, dtype, remedy):
+    machine(cpu="install a compiler", mamba_ssm="pip install mamba-ssm")
+    with pytest.raises(RuntimeError, match=f"backend '{name}', asked for by the argument backend, .*{remedy}"):
+        choose_backend(device, dtype, name)
+
+
+def test_mamba_ssm_says_how_to_get_its_kernel():
+    assert "MAMBA_KEEP_CUDA_BUILD=TRUE pip install mamba-ssm" in selection.unavailable("mamba_ssm")
+
+
+def test_a_slow_stand_in_is_reported_once(machine):
+    machine(cpu="no compiler; install one")
+    with pytest.warns(RuntimeWarning, match="no compiler; install one") as caught:
+        for _ in range(3):
+            assert resolve(CPU, torch.float32, None) == "torch"
+    assert len(caught) == 1
+
+
+def test_choices_that_deserve_no_warning(machine):
+    machine(cpu="no compiler")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        choose_backend(CPU)  # a question, not a scan
+        resolve(CPU, torch.float32, "torch")
+        resolve(CUDA, torch.float64, None)
+        resolve(torch.device("mps"), torch.float32, None)
+
+
+def test_the_environment_reaches_the_ops(machine, monkeypatch):
+    machine()
+    case = make_case()
+    monkeypatch.setenv(selection.ENVIRONMENT_VARIABLE, "mamba_ssm")
+    with pytest.raises(RuntimeError, match="mamba_ssm"):
+        directional_scan(**case.tensors, paths=case.paths)
+    monkeypatch.setenv(selection.ENVIRONMENT_VARIABLE, "triton")
+    with pytest.raises(RuntimeError, match="triton"):
+        causal_conv1d(torch.randn(1, 6, 2), torch.randn(1, 2, 4), None, torch.arange(6, dtype=torch.int32)[None])
+
+
+def test_importing_the_ops_loads_no_backend():
+    code = """
+import sys, nnunetv2_mamba.ops
+backends = ("triton", "torch._dynamo", "nnunetv2_mamba.ops.backends")
+loaded = [name for name in sys.modules if name.startswith(backends)]
+assert not loaded, loaded
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,106 @@
+"""Finite inputs give finite and right results where naive scans overflow, underflow or divide by zero."""
+
+import pytest
+import torch
+from scan_cases import BACKENDS, Case, assert_same, make_case, relative_error
+
+every_backend = pytest.mark.parametrize(("backend", "device"), BACKENDS)
+LONG = 262_144  # a 64 x 64 x 64 grid: SegMamba's first stage at a patch of 128 x 128 x 128
+
+
+def long_case(device: str, step: float, decay: float) -> Case:
+    case = make_case(
+        batch=1,
+        directions=1,
+        length=LONG,
+        channels=2,
+        state_size=3,
+        D=False,
+        delta_bias=False,
+        z=False,
+        delta_softplus=False,
+    )
+    case.tensors["delta"] = torch.full_like(case.tensors["delta"], step)
+    case.tensors["A"] = torch.full_like(case.tensors["A"], -decay)
+    return case.to(device)
+
+
+@every_backend
+@pytest.mark.parametrize(("step", "decay"), [(8.0, 130.0), (1e4, 1.0), (1.0, 1e30)])
+def test_memory_that_dies_at_once(backend, device, step, decay):
+    """exp(delta A) = 0: the state is the present input alone, so y = delta u (B . C)."""
+    case = long_case(device, step, decay)
+    u, B, C = (case.tensors[name].detach().double() for name in ("u", "B", "C"))
+    result = case.run_with_gradients(backend)
+    assert relative_error(result["out"], step * u * (B * C).sum(-1)[:, 0, :, None]) < 1e-5
+    assert all(torch.isfinite(tensor).all() for tensor in result.values())
+
+
+@every_backend
+def test_memory_that_never_fades(backend, device):
+    """exp(delta A) = 1: the state is the sum of the past."""
+    case = long_case(device, 1.0, 0.0)
+    path = case.paths[0].long()
+    u, B, C = (case.tensors[name].detach().double() for name in ("u", "B", "C"))
+    state = (u[0, path, :, None] * B[0, 0, path, None, :]).cumsum(0)
+    expected = torch.empty_like(u)
+    expected[0, path] = (state * C[0, 0, path, None, :]).sum(-1)
+    result = case.run_with_gradients(backend)
+    assert relative_error(result["out"], expected) < 1e-5
+    assert all(torch.isfinite(tensor).all() for tensor in result.values())
+
+
+@every_backend
+@pytest.mark.parametrize(("step", "decay"), [(0.1, 1.0), (1e-4, 1.0), (8.0, 16.0)])
+def test_long_sequences_keep_their_precision(backend, device, step, decay):
+    """fp32 against the torch backend in fp64, which the other tests hold to the definition."""
+    case = long_case(device, step, decay)
+    with torch.no_grad():
+        case.tensors["delta"] *= torch.rand_like(case.tensors["delta"])
+    expected = case.to("cpu", torch.float64).run_with_gradients("torch")
+    assert_same(case.run_with_gradients(backend), expected)
+
+
+@every_backend
+@pytest.mark.parametrize("magnitude", [50.0, 90.0, 1e4, 1e8])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_softplus_neither_overflows_nor_loses_its_slope(backend, device, magnitude, sign):
+    case = make_case(length=80, D=False, z=False, delta_bias=False)
+    with torch.no_grad():
+        case.tensors["delta"] += sign * magnitude
+    result = case.to(device).run_with_gradients(backend)
+    assert_same(result, case.to("cpu", torch.float64).run_with_gradients("reference"))
+
+
+@every_backend
+def test_large_gates_and_inputs(backend, device):
+    case = make_case(length=80)
+    with torch.no_grad():
+        case.tensors["z"] *= 200
+        case.tensors["u"] *= 1e6
+    assert_same(
+        case.to(device).run_with_gradients(backend), case.to("cpu", torch.float64).run_with_gradients("reference")
+    )
+
+
+@every_backend
+def test_the_largest_finite_half_precision_inputs(backend, device):
+    case = make_case(length=80, D=False, z=False)
+    case.tensors["delta"] = torch.full_like(case.tensors["delta"], torch.finfo(torch.float16).max)
+    case = case.to(device, torch.float16)
+    with torch.no_grad():
+        case.tensors["u"] *= 1e-4
+        case.tensors["B"] *= 1e-2
+    result = case.run_with_gradients(backend, torch.full((2, 80, 5), 1e-3))
+    assert torch.isfinite(result["out"]).all()
+
+
+@every_backend
+def test_zero_states_survive_growing_modes(backend, device):
+    """A > 0 multiplies nothing by a number that overflows over a chunk, when there is nothing to multiply."""
+    case = make_case(length=400, D=False, z=False, delta_bias=False, delta_softplus=False)
+    with torch.no_grad():
+        case.tensors["A"].fill_(1.0)
+        case.tensors["delta"].fill_(1.0)
+        case.tensors["u"].zero_()
+    assert not case.to(device).run(backend).any()
