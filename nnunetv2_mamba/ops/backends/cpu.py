@@ -70,7 +70,7 @@ def scan_backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of (u, delta, A, B, C, D, delta_bias, z), None where the input is None."""
     inputs = (u, delta, A, B, C, D, delta_bias, z)
-    gradients = _gradients(inputs, A)
+    gradients = [None if t is None else A.new_empty(t.shape) for t in inputs]
     call = _scan_call(u, delta, A, B, C, paths, D, delta_bias, delta_softplus, z, states)
     names = ("du", "ddelta", "dA", "dB", "dC", "dD", "ddelta_bias", "dz")
     call.put(grad_out=grad_out, **dict(zip(names, gradients, strict=True)))
@@ -91,16 +91,12 @@ def conv_backward(
     grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of (x, weight, bias), None where the input is None."""
-    dx, dweight, dbias = _gradients((x, weight, bias), weight)
+    dx, dweight = weight.new_empty(x.shape), torch.empty_like(weight)
+    dbias = None if bias is None else torch.empty_like(bias)
     call = _conv_call(x, weight, bias, paths, silu)
     call.put(grad_out=grad_out, dx=dx, dweight=dweight, dbias=dbias)
     call.run("nm_conv_backward")
     return dx.to(x.dtype), dweight, dbias
-
-
-def _gradients(inputs: tuple[Tensor | None, ...], weight: Tensor) -> list[Tensor | None]:
-    # Zeros, so that an empty batch leaves a weight without gradient; the pages of large ones are written once all the same.
-    return [None if t is None else weight.new_zeros(t.shape) for t in inputs]
 
 
 def _chunk_length(state_size: int) -> int:

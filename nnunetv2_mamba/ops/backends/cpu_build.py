@@ -118,5 +118,5 @@ def _run(command: list) -> str:
         raise BuildError(f"{command[0]} cannot be run: {error}") from error
     if done.returncode:
         message = "\n".join(done.stderr.strip().splitlines()[:5])
-        raise BuildError(f"{command[0]} failed to compile the CPU kernels; GCC 11 or Clang 12 or newer is needed:\n{message}")
+        raise BuildError(f"{command[0]} cannot compile the CPU kernels; use GCC 11, Clang 12 or newer:\n{message}")
     return done.stdout

@@ -1,5 +1,5 @@
 // The causal depthwise convolution along paths: out_p = act(bias + sum_i weight_i x_{p - w + 1 + i}), x before the path
-// being zero. A SIMD lane owns a channel.
+// being zero. A SIMD lane owns a channel; a path is walked in tiles of TILE tokens.
 #include "kernels.h"
 #include "simd.h"
 
@@ -16,144 +16,176 @@ struct Conv {
   const ConvArgs<T>& a;
   const Item& item;
   int64_t blocks;
+  int64_t history;     // steps before a tile that it depends on: width - 1
   V *weight, *bias;    // [block][tap], [block]
-  V* dpre;             // [block][width - 1 + tile step]: gradients before the activation; those of the last tile first
+  V *x, *dpre;         // [block][history and tile step]: the input; the gradient before the activation
   V *dweight, *dbias;  // [block][tap], [block]
 
-  Conv(const ConvArgs<T>& args, const Item& item, int64_t channels, bool backward, Arena& arena) : a(args), item(item) {
+  Conv(const ConvArgs<T>& args, const Item& item, int64_t channels, Arena& arena) : a(args), item(item) {
     blocks = (channels + W<T> - 1) / W<T>;
+    history = a.width - 1;
     weight = arena.take<V>(blocks * a.width);
     bias = arena.take<V>(blocks);
-    if (!backward) return;
-    dpre = arena.take<V>(blocks * (a.width - 1 + TILE));
+    x = arena.take<V>(blocks * (history + TILE));
+    dpre = arena.take<V>(blocks * (history + TILE));
     dweight = arena.take<V>(blocks * a.width);
     dbias = arena.take<V>(blocks);
   }
 
   int64_t channel(int64_t block) const { return item.channel_begin + block * W<T>; }
-  int lanes(int64_t block) const { return lanes_from<T>(channel(block), a.channels); }
+
+  template <class Body>
+  void with_lanes_of(int64_t block, Body body) const {
+    with_lanes<T>(channel(block), a.channels, body);
+  }
 
   void take_direction(int64_t k) {
-    for (int64_t block = 0; block < blocks; block++) {
-      const int64_t i = k * a.channels + channel(block);
-      for (int64_t tap = 0; tap < a.width; tap++) {
-        V v = {};
-        for (int l = 0; l < lanes(block); l++) v[l] = a.weight[(i + l) * a.width + tap];
-        weight[block * a.width + tap] = v;
-      }
-      bias[block] = a.bias ? load(a.bias + i, lanes(block)) : V{};
-    }
+    for (int64_t block = 0; block < blocks; block++)
+      with_lanes_of(block, [&](auto lanes) {
+        const int64_t i = k * a.channels + channel(block), used = min<int64_t>(W<T>, a.channels - channel(block));
+        bias[block] = a.bias ? load(a.bias + i, lanes) : V{};
+        for (int64_t tap = 0; tap < a.width; tap++) {
+          V v = {};
+          for (int64_t l = 0; l < used; l++) v[l] = a.weight[(i + l) * a.width + tap];
+          weight[block * a.width + tap] = v;
+        }
+      });
+    memset(x, 0, blocks * (history + TILE) * sizeof(V));
+    memset(dpre, 0, blocks * (history + TILE) * sizeof(V));
+    memset(dweight, 0, blocks * a.width * sizeof(V));
+    memset(dbias, 0, blocks * sizeof(V));
   }
 
-  V x(int64_t k, int64_t position, int64_t block) const {
-    return load(a.x.row(item.batch, k, a.paths[k * a.length + position]) + channel(block), lanes(block));
+  // Moves the last steps of the tile before in front of the tile, and returns where the tile begins.
+  V* next_tile(V* steps, int64_t block) const {
+    steps += block * (history + TILE);
+    memmove(steps, steps + TILE, history * sizeof(V));
+    return steps + history;
   }
 
-  int64_t first_tap(int64_t p) const { return p + 1 < a.width ? a.width - 1 - p : 0; }
+  template <class Used>
+  void take_input(int64_t k, const int32_t* tokens, int64_t count, int64_t block, Used lanes) {
+    const View<const T> from = a.x;
+    V* to = next_tile(x, block);
+    for (int64_t t = 0; t < count; t++) to[t] = load(from.row(item.batch, k, tokens[t]) + channel(block), lanes);
+  }
 
-  V before_activation(int64_t k, int64_t p, int64_t block) const {
+  V before_activation(int64_t block, int64_t t) const {
+    const V *steps = x + block * (history + TILE) + t, *weight = this->weight + block * a.width;
     V sum = bias[block];
-    for (int64_t tap = first_tap(p); tap < a.width; tap++)
-      sum += weight[block * a.width + tap] * x(k, p - a.width + 1 + tap, block);
+    for (int64_t tap = 0; tap <= history; tap++) sum += weight[tap] * steps[tap];
     return sum;
   }
 
   void forward() {
     for (int64_t k = 0; k < a.directions; k++) {
       take_direction(k);
-      for (int64_t p = 0; p < a.length; p++)
-        for (int64_t block = 0; block < blocks; block++) {
-          V y = before_activation(k, p, block);
-          store(a.out.row(item.batch, k, a.paths[k * a.length + p]) + channel(block), a.silu ? silu<T>(y) : y, lanes(block));
-        }
+      for (int64_t p = 0; p < a.length; p += TILE) {
+        const int32_t* tokens = a.paths + k * a.length + p;
+        const int64_t count = min<int64_t>(TILE, a.length - p);
+        for (int64_t block = 0; block < blocks; block++)
+          with_lanes_of(block, [&](auto lanes) {
+            take_input(k, tokens, count, block, lanes);
+            const View<T> out = a.out;
+            for (int64_t t = 0; t < count; t++) {
+              const V pre = before_activation(block, t);
+              store(out.row(item.batch, k, tokens[t]) + channel(block), a.silu ? silu<T>(pre) : pre, lanes);
+            }
+          });
+      }
     }
   }
 
   void backward() {
     for (int64_t k = 0; k < a.directions; k++) {
       take_direction(k);
-      memset(dpre, 0, blocks * (a.width - 1 + TILE) * sizeof(V));
-      memset(dweight, 0, blocks * a.width * sizeof(V)), memset(dbias, 0, blocks * sizeof(V));
-      // dx at a position needs the gradients of the width - 1 positions after it, so it lags behind by as many.
-      for (int64_t p = 0; p < a.length + a.width - 1; p += TILE)
-        for (int64_t block = 0; block < blocks; block++) {
-          take_gradients(k, p, block);
-          give_gradients(k, p - a.width + 1, block);
-        }
+      const int32_t* path = a.paths + k * a.length;
+      // The gradient of x at a step needs those of the steps after it, so it lags behind by `history` steps.
+      for (int64_t p = 0; p < a.length + history; p += TILE) {
+        const int64_t count = max<int64_t>(0, min<int64_t>(TILE, a.length - p));
+        for (int64_t block = 0; block < blocks; block++)
+          with_lanes_of(block, [&](auto lanes) {
+            take_input(k, path + p, count, block, lanes);
+            take_gradients(k, path + p, count, block, lanes);
+            give_gradients(k, path, p - history, block, lanes);
+          });
+      }
       finish_direction(k);
     }
   }
 
-  void take_gradients(int64_t k, int64_t begin, int64_t block) {
-    V* to = dpre + block * (a.width - 1 + TILE);
-    memmove(to, to + TILE, (a.width - 1) * sizeof(V));
-    to += a.width - 1;
+  template <class Used>
+  void take_gradients(int64_t k, const int32_t* tokens, int64_t count, int64_t block, Used lanes) {
+    const View<const T> from = a.grad_out;
+    V* to = next_tile(dpre, block);
     V dbias_sum = {};
-    const int64_t count = a.length - begin < TILE ? (a.length > begin ? a.length - begin : 0) : TILE;
     for (int64_t t = 0; t < count; t++) {
-      const int64_t p = begin + t;
-      V grad = load(a.grad_out.row(item.batch, k, a.paths[k * a.length + p]) + channel(block), lanes(block));
-      if (a.silu) grad *= silu_derivative<T>(before_activation(k, p, block));
+      V grad = load(from.row(item.batch, k, tokens[t]) + channel(block), lanes);
+      if (a.silu) {
+        const V pre = before_activation(block, t);
+        grad *= silu_derivative<T>(pre, sigmoid<T>(pre));
+      }
       to[t] = grad;
       dbias_sum += grad;
     }
     for (int64_t t = count; t < TILE; t++) to[t] = V{};
     dbias[block] += dbias_sum;
-    for (int64_t tap = 0; tap < a.width; tap++) {
+    for (int64_t tap = 0; tap <= history; tap++) {
+      const V* steps = x + block * (history + TILE) + tap;
       V sum = {};
-      for (int64_t t = 0; t < count; t++) {
-        const int64_t position = begin + t - a.width + 1 + tap;
-        if (position >= 0) sum += to[t] * x(k, position, block);
-      }
+      for (int64_t t = 0; t < count; t++) sum += to[t] * steps[t];
       dweight[block * a.width + tap] += sum;
     }
   }
 
-  void give_gradients(int64_t k, int64_t begin, int64_t block) {
-    const V* from = dpre + block * (a.width - 1 + TILE) + a.width - 1;
-    const bool add = k > 0 && a.dx.direction == 0;
-    for (int64_t t = begin < 0 ? -begin : 0; t < TILE && begin + t < a.length; t++) {
+  template <class Used>
+  void give_gradients(int64_t k, const int32_t* path, int64_t begin, int64_t block, Used lanes) const {
+    const View<T> dx = a.dx;
+    const V *steps = dpre + block * (history + TILE) + history, *weight = this->weight + block * a.width;
+    const bool add = k > 0 && dx.direction == 0;
+    for (int64_t t = max<int64_t>(0, -begin); t < TILE && begin + t < a.length; t++) {
       V sum = {};
-      for (int64_t tap = 0; tap < a.width; tap++) sum += weight[block * a.width + tap] * from[t - tap];
-      T* to = a.dx.row(item.batch, k, a.paths[k * a.length + begin + t]) + channel(block);
-      store(to, add ? sum + load(to, lanes(block)) : sum, lanes(block));
+      for (int64_t tap = 0; tap <= history; tap++) sum += weight[tap] * steps[t - tap];
+      T* to = dx.row(item.batch, k, path[begin + t]) + channel(block);
+      if (add) sum += load(to, lanes);
+      store(to, sum, lanes);
     }
   }
 
   void finish_direction(int64_t k) {
     const Turn& turn = item.among_batch;
-    wait_for_turn(turn, k + 1);
     const bool add = turn.done_before;
-    for (int64_t block = 0; block < blocks; block++)
-      for (int l = 0; l < lanes(block); l++) {
-        const int64_t i = k * a.channels + channel(block) + l;
-        for (int64_t tap = 0; tap < a.width; tap++) {
-          T& to = a.dweight[i * a.width + tap];
-          to = dweight[block * a.width + tap][l] + (add ? to : 0);
-        }
-        if (a.dbias) a.dbias[i] = dbias[block][l] + (add ? a.dbias[i] : 0);
+    wait_for_turn(turn, k + 1);
+    for (int64_t channel = item.channel_begin; channel < item.channel_end; channel++) {
+      const int64_t block = (channel - item.channel_begin) / W<T>, lane = (channel - item.channel_begin) % W<T>;
+      const int64_t i = k * a.channels + channel;
+      for (int64_t tap = 0; tap <= history; tap++) {
+        T* to = a.dweight + i * a.width + tap;
+        *to = dweight[block * a.width + tap][lane] + (add ? *to : 0);
       }
+      if (a.dbias) a.dbias[i] = dbias[block][lane] + (add ? a.dbias[i] : 0);
+    }
     end_turn(turn, k + 1);
   }
 };
 
 template <class T>
-size_t scratch_bytes(const ConvArgs<T>& a, int64_t channels, bool backward) {
+size_t scratch_bytes(const ConvArgs<T>& a, int64_t channels, bool) {
   Arena arena{nullptr};
-  Conv<T>(a, Item(), channels, backward, arena);
+  Conv<T>(a, Item(), channels, arena);
   return (size_t)arena.next;
 }
 
 template <class T>
 void forward(const ConvArgs<T>& a, const Item& item, void* scratch) {
   Arena arena{(char*)scratch};
-  Conv<T>(a, item, item.channel_end - item.channel_begin, false, arena).forward();
+  Conv<T>(a, item, item.channel_end - item.channel_begin, arena).forward();
 }
 
 template <class T>
 void backward(const ConvArgs<T>& a, const Item& item, void* scratch) {
   Arena arena{(char*)scratch};
-  Conv<T>(a, item, item.channel_end - item.channel_begin, true, arena).backward();
+  Conv<T>(a, item, item.channel_end - item.channel_begin, arena).backward();
 }
 
 }  // namespace

@@ -18,19 +18,20 @@ constexpr int GROUP = 8;  // 32 registers
 constexpr int GROUP = 4;
 #endif
 
-// What both passes keep for an item: everything below is indexed [block], [block][state] or [tile step][state].
+// What both passes keep for an item. Indexed [block], [block][state] or [tile step][state].
 template <class T>
 struct Walk {
   typedef Vec<T> V;
 
   const ScanArgs<T>& a;
+  const Item& item;
   int64_t blocks;
   int64_t states;  // a.state_size, padded to whole groups with A = B = C = 0
-  V *A, *A_max;    // A log2(e), and the largest magnitude over the states
+  V *A, *A_max;    // A log2(e), and its largest magnitude over the states
   V* h;
   T *B, *C;
 
-  Walk(const ScanArgs<T>& args, int64_t channels, Arena& arena) : a(args) {
+  Walk(const ScanArgs<T>& args, const Item& item, int64_t channels, Arena& arena) : a(args), item(item) {
     blocks = (channels + W<T> - 1) / W<T>;
     states = (a.state_size + GROUP - 1) / GROUP * GROUP;
     A = arena.take<V>(blocks * states);
@@ -40,20 +41,25 @@ struct Walk {
     C = arena.take<T>(TILE * states);
   }
 
+  int64_t channel(int64_t block) const { return item.channel_begin + block * W<T>; }
+
+  template <class Body>
+  void with_lanes_of(int64_t block, Body body) const {
+    with_lanes<T>(channel(block), a.channels, body);
+  }
+
   void clear_padding() { memset(B, 0, TILE * states * sizeof(T)), memset(C, 0, TILE * states * sizeof(T)); }
 
-  int lanes(int64_t channel) const { return lanes_from<T>(channel, a.channels); }
-
-  void take_direction(int64_t k, int64_t channel_begin) {
+  void take_direction(int64_t k) {
     constexpr T log2e = T(1.44269504088896340736);
     for (int64_t block = 0; block < blocks; block++) {
-      int64_t channel = channel_begin + block * W<T>;
-      const T* from = a.A + (k * a.channels + channel) * a.state_size;
+      const T* from = a.A + (k * a.channels + channel(block)) * a.state_size;
+      const int64_t lanes = a.channels - channel(block) < W<T> ? a.channels - channel(block) : W<T>;
       A_max[block] = V{};
       for (int64_t j = 0; j < states; j++) {
         V v = {};
         if (j < a.state_size)
-          for (int l = 0; l < lanes(channel); l++) v[l] = from[l * a.state_size + j] * log2e;
+          for (int64_t l = 0; l < lanes; l++) v[l] = from[l * a.state_size + j] * log2e;
         A[block * states + j] = v;
         A_max[block] = max(A_max[block], abs(v));
       }
@@ -61,36 +67,46 @@ struct Walk {
     memset(h, 0, blocks * states * sizeof(V));
   }
 
-  void take_rows(T* rows, const View<const T>& from, int64_t b, int64_t k, const int32_t* tokens, int count) const {
+  void take_rows(T* rows, const View<const T> from, int64_t k, const int32_t* tokens, int count) const {
+    const int64_t size = a.state_size;
     for (int t = 0; t < count; t++) {
-      const T* row = from.row(b, k, tokens[t]);
-      for (int64_t j = 0; j < a.state_size; j += W<T>) {
-        int64_t left = a.state_size - j;
-        store(rows + t * states + j, load(row + j, left < W<T> ? int(left) : W<T>), left < W<T> ? int(left) : W<T>);
-      }
+      const T* row = from.row(item.batch, k, tokens[t]);
+      for (int64_t j = 0; j < size; j += W<T>)
+        with_lanes<T>(j, size, [&](auto lanes) { store(rows + t * states + j, load(row + j, lanes), lanes); });
     }
   }
 
+  // Has to be inlined: a call that only prefetches counts as one without effect and is dropped.
+  template <class... Views>
+  __attribute__((always_inline)) void prefetch(int64_t k, const int32_t* tokens, int count, int64_t block, Views... rows) const {
+    const int64_t b = item.batch, channel = this->channel(block);
+    for (int t = 0; t < count; t++) ((rows.data ? __builtin_prefetch(rows.row(b, k, tokens[t]) + channel) : void()), ...);
+  }
+
   // dl and x = dl u of a tile. Returns whether every exponent dl A may be used unclamped.
-  bool take_steps(V* dl, V* x, int64_t b, int64_t k, const int32_t* tokens, int count, int64_t block, int64_t channel) const {
-    const int lanes = this->lanes(channel);
-    V bias = a.delta_bias ? load(a.delta_bias + k * a.channels + channel, lanes) : V{}, dl_max = {};
+  template <class Used>
+  bool take_steps(V* dl, V* x, int64_t k, const int32_t* tokens, int count, int64_t block, Used lanes) const {
+    const View<const T> delta = a.delta, u = a.u;
+    const int64_t b = item.batch, channel = this->channel(block);
+    const bool with_softplus = a.softplus;
+    const V bias = a.delta_bias ? load(a.delta_bias + k * a.channels + channel, lanes) : V{};
+    V dl_max = {};
     for (int t = 0; t < count; t++) {
-      V step = load(a.delta.row(b, k, tokens[t]) + channel, lanes) + bias;
-      if (a.softplus) step = softplus<T>(step);
+      V step = load(delta.row(b, k, tokens[t]) + channel, lanes) + bias;
+      if (with_softplus) step = softplus<T>(step);
       dl[t] = step;
-      x[t] = step * load(a.u.row(b, k, tokens[t]) + channel, lanes);
+      x[t] = step * load(u.row(b, k, tokens[t]) + channel, lanes);
       dl_max = max(dl_max, abs(step));
     }
-    typename Lanes<T>::Bits beyond = dl_max * A_max[block] > splat<T>(Exp2<T>::limit);
+    const auto beyond = dl_max * A_max[block] > splat<T>(Exp2<T>::limit);
     int any = 0;
     for (int l = 0; l < W<T>; l++) any |= beyond[l] != 0;
     return !any;
   }
 
-  T* saved_state(int64_t b, int64_t k, int64_t chunk, int64_t j, int64_t channel) const {
-    int64_t chunks = (a.length + a.chunk - 1) / a.chunk;
-    return a.states + (((b * a.directions + k) * chunks + chunk) * a.state_size + j) * a.channels + channel;
+  T* saved_state(int64_t k, int64_t chunk, int64_t j, int64_t channel) const {
+    const int64_t chunks = (a.length + a.chunk - 1) / a.chunk;
+    return a.states + (((item.batch * a.directions + k) * chunks + chunk) * a.state_size + j) * a.channels + channel;
   }
 };
 
@@ -98,16 +114,17 @@ struct Walk {
 template <class T, bool CLAMP, bool OUTPUT>
 void advance(const Walk<T>& walk, int64_t block, const Vec<T>* dl, const Vec<T>* x, int count, Vec<T>* states, Vec<T>* y) {
   typedef Vec<T> V;
-  for (int64_t first = 0; first < walk.states; first += GROUP) {
+  const int64_t stride = walk.states;
+  for (int64_t first = 0; first < stride; first += GROUP) {
     const T *B = walk.B + first, *C = walk.C + first;
     V A[GROUP], h[GROUP];
-    NM_UNROLL for (int j = 0; j < GROUP; j++) A[j] = walk.A[block * walk.states + first + j], h[j] = states[first + j];
+    NM_UNROLL for (int j = 0; j < GROUP; j++) A[j] = walk.A[block * stride + first + j], h[j] = states[first + j];
     for (int t = 0; t < count; t++) {
       const V step = dl[t], input = x[t];
       V sum = OUTPUT && first ? y[t] : V{};
       NM_UNROLL for (int j = 0; j < GROUP; j++) {
-        h[j] = exp2_of_product<T, CLAMP>(step, A[j]) * h[j] + input * B[t * walk.states + j];
-        if (OUTPUT) sum += h[j] * C[t * walk.states + j];
+        h[j] = exp2_of_product<T, CLAMP>(step, A[j]) * h[j] + input * B[t * stride + j];
+        if (OUTPUT) sum += h[j] * C[t * stride + j];
       }
       if (OUTPUT) y[t] = sum;
     }
@@ -115,74 +132,98 @@ void advance(const Walk<T>& walk, int64_t block, const Vec<T>* dl, const Vec<T>*
   }
 }
 
+template <class T, bool OUTPUT>
+NM_INLINE void advance(bool unclamped, const Walk<T>& walk, int64_t block, const Vec<T>* dl, const Vec<T>* x, int count, Vec<T>* states, Vec<T>* y) {
+  if (unclamped)
+    advance<T, false, OUTPUT>(walk, block, dl, x, count, states, y);
+  else
+    advance<T, true, OUTPUT>(walk, block, dl, x, count, states, y);
+}
+
 template <class T>
-void forward(const ScanArgs<T>& a, const Item& item, void* scratch) {
+struct Forward : Walk<T> {
   typedef Vec<T> V;
-  Arena arena{(char*)scratch};
-  Walk<T> walk(a, item.channel_end - item.channel_begin, arena);
-  walk.clear_padding();
-  V dl[TILE], x[TILE], y[TILE];
-  const int64_t b = item.batch;
+  using Walk<T>::a;
+  using Walk<T>::item;
+  using Walk<T>::blocks;
+  using Walk<T>::states;
 
-  for (int64_t k = 0; k < a.directions; k++) {
-    walk.take_direction(k, item.channel_begin);
-    const bool first = k == 0, gate = a.z.data && k + 1 == a.directions;
-    for (int64_t p = 0; p < a.length; p += TILE) {
-      const int32_t* tokens = a.paths + k * a.length + p;
-      const int count = a.length - p < TILE ? int(a.length - p) : TILE;
-      walk.take_rows(walk.B, a.B, b, k, tokens, count);
-      walk.take_rows(walk.C, a.C, b, k, tokens, count);
-      for (int64_t block = 0; block < walk.blocks; block++) {
-        const int64_t channel = item.channel_begin + block * W<T>;
-        const int lanes = walk.lanes(channel);
-        V* h = walk.h + block * walk.states;
-        if (p % a.chunk == 0)
-          for (int64_t j = 0; j < a.state_size; j++) store(walk.saved_state(b, k, p / a.chunk, j, channel), h[j], lanes);
+  V *dl, *x, *y;  // [tile step]
 
-        if (walk.take_steps(dl, x, b, k, tokens, count, block, channel))
-          advance<T, false, true>(walk, block, dl, x, count, h, y);
-        else
-          advance<T, true, true>(walk, block, dl, x, count, h, y);
+  Forward(const ScanArgs<T>& args, const Item& item, int64_t channels, Arena& arena) : Walk<T>(args, item, channels, arena) {
+    dl = arena.take<V>(TILE);
+    x = arena.take<V>(TILE);
+    y = arena.take<V>(TILE);
+  }
 
-        const V D = a.D ? load(a.D + k * a.channels + channel, lanes) : V{};
-        for (int t = 0; t < count; t++) {
-          V sum = y[t] + D * load(a.u.row(b, k, tokens[t]) + channel, lanes);
-          T* out = a.out.row(b, 0, tokens[t]) + channel;
-          if (!first) sum += load(out, lanes);
-          if (gate) sum *= silu<T>(load(a.z.row(b, 0, tokens[t]) + channel, lanes));
-          store(out, sum, lanes);
-        }
+  void run() {
+    this->clear_padding();
+    for (int64_t k = 0; k < a.directions; k++) {
+      this->take_direction(k);
+      const int32_t* path = a.paths + k * a.length;
+      for (int64_t p = 0; p < a.length; p += TILE) {
+        const int count = int(min<int64_t>(TILE, a.length - p)), next = int(min<int64_t>(TILE, a.length - p - count));
+        this->take_rows(this->B, a.B, k, path + p, count);
+        this->take_rows(this->C, a.C, k, path + p, count);
+        for (int64_t block = 0; block < blocks; block++)
+          this->with_lanes_of(block, [&](auto lanes) {
+            V* h = this->h + block * states;
+            if (p % a.chunk == 0)
+              for (int64_t j = 0; j < a.state_size; j++) store(this->saved_state(k, p / a.chunk, j, this->channel(block)), h[j], lanes);
+            this->prefetch(k, path + p + count, next, block, a.delta, a.u, a.z, k > 0 ? a.out : View<T>());
+            const bool unclamped = this->take_steps(dl, x, k, path + p, count, block, lanes);
+            advance<T, true>(unclamped, *this, block, dl, x, count, h, y);
+            give_output(k, path + p, count, block, lanes);
+          });
       }
     }
   }
-}
+
+  template <class Used>
+  void give_output(int64_t k, const int32_t* tokens, int count, int64_t block, Used lanes) const {
+    const View<const T> u = a.u, z = a.z;
+    const View<T> out = a.out;
+    const int64_t b = item.batch, channel = this->channel(block);
+    const bool first = k == 0, gate = z.data && k + 1 == a.directions;
+    const V D = a.D ? load(a.D + k * a.channels + channel, lanes) : V{};
+    for (int t = 0; t < count; t++) {
+      V sum = y[t] + D * load(u.row(b, k, tokens[t]) + channel, lanes);
+      T* to = out.row(b, 0, tokens[t]) + channel;
+      if (!first) sum += load(to, lanes);
+      if (gate) sum *= silu<T>(load(z.row(b, 0, tokens[t]) + channel, lanes));
+      store(to, sum, lanes);
+    }
+  }
+};
 
 template <class T>
 struct Backward : Walk<T> {
   typedef Vec<T> V;
   using Walk<T>::a;
+  using Walk<T>::item;
   using Walk<T>::blocks;
   using Walk<T>::states;
 
-  const Item& item;
-  int64_t tiles;         // per chunk
-  V *dl, *x;             // [block][chunk step]
-  bool* unclamped;       // [block][chunk tile]
-  V* start;              // [block][chunk tile][state]: the state before each tile
-  V *g, *y, *dx, *dexp;  // [block][tile step]: gradient of y_k; y_k - D u; gradients of x and of dl through the decays
-  V *dh, *dA;            // [block][state]: gradient of the state, decayed to the step before; A's gradient
-  V *dD, *dbias;         // [block]
-  V *decay, *state;      // [tile step][group]: of one block, one group of states
-  V *dB_lanes, *dC_lanes, *reduced;  // [tile step][group]: summed over the blocks, lanes apart
-  T *dB, *dC;            // [tile step][state]
+  int64_t tiles;                     // per chunk
+  V *dl, *x;                         // [block][chunk step]
+  bool* unclamped;                   // [block][chunk tile]
+  V* start;                          // [block][chunk tile][state]: the state before each tile
+  V *g, *gate;                       // [block][tile step]: gradient of y_k; sigmoid(z)
+  V *y, *dx, *dexp;                  // [block][tile step]: y_k - D u; gradients of x and, through the decays, of dl
+  V *dh, *dA;                        // [block][state]: gradient of the state, decayed to the step before; gradient of A
+  V *dD, *dbias;                     // [block]
+  V *decay, *state;                  // [tile step][group]: of one block, one group of states
+  V *dB_lanes, *dC_lanes;            // [tile step][group]: summed over the blocks, lanes apart
+  T *dB, *dC;                        // [tile step][state]
 
-  Backward(const ScanArgs<T>& args, const Item& item, int64_t channels, Arena& arena) : Walk<T>(args, channels, arena), item(item) {
+  Backward(const ScanArgs<T>& args, const Item& item, int64_t channels, Arena& arena) : Walk<T>(args, item, channels, arena) {
     tiles = (a.chunk + TILE - 1) / TILE;
     dl = arena.take<V>(blocks * tiles * TILE);
     x = arena.take<V>(blocks * tiles * TILE);
     unclamped = arena.take<bool>(blocks * tiles);
     start = arena.take<V>(blocks * tiles * states);
     g = arena.take<V>(blocks * TILE);
+    gate = arena.take<V>(blocks * TILE);
     y = arena.take<V>(blocks * TILE);
     dx = arena.take<V>(blocks * TILE);
     dexp = arena.take<V>(blocks * TILE);
@@ -203,52 +244,57 @@ struct Backward : Walk<T> {
     const int64_t chunks = (a.length + a.chunk - 1) / a.chunk;
     int64_t step = 0;
     for (int64_t k = 0; k < a.directions; k++) {
-      this->take_direction(k, item.channel_begin);
+      this->take_direction(k);
       memset(dh, 0, blocks * states * sizeof(V)), memset(dA, 0, blocks * states * sizeof(V));
       memset(dD, 0, blocks * sizeof(V)), memset(dbias, 0, blocks * sizeof(V));
       for (int64_t chunk = chunks - 1; chunk >= 0; chunk--) {
         const int32_t* tokens = a.paths + k * a.length + chunk * a.chunk;
-        const int count = int(a.length - chunk * a.chunk < a.chunk ? a.length - chunk * a.chunk : a.chunk);
-        recompute_starts(k, chunk, tokens, count);
+        const int count = int(min(a.chunk, a.length - chunk * a.chunk));
+        take_chunk(k, chunk, tokens, count);
         for (int tile = (count - 1) / TILE; tile >= 0; tile--)
-          sweep_tile(k, tile, tokens + tile * TILE, count - tile * TILE < TILE ? count - tile * TILE : TILE, ++step);
+          sweep_tile(k, tile, chunk * a.chunk + tile * TILE, tokens + tile * TILE, min(TILE, count - tile * TILE), ++step);
       }
       finish_direction(k);
     }
   }
 
-  void recompute_starts(int64_t k, int64_t chunk, const int32_t* tokens, int count) {
-    const int64_t b = item.batch;
-    for (int64_t block = 0; block < blocks; block++) {
-      const int64_t channel = item.channel_begin + block * W<T>;
-      V* h = start + block * tiles * states;
-      for (int64_t j = 0; j < a.state_size; j++) h[j] = load(this->saved_state(b, k, chunk, j, channel), this->lanes(channel));
-      for (int64_t j = a.state_size; j < states; j++) h[j] = V{};
-    }
-    for (int first = 0; first < count; first += TILE) {
-      const int tile = first / TILE, tile_count = count - first < TILE ? count - first : TILE;
-      const bool last = first + TILE >= count;
-      if (!last) this->take_rows(this->B, a.B, b, k, tokens + first, tile_count);
-      for (int64_t block = 0; block < blocks; block++) {
-        V *tile_dl = dl + (block * tiles + tile) * TILE, *tile_x = x + (block * tiles + tile) * TILE;
-        const bool safe = this->take_steps(tile_dl, tile_x, b, k, tokens + first, tile_count, block, item.channel_begin + block * W<T>);
-        unclamped[block * tiles + tile] = safe;
-        if (last) continue;
-        V* h = start + (block * tiles + tile) * states;
-        memcpy(h + states, h, states * sizeof(V));
-        if (safe)
-          advance<T, false, false>(*this, block, tile_dl, tile_x, tile_count, h + states, nullptr);
-        else
-          advance<T, true, false>(*this, block, tile_dl, tile_x, tile_count, h + states, nullptr);
-      }
+  // The steps of a chunk and the state before each of its tiles.
+  void take_chunk(int64_t k, int64_t chunk, const int32_t* tokens, int count) {
+    for (int64_t block = 0; block < blocks; block++)
+      this->with_lanes_of(block, [&](auto lanes) {
+        V* h = start + block * tiles * states;
+        for (int64_t j = 0; j < a.state_size; j++) h[j] = load(this->saved_state(k, chunk, j, this->channel(block)), lanes);
+        for (int64_t j = a.state_size; j < states; j++) h[j] = V{};
+      });
+    for (int tile = 0; tile * TILE < count; tile++) {
+      const int32_t* tile_tokens = tokens + tile * TILE;
+      const int tile_count = min(TILE, count - tile * TILE);
+      const bool last = (tile + 1) * TILE >= count;
+      if (!last) this->take_rows(this->B, a.B, k, tile_tokens, tile_count);
+      for (int64_t block = 0; block < blocks; block++)
+        this->with_lanes_of(block, [&](auto lanes) {
+          const int64_t i = block * tiles + tile;
+          const int next = max(0, min(TILE, count - (tile + 1) * TILE));
+          this->prefetch(k, tile_tokens + TILE, next, block, a.delta, a.u);
+          unclamped[i] = this->take_steps(dl + i * TILE, x + i * TILE, k, tile_tokens, tile_count, block, lanes);
+          if (last) return;
+          V* h = start + i * states;
+          memcpy(h + states, h, states * sizeof(V));
+          advance<T, false>(unclamped[i], *this, block, dl + i * TILE, x + i * TILE, tile_count, h + states, nullptr);
+        });
     }
   }
 
-  void sweep_tile(int64_t k, int tile, const int32_t* tokens, int count, int64_t step) {
-    const int64_t b = item.batch;
-    this->take_rows(this->B, a.B, b, k, tokens, count);
-    this->take_rows(this->C, a.C, b, k, tokens, count);
-    for (int64_t block = 0; block < blocks; block++) take_gradients(tokens, count, block);
+  void sweep_tile(int64_t k, int tile, int64_t position, const int32_t* tokens, int count, int64_t step) {
+    this->take_rows(this->B, a.B, k, tokens, count);
+    this->take_rows(this->C, a.C, k, tokens, count);
+    for (int64_t block = 0; block < blocks; block++)
+      this->with_lanes_of(block, [&](auto lanes) {
+        if (position >= TILE)
+          this->prefetch(k, tokens - TILE, TILE, block, a.grad_out, a.z, k > 0 ? a.du : View<T>(), k > 0 ? a.dz : View<T>());
+        if (position >= a.chunk) this->prefetch(k, tokens - a.chunk, TILE, block, a.delta, a.u);
+        take_gradients(tokens, count, block, lanes);
+      });
     for (int64_t first = 0; first < states; first += GROUP) {
       memset(dB_lanes, 0, TILE * GROUP * sizeof(V)), memset(dC_lanes, 0, TILE * GROUP * sizeof(V));
       for (int64_t block = 0; block < blocks; block++)
@@ -260,15 +306,21 @@ struct Backward : Walk<T> {
       sum_lanes(dC + first, dC_lanes, count);
     }
     add_rows(k, tokens, count, step);
-    for (int64_t block = 0; block < blocks; block++) give_gradients(k, tile, tokens, count, block);
+    for (int64_t block = 0; block < blocks; block++)
+      this->with_lanes_of(block, [&](auto lanes) { give_gradients(k, tile, tokens, count, block, lanes); });
   }
 
-  void take_gradients(const int32_t* tokens, int count, int64_t block) {
-    const int64_t b = item.batch, channel = item.channel_begin + block * W<T>;
-    const int lanes = this->lanes(channel);
+  template <class Used>
+  void take_gradients(const int32_t* tokens, int count, int64_t block, Used lanes) {
+    const View<const T> grad_out = a.grad_out, z = a.z;
+    const int64_t b = item.batch, channel = this->channel(block);
     for (int t = 0; t < count; t++) {
-      V grad = load(a.grad_out.row(b, 0, tokens[t]) + channel, lanes);
-      if (a.z.data) grad *= silu<T>(load(a.z.row(b, 0, tokens[t]) + channel, lanes));
+      V grad = load(grad_out.row(b, 0, tokens[t]) + channel, lanes);
+      if (z.data) {
+        const V z_t = load(z.row(b, 0, tokens[t]) + channel, lanes);
+        gate[block * TILE + t] = sigmoid<T>(z_t);
+        grad *= z_t * gate[block * TILE + t];
+      }
       g[block * TILE + t] = grad;
     }
   }
@@ -278,39 +330,45 @@ struct Backward : Walk<T> {
     const V *dl = this->dl + (block * tiles + tile) * TILE, *x = this->x + (block * tiles + tile) * TILE;
     const V *g = this->g + block * TILE, *A = this->A + block * states + first;
     V *y = this->y + block * TILE, *dx = this->dx + block * TILE, *dexp = this->dexp + block * TILE;
+    V *decay = this->decay, *state = this->state, *dB_lanes = this->dB_lanes, *dC_lanes = this->dC_lanes;
     const T *B = this->B + first, *C = this->C + first;
+    const int64_t stride = states;
     V h[GROUP];
-    NM_UNROLL for (int j = 0; j < GROUP; j++) state[j] = h[j] = start[(block * tiles + tile) * states + first + j];
+    NM_UNROLL for (int j = 0; j < GROUP; j++) state[j] = h[j] = start[(block * tiles + tile) * stride + first + j];
     for (int t = 0; t < count; t++) {
+      const V step = dl[t], input = x[t], grad = g[t];
       V sum = first ? y[t] : V{};
       NM_UNROLL for (int j = 0; j < GROUP; j++) {
-        V e = exp2_of_product<T, CLAMP>(dl[t], A[j]);
-        h[j] = e * h[j] + x[t] * B[t * states + j];
+        V e = exp2_of_product<T, CLAMP>(step, A[j]);
+        h[j] = e * h[j] + input * B[t * stride + j];
         decay[t * GROUP + j] = e;
         state[(t + 1) * GROUP + j] = h[j];
-        dC_lanes[t * GROUP + j] += g[t] * h[j];
-        sum += h[j] * C[t * states + j];
+        dC_lanes[t * GROUP + j] += grad * h[j];
+        sum += h[j] * C[t * stride + j];
       }
       y[t] = sum;
     }
 
     V dh[GROUP], dA[GROUP] = {};
-    NM_UNROLL for (int j = 0; j < GROUP; j++) dh[j] = this->dh[block * states + first + j];
+    NM_UNROLL for (int j = 0; j < GROUP; j++) dh[j] = this->dh[block * stride + first + j];
     for (int t = count - 1; t >= 0; t--) {
+      const V step = dl[t], input = x[t], grad = g[t];
       V dx_sum = first ? dx[t] : V{}, dexp_sum = first ? dexp[t] : V{};
       NM_UNROLL for (int j = 0; j < GROUP; j++) {
-        V d = dh[j] + g[t] * C[t * states + j];
-        dB_lanes[t * GROUP + j] += d * x[t];
-        dx_sum += d * B[t * states + j];
+        V d = dh[j] + grad * C[t * stride + j];
+        dB_lanes[t * GROUP + j] += d * input;
+        dx_sum += d * B[t * stride + j];
         dh[j] = d * decay[t * GROUP + j];
         V dexponent = dh[j] * state[t * GROUP + j];
         dexp_sum += dexponent * A[j];
-        dA[j] += dexponent * dl[t];
+        dA[j] += dexponent * step;
       }
       dx[t] = dx_sum, dexp[t] = dexp_sum;
     }
-    // Sums of a tile first: a single sum over a long path would lose digits.
-    NM_UNROLL for (int j = 0; j < GROUP; j++) this->dh[block * states + first + j] = dh[j], this->dA[block * states + first + j] += dA[j];
+    NM_UNROLL for (int j = 0; j < GROUP; j++) {
+      this->dh[block * stride + first + j] = dh[j];
+      this->dA[block * stride + first + j] += dA[j];  // tile by tile: one long sum would lose digits
+    }
   }
 
   void sum_lanes(T* rows, const V* lanes, int count) {
@@ -321,44 +379,52 @@ struct Backward : Walk<T> {
 
   void add_rows(int64_t k, const int32_t* tokens, int count, int64_t step) {
     const Turn& turn = item.among_channels;
+    const bool add = turn.done_before;
     wait_for_turn(turn, step);
     for (int t = 0; t < count; t++) {
       T *to_B = a.dB.row(item.batch, k, tokens[t]), *to_C = a.dC.row(item.batch, k, tokens[t]);
-      for (int64_t j = 0; j < a.state_size; j++) {
-        to_B[j] = dB[t * states + j] + (turn.done_before ? to_B[j] : 0);
-        to_C[j] = dC[t * states + j] + (turn.done_before ? to_C[j] : 0);
-      }
+      for (int64_t j = 0; j < a.state_size; j += W<T>)
+        with_lanes<T>(j, a.state_size, [&](auto lanes) {
+          V row_B = load(dB + t * states + j, lanes), row_C = load(dC + t * states + j, lanes);
+          if (add) row_B += load(to_B + j, lanes), row_C += load(to_C + j, lanes);
+          store(to_B + j, row_B, lanes), store(to_C + j, row_C, lanes);
+        });
     }
     end_turn(turn, step);
   }
 
-  void give_gradients(int64_t k, int tile, const int32_t* tokens, int count, int64_t block) {
+  template <class Used>
+  void give_gradients(int64_t k, int tile, const int32_t* tokens, int count, int64_t block, Used lanes) {
     constexpr T ln2 = T(0.693147180559945309417);
-    const int64_t b = item.batch, channel = item.channel_begin + block * W<T>;
-    const int lanes = this->lanes(channel);
-    const V* dl = this->dl + (block * tiles + tile) * TILE;
+    const View<const T> u = a.u, z = a.z, grad_out = a.grad_out;
+    const View<T> du = a.du, ddelta = a.ddelta, dz = a.dz;
+    const int64_t b = item.batch, channel = this->channel(block);
+    const V *dl = this->dl + (block * tiles + tile) * TILE, *g = this->g + block * TILE, *y = this->y + block * TILE;
+    const V *dx = this->dx + block * TILE, *dexp = this->dexp + block * TILE;
     const V D = a.D ? load(a.D + k * a.channels + channel, lanes) : V{};
-    const V bias = a.delta_bias ? load(a.delta_bias + k * a.channels + channel, lanes) : V{};
-    const bool add_du = k > 0 && a.du.direction == 0, first = k == 0, last = k + 1 == a.directions;
+    const bool first = k == 0, last = k + 1 == a.directions, add_du = !first && du.direction == 0, with_softplus = a.softplus;
     V dD_sum = {}, dbias_sum = {};
     for (int t = 0; t < count; t++) {
-      const V u = load(a.u.row(b, k, tokens[t]) + channel, lanes), grad = g[block * TILE + t], dx_t = dx[block * TILE + t];
-      V ddelta = dexp[block * TILE + t] * ln2 + dx_t * u;
-      if (a.softplus) ddelta *= sigmoid<T>(load(a.delta.row(b, k, tokens[t]) + channel, lanes) + bias);
-      store(a.ddelta.row(b, k, tokens[t]) + channel, ddelta, lanes);
-      dbias_sum += ddelta;
-      dD_sum += grad * u;
+      const V u_t = load(u.row(b, k, tokens[t]) + channel, lanes);
+      V ddelta_t = dexp[t] * ln2 + dx[t] * u_t;
+      if (with_softplus) ddelta_t *= softplus_derivative_at<T>(dl[t]);
+      store(ddelta.row(b, k, tokens[t]) + channel, ddelta_t, lanes);
+      dbias_sum += ddelta_t;
+      dD_sum += g[t] * u_t;
 
-      T* to_du = a.du.row(b, k, tokens[t]) + channel;
-      V du = dx_t * dl[t] + grad * D;
-      if (add_du) du += load(to_du, lanes);
-      store(to_du, du, lanes);
+      T* to_du = du.row(b, k, tokens[t]) + channel;
+      V du_t = dx[t] * dl[t] + g[t] * D;
+      if (add_du) du_t += load(to_du, lanes);
+      store(to_du, du_t, lanes);
 
-      if (a.dz.data) {  // holds the ungated output until all directions have passed
-        T* to_dz = a.dz.row(b, 0, tokens[t]) + channel;
-        V sum = y[block * TILE + t] + D * u;
+      if (dz.data) {  // holds the ungated output until the last direction
+        T* to_dz = dz.row(b, 0, tokens[t]) + channel;
+        V sum = y[t] + D * u_t;
         if (!first) sum += load(to_dz, lanes);
-        if (last) sum *= load(a.grad_out.row(b, 0, tokens[t]) + channel, lanes) * silu_derivative<T>(load(a.z.row(b, 0, tokens[t]) + channel, lanes));
+        if (last) {
+          const V z_t = load(z.row(b, 0, tokens[t]) + channel, lanes);
+          sum *= load(grad_out.row(b, 0, tokens[t]) + channel, lanes) * silu_derivative<T>(z_t, gate[block * TILE + t]);
+        }
         store(to_dz, sum, lanes);
       }
     }
@@ -367,19 +433,17 @@ struct Backward : Walk<T> {
 
   void finish_direction(int64_t k) {
     const Turn& turn = item.among_batch;
-    wait_for_turn(turn, k + 1);
     const bool add = turn.done_before;
-    for (int64_t block = 0; block < blocks; block++) {
-      const int64_t channel = item.channel_begin + block * W<T>;
-      for (int l = 0; l < this->lanes(channel); l++) {
-        const int64_t i = k * a.channels + channel + l;
-        for (int64_t j = 0; j < a.state_size; j++) {
-          T& to = a.dA[i * a.state_size + j];
-          to = dA[block * states + j][l] + (add ? to : 0);
-        }
-        if (a.dD) a.dD[i] = dD[block][l] + (add ? a.dD[i] : 0);
-        if (a.ddelta_bias) a.ddelta_bias[i] = dbias[block][l] + (add ? a.ddelta_bias[i] : 0);
+    wait_for_turn(turn, k + 1);
+    for (int64_t channel = item.channel_begin; channel < item.channel_end; channel++) {
+      const int64_t block = (channel - item.channel_begin) / W<T>, lane = (channel - item.channel_begin) % W<T>;
+      const int64_t i = k * a.channels + channel;
+      for (int64_t j = 0; j < a.state_size; j++) {
+        T* to = a.dA + i * a.state_size + j;
+        *to = dA[block * states + j][lane] + (add ? *to : 0);
       }
+      if (a.dD) a.dD[i] = dD[block][lane] + (add ? a.dD[i] : 0);
+      if (a.ddelta_bias) a.ddelta_bias[i] = dbias[block][lane] + (add ? a.ddelta_bias[i] : 0);
     }
     end_turn(turn, k + 1);
   }
@@ -391,8 +455,14 @@ size_t scratch_bytes(const ScanArgs<T>& a, int64_t channels, bool backward) {
   if (backward)
     Backward<T>(a, Item(), channels, arena);
   else
-    Walk<T>(a, channels, arena);
+    Forward<T>(a, Item(), channels, arena);
   return (size_t)arena.next;
+}
+
+template <class T>
+void forward(const ScanArgs<T>& a, const Item& item, void* scratch) {
+  Arena arena{(char*)scratch};
+  Forward<T>(a, item, item.channel_end - item.channel_begin, arena).run();
 }
 
 template <class T>

@@ -22,44 +22,55 @@ namespace nm {
 namespace NM_ISA {
 
 template <class T>
-struct Lanes;
+struct Simd;
 
 template <>
-struct Lanes<float> {
+struct Simd<float> {
   static constexpr int count = NM_VECTOR_BYTES / 4;
   typedef float V __attribute__((vector_size(NM_VECTOR_BYTES)));
-  typedef float Unaligned __attribute__((vector_size(NM_VECTOR_BYTES), aligned(4), may_alias));
+  typedef float Unaligned __attribute__((vector_size(NM_VECTOR_BYTES), aligned(4)));
   typedef int32_t Bits __attribute__((vector_size(NM_VECTOR_BYTES)));
 };
 
 template <>
-struct Lanes<double> {
+struct Simd<double> {
   static constexpr int count = NM_VECTOR_BYTES / 8;
   typedef double V __attribute__((vector_size(NM_VECTOR_BYTES)));
-  typedef double Unaligned __attribute__((vector_size(NM_VECTOR_BYTES), aligned(8), may_alias));
+  typedef double Unaligned __attribute__((vector_size(NM_VECTOR_BYTES), aligned(8)));
   typedef int64_t Bits __attribute__((vector_size(NM_VECTOR_BYTES)));
 };
 
 template <class T>
-using Vec = typename Lanes<T>::V;
+using Vec = typename Simd<T>::V;
 
 template <class T>
-constexpr int W = Lanes<T>::count;
+constexpr int W = Simd<T>::count;
 
 template <class T>
 NM_INLINE Vec<T> load(const T* p) {
-  return (Vec<T>)*(const typename Lanes<T>::Unaligned*)p;
+  return (Vec<T>)*(const typename Simd<T>::Unaligned*)p;
 }
 
 template <class T>
 NM_INLINE void store(T* p, Vec<T> v) {
-  *(typename Lanes<T>::Unaligned*)p = v;
+  *(typename Simd<T>::Unaligned*)p = v;
 }
 
-// The first `lanes` elements; the others are zero, or stay unwritten.
+// How many lanes of a block are in use: all of them (known to the compiler), or a number for the last block.
+struct AllLanes {};
+
 template <class T>
-NM_INLINE Vec<T> load(const T* p, int lanes) {
-  if (lanes == W<T>) return load(p);
+NM_INLINE Vec<T> load(const T* p, AllLanes) {
+  return load(p);
+}
+
+template <class T>
+NM_INLINE void store(T* p, Vec<T> v, AllLanes) {
+  store(p, v);
+}
+
+template <class T>
+NM_INLINE Vec<T> load(const T* p, int lanes) {  // the lanes that are not in use are zero
   Vec<T> v = {};
   memcpy(&v, p, lanes * sizeof(T));
   return v;
@@ -67,16 +78,16 @@ NM_INLINE Vec<T> load(const T* p, int lanes) {
 
 template <class T>
 NM_INLINE void store(T* p, Vec<T> v, int lanes) {
-  if (lanes == W<T>)
-    store(p, v);
-  else
-    memcpy(p, &v, lanes * sizeof(T));
+  memcpy(p, &v, lanes * sizeof(T));
 }
 
-// How many lanes of the block that starts at `channel` are in use.
-template <class T>
-NM_INLINE int lanes_from(int64_t channel, int64_t channels) {
-  return channels - channel < W<T> ? int(channels - channel) : W<T>;
+// Calls `body` with the lanes of the block that begins at `first` of `count` elements.
+template <class T, class Body>
+NM_INLINE void with_lanes(int64_t first, int64_t count, Body body) {
+  if (count - first >= W<T>)
+    body(AllLanes());
+  else
+    body(int(count - first));
 }
 
 template <class T>
@@ -130,13 +141,18 @@ struct Exp2<double> {
 template <class T>
 constexpr T rounding = T(3) * (int64_t(1) << (Exp2<T>::mantissa - 1));
 
-// 2^f times 2^i, where `shifted` is i + rounding.
+// (2^f - 1) / f
 template <class T>
-NM_INLINE Vec<T> scaled_exp2(Vec<T> f, Vec<T> shifted) {
-  typedef typename Lanes<T>::Bits Bits;
+NM_INLINE Vec<T> exp2_series(Vec<T> f) {
   Vec<T> p = splat<T>(Exp2<T>::c[Exp2<T>::degree - 1]);
   NM_UNROLL for (int k = Exp2<T>::degree - 2; k >= 0; k--) p = p * f + Exp2<T>::c[k];
-  p = p * f + T(1);
+  return p;
+}
+
+// p times 2^i, where `shifted` is i + rounding.
+template <class T>
+NM_INLINE Vec<T> scale(Vec<T> p, Vec<T> shifted) {
+  typedef typename Simd<T>::Bits Bits;
   return (Vec<T>)((Bits)p + ((Bits)shifted << Exp2<T>::mantissa));
 }
 
@@ -147,21 +163,29 @@ NM_INLINE Vec<T> exp2_of_product(Vec<T> a, Vec<T> b) {
   if (CLAMP) {
     Vec<T> x = max(min(a * b, splat<T>(Exp2<T>::limit + 2)), splat<T>(-Exp2<T>::limit - 1));
     Vec<T> shifted = x + rounding<T>;
-    return scaled_exp2<T>(x - (shifted - rounding<T>), shifted);
+    Vec<T> f = x - (shifted - rounding<T>);
+    return scale<T>(f * exp2_series<T>(f) + T(1), shifted);
   }
   Vec<T> shifted = a * b + rounding<T>;
-  return scaled_exp2<T>(a * b - (shifted - rounding<T>), shifted);
+  Vec<T> f = a * b - (shifted - rounding<T>);
+  return scale<T>(f * exp2_series<T>(f) + T(1), shifted);
 }
 
-// exp(-|x|), accurate to the last bits for every x: the base of softplus and sigmoid.
+// Of exp(x) for x <= 0: f and i + rounding with x = (f + i) ln(2), f to the last bits.
+template <class T>
+NM_INLINE void reduce_negative(Vec<T> x, Vec<T>& f, Vec<T>& shifted) {
+  constexpr T log2e = T(1.44269504088896340736);
+  x = max(x, splat<T>(-Exp2<T>::limit / log2e));
+  shifted = x * log2e + rounding<T>;
+  Vec<T> i = shifted - rounding<T>;
+  f = (x - i * Exp2<T>::ln2_high - i * Exp2<T>::ln2_low) * log2e;
+}
+
 template <class T>
 NM_INLINE Vec<T> exp_of_minus_abs(Vec<T> x) {
-  constexpr T log2e = T(1.44269504088896340736);
-  x = max(-abs(x), splat<T>(-Exp2<T>::limit / log2e));
-  Vec<T> shifted = x * log2e + rounding<T>;
-  Vec<T> i = shifted - rounding<T>;
-  Vec<T> r = x - i * Exp2<T>::ln2_high - i * Exp2<T>::ln2_low;
-  return scaled_exp2<T>(r * log2e, shifted);
+  Vec<T> f, shifted;
+  reduce_negative<T>(-abs(x), f, shifted);
+  return scale<T>(f * exp2_series<T>(f) + T(1), shifted);
 }
 
 // log(1 + w) for 0 <= w <= 1, with a small relative error down to w = 0: 2 atanh(s), s = w / (2 + w) <= 1/3.
@@ -179,6 +203,15 @@ NM_INLINE Vec<T> softplus(Vec<T> x) {
   return max(x, Vec<T>{}) + log1p<T>(exp_of_minus_abs<T>(x));
 }
 
+// The derivative of softplus where its value is y: 1 - exp(-y), with a small relative error down to y = 0.
+template <class T>
+NM_INLINE Vec<T> softplus_derivative_at(Vec<T> y) {
+  Vec<T> f, shifted;
+  reduce_negative<T>(-y, f, shifted);
+  Vec<T> power = scale<T>(splat<T>(1), shifted);
+  return (T(1) - power) - power * (f * exp2_series<T>(f));
+}
+
 // For very negative x this is e / (1 + e), which keeps its relative accuracy; 1 - 1 / (1 + e) would not.
 template <class T>
 NM_INLINE Vec<T> sigmoid(Vec<T> x) {
@@ -192,9 +225,8 @@ NM_INLINE Vec<T> silu(Vec<T> x) {
 }
 
 template <class T>
-NM_INLINE Vec<T> silu_derivative(Vec<T> x) {
-  Vec<T> s = sigmoid<T>(x);
-  return s * (T(1) + x * (T(1) - s));
+NM_INLINE Vec<T> silu_derivative(Vec<T> x, Vec<T> sigmoid_of_x) {
+  return sigmoid_of_x * (T(1) + x * (T(1) - sigmoid_of_x));
 }
 
 // ---- sums over lanes ----
@@ -206,7 +238,7 @@ NM_INLINE Vec<T> add_halves(Vec<T> a, Vec<T> b, std::integer_sequence<int, L...>
   return __builtin_shufflevector(a, b, (L & S ? W<T> + L - S : L)...) +
          __builtin_shufflevector(a, b, (L & S ? W<T> + L : L + S)...);
 #else
-  typedef typename Lanes<T>::Bits Bits;
+  typedef typename Simd<T>::Bits Bits;
   return __builtin_shuffle(a, b, Bits{(L & S ? W<T> + L - S : L)...}) +
          __builtin_shuffle(a, b, Bits{(L & S ? W<T> + L : L + S)...});
 #endif
