@@ -19,8 +19,10 @@ import torch
 from torch import Tensor
 
 _FORWARD_PROGRAMS = 16384  # aimed at; some waves of one-warp programs on the largest GPUs
-_BACKWARD_PROGRAMS = 3072  # fewer: each holds scratch for one interval, and more registers
+_BACKWARD_PROGRAMS = 2048  # fewer: each needs many registers, and scratch memory for an interval
+_WIDE_OFFSETS = 2**31  # where offsets within a sequence no longer fit in 32 bits
 _BD = 32  # channels of a scan's tile: the lanes of a warp
+_CARRIED_RUNS = 64  # runs that a program carries states over at a time
 _TILE = {"BT": 64, "BD": _BD, "num_warps": 4}  # tokens by channels, for kernels without a recurrence
 
 
@@ -56,7 +58,7 @@ def scan_forward(
     scan = _Scan(u, delta, A, B, C, paths, D, delta_bias, delta_softplus)
     with torch.cuda.device_of(u):
         states = scan.run_starts()
-        parts = scan.outputs(states)
+        parts = scan.outputs(states, save=True)
         if z is None:
             return _sum(parts, 1), states
         out = torch.empty_like(parts[:, 0])
@@ -83,7 +85,7 @@ def scan_backward(
     with torch.cuda.device_of(u):
         g, dz = grad_out, None
         if z is not None:
-            parts = scan.outputs(states)
+            parts = scan.outputs(states, save=False)
             g, dz = torch.empty_like(parts[:, 0]), torch.empty_like(z, memory_format=torch.contiguous_format)
             _launch(
                 "gate_backward_kernel", _tiles(g), parts, z, grad_out, g, dz, *_rows(z), *_rows(grad_out),
@@ -157,8 +159,8 @@ class _Scan:
         self.interval = _interval(self.state_size)
         self.slots = _ceil_div(self.length, self.interval)
         self.channel_blocks = _ceil_div(self.channels, _BD)
-        # How kernels that hold one tile are run: 32 states are 1.4 times cheaper each than 16, 64 would spill.
-        self.BN = min(32, _power_of_two(self.state_size))
+        # States of a tile, for kernels that hold one: with 32, each costs 0.7 of what it costs with 16; 64 would spill.
+        self.BN = 16 if self.state_size <= 16 else 32
         blocks = self.channel_blocks * _ceil_div(self.state_size, self.BN)
         self.slots_per_run, self.runs = self._split(blocks, _FORWARD_PROGRAMS)
         self.options = {"SOFTPLUS": delta_softplus, "HAS_BIAS": self.has_bias}
@@ -179,22 +181,25 @@ class _Scan:
             self._carry(states, delta_sums, self.slots_per_run, reverse=False)
         return states
 
-    def outputs(self, states: Tensor) -> Tensor:
-        """y of each direction, in parts by block of states: (b, K * state blocks, L, d) in u's dtype. Fills states."""
+    def outputs(self, states: Tensor, save: bool) -> Tensor:
+        """y of each direction in parts by block of states, (b, K * state blocks, L, d) in u's dtype.
+
+        `save` fills in the rest of the states from the first of each run.
+        """
         state_blocks = _ceil_div(self.state_size, self.BN)
         parts = self.u.new_empty(self.batch, self.directions * state_blocks, self.length, self.channels)
         _launch(
             "scan_kernel", self._grid(self.runs), self.u, self.delta, self.A, self.B, self.C, self.D, self.bias,
             self.paths, states, parts, *_sequences(self.u), *_sequences(self.delta), *_sequences(self.B),
             *_sequences(self.C), self.directions, self.length, self.channels, self.state_size, self.slots, self.runs,
-            self.slots_per_run, self.interval, HAS_D=self.has_D, **self.options,
+            self.slots_per_run, self.interval, int(save), HAS_D=self.has_D, **self.options,
             **self._tile(self.u, self.delta, self.B, self.C, parts),
         )  # fmt: skip
         return parts
 
     def gradients(self, g: Tensor, states: Tensor) -> tuple[Tensor | None, ...]:
         """Gradients of (u, delta, A, B, C, D, delta_bias) from g, the gradient of each direction's y."""
-        BN = min(16, _power_of_two(self.state_size))  # 32 would spill
+        BN = 16  # this kernel holds five tiles; with 32 states they would spill
         state_blocks = _ceil_div(self.state_size, BN)
         slots_per_run, runs = self._split(state_blocks, _BACKWARD_PROGRAMS)
         programs = self.batch * self.directions * state_blocks * runs
@@ -212,7 +217,7 @@ class _Scan:
         dC = torch.empty_like(dB)
         dD = self._per_run(runs, self.channels)
         dbias = self._per_run(runs, state_blocks, self.channels)
-        scratch = self.A.new_empty(programs, _ceil_div(self.interval, 4), BN, _BD)
+        scratch = self.A.new_empty(programs, _ceil_div(self.interval, 2), BN, _BD)
         tile = self._tile(g, self.u, self.delta, self.B, self.C, du, dB)
         _launch(
             "adjoint_kernel", (programs,), g, self.u, self.delta, self.A, self.B, self.C, self.D, self.bias, self.paths,
@@ -250,7 +255,7 @@ class _Scan:
         _launch(
             "carry_kernel", (self.batch * self.directions * self.state_size * self.channel_blocks,), self.A, states,
             delta_sums, self.directions, self.channels, self.state_size, slots, runs, slots_per_run,
-            REVERSE=reverse, BT=min(64, _power_of_two(runs)), BD=_BD,
+            REVERSE=reverse, BT=_CARRIED_RUNS, BD=_BD,
         )  # fmt: skip
 
     def _split(self, blocks: int, programs: int) -> tuple[int, int]:
@@ -265,7 +270,7 @@ class _Scan:
         return self.A.new_empty(self.batch, self.directions, runs, *shape)
 
     def _tile(self, *tensors: Tensor) -> dict[str, int | bool]:
-        wide = any(self.length * tensor.stride(-2) >= 2**31 for tensor in tensors)
+        wide = any(self.length * tensor.stride(-2) >= _WIDE_OFFSETS for tensor in tensors)
         return {"WIDE": wide, "BN": self.BN, "BD": _BD}
 
 
@@ -307,7 +312,3 @@ def _interval(state_size: int) -> int:
 
 def _ceil_div(a: int, b: int) -> int:
     return -(-a // b)
-
-
-def _power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()

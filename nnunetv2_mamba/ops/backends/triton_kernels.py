@@ -4,8 +4,8 @@ A program is one warp. It owns a tile of BN states by BD channels of one directi
 after another, with the tile's state in registers. Tokens are found through the path's table, so no tensor is ever
 permuted. Rows of u, delta, B and C have a stride of 1; everything made here is contiguous.
 
-Indices into rows beyond the last channel or state are clamped rather than masked, which costs nothing in a loop:
-padded channels are masked in g and in every store, padded states in C and in every store, so that they add nothing.
+Padded states have A = B = C = 0. Padded channels read the last channel again, which costs less than a mask in the loop;
+only their g is 0, and nothing of either kind is stored.
 """
 
 import triton
@@ -17,7 +17,7 @@ LN_2 = tl.constexpr(0.6931471805599453)
 # Compiling takes seconds: no variants for sizes that do not make a kernel faster when they are 1 or a multiple of 16.
 _GENERAL = (
     *("directions", "length", "slots", "runs", "slots_per_run", "interval", "groups", "blocks_per_group", "sequences"),
-    *("count", "outputs", "u_batch", "u_direction", "delta_batch", "delta_direction", "B_batch", "B_direction"),
+    *("save", "count", "outputs", "u_batch", "u_direction", "delta_batch", "delta_direction", "B_batch", "B_direction"),
     *("C_batch", "C_direction", "g_batch", "z_batch", "grad_batch", "grad_direction", "x_batch", "x_direction"),
 )
 
@@ -107,10 +107,10 @@ def run_end_kernel(
     shift = _optional_row(bias + direction * channels, d, channels, HAS_BIAS, BD)
     path = paths + direction * length
 
-    row, column = tl.minimum(n, state_size - 1), tl.minimum(d, channels - 1)
+    column = tl.minimum(d, channels - 1)
     u += batch * u_batch + direction * u_direction + column
     delta += batch * delta_batch + direction * delta_direction + column
-    B += batch * B_batch + direction * B_direction + row
+    B += batch * B_batch + direction * B_direction + n
 
     h = tl.zeros([BN, BD], tl.float32)
     total = tl.zeros([BD], tl.float32)
@@ -118,12 +118,13 @@ def run_end_kernel(
     stop = start + slots_per_run * interval
     # The next token's rows are on their way while this one's are used.
     token = _token(path, start, WIDE)
-    u_t, delta_t, B_t = tl.load(u + token * u_token), tl.load(delta + token * delta_token), tl.load(B + token * B_token)
+    u_t, delta_t = tl.load(u + token * u_token), tl.load(delta + token * delta_token)
+    B_t = tl.load(B + token * B_token, mask=n < state_size, other=0.0)
     for position in range(start, stop):
         token = _token(path, tl.minimum(position + 1, stop - 1), WIDE)
         u_next = tl.load(u + token * u_token)
         delta_next = tl.load(delta + token * delta_token)
-        B_next = tl.load(B + token * B_token)
+        B_next = tl.load(B + token * B_token, mask=n < state_size, other=0.0)
         dl = _step_size(delta_t, shift, SOFTPLUS)
         total += dl
         h = tl.exp2(dl[None, :] * decay) * h + (dl * u_t.to(tl.float32))[None, :] * B_t.to(tl.float32)[:, None]
@@ -179,11 +180,11 @@ def scan_kernel(
     u, delta, A, B, C, D, bias, paths, states, parts,
     u_batch, u_direction, u_token, delta_batch, delta_direction, delta_token,
     B_batch, B_direction, B_token, C_batch, C_direction, C_token,
-    directions, length, channels, state_size, slots, runs, slots_per_run, interval,
+    directions, length, channels, state_size, slots, runs, slots_per_run, interval, save,
     SOFTPLUS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr, WIDE: tl.constexpr,
     BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """y of each run from its true initial state, in parts per block of states; saves the state before each interval."""
+    """y of each run from its initial state, in parts per block of states; if `save`, the state before each interval."""
     state_blocks = tl.cdiv(state_size, BN)
     sequence, batch, direction, run, block = _coordinates(directions, runs, tl.cdiv(channels, BD) * state_blocks)
     n, d, state_block = _tile(block, channels, state_size, BN, BD)
@@ -193,14 +194,14 @@ def scan_kernel(
     skip = tl.where(state_block == 0, skip, 0.0)
     path = paths + direction * length
 
-    row, column = tl.minimum(n, state_size - 1), tl.minimum(d, channels - 1)
+    column = tl.minimum(d, channels - 1)
     u += batch * u_batch + direction * u_direction + column
     delta += batch * delta_batch + direction * delta_direction + column
-    B += batch * B_batch + direction * B_direction + row
-    C += batch * C_batch + direction * C_direction + row
+    B += batch * B_batch + direction * B_direction + n
+    C += batch * C_batch + direction * C_direction + n
     parts += (sequence * state_blocks + state_block) * length * channels + d
 
-    inside = (n < state_size)[:, None] & (d < channels)[None, :]
+    saved = (n < _if(save > 0, state_size))[:, None] & (d < channels)[None, :]
     states += n[:, None] * channels + d[None, :]
     slots_before = sequence * slots
     first_slot = run * slots_per_run
@@ -209,15 +210,16 @@ def scan_kernel(
     h = tl.load(states + (slots_before + first_slot) * state_size * channels, mask=carried, other=0.0)
 
     token = _token(path, first_slot * interval, WIDE)
-    u_t, delta_t, B_t = tl.load(u + token * u_token), tl.load(delta + token * delta_token), tl.load(B + token * B_token)
+    u_t, delta_t = tl.load(u + token * u_token), tl.load(delta + token * delta_token)
+    B_t = tl.load(B + token * B_token, mask=n < state_size, other=0.0)
     C_t = tl.load(C + token * C_token, mask=n < state_size, other=0.0)
     for slot in range(first_slot, last_slot):
-        tl.store(states + (slots_before + slot) * state_size * channels, h, mask=inside)
+        tl.store(states + (slots_before + slot) * state_size * channels, h, mask=saved)
         for position in range(slot * interval, tl.minimum(slot * interval + interval, length)):
             following = _token(path, tl.minimum(position + 1, length - 1), WIDE)
             u_next = tl.load(u + following * u_token)
             delta_next = tl.load(delta + following * delta_token)
-            B_next = tl.load(B + following * B_token)
+            B_next = tl.load(B + following * B_token, mask=n < state_size, other=0.0)
             C_next = tl.load(C + following * C_token, mask=n < state_size, other=0.0)
             u_t = u_t.to(tl.float32)
             dl = _step_size(delta_t, shift, SOFTPLUS)
@@ -245,22 +247,23 @@ def run_adjoint_kernel(
     shift = _optional_row(bias + direction * channels, d, channels, HAS_BIAS, BD)
     path = paths + direction * length
 
-    row, column = tl.minimum(n, state_size - 1), tl.minimum(d, channels - 1)
+    column = tl.minimum(d, channels - 1)
     g += batch * g_batch + column
     delta += batch * delta_batch + direction * delta_direction + column
-    C += batch * C_batch + direction * C_direction + row
+    C += batch * C_batch + direction * C_direction + n
 
     p = tl.zeros([BN, BD], tl.float32)
     total = tl.zeros([BD], tl.float32)
     start = (run + 1) * slots_per_run * interval
     stop = tl.minimum(start + slots_per_run * interval, length)
     token = _token(path, stop - 1, WIDE)
-    g_t, delta_t, C_t = tl.load(g + token * g_token), tl.load(delta + token * delta_token), tl.load(C + token * C_token)
+    g_t, delta_t = tl.load(g + token * g_token), tl.load(delta + token * delta_token)
+    C_t = tl.load(C + token * C_token, mask=n < state_size, other=0.0)
     for step in range(0, stop - start):
         token = _token(path, tl.maximum(stop - 2 - step, start), WIDE)
         g_next = tl.load(g + token * g_token)
         delta_next = tl.load(delta + token * delta_token)
-        C_next = tl.load(C + token * C_token)
+        C_next = tl.load(C + token * C_token, mask=n < state_size, other=0.0)
         dl = _step_size(delta_t, shift, SOFTPLUS)
         total += dl
         p = tl.exp2(dl[None, :] * decay) * (C_t.to(tl.float32)[:, None] * g_t.to(tl.float32)[None, :] + p)
@@ -296,8 +299,9 @@ def _read(
     dl = tl.where(position < stop, _softplus(x) if SOFTPLUS else x, 0.0)
     g_t = tl.load(g + token * g_token, mask=columns < _if(position < stop, channels), other=0.0).to(tl.float32)
     u_t = tl.load(u + token * u_token).to(tl.float32)
+    B_t = tl.load(B + token * B_token, mask=states < state_size, other=0.0)
     C_t = tl.load(C + token * C_token, mask=states < state_size, other=0.0)
-    return token, u_t, x, dl, g_t, tl.load(B + token * B_token), C_t
+    return token, u_t, x, dl, g_t, B_t, C_t
 
 
 @triton.jit
@@ -334,24 +338,23 @@ def adjoint_kernel(
 ):  # fmt: skip
     """All gradients of each run. A program takes a group of channel blocks in turn and adds up their dB and dC.
 
-    Per interval: walk forwards from the saved state, keeping the state before every fourth token; then backwards, four
-    tokens at a time, whose states are made again in registers.
+    Per interval: walk forwards from the saved state, keeping the state before every second token; then backwards, two
+    tokens at a time, the state between them made again.
     """
     state_blocks = tl.cdiv(state_size, BN)
     sequence, batch, direction, run, block = _coordinates(directions, runs, groups * state_blocks)
     group, state_block = block % groups, block // groups
     n = state_block * BN + tl.arange(0, BN)
-    row = tl.minimum(n, state_size - 1)
     path = paths + direction * length
     parameters = direction * channels
     A += parameters * state_size
-    B += batch * B_batch + direction * B_direction + row
-    C += batch * C_batch + direction * C_direction + row
+    B += batch * B_batch + direction * B_direction + n
+    C += batch * C_batch + direction * C_direction + n
     dB += (group * sequences + sequence) * length * state_size + n
     dC += (group * sequences + sequence) * length * state_size + n
-    fours = tl.cdiv(interval, 4)
+    pairs = tl.cdiv(interval, 2)
     entry = tl.arange(0, BN)[:, None] * BD + tl.arange(0, BD)[None, :]
-    scratch += tl.program_id(0).to(tl.int64) * fours * BN * BD + entry
+    scratch += tl.program_id(0).to(tl.int64) * pairs * BN * BD + entry
     first_slot = run * slots_per_run
     last_slot = tl.minimum(first_slot + slots_per_run, slots)
     channel_blocks = tl.cdiv(channels, BD)
@@ -386,8 +389,8 @@ def adjoint_kernel(
             stop = tl.minimum(start + interval, length)
             h = tl.load(states + (sequence * slots + slot) * state_size * channels + tile, mask=inside, other=0.0)
             for position in range(start, stop):
-                if (position - start) % 4 == 0:
-                    tl.store(scratch + (position - start) // 4 * BN * BD, h)
+                if (position - start) % 2 == 0:
+                    tl.store(scratch + (position - start) // 2 * BN * BD, h)
                 token, u_t, x, dl, g_t, B_t, C_t = _read(
                     u_row, delta_row, g_row, B, C, path, position, stop, u_token, delta_token, g_token, B_token,
                     C_token, shift, n, d, channels, state_size, SOFTPLUS, WIDE,
@@ -396,9 +399,9 @@ def adjoint_kernel(
                 _accumulate(dC + token * state_size, tl.sum(h * g_t[None, :], 1), n, state_size, size_before)
             tl.debug_barrier()  # a thread may read what another thread of the program stored
 
-            for four in range(0, tl.cdiv(stop - start, 4)):
-                index = tl.cdiv(stop - start, 4) - 1 - four
-                position = start + index * 4
+            for pair in range(0, tl.cdiv(stop - start, 2)):
+                index = tl.cdiv(stop - start, 2) - 1 - pair
+                position = start + index * 2
                 t0, u0, x0, dl0, g0, B0, C0 = _read(
                     u_row, delta_row, g_row, B, C, path, position, stop, u_token, delta_token, g_token, B_token,
                     C_token, shift, n, d, channels, state_size, SOFTPLUS, WIDE,
@@ -407,26 +410,8 @@ def adjoint_kernel(
                     u_row, delta_row, g_row, B, C, path, position + 1, stop, u_token, delta_token, g_token, B_token,
                     C_token, shift, n, d, channels, state_size, SOFTPLUS, WIDE,
                 )  # fmt: skip
-                t2, u2, x2, dl2, g2, B2, C2 = _read(
-                    u_row, delta_row, g_row, B, C, path, position + 2, stop, u_token, delta_token, g_token, B_token,
-                    C_token, shift, n, d, channels, state_size, SOFTPLUS, WIDE,
-                )  # fmt: skip
-                t3, u3, x3, dl3, g3, B3, C3 = _read(
-                    u_row, delta_row, g_row, B, C, path, position + 3, stop, u_token, delta_token, g_token, B_token,
-                    C_token, shift, n, d, channels, state_size, SOFTPLUS, WIDE,
-                )  # fmt: skip
                 h0 = tl.load(scratch + index * BN * BD)
                 h1 = _forward_step(h0, u0, dl0, B0.to(tl.float32), decay)
-                h2 = _forward_step(h1, u1, dl1, B1.to(tl.float32), decay)
-                h3 = _forward_step(h2, u2, dl2, B2.to(tl.float32), decay)
-                p, dA_run, dD_run, dbias_run = _backward_step(
-                    p, h3, dA_run, dD_run, dbias_run, t3, u3, x3, dl3, g3, B3, C3, decay, skip, du_row, ddelta_row, dB,
-                    n, d, channels, state_size, size_before, position + 3 < stop, SOFTPLUS,
-                )  # fmt: skip
-                p, dA_run, dD_run, dbias_run = _backward_step(
-                    p, h2, dA_run, dD_run, dbias_run, t2, u2, x2, dl2, g2, B2, C2, decay, skip, du_row, ddelta_row, dB,
-                    n, d, channels, state_size, size_before, position + 2 < stop, SOFTPLUS,
-                )  # fmt: skip
                 p, dA_run, dD_run, dbias_run = _backward_step(
                     p, h1, dA_run, dD_run, dbias_run, t1, u1, x1, dl1, g1, B1, C1, decay, skip, du_row, ddelta_row, dB,
                     n, d, channels, state_size, size_before, position + 1 < stop, SOFTPLUS,
