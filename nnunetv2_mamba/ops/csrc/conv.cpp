@@ -191,7 +191,9 @@ void backward(const ConvArgs<T>& a, const Item& item, void* scratch) {
 }  // namespace
 
 void get(ConvKernels<float>& kernels) { kernels = {W<float>, scratch_bytes<float>, forward<float>, backward<float>}; }
-void get(ConvKernels<double>& kernels) { kernels = {W<double>, scratch_bytes<double>, forward<double>, backward<double>}; }
+void get(ConvKernels<double>& kernels) {
+  kernels = {W<double>, scratch_bytes<double>, forward<double>, backward<double>};
+}
 
 }  // namespace NM_ISA
 }  // namespace nm

@@ -70,8 +70,8 @@ struct Item {
 // The kernels of one family for one instruction set and element type.
 template <class Args>
 struct Kernels {
-  int64_t lanes;                                                       // channels in a SIMD block
-  size_t (*scratch)(const Args&, int64_t channels, bool backward);     // bytes for an item, a multiple of 64
+  int64_t lanes;                                                    // channels in a SIMD block
+  size_t (*scratch)(const Args&, int64_t channels, bool backward);  // bytes for an item, a multiple of 64
   void (*forward)(const Args&, const Item&, void* scratch);
   void (*backward)(const Args&, const Item&, void* scratch);
 };

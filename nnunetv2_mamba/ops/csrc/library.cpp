@@ -1,4 +1,5 @@
-// The C interface of the library: picks the kernels of an instruction set, cuts the work into items, runs them on threads.
+// The C interface of the library: picks the kernels of an instruction set, cuts the work into items and runs them on
+// threads.
 #include <stdlib.h>
 
 #include <algorithm>
@@ -53,10 +54,11 @@ const std::vector<InstructionSet>& instruction_sets() {  // the best last
 #if defined(__x86_64__) || defined(_M_X64)
     __builtin_cpu_init();
     const bool v2 = __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt");
-    const bool v3 = v2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi") &&
-                    __builtin_cpu_supports("bmi2");
+    const bool v3 = v2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
     const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                    __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+                    __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                    __builtin_cpu_supports("avx512vl");
     return std::vector<InstructionSet>{{"x86-64-v2", v2}, {"x86-64-v3", v3}, {"x86-64-v4", v4}};
 #else
     return std::vector<InstructionSet>{{"baseline", true}};
@@ -100,12 +102,13 @@ class FlushDenormals {
 #endif
 };
 
-// A fresh tensor is backed by nothing until it is written, and taking 512 page faults for every 2 MiB can cost more time
-// than the scan. Where the kernel lets a program choose, ask for huge pages before the first write.
+// A fresh tensor is backed by nothing until it is written, and taking 512 page faults for every 2 MiB can cost more
+// time than the scan. Where the kernel lets a program choose, ask for huge pages before the first write.
 template <class T>
 void use_huge_pages(const T* tensor, int64_t count) {
 #if defined(__linux__)
-  const uintptr_t page = 2 << 20, begin = ((uintptr_t)tensor + page - 1) & ~(page - 1), end = (uintptr_t)(tensor + count) & ~(page - 1);
+  const uintptr_t page = 2 << 20, begin = ((uintptr_t)tensor + page - 1) & ~(page - 1),
+                  end = (uintptr_t)(tensor + count) & ~(page - 1);
   if (tensor && end > begin) madvise((void*)begin, end - begin, MADV_HUGEPAGE);
 #endif
 }
@@ -134,7 +137,8 @@ void prepare_outputs(const ConvArgs<T>& a, bool backward) {
     use_huge_pages(a.out.data, tokens * a.channels * a.directions);
 }
 
-// Threads live for one call. Starting one costs some 30 us, and in return nothing is left behind that a fork could break.
+// Threads live for one call. Starting one costs some 30 us, and in return nothing is left behind that a fork could
+// break.
 template <class Work>
 void run_on_threads(int64_t threads, const Work& work) {
   std::vector<std::thread> others;
@@ -147,8 +151,8 @@ void run_on_threads(int64_t threads, const Work& work) {
   for (std::thread& other : others) other.join();
 }
 
-// Channel groups per batch element: as few as occupy all threads equally well, but none above 256 channels, whose states
-// and tiles fit a second-level cache.
+// Channel groups per batch element: as few as occupy all threads equally well, but none above 256 channels, whose
+// states and tiles fit a second-level cache.
 int64_t channel_groups(int64_t batch, int64_t blocks, int64_t lanes, int64_t threads) {
   int64_t best = 0, best_rounds = 0;
   for (int64_t groups = (blocks * lanes + 255) / 256; groups <= blocks; groups++) {
@@ -190,7 +194,8 @@ int run(int64_t instruction_set, const Args& a, bool backward, int64_t threads) 
   std::atomic<int64_t> next{0};
   run_on_threads(threads, [&](int64_t thread) {
     FlushDenormals flush;
-    for (int64_t i; (i = next++) < count;) (backward ? kernels.backward : kernels.forward)(a, items[i], aligned + thread * bytes);
+    for (int64_t i; (i = next++) < count;)
+      (backward ? kernels.backward : kernels.forward)(a, items[i], aligned + thread * bytes);
   });
   return 0;
 } catch (const std::bad_alloc&) {
@@ -218,9 +223,9 @@ NM_EXPORT const char* nm_instruction_set(int64_t number) {
 NM_EXPORT int nm_supported(int64_t number) { return nm::instruction_sets()[number].supported; }
 
 // Non-zero: out of memory.
-#define NM_ENTRY(name, Args, backward, T)                                                                 \
-  NM_EXPORT int name(int64_t instruction_set, const nm::Args<T>* args, int64_t threads) {                 \
-    return nm::run(instruction_set, *args, backward, threads);                                            \
+#define NM_ENTRY(name, Args, backward, T)                                                 \
+  NM_EXPORT int name(int64_t instruction_set, const nm::Args<T>* args, int64_t threads) { \
+    return nm::run(instruction_set, *args, backward, threads);                            \
   }
 
 NM_ENTRY(nm_scan_forward_f32, ScanArgs, false, float)

@@ -78,9 +78,11 @@ struct Walk {
 
   // Has to be inlined: a call that only prefetches counts as one without effect and is dropped.
   template <class... Views>
-  __attribute__((always_inline)) void prefetch(int64_t k, const int32_t* tokens, int count, int64_t block, Views... rows) const {
+  __attribute__((always_inline)) void prefetch(int64_t k, const int32_t* tokens, int count, int64_t block,
+                                               Views... rows) const {
     const int64_t b = item.batch, channel = this->channel(block);
-    for (int t = 0; t < count; t++) ((rows.data ? __builtin_prefetch(rows.row(b, k, tokens[t]) + channel) : void()), ...);
+    for (int t = 0; t < count; t++)
+      ((rows.data ? __builtin_prefetch(rows.row(b, k, tokens[t]) + channel) : void()), ...);
   }
 
   // dl and x = dl u of a tile. Returns whether every exponent dl A may be used unclamped.
@@ -112,7 +114,8 @@ struct Walk {
 
 // A tile's steps of all states of one block; y gets C . h.
 template <class T, bool CLAMP, bool OUTPUT>
-void advance(const Walk<T>& walk, int64_t block, const Vec<T>* dl, const Vec<T>* x, int count, Vec<T>* states, Vec<T>* y) {
+void advance(const Walk<T>& walk, int64_t block, const Vec<T>* dl, const Vec<T>* x, int count, Vec<T>* states,
+             Vec<T>* y) {
   typedef Vec<T> V;
   const int64_t stride = walk.states;
   for (int64_t first = 0; first < stride; first += GROUP) {
@@ -133,7 +136,8 @@ void advance(const Walk<T>& walk, int64_t block, const Vec<T>* dl, const Vec<T>*
 }
 
 template <class T, bool OUTPUT>
-NM_INLINE void advance(bool unclamped, const Walk<T>& walk, int64_t block, const Vec<T>* dl, const Vec<T>* x, int count, Vec<T>* states, Vec<T>* y) {
+NM_INLINE void advance(bool unclamped, const Walk<T>& walk, int64_t block, const Vec<T>* dl, const Vec<T>* x, int count,
+                       Vec<T>* states, Vec<T>* y) {
   if (unclamped)
     advance<T, false, OUTPUT>(walk, block, dl, x, count, states, y);
   else
@@ -150,7 +154,8 @@ struct Forward : Walk<T> {
 
   V *dl, *x, *y;  // [tile step]
 
-  Forward(const ScanArgs<T>& args, const Item& item, int64_t channels, Arena& arena) : Walk<T>(args, item, channels, arena) {
+  Forward(const ScanArgs<T>& args, const Item& item, int64_t channels, Arena& arena)
+      : Walk<T>(args, item, channels, arena) {
     dl = arena.take<V>(TILE);
     x = arena.take<V>(TILE);
     y = arena.take<V>(TILE);
@@ -169,7 +174,8 @@ struct Forward : Walk<T> {
           this->with_lanes_of(block, [&](auto lanes) {
             V* h = this->h + block * states;
             if (p % a.chunk == 0)
-              for (int64_t j = 0; j < a.state_size; j++) store(this->saved_state(k, p / a.chunk, j, this->channel(block)), h[j], lanes);
+              for (int64_t j = 0; j < a.state_size; j++)
+                store(this->saved_state(k, p / a.chunk, j, this->channel(block)), h[j], lanes);
             this->prefetch(k, path + p + count, next, block, a.delta, a.u, a.z, k > 0 ? a.out : View<T>());
             const bool unclamped = this->take_steps(dl, x, k, path + p, count, block, lanes);
             advance<T, true>(unclamped, *this, block, dl, x, count, h, y);
@@ -204,19 +210,20 @@ struct Backward : Walk<T> {
   using Walk<T>::blocks;
   using Walk<T>::states;
 
-  int64_t tiles;                     // per chunk
-  V *dl, *x;                         // [block][chunk step]
-  bool* unclamped;                   // [block][chunk tile]
-  V* start;                          // [block][chunk tile][state]: the state before each tile
-  V *g, *gate;                       // [block][tile step]: gradient of y_k; sigmoid(z)
-  V *y, *dx, *dexp;                  // [block][tile step]: y_k - D u; gradients of x and, through the decays, of dl
-  V *dh, *dA;                        // [block][state]: gradient of the state, decayed to the step before; gradient of A
-  V *dD, *dbias;                     // [block]
-  V *decay, *state;                  // [tile step][group]: of one block, one group of states
-  V *dB_lanes, *dC_lanes;            // [tile step][group]: summed over the blocks, lanes apart
-  T *dB, *dC;                        // [tile step][state]
+  int64_t tiles;           // per chunk
+  V *dl, *x;               // [block][chunk step]
+  bool* unclamped;         // [block][chunk tile]
+  V* start;                // [block][chunk tile][state]: the state before each tile
+  V *g, *gate;             // [block][tile step]: gradient of y_k; sigmoid(z)
+  V *y, *dx, *dexp;        // [block][tile step]: y_k - D u; gradients of x and, through the decays, of dl
+  V *dh, *dA;              // [block][state]: gradient of the state, decayed to the step before; gradient of A
+  V *dD, *dbias;           // [block]
+  V *decay, *state;        // [tile step][group]: of one block, one group of states
+  V *dB_lanes, *dC_lanes;  // [tile step][group]: summed over the blocks, lanes apart
+  T *dB, *dC;              // [tile step][state]
 
-  Backward(const ScanArgs<T>& args, const Item& item, int64_t channels, Arena& arena) : Walk<T>(args, item, channels, arena) {
+  Backward(const ScanArgs<T>& args, const Item& item, int64_t channels, Arena& arena)
+      : Walk<T>(args, item, channels, arena) {
     tiles = (a.chunk + TILE - 1) / TILE;
     dl = arena.take<V>(blocks * tiles * TILE);
     x = arena.take<V>(blocks * tiles * TILE);
@@ -252,7 +259,8 @@ struct Backward : Walk<T> {
         const int count = int(min(a.chunk, a.length - chunk * a.chunk));
         take_chunk(k, chunk, tokens, count);
         for (int tile = (count - 1) / TILE; tile >= 0; tile--)
-          sweep_tile(k, tile, chunk * a.chunk + tile * TILE, tokens + tile * TILE, min(TILE, count - tile * TILE), ++step);
+          sweep_tile(k, tile, chunk * a.chunk + tile * TILE, tokens + tile * TILE, min(TILE, count - tile * TILE),
+                     ++step);
       }
       finish_direction(k);
     }
@@ -263,7 +271,8 @@ struct Backward : Walk<T> {
     for (int64_t block = 0; block < blocks; block++)
       this->with_lanes_of(block, [&](auto lanes) {
         V* h = start + block * tiles * states;
-        for (int64_t j = 0; j < a.state_size; j++) h[j] = load(this->saved_state(k, chunk, j, this->channel(block)), lanes);
+        for (int64_t j = 0; j < a.state_size; j++)
+          h[j] = load(this->saved_state(k, chunk, j, this->channel(block)), lanes);
         for (int64_t j = a.state_size; j < states; j++) h[j] = V{};
       });
     for (int tile = 0; tile * TILE < count; tile++) {
@@ -291,7 +300,8 @@ struct Backward : Walk<T> {
     for (int64_t block = 0; block < blocks; block++)
       this->with_lanes_of(block, [&](auto lanes) {
         if (position >= TILE)
-          this->prefetch(k, tokens - TILE, TILE, block, a.grad_out, a.z, k > 0 ? a.du : View<T>(), k > 0 ? a.dz : View<T>());
+          this->prefetch(k, tokens - TILE, TILE, block, a.grad_out, a.z, k > 0 ? a.du : View<T>(),
+                         k > 0 ? a.dz : View<T>());
         if (position >= a.chunk) this->prefetch(k, tokens - a.chunk, TILE, block, a.delta, a.u);
         take_gradients(tokens, count, block, lanes);
       });
@@ -402,7 +412,8 @@ struct Backward : Walk<T> {
     const V *dl = this->dl + (block * tiles + tile) * TILE, *g = this->g + block * TILE, *y = this->y + block * TILE;
     const V *dx = this->dx + block * TILE, *dexp = this->dexp + block * TILE;
     const V D = a.D ? load(a.D + k * a.channels + channel, lanes) : V{};
-    const bool first = k == 0, last = k + 1 == a.directions, add_du = !first && du.direction == 0, with_softplus = a.softplus;
+    const bool first = k == 0, last = k + 1 == a.directions, add_du = !first && du.direction == 0,
+               with_softplus = a.softplus;
     V dD_sum = {}, dbias_sum = {};
     for (int t = 0; t < count; t++) {
       const V u_t = load(u.row(b, k, tokens[t]) + channel, lanes);
@@ -474,7 +485,9 @@ void backward(const ScanArgs<T>& a, const Item& item, void* scratch) {
 }  // namespace
 
 void get(ScanKernels<float>& kernels) { kernels = {W<float>, scratch_bytes<float>, forward<float>, backward<float>}; }
-void get(ScanKernels<double>& kernels) { kernels = {W<double>, scratch_bytes<double>, forward<double>, backward<double>}; }
+void get(ScanKernels<double>& kernels) {
+  kernels = {W<double>, scratch_bytes<double>, forward<double>, backward<double>};
+}
 
 }  // namespace NM_ISA
 }  // namespace nm

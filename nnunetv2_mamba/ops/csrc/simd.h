@@ -122,14 +122,15 @@ struct Exp2<float> {
   static constexpr float c[degree] = {0x1.62e42ap-1f, 0x1.ebf9c2p-3f, 0x1.c6b6d8p-5f, 0x1.3ce8bp-7f, 0x1.5bda7ap-10f};
   static constexpr int mantissa = 23;
   static constexpr float limit = 126;  // 2^x is a normal number for |x| up to here
-  static constexpr float ln2_high = 0x1.62e4p-1f, ln2_low = 0x1.7f7d1cp-20f;  // products of high and an exponent are exact
+  static constexpr float ln2_high = 0x1.62e4p-1f,
+                         ln2_low = 0x1.7f7d1cp-20f;  // products of high and an exponent are exact
 };
 
 template <>
 struct Exp2<double> {
   static constexpr int degree = 13;  // Taylor: ln(2)^k / k!, relative error 5e-18
   static constexpr double c[degree] = {
-      0x1.62e42fefa39efp-1, 0x1.ebfbdff82c58fp-3, 0x1.c6b08d704a0cp-5, 0x1.3b2ab6fba4e77p-7, 0x1.5d87fe78a6731p-10,
+      0x1.62e42fefa39efp-1,  0x1.ebfbdff82c58fp-3,  0x1.c6b08d704a0cp-5,   0x1.3b2ab6fba4e77p-7,  0x1.5d87fe78a6731p-10,
       0x1.430912f86c787p-13, 0x1.ffcbfc588b0c7p-17, 0x1.62c0223a5c824p-20, 0x1.b5253d395e7c4p-24, 0x1.e4cf5158b8ecap-28,
       0x1.e8cac7351bb25p-32, 0x1.c3bd650fc2986p-36, 0x1.816193166d0f9p-40};
   static constexpr int mantissa = 52;
@@ -247,8 +248,8 @@ NM_INLINE Vec<T> add_halves(Vec<T> a, Vec<T> b, std::integer_sequence<int, L...>
 template <class T, int S>
 NM_INLINE void fold(Vec<T>* v) {
   if constexpr (S > 0) {
-    NM_UNROLL for (int i = 0; i < S; i++)
-      v[i] = add_halves<T, S>(v[i], v[i + S], std::make_integer_sequence<int, W<T>>());
+    NM_UNROLL for (int i = 0; i < S; i++) v[i] =
+        add_halves<T, S>(v[i], v[i + S], std::make_integer_sequence<int, W<T>>());
     fold<T, S / 2>(v);
   }
 }
