@@ -25,7 +25,7 @@ def causal_conv1d(
         x: (b, L, d), shared by all directions, or (b, K, L, d); non-contiguous is fine if the last stride is 1.
         weight: (K, d, w), the last entry meets the position itself. Computed in fp32 (fp64 for fp64 x).
         bias: (K, d) or None.
-        paths: int32 (K, L), each row a permutation of 0 ... L-1; `nnunetv2_mamba.ops.scan_order` makes them.
+        paths: int32 (K, L), as in `directional_scan`.
         activation: "silu" or None.
         backend: As in `directional_scan`; mamba_ssm has no such convolution and leaves it to the automatic choice.
 

@@ -43,12 +43,14 @@ def directional_scan(
         A: Decay rates, (K, d, n), real and as a rule negative.
         B: Input weights, (b, K, L, n).
         C: Output weights, (b, K, L, n).
-        paths: int32 (K, L), each row a permutation of 0 ... L-1; `nnunetv2_mamba.ops.scan_order` makes them.
+        paths: int32 (K, L), each row a permutation of 0 ... L-1; `nnunetv2_mamba.ops.scan_order` makes them. On the CPU
+            its range is checked, elsewhere a token out of range is undefined behaviour.
         D: Weight of the input in the output, (K, d).
         delta_bias: Added to delta, (K, d).
         delta_softplus: Whether to apply softplus to delta.
         z: Gate, (b, L, d).
         backend: auto, cpu, triton, mamba_ssm, torch or reference; None reads NNUNETV2_MAMBA_SCAN (default auto).
+            Under torch.compile the choice is made while tracing.
 
     Returns:
         (b, L, d) in u's dtype.
@@ -165,9 +167,12 @@ def _save_for_backward(ctx, inputs, output):
     *tensors, delta_softplus, z, backend = inputs
     ctx.save_for_backward(*tensors, z, output[1])
     ctx.delta_softplus, ctx.backend = delta_softplus, backend
+    ctx.set_materialize_grads(False)  # the states have no gradient to allocate zeros for
 
 
 def _differentiate(ctx, grad_out, grad_states):
+    if grad_out is None:
+        return (None,) * 11
     u, delta, A, B, C, paths, D, delta_bias, z, states = ctx.saved_tensors
     gradients = iter(
         _scan_backward(grad_out, u, delta, A, B, C, paths, D, delta_bias, ctx.delta_softplus, z, states, ctx.backend)

@@ -9,7 +9,7 @@ Decays are only ever multiplied: dividing by a cumulative product, or working in
 Every function takes plain tensors with validated shapes (see `ops/directional_scan.py`) and knows nothing of autograd.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from math import isqrt
 
 import torch
@@ -48,14 +48,11 @@ def scan_forward(
     states = A.new_empty(states_shape(batch, directions, length, channels, A.shape[-1]))
     out = A.new_zeros(batch, length, channels)
     for k in range(directions):
-        path = _Path(k, u, delta, A, B, C, paths, delta_bias, delta_softplus)
-        states[:, k] = path.initial_states()
-        state = states[:, k].clone()
+        path = _Path(k, u, delta, A, B, C, paths, D, delta_bias, delta_softplus)
+        state = path.initial_states()
+        states[:, k] = state
         for block in path.blocks():
-            y = torch.zeros_like(block.u) if D is None else D[k] * block.u
-            for t in block.walk(state):
-                y[:, :, t] += (state * block.C[:, :, t, :, None]).sum(-2)
-            out[:, block.tokens] += block.valid(y)
+            out[:, block.tokens] += block.valid(block.output(block.walk(state)))
     if z is not None:
         out *= F.silu(z.to(out.dtype))
     return out.to(u.dtype), states
@@ -88,33 +85,34 @@ def scan_backward(
     ddelta_bias = None if delta_bias is None else torch.zeros_like(delta_bias)
 
     for k in range(delta.shape[1]):
-        path = _Path(k, u, delta, A, B, C, paths, delta_bias, delta_softplus)
-        du_k = du if u.ndim == 3 else du[:, k]
+        path = _Path(k, u, delta, A, B, C, paths, D, delta_bias, delta_softplus)
+        states_of_blocks = path.states_of_blocks(states[:, k])
         adjoint = path.final_adjoints(grad_y)
         dA_k = torch.zeros_like(adjoint)
-        for block, state in path.blocks_backwards(states[:, k]):
+        for block in path.blocks_backwards():
             g = block.gather(grad_y)
-            h = [state.clone(), *(state.clone() for _ in block.walk(state))]
-            dx, dexponent, dB_block, dC_block = (torch.empty_like(v) for v in (block.x, block.x, block.B, block.C))
+            state = states_of_blocks.pop()
+            h = [state.clone(), *(after.clone() for after in block.walk(state))]
+            dx, ddl, dB_block, dC_block = (torch.empty_like(v) for v in (block.x, block.dl, block.B, block.C))
             for t, decay in block.walk_backwards(adjoint, g):
                 dC_block[:, :, t] = (h[t + 1] * g[:, :, t, None]).sum(-1)
                 dB_block[:, :, t] = (adjoint * block.x[:, :, t, None]).sum(-1)
                 dx[:, :, t] = (adjoint * block.B[:, :, t, :, None]).sum(-2)
-                ddecay = adjoint * decay * h[t]
-                dexponent[:, :, t] = (ddecay * path.A).sum(-2)
-                dA_k.addcmul_(ddecay, block.dl[:, :, t, None])
-            ddl = block.valid(dexponent + dx * block.u)
+                dexponent = adjoint * decay * h[t]
+                ddl[:, :, t] = (dexponent * path.A).sum(-2)
+                dA_k.addcmul_(dexponent, block.dl[:, :, t, None])
+            ddl = block.valid(ddl.addcmul_(dx, block.u))
             if delta_softplus:
                 ddl *= torch.sigmoid(block.raw_delta)
-            du_block = dx * block.dl
-            if D is not None:
-                du_block += D[k] * g
-                dD[k] += (g * block.u).sum((0, 1, 2))
             if delta_bias is not None:
                 ddelta_bias[k] += ddl.sum((0, 1))
+            du_block = dx * block.dl
+            if D is not None:
+                du_block.addcmul_(D[k], g)
+                dD[k] += (g * block.u).sum((0, 1, 2))
             if z is not None:
-                ungated[:, block.tokens] += block.valid(block.output(h[1:], D))
-            du_k[:, block.tokens] += block.valid(du_block)
+                ungated[:, block.tokens] += block.valid(block.output(h[1:]))
+            _of_direction(du, k)[:, block.tokens] += block.valid(du_block)
             ddelta[:, k, block.tokens] = ddl.to(ddelta.dtype)
             dB[:, k, block.tokens] = block.valid(dB_block).to(dB.dtype)
             dC[:, k, block.tokens] = block.valid(dC_block).to(dC.dtype)
@@ -131,7 +129,7 @@ def conv_forward(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor, 
     """The causal depthwise convolution along each path, (b, K, L, d) in x's dtype."""
     out = x.new_empty(x.shape[0], *paths.shape, x.shape[-1])
     for k, path in enumerate(paths.long()):
-        y = _convolve(_along(x, k, path, weight), weight[k], None if bias is None else bias[k])
+        y = _convolve(_of_direction(x, k)[:, path].to(weight.dtype), weight[k], None if bias is None else bias[k])
         out[:, k, path] = (F.silu(y) if silu else y).to(out.dtype)
     return out
 
@@ -145,7 +143,7 @@ def conv_backward(
     dweight = torch.empty_like(weight)
     dbias = None if bias is None else torch.empty_like(bias)
     for k, path in enumerate(paths.long()):
-        x_k = _along(x, k, path, weight)
+        x_k = _of_direction(x, k)[:, path].to(weight.dtype)
         grad = grad_out[:, k, path].to(weight.dtype)
         if silu:
             y = _convolve(x_k, weight[k], None if bias is None else bias[k])
@@ -159,12 +157,8 @@ def conv_backward(
             dweight[k, :, tap] = (grad[:, lag:] * x_k[:, : length - lag]).sum((0, 1))
         if dbias is not None:
             dbias[k] = grad.sum((0, 1))
-        (dx if x.ndim == 3 else dx[:, k])[:, path] += dx_k
+        _of_direction(dx, k)[:, path] += dx_k
     return dx.to(x.dtype), dweight, dbias
-
-
-def _along(x: Tensor, k: int, path: Tensor, like: Tensor) -> Tensor:
-    return (x if x.ndim == 3 else x[:, k])[:, path].to(like.dtype)
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -185,6 +179,11 @@ def _chunk_length(batch: int, length: int, channels: int, state_size: int) -> in
     return -(-length // chunks)
 
 
+def _of_direction(t: Tensor, k: int) -> Tensor:
+    """(b, L, m) of direction k, from (b, K, L, m) or from what all directions share."""
+    return t if t.ndim == 3 else t[:, k]
+
+
 class _Path:
     """One direction, cut into chunks that are walked side by side, a block of steps at a time."""
 
@@ -197,71 +196,60 @@ class _Path:
         B: Tensor,
         C: Tensor,
         paths: Tensor,
+        D: Tensor | None,
         delta_bias: Tensor | None,
         delta_softplus: bool,
     ) -> None:
-        self.u = u if u.ndim == 3 else u[:, k]
-        self.delta, self.B, self.C = delta[:, k], B[:, k], C[:, k]
+        self.u, self.delta, self.B, self.C = (_of_direction(t, k) for t in (u, delta, B, C))
         self.A = A[k].T.contiguous()  # (n, d): channels innermost, where the work vectorises
+        self.D = None if D is None else D[k]
         self.delta_bias = None if delta_bias is None else delta_bias[k]
         self.delta_softplus = delta_softplus
-        self.k = k
         self.tokens = paths[k].long()
         batch, self.length, channels = self.u.shape
         self.chunk_length = _chunk_length(batch, self.length, channels, A.shape[-1])
         self.state_shape = (batch, -(-self.length // self.chunk_length), *self.A.shape)
-        # The backward keeps the state at each block's start and at each step of one block.
+        # The backward keeps the state at the start of each block and at each step of one block.
         self.block_length = isqrt(self.chunk_length)
+        self.block_starts = range(0, self.chunk_length, self.block_length)
+
+    def blocks(self) -> Iterator["_Block"]:
+        """The blocks from the chunks' first to their last."""
+        return (_Block(self, start) for start in self.block_starts)
+
+    def blocks_backwards(self) -> Iterator["_Block"]:
+        """The blocks from the chunks' last to their first."""
+        return (_Block(self, start) for start in reversed(self.block_starts))
 
     def initial_states(self) -> Tensor:
         """The state before each chunk, (b, chunks, n, d)."""
         state = self.A.new_zeros(self.state_shape)
-        chunks = state.shape[1]
-        if chunks == 1:
+        if state.shape[1] == 1:
             return state
-        total_delta = self.A.new_zeros(state.shape[0], chunks, 1, state.shape[-1])
+        delta = self.A.new_zeros(state[:, :, :1].shape)
         for block in self.blocks():
-            total_delta += block.dl.sum(2).unsqueeze(2)
-            for _ in block.walk(state):
-                pass
-        added, decay = state, torch.exp(total_delta * self.A)
-        initial = torch.zeros_like(state)
-        for c in range(1, chunks):
-            initial[:, c] = added[:, c - 1] + _decayed(initial[:, c - 1], decay[:, c - 1])
-        return initial
+            delta += block.dl.sum(2, keepdim=True)
+            _exhaust(block.walk(state))
+        return _carry(state, torch.exp(delta * self.A))
 
     def final_adjoints(self, grad_y: Tensor) -> Tensor:
-        """The gradient of the state after each chunk, (b, chunks, n, d)."""
+        """The gradient of the state after each chunk from all that follows it, (b, chunks, n, d)."""
         adjoint = self.A.new_zeros(self.state_shape)
-        chunks = adjoint.shape[1]
-        if chunks == 1:
+        if adjoint.shape[1] == 1:
             return adjoint
-        total_delta = self.A.new_zeros(adjoint.shape[0], chunks, 1, adjoint.shape[-1])
-        for block in reversed(list(self.blocks())):
-            total_delta += block.dl.sum(2).unsqueeze(2)
-            for _ in block.walk_backwards(adjoint, block.gather(grad_y)):
-                pass
-        added, decay = adjoint, torch.exp(total_delta * self.A)
-        final = torch.zeros_like(adjoint)
-        for c in range(chunks - 2, -1, -1):
-            final[:, c] = added[:, c + 1] + _decayed(final[:, c + 1], decay[:, c + 1])
-        return final
+        delta = self.A.new_zeros(adjoint[:, :, :1].shape)
+        for block in self.blocks_backwards():
+            delta += block.dl.sum(2, keepdim=True)
+            _exhaust(block.walk_backwards(adjoint, block.gather(grad_y)))
+        return _carry(adjoint.flip(1), torch.exp(delta * self.A).flip(1)).flip(1)
 
-    def blocks(self) -> Iterator["_Block"]:
-        """The blocks of steps from the chunks' first to their last."""
-        for start in range(0, self.chunk_length, self.block_length):
-            yield _Block(self, start)
-
-    def blocks_backwards(self, initial: Tensor) -> Iterator[tuple["_Block", Tensor]]:
-        """The blocks from the chunks' last to their first, each with the state before it."""
-        starts = [initial.clone()]
-        for block in self.blocks():
-            starts.append(starts[-1].clone())
-            for _ in block.walk(starts[-1]):
-                pass
-        starts.pop()
-        for start in reversed(range(0, self.chunk_length, self.block_length)):
-            yield _Block(self, start), starts.pop()
+    def states_of_blocks(self, initial: Tensor) -> list[Tensor]:
+        """The state before each block, from the states before the chunks."""
+        states = [initial.clone()]
+        for start in self.block_starts[:-1]:
+            states.append(states[-1].clone())
+            _exhaust(_Block(self, start).walk(states[-1]))
+        return states
 
 
 class _Block:
@@ -274,11 +262,11 @@ class _Block:
         self.path = path
         chunks, stop = path.state_shape[1], min(start + path.block_length, path.chunk_length)
         self.steps = stop - start
-        positions = torch.arange(chunks, device=path.tokens.device)[:, None] * path.chunk_length
-        positions = (positions + torch.arange(start, stop, device=path.tokens.device)).reshape(-1)
         last_chunk = path.length - (chunks - 1) * path.chunk_length
         self.padding = stop - max(start, min(stop, last_chunk))
-        self.tokens = path.tokens[positions[: len(positions) - self.padding]]
+        positions = torch.arange(chunks)[:, None] * path.chunk_length + torch.arange(start, stop)
+        positions = positions.flatten()[: chunks * self.steps - self.padding]
+        self.tokens = path.tokens[positions.to(path.tokens.device)]
 
         delta = path.delta[:, self.tokens].to(path.A.dtype)
         self.raw_delta = delta if path.delta_bias is None else delta + path.delta_bias
@@ -297,32 +285,41 @@ class _Block:
     def _split(self, rows: Tensor) -> Tensor:
         return F.pad(rows, (0, 0, 0, self.padding)).unflatten(1, (-1, self.steps))
 
-    def walk(self, state: Tensor) -> Iterator[int]:
-        """Advance `state` in place, step by step."""
+    def walk(self, state: Tensor) -> Iterator[Tensor]:
+        """Advance `state` in place, and yield it after each step."""
         for t in range(self.steps):
-            state.mul_(self.decay(t)).addcmul_(self.x[:, :, t, None], self.B[:, :, t, :, None])
-            yield t
+            yield state.mul_(self._decay(t)).addcmul_(self.x[:, :, t, None], self.B[:, :, t, :, None])
 
     def walk_backwards(self, adjoint: Tensor, grad_y: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Take `adjoint` in place from after the block to before it; yields each step and its decay.
+        """Take `adjoint` in place from after the block to before it, and yield each step with its decay.
 
         While a step is yielded, `adjoint` is the gradient of the state after that step.
         """
         for t in reversed(range(self.steps)):
-            decay = self.decay(t)
+            decay = self._decay(t)
             adjoint.addcmul_(self.C[:, :, t, :, None], grad_y[:, :, t, None])
             yield t, decay
             adjoint.mul_(decay)
 
-    def decay(self, t: int) -> Tensor:
+    def _decay(self, t: int) -> Tensor:
         return torch.exp(self.dl[:, :, t, None] * self.path.A)
 
-    def output(self, states: list[Tensor], D: Tensor | None) -> Tensor:
+    def output(self, states: Iterable[Tensor]) -> Tensor:
         """C h + D u from the state after each step."""
         y = torch.stack([(h * self.C[:, :, t, :, None]).sum(-2) for t, h in enumerate(states)], dim=2)
-        return y if D is None else y + D[self.path.k] * self.u
+        return y if self.path.D is None else y.addcmul_(self.path.D, self.u)
 
 
-def _decayed(state: Tensor, decay: Tensor) -> Tensor:
-    # The decay of a whole chunk overflows for a growing mode (A > 0); that must not touch a state that is still zero.
-    return torch.where(state == 0, state, decay * state)
+def _exhaust(walk: Iterator) -> None:
+    for _ in walk:
+        pass
+
+
+def _carry(added: Tensor, decay: Tensor) -> Tensor:
+    """The state before each chunk, from what each chunk adds to a zero state and leaves of another."""
+    initial = torch.zeros_like(added)
+    for c in range(1, added.shape[1]):
+        state = initial[:, c - 1]
+        # The decay of a whole chunk overflows for a growing mode (A > 0), which must not touch a state still zero.
+        initial[:, c] = added[:, c - 1] + torch.where(state == 0, state, decay[:, c - 1] * state)
+    return initial
