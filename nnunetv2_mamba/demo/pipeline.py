@@ -1,0 +1,135 @@
+"""The demo: makes the data, runs nnU-Net's commands as subprocesses and reports Dice and a picture."""
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from .. import _register
+from . import phantom, picture
+
+DATASET = "Dataset001_HeadPhantom"
+TRAINER = "nnUNetTrainerMedSegMamba"
+TRAIN_CASES, TEST_CASES, SEED = 20, 4, 2026
+SETTINGS = "num_epochs=8, num_iterations_per_epoch=30, num_val_iterations_per_epoch=3"
+ENOUGH_DICE = 0.80
+
+MARKER = "nnunetv2_mamba_demo.json"  # tells an earlier demo from a folder of the user's
+PARTS = ("raw", "preprocessed", "results", "predictions")
+
+
+def run(folder: Path) -> int:
+    """Run the whole demo in ``folder``, from the start, and return the exit code: 1 if the Dice is too low.
+
+    Raises:
+        ValueError: ``folder`` holds something else than an earlier demo.
+        subprocess.CalledProcessError: one of nnU-Net's commands failed.
+    """
+    start = time.monotonic()
+    prepare(folder)
+    device = _device()
+    raw, predictions = folder / "raw" / DATASET, folder / "predictions"
+
+    _heading(f"1/5 Make {TRAIN_CASES} training and {TEST_CASES} test cases of a synthetic head in {raw}")
+    phantom.write_dataset(raw, TRAIN_CASES, TEST_CASES, SEED)
+    variables = settings(folder.resolve())
+    print("nnU-Net's commands run with the following variables; your own nnUNet_* variables stay as they are:")
+    for name, value in variables.items():
+        print(f"  {name}={shlex.quote(value)}")
+
+    _heading("2/5 Plan and preprocess")
+    nnunet(variables, "plan_and_preprocess", "-d", "1", "-c", "3d_fullres")
+
+    _heading("3/5 Train, the longest step: about 5 minutes on two CPU cores")
+    nnunet(variables, "train", "1", "3d_fullres", "0", "-tr", TRAINER, "-device", device)
+
+    _heading("4/5 Predict the test cases")
+    model = ["-d", "1", "-c", "3d_fullres", "-f", "0", "-tr", TRAINER, "-device", device]
+    nnunet(variables, "predict", "-i", raw / "imagesTs", "-o", predictions, *model)
+
+    _heading("5/5 Evaluate")
+    description = ["-djfile", predictions / "dataset.json", "-pfile", predictions / "plans.json"]
+    nnunet(variables, "evaluate_folder", raw / "labelsTs", predictions, *description)
+
+    dice = mean_dice(predictions / "summary.json")
+    mean = sum(dice.values()) / len(dice)
+    image = _draw(folder, raw, predictions)
+    _heading(f"Finished in {(time.monotonic() - start) / 60:.1f} minutes. Dice of the test cases:")
+    for name, value in dice.items():
+        print(f"  {name:<12}{value:.3f}")
+    print(f"  {'mean':<12}{mean:.3f}\nPicture: {image}")
+    if not mean >= ENOUGH_DICE:  # also for NaN
+        print(f"The mean Dice is below {ENOUGH_DICE}; please report this and `nnunetv2_mamba doctor`.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def mean_dice(summary: Path) -> dict[str, float]:
+    """Dice of every structure, averaged over the cases, from nnU-Net's ``summary.json``."""
+    means = json.loads(summary.read_text())["mean"]
+    return {name: means[str(label)]["Dice"] for name, label in phantom.LABELS.items() if label}
+
+
+def prepare(folder: Path) -> None:
+    """Make ``folder`` ready for a demo: new, or without what an earlier demo left."""
+    marker = folder / MARKER
+    if folder.is_dir() and any(folder.iterdir()) and not marker.is_file():
+        raise ValueError(f"{folder} is not empty and holds no earlier demo: name a new folder with -o")
+    folder.mkdir(parents=True, exist_ok=True)
+    marker.write_text(json.dumps({"trainer": TRAINER, "seed": SEED}))
+    for part in PARTS:
+        shutil.rmtree(folder / part, ignore_errors=True)
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def settings(folder: Path) -> dict[str, str]:
+    """Variables for nnU-Net's commands. Few worker processes and no compilation: the demo is too short for either."""
+    return {
+        "nnUNet_raw": str(folder / "raw"),
+        "nnUNet_preprocessed": str(folder / "preprocessed"),
+        "nnUNet_results": str(folder / "results"),
+        "nnUNet_extTrainer": _register.DISCOVERY,
+        "nnUNet_def_n_proc": "2",
+        "nnUNet_n_proc_DA": "1",
+        "nnUNet_compile": "false",
+        "NNUNETV2_MAMBA_SETTINGS": SETTINGS,
+    }
+
+
+def nnunet(variables: dict[str, str], verb: str, *arguments: str | Path) -> None:
+    """Print ``nnUNetv2_<verb> arguments`` and run it with this interpreter, whether or not its script is on PATH."""
+    name, words = f"nnUNetv2_{verb}", [str(argument) for argument in arguments]
+    print(f"$ {shlex.join([name, *words])}", flush=True)
+    (script,) = entry_points(group="console_scripts", name=name)
+    code = f"import sys; sys.argv[0] = {name!r}; from {script.module} import {script.attr}; sys.exit({script.attr}())"
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("nnUNet_")}
+    environment = inherited | {"PYTHONUNBUFFERED": "1"} | variables
+    finished = subprocess.run([sys.executable, "-c", code, *words], env=environment, check=False)
+    if finished.returncode:
+        raise subprocess.CalledProcessError(finished.returncode, name)
+
+
+def _draw(folder: Path, raw: Path, predictions: Path) -> Path:
+    case = "head_Ts00"
+    channels = {name: raw / "imagesTs" / f"{case}_{i:04d}.nii.gz" for i, name in enumerate(phantom.CHANNELS)}
+    truth, prediction = raw / "labelsTs" / f"{case}.nii.gz", predictions / f"{case}.nii.gz"
+    names = {label: name for name, label in phantom.LABELS.items() if label}
+    output = folder / "demo.png"
+    picture.draw(channels, truth, prediction, names, output)
+    return output
+
+
+def _heading(text: str) -> None:
+    print(f"\n=== {text}", flush=True)

@@ -1,0 +1,73 @@
+"""The command line: arguments, exit codes, one-line errors."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import nnunetv2_mamba
+from nnunetv2_mamba.cli import main
+
+
+@pytest.mark.parametrize("arguments", [[], ["docktor"], ["import-weights", "x.pth"], ["demo", "--fast"]])
+def test_wrong_usage_exits_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert "usage: nnunetv2_mamba" in capsys.readouterr().err
+
+
+def test_help_names_every_verb(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    assert all(verb in text for verb in ("doctor", "import-weights", "demo"))
+
+
+def one_error_line(capsys) -> str:
+    captured = capsys.readouterr()
+    (line,) = captured.err.splitlines()
+    return line
+
+
+def test_missing_weights_are_one_line(tmp_path, capsys):
+    assert main(["import-weights", str(tmp_path / "none.pth"), "-o", str(tmp_path / "out.pth")]) == 1
+    assert one_error_line(capsys).startswith("nnunetv2_mamba import-weights: ")
+    assert not (tmp_path / "out.pth").exists()
+
+
+def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path, capsys):
+    (tmp_path / "text.pth").write_text("not a checkpoint")
+    assert main(["import-weights", str(tmp_path / "text.pth"), "-o", str(tmp_path / "out.pth")]) == 1
+    assert "text.pth" in one_error_line(capsys)
+    assert not (tmp_path / "out.pth").exists()
+
+
+def test_import_weights_passes_its_arguments_on(monkeypatch, capsys):
+    from nnunetv2_mamba.architectures import reference_weights
+
+    calls = []
+    monkeypatch.setattr(reference_weights, "convert", lambda *a, **k: calls.append((a, k)) or "a summary")
+    assert main(["import-weights", "in.pth", "-o", "out.pth"]) == 0
+    assert main(["import-weights", "in.pth", "-o", "out.pth", "--no-tom-residual"]) == 0
+    files = (Path("in.pth"), Path("out.pth"))
+    assert calls == [(files, {"tom_residual": True}), (files, {"tom_residual": False})]
+    assert capsys.readouterr().out == "a summary\na summary\n"
+
+
+def test_the_demo_leaves_other_folders_alone(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("all of it")
+    assert main(["demo", "-o", str(tmp_path)]) == 1
+    assert "name a new folder with -o" in one_error_line(capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_it_runs_as_a_module(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(Path(nnunetv2_mamba.__file__).parents[1])}
+    command = [sys.executable, "-m", "nnunetv2_mamba", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert result.returncode == 0
+    assert result.stdout.startswith("usage: nnunetv2_mamba")
