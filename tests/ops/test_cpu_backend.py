@@ -1,0 +1,224 @@
+"""What is particular to the CPU kernels: threads, instruction sets, and how the library is found or compiled."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from scan_cases import assert_same, make_case, run_conv
+
+from nnunetv2_mamba.ops.backends import cpu, cpu_build
+
+needs_kernels = pytest.mark.skipif(cpu.available() is not None, reason=f"no CPU kernels here: {cpu.available()}")
+
+CHANNELS = (1, 7, 16, 33)  # less than, a multiple of and more than any SIMD width
+
+
+@pytest.fixture
+def threads():
+    """Sets torch's threads, and sets them back after the test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def fresh_library():
+    """Lets a test load the library anew; the next test does so again."""
+    cpu._library.cache_clear()
+    yield
+    cpu._library.cache_clear()
+
+
+def make_conv(channels=40, length=70, width=4, dtype=torch.float32):
+    case = make_case(batch=2, directions=3, length=length, channels=channels, dtype=dtype)
+    weight = torch.linspace(-1, 1, 3 * channels * width, dtype=dtype).view(3, channels, width)
+    tensors = {"x": case.tensors["u"], "weight": weight.requires_grad_(), "bias": case.tensors["D"]}
+    return tensors, case.paths
+
+
+@needs_kernels
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("number", [2, 3, 8])
+def test_same_bits_every_time(threads, batch, number):
+    threads(number)
+    case = make_case(batch=batch, directions=3, length=300, channels=40, state_size=6)
+    tensors, paths = make_conv()
+    scan, conv = case.run_with_gradients("cpu"), run_conv(tensors, paths, "silu", "cpu")
+    for _ in range(5):
+        for name, value in case.run_with_gradients("cpu").items():
+            assert torch.equal(value, scan[name]), name
+        for name, value in run_conv(tensors, paths, "silu", "cpu").items():
+            assert torch.equal(value, conv[name]), name
+
+
+@needs_kernels
+@pytest.mark.parametrize("number", [2, 5, 16])
+def test_number_of_threads_does_not_matter(threads, number):
+    case = make_case(batch=1, directions=3, length=300, channels=40, state_size=6)
+    tensors, paths = make_conv()
+    threads(1)
+    scan, conv = case.run_with_gradients("cpu"), run_conv(tensors, paths, "silu", "cpu")
+    threads(number)
+    assert_same(case.run_with_gradients("cpu"), scan, forward=1e-6, gradient=1e-5)
+    assert_same(run_conv(tensors, paths, "silu", "cpu"), conv, forward=1e-6, gradient=1e-5)
+
+
+@needs_kernels
+@pytest.mark.parametrize("instruction_set", cpu._library().supported() if cpu.available() is None else [])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_instruction_set(fresh_library, monkeypatch, instruction_set, dtype):
+    monkeypatch.setenv("NNUNETV2_MAMBA_CPU_ISA", instruction_set)
+    forward, gradient = (1e-6, 1e-5) if dtype == torch.float32 else (1e-13, 1e-12)
+    for channels in CHANNELS:
+        case = make_case(length=150, channels=channels, state_size=5, dtype=dtype)
+        assert_same(case.run_with_gradients("cpu"), case.run_with_gradients("reference"), forward, gradient)
+        tensors, paths = make_conv(channels, dtype=dtype)
+        expected = run_conv(tensors, paths, "silu", "reference")
+        assert_same(run_conv(tensors, paths, "silu", "cpu"), expected, forward, gradient)
+    assert cpu._library().supported()[cpu._library().instruction_set] == instruction_set
+
+
+@needs_kernels
+def test_an_unknown_instruction_set_is_a_reason(fresh_library, monkeypatch):
+    monkeypatch.setenv("NNUNETV2_MAMBA_CPU_ISA", "x86-64-v9")
+    assert "NNUNETV2_MAMBA_CPU_ISA=x86-64-v9 is not one of this CPU's" in cpu.available()
+
+
+@needs_kernels
+@pytest.mark.parametrize("length", [1, 15, 16, 17, 63, 64, 65, 129])
+@pytest.mark.parametrize("state_size", [1, 9, 40])
+def test_around_tiles_groups_and_chunks(length, state_size):
+    case = make_case(length=length, channels=17, state_size=state_size)
+    assert_same(case.run_with_gradients("cpu"), case.run_with_gradients("reference"))
+
+
+@needs_kernels
+@pytest.mark.parametrize("width", [1, 2, 17, 40])
+def test_convolution_wider_than_a_tile_or_the_path(width):
+    tensors, paths = make_conv(length=35, width=width)
+    assert_same(run_conv(tensors, paths, "silu", "cpu"), run_conv(tensors, paths, "silu", "reference"))
+
+
+@needs_kernels
+def test_softplus_of_very_negative_values_keeps_its_digits():
+    case = make_case(delta_bias=False)
+    with torch.no_grad():
+        case.tensors["delta"].fill_(-40.0)
+    expected = case.to(torch.float64).run_with_gradients("reference")
+    assert_same(case.run_with_gradients("cpu"), expected)
+
+
+@needs_kernels
+def test_denormals_are_kept_outside_the_kernel():
+    make_case().run("cpu")
+    assert (torch.full((1,), 1e-20) * 1e-20).item() > 0
+
+
+def scan_in_child(case, queue):
+    queue.put(case.run("cpu").tolist())
+
+
+@needs_kernels
+def test_threads_after_a_fork(threads):
+    threads(2)
+    case = make_case(channels=40)
+    expected = case.run("cpu").detach()
+    context = multiprocessing.get_context("fork")
+    queue = context.SimpleQueue()
+    child = context.Process(target=scan_in_child, args=(case, queue))
+    child.start()
+    assert torch.equal(torch.tensor(queue.get()), expected)
+    child.join()
+
+
+# ---- where the library comes from ----
+
+
+@pytest.fixture
+def compiler(tmp_path, monkeypatch):
+    """Makes $CXX a script that does what the shell commands given say; $out is the file it is to write."""
+
+    def write(commands: str) -> None:
+        script = tmp_path / "c++"
+        script.write_text(f'#!/bin/sh\nwhile [ $# -gt 0 ]; do [ "$1" = -o ] && out=$2; shift; done\n{commands}\n')
+        script.chmod(0o755)
+        monkeypatch.setenv("CXX", str(script))
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return write
+
+
+@pytest.fixture
+def temporary_folder(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    return tmp_path / "temporary"
+
+
+def test_without_a_compiler(fresh_library, compiler, monkeypatch):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", "")
+    assert "install g++ or clang++" in cpu.available()
+
+
+def test_a_failed_build_tells_what_the_compiler_said(fresh_library, compiler):
+    compiler('case "$out" in *.o) echo "scan.cpp:1: what is this?" >&2; exit 1;; esac')
+    assert "scan.cpp:1: what is this?" in cpu.available()
+
+
+def test_a_library_that_does_not_load_is_a_reason(fresh_library, compiler):
+    compiler('[ -z "$out" ] || echo nothing > "$out"')
+    assert "selective_scan" in cpu.available()
+
+
+def test_the_cache_is_used_again_until_something_changes(compiler):
+    compiler('[ -z "$out" ] || echo one > "$out"')
+    library = cpu_build.cached_library()
+    compiled = library.stat().st_mtime_ns
+    assert cpu_build.cached_library() == library
+    assert library.stat().st_mtime_ns == compiled
+    compiler('[ -z "$out" ] && echo version 2 || echo two > "$out"')
+    assert cpu_build.cached_library() != library
+
+
+@pytest.mark.parametrize("obstacle", ["file", "shared"])
+def test_a_cache_that_cannot_be_used_is_replaced_by_the_temporary_folder(
+    compiler, tmp_path, temporary_folder, obstacle
+):
+    compiler('[ -z "$out" ] || echo library > "$out"')
+    if obstacle == "file":
+        (tmp_path / "cache").write_text("not a folder")
+    else:
+        (tmp_path / "cache" / "nnunetv2_mamba").mkdir(parents=True)
+        (tmp_path / "cache" / "nnunetv2_mamba").chmod(0o777)  # others could put their code there
+    assert cpu_build.cached_library().parent.parent == temporary_folder
+
+
+def test_no_folder_to_write_to_is_a_reason(fresh_library, compiler, tmp_path, temporary_folder):
+    (tmp_path / "cache").write_text("not a folder")
+    temporary_folder.rmdir()
+    temporary_folder.write_text("not a folder")
+    assert "set XDG_CACHE_HOME" in cpu.available()
+
+
+def test_processes_that_compile_at_once(compiler):
+    compiler('[ -z "$out" ] || { sleep 0.1; echo whole >> "$out"; }')
+    program = (
+        "import importlib.util, sys\n"
+        "spec = importlib.util.spec_from_file_location('cpu_build', sys.argv[1])\n"
+        "cpu_build = importlib.util.module_from_spec(spec)\n"
+        "spec.loader.exec_module(cpu_build)\n"
+        "library = cpu_build.cached_library()\n"
+        "print(library, library.read_text())\n"
+    )
+    command = [sys.executable, "-c", program, cpu_build.__file__]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) for _ in range(4)]
+    outputs = {process.communicate()[0] for process in processes}
+    assert len(outputs) == 1
+    library, content = outputs.pop().split()
+    assert content == "whole"
+    assert [path.name for path in Path(library).parent.iterdir()] == [Path(library).name]
