@@ -53,9 +53,11 @@ def sources(tmp_path_factory) -> Path:
 
 
 def build(sources: Path, kind: str) -> Path:
-    """The wheel of a regular or an editable install, as pip asks the build backend for it."""
+    """The wheel of a regular or an editable install, as pip asks the build backend for it; without CPU kernels."""
     code = f"import hatchling.build; print(hatchling.build.build_{kind}('{kind}'))"
-    result = subprocess.run([sys.executable, "-c", code], cwd=sources, capture_output=True, text=True, check=True)
+    environment = os.environ | {"NNUNETV2_MAMBA_BUILD_KERNEL": "0"}
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=sources, env=environment, capture_output=True, text=True, check=True)
     return sources / kind / result.stdout.split()[-1]
 
 
