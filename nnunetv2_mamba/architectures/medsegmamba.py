@@ -102,6 +102,7 @@ class MedSegMamba(nn.Module):
         n_bottleneck_blocks: number of blocks; default 9, with ``"transformer"`` 8.
         mlp_channels: hidden width of the blocks' MLP; default ``bottleneck_channels``, with ``"transformer"`` 1728.
         d_state: state size; default 64, with ``"tom"`` 16.
+        expand: factor of the inner width of ``"ss3d"`` and ``"tom"``; default 1, with ``"tom"`` 2.
         dropout, drop_path: rates inside the bottleneck.
         position_grid: size of the bottleneck grid for which ``"transformer"`` learns position embeddings (patch size
             over total stride); required there and refused elsewhere.
@@ -126,6 +127,7 @@ class MedSegMamba(nn.Module):
         n_bottleneck_blocks: int | None = None,
         mlp_channels: int | None = None,
         d_state: int | None = None,
+        expand: int | None = None,
         dropout: float = 0.1,
         drop_path: float = 0.3,
         position_grid: Sequence[int] | None = None,
@@ -135,8 +137,8 @@ class MedSegMamba(nn.Module):
             raise ValueError(f"bottleneck must be one of {', '.join(BOTTLENECKS)}; got {bottleneck!r}")
         if check_mixer(mixer) != "mamba" and bottleneck in ("none", "conv"):
             raise ValueError(f"mixer={mixer!r} has no effect with bottleneck={bottleneck!r}; leave it at 'mamba'")
-        if d_state is not None and bottleneck not in ("ss3d", "tom"):
-            raise ValueError(f"d_state has no effect with bottleneck={bottleneck!r}; leave it out")
+        if (d_state, expand) != (None, None) and bottleneck not in ("ss3d", "tom"):
+            raise ValueError(f"d_state and expand have no effect with bottleneck={bottleneck!r}; leave them out")
         if (position_grid is not None) != (bottleneck == "transformer"):
             raise ValueError("position_grid must be given with bottleneck='transformer', and only then")
         topology = make_topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
@@ -148,9 +150,11 @@ class MedSegMamba(nn.Module):
         def token_mixer(index: int) -> nn.Module | None:
             width, kernel = bottleneck_channels, kernels[-1]
             if bottleneck == "ss3d":
-                return SS3D(width, conv_op, kernel, index % ORIENTATIONS, d_state or 64, dropout, mixer)
+                orientation = index % ORIENTATIONS
+                return SS3D(width, conv_op, kernel, orientation, d_state or 64, expand or 1, dropout, mixer)
             if bottleneck == "tom":
-                return DirectionalMamba(width, conv_op, "tri_oriented", d_state or 16, dt_init="first", mixer=mixer)
+                options = {"d_state": d_state or 16, "expand": expand or 2, "dt_init": "first", "mixer": mixer}
+                return DirectionalMamba(width, conv_op, "tri_oriented", **options)
             if bottleneck == "transformer":
                 return SelfAttention(width, conv_op, dropout=dropout, mixer=mixer)
             if bottleneck == "conv":

@@ -21,14 +21,15 @@ DIRECTIONS = 8
 class SS3D(nn.Module):
     """Linear, depthwise convolution, SiLU, eight serpentine selective scans summed, LayerNorm, linear.
 
-    Cao et al. 2024 (arXiv 2409.08307), variant "v5" of the released code: no gate and no causal convolution, expansion
-    1. The released code walks a 12x12x12 grid; here the same paths are generated for any grid, 2D too.
+    Cao et al. 2024 (arXiv 2409.08307), variant "v5" of the released code: no gate and no causal convolution. The
+    released code walks a 12x12x12 grid; here the same paths are generated for any grid, 2D too.
 
     Args:
         d_model: width of the tokens; dt has rank ``ceil(d_model / 16)``.
         conv_op, kernel_size: of the depthwise convolution.
         orientation: 0 to 5, which axes the paths run along (see ``ops.scan_order.ss3d``).
         d_state: state size.
+        expand: factor of the inner width.
         dropout: after the output projection.
         mixer: ``"mamba"``; ``"none"`` puts the identity in place of the scans, ``"conv"`` a depthwise convolution of
             about as many weights.
@@ -41,6 +42,7 @@ class SS3D(nn.Module):
         kernel_size: Sequence[int],
         orientation: int,
         d_state: int = 64,
+        expand: int = 1,
         dropout: float = 0.0,
         mixer: str = "mamba",
     ):
@@ -48,15 +50,16 @@ class SS3D(nn.Module):
         self.mixer = check_mixer(mixer)
         self.orientation = orientation
         dt_rank = math.ceil(d_model / 16)
-        self.in_proj = nn.Linear(d_model, d_model, bias=False)
-        self.depthwise_conv = DepthwiseConv(d_model, conv_op, kernel_size)
+        inner = expand * d_model
+        self.in_proj = nn.Linear(d_model, inner, bias=False)
+        self.depthwise_conv = DepthwiseConv(inner, conv_op, kernel_size)
         if mixer == "mamba":
-            self.ssm = DirectionalSSM(d_model, DIRECTIONS, d_state, dt_rank)
+            self.ssm = DirectionalSSM(inner, DIRECTIONS, d_state, dt_rank)
         elif mixer == "conv":
             weights = DirectionalSSM.weights_per_channel(DIRECTIONS, d_state, dt_rank)
-            self.conv = DepthwiseConv(d_model, conv_op, kernel_size_for(weights, spatial_dims(conv_op)))
-        self.out_norm = nn.LayerNorm(d_model)
-        self.out_proj = nn.Linear(d_model, d_model, bias=False)
+            self.conv = DepthwiseConv(inner, conv_op, kernel_size_for(weights, spatial_dims(conv_op)))
+        self.out_norm = nn.LayerNorm(inner)
+        self.out_proj = nn.Linear(inner, d_model, bias=False)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:

@@ -29,7 +29,11 @@ def build_medsegmamba(state: State) -> MedSegMamba:
     if "bottleneck.blocks.0.self_attention.A_logs" in state:
         n_blocks = count(state, "bottleneck.blocks.{}.self_attention.A_logs")
         first_mlp = "bottleneck.blocks.0.mlp.net.0.weight"
-        options = {"d_state": state["bottleneck.blocks.0.self_attention.A_logs"].shape[1]}
+        inner, width = shape_of(state, "bottleneck.blocks.0.self_attention.in_proj.weight")
+        options = {
+            "d_state": state["bottleneck.blocks.0.self_attention.A_logs"].shape[1],
+            "expand": inner // width,
+        }
         modules |= _ss3d_blocks(n_blocks)
         _stack_directions(state, n_blocks)
     elif "bottleneck.position_encoding.position_embeddings" in state:
