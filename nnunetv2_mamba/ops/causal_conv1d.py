@@ -38,10 +38,9 @@ def causal_conv1d(
         RuntimeError: A backend asked for by name that cannot be used; the message says what to do.
     """
     check_floating(x, x=x, weight=weight, bias=bias)
-    check_paths(x, paths)
+    K, L = check_paths(x, paths)
     check_ndim("x", x, "(b, L, d)", "(b, K, L, d)")
     check_ndim("weight", weight, "(K, d, w)")
-    K, L = paths.size()  # see directional_scan
     batch, d, w = x.shape[0], x.shape[-1], weight.shape[-1]
     if x.ndim == 3:
         check_shape("x", x, "(b, L, d), L as in paths,", batch, L, d)

@@ -93,10 +93,9 @@ def _validate(
     z: Tensor | None,
 ) -> None:
     check_floating(u, u=u, delta=delta, A=A, B=B, C=C, D=D, delta_bias=delta_bias, z=z)
-    check_paths(u, paths)
+    K, L = check_paths(u, paths)
     check_ndim("u", u, "(b, L, d)", "(b, K, L, d)")
     check_ndim("A", A, "(K, d, n)")
-    K, L = paths.size()  # not .shape: torch.compile cannot read that of a constant tensor when sizes are symbols
     batch, d, n = u.shape[0], u.shape[-1], A.shape[-1]
     if d == 0:
         raise ValueError(f"u must have at least one channel, got shape {tuple(u.shape)}")

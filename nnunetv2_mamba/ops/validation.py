@@ -36,12 +36,15 @@ def check_ndim(name: str, tensor: Tensor, *layouts: str) -> None:
         raise ValueError(f"{name} must have shape {' or '.join(layouts)}, got {tuple(tensor.shape)}")
 
 
-def check_paths(like: Tensor, paths: Tensor) -> None:
-    """TypeError or ValueError unless `paths` is an int32 (K, L) table, not empty, on `like`'s device."""
+def check_paths(like: Tensor, paths: Tensor) -> tuple[int, int]:
+    """(K, L); TypeError or ValueError unless `paths` is such an int32 table, not empty, on `like`'s device."""
     if not isinstance(paths, Tensor) or paths.dtype != torch.int32:
         given = paths.dtype if isinstance(paths, Tensor) else type(paths).__name__
         raise TypeError(f"paths must be an int32 tensor (see nnunetv2_mamba.ops.scan_order), got {given}")
     check_ndim("paths", paths, "(K, L)")
-    if paths.numel() == 0:
-        raise ValueError(f"paths must hold at least one direction and one token, got shape {tuple(paths.size())}")
+    # Not .shape: torch.compile cannot read that of a constant tensor while sizes are symbols.
+    directions, length = paths.size()
+    if directions == 0 or length == 0:
+        raise ValueError(f"paths must hold at least one direction and one token, got shape ({directions}, {length})")
     check_device(like, "paths", paths)
+    return directions, length

@@ -101,6 +101,6 @@ def test_zero_states_survive_growing_modes(backend, device):
     case = make_case(length=400, D=False, z=False, delta_bias=False, delta_softplus=False)
     with torch.no_grad():
         case.tensors["A"].fill_(1.0)
-        case.tensors["delta"].fill_(1.0)
+        case.tensors["delta"].fill_(3.0)
         case.tensors["u"].zero_()
     assert not case.to(device).run(backend).any()

@@ -6,7 +6,7 @@ from scan_cases import BACKENDS, assert_same, make_case, with_gradients
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
-from nnunetv2_mamba.ops import causal_conv1d, directional_scan, scan_order, selective_scan
+from nnunetv2_mamba.ops import causal_conv1d, directional_scan, scan_order, selection, selective_scan
 
 every_backend = pytest.mark.parametrize(("backend", "device"), BACKENDS)
 GRID = (3, 2, 5)
@@ -157,6 +157,19 @@ def test_autocast_leaves_the_scan_alone(backend, device, dtype):
             selective_scan(*sequence, -torch.rand(4, 3, device=device), *weights, backend=backend).dtype
             == torch.float32
         )
+
+
+@pytest.mark.parametrize("function", ["scan_forward", "scan_backward", "conv_forward", "conv_backward"])
+def test_autocast_is_off_inside_the_operators(function, monkeypatch, block_and_input):
+    block, x = block_and_input("torch", "cpu")
+    backend, seen = selection.load("torch"), []
+    original = getattr(backend, function)
+    monkeypatch.setattr(
+        backend, function, lambda *args: seen.append(torch.is_autocast_enabled("cpu")) or original(*args)
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        block(x).sum().backward()
+    assert seen == [False]
 
 
 @every_backend
