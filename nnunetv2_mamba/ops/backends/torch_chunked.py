@@ -120,8 +120,7 @@ def scan_backward(
 
     dz = None
     if z is not None:
-        sigmoid = torch.sigmoid(gate)
-        dz = (grad_out * ungated * sigmoid * (1 + gate * (1 - sigmoid))).to(z.dtype)
+        dz = torch.ops.aten.silu_backward(ungated.mul_(grad_out), gate).to(z.dtype)
     return du.to(u.dtype), ddelta, dA, dB, dC, dD, ddelta_bias, dz
 
 
@@ -147,8 +146,7 @@ def conv_backward(
         grad = grad_out[:, k, path].to(weight.dtype)
         if silu:
             y = _convolve(x_k, weight[k], None if bias is None else bias[k])
-            sigmoid = torch.sigmoid(y)
-            grad = grad * sigmoid * (1 + y * (1 - sigmoid))
+            grad = torch.ops.aten.silu_backward(grad, y)
         dx_k = torch.zeros_like(x_k)
         for tap in range(width):
             # A tap looks `lag` positions back; the first `lag` positions see zeros.
