@@ -1,7 +1,8 @@
 """The scan by mamba_ssm's CUDA kernel, for comparison: only when asked for, where that kernel is installed.
 
 mamba_ssm knows one order of one sequence, so the tokens are gathered along every path, scanned as groups of one call,
-and written back; autograd goes through all of it. The project's tests have no mamba_ssm to run this with.
+and written back; autograd goes through all of it. The kernel itself was never run by this project: the tests put the
+definition in its place.
 """
 
 import torch
