@@ -14,6 +14,7 @@ from nnunetv2_mamba.ops.backends import cpu, cpu_build
 
 needs_kernels = pytest.mark.skipif(cpu.available() is not None, reason=f"no CPU kernels here: {cpu.available()}")
 
+LONG = 900  # is cut into segments where there are many threads
 CHANNELS = (1, 7, 16, 33)  # less than, a multiple of and more than any SIMD width
 
 
@@ -33,7 +34,7 @@ def fresh_library():
     cpu._library.cache_clear()
 
 
-def make_conv(channels=40, length=70, width=4, dtype=torch.float32):
+def make_conv(channels=40, length=LONG, width=4, dtype=torch.float32):
     case = make_case(batch=2, directions=3, length=length, channels=channels, dtype=dtype)
     weight = torch.linspace(-1, 1, 3 * channels * width, dtype=dtype).view(3, channels, width)
     tensors = {"x": case.tensors["u"], "weight": weight.requires_grad_(), "bias": case.tensors["D"]}
@@ -42,10 +43,10 @@ def make_conv(channels=40, length=70, width=4, dtype=torch.float32):
 
 @needs_kernels
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("number", [2, 3, 8])
+@pytest.mark.parametrize("number", [2, 3, 64])
 def test_same_bits_every_time(threads, batch, number):
     threads(number)
-    case = make_case(batch=batch, directions=3, length=300, channels=40, state_size=6)
+    case = make_case(batch=batch, directions=3, length=LONG, channels=40, state_size=6)
     tensors, paths = make_conv()
     scan, conv = case.run_with_gradients("cpu"), run_conv(tensors, paths, "silu", "cpu")
     for _ in range(5):
@@ -56,9 +57,9 @@ def test_same_bits_every_time(threads, batch, number):
 
 
 @needs_kernels
-@pytest.mark.parametrize("number", [2, 5, 16])
+@pytest.mark.parametrize("number", [2, 5, 64])
 def test_number_of_threads_does_not_matter(threads, number):
-    case = make_case(batch=1, directions=3, length=300, channels=40, state_size=6)
+    case = make_case(batch=1, directions=3, length=LONG, channels=40, state_size=6)
     tensors, paths = make_conv()
     threads(1)
     scan, conv = case.run_with_gradients("cpu"), run_conv(tensors, paths, "silu", "cpu")
@@ -76,7 +77,7 @@ def test_every_instruction_set(fresh_library, monkeypatch, instruction_set, dtyp
     for channels in CHANNELS:
         case = make_case(length=150, channels=channels, state_size=5, dtype=dtype)
         assert_same(case.run_with_gradients("cpu"), case.run_with_gradients("reference"), forward, gradient)
-        tensors, paths = make_conv(channels, dtype=dtype)
+        tensors, paths = make_conv(channels, 150, dtype=dtype)
         expected = run_conv(tensors, paths, "silu", "reference")
         assert_same(run_conv(tensors, paths, "silu", "cpu"), expected, forward, gradient)
     assert cpu._library().supported()[cpu._library().instruction_set] == instruction_set

@@ -14,14 +14,14 @@ struct Conv {
   typedef Vec<T> V;
 
   const ConvArgs<T>& a;
-  const Item& item;
+  const Item<T>& item;
   int64_t blocks;
   int64_t history;     // steps before a tile that it depends on: width - 1
   V *weight, *bias;    // [block][tap], [block]
   V *x, *dpre;         // [block][history and tile step]: the input; the gradient before the activation
   V *dweight, *dbias;  // [block][tap], [block]
 
-  Conv(const ConvArgs<T>& args, const Item& item, int64_t channels, Arena& arena) : a(args), item(item) {
+  Conv(const ConvArgs<T>& args, const Item<T>& item, int64_t channels, Arena& arena) : a(args), item(item) {
     blocks = (channels + W<T> - 1) / W<T>;
     history = a.width - 1;
     weight = arena.take<V>(blocks * a.width);
@@ -54,6 +54,7 @@ struct Conv {
     memset(dpre, 0, blocks * (history + TILE) * sizeof(V));
     memset(dweight, 0, blocks * a.width * sizeof(V));
     memset(dbias, 0, blocks * sizeof(V));
+    take_history(k);
   }
 
   // Moves the last steps of the tile before in front of the tile, and returns where the tile begins.
@@ -61,6 +62,16 @@ struct Conv {
     steps += block * (history + TILE);
     memmove(steps, steps + TILE, history * sizeof(V));
     return steps + history;
+  }
+
+  // The input at the `history` positions before the segment; before the path it is zero.
+  void take_history(int64_t k) {
+    for (int64_t block = 0; block < blocks; block++)
+      with_lanes_of(block, [&](auto lanes) {
+        V* end = x + block * (history + TILE) + history + TILE;
+        for (int64_t back = 1; back <= min(history, item.begin); back++)
+          end[-back] = load(a.x.row(item.batch, k, a.paths[k * a.length + item.begin - back]) + channel(block), lanes);
+      });
   }
 
   template <class Used>
@@ -78,11 +89,11 @@ struct Conv {
   }
 
   void forward() {
-    for (int64_t k = 0; k < a.directions; k++) {
+    for (int64_t k = item.direction_begin; k < item.direction_end; k++) {
       take_direction(k);
-      for (int64_t p = 0; p < a.length; p += TILE) {
+      for (int64_t p = item.begin; p < item.end; p += TILE) {
         const int32_t* tokens = a.paths + k * a.length + p;
-        const int64_t count = min<int64_t>(TILE, a.length - p);
+        const int64_t count = min<int64_t>(TILE, item.end - p);
         for (int64_t block = 0; block < blocks; block++)
           with_lanes_of(block, [&](auto lanes) {
             take_input(k, tokens, count, block, lanes);
@@ -97,16 +108,16 @@ struct Conv {
   }
 
   void backward() {
-    for (int64_t k = 0; k < a.directions; k++) {
+    for (int64_t k = item.direction_begin; k < item.direction_end; k++) {
       take_direction(k);
       const int32_t* path = a.paths + k * a.length;
-      // The gradient of x at a step needs those of the steps after it, so it lags behind by `history` steps.
-      for (int64_t p = 0; p < a.length + history; p += TILE) {
+      // The gradient of x at a step needs those of the `history` steps after it, so it lags behind by as many.
+      for (int64_t p = item.begin; p < item.end + history; p += TILE) {
         const int64_t count = max<int64_t>(0, min<int64_t>(TILE, a.length - p));
         for (int64_t block = 0; block < blocks; block++)
           with_lanes_of(block, [&](auto lanes) {
             take_input(k, path + p, count, block, lanes);
-            take_gradients(k, path + p, count, block, lanes);
+            take_gradients(k, p, count, block, lanes);
             give_gradients(k, path, p - history, block, lanes);
           });
       }
@@ -115,9 +126,11 @@ struct Conv {
   }
 
   template <class Used>
-  void take_gradients(int64_t k, const int32_t* tokens, int64_t count, int64_t block, Used lanes) {
+  void take_gradients(int64_t k, int64_t begin, int64_t count, int64_t block, Used lanes) {
     const View<const T> from = a.grad_out;
+    const int32_t* tokens = a.paths + k * a.length + begin;
     V* to = next_tile(dpre, block);
+    const int64_t own = max<int64_t>(0, min(count, item.end - begin));  // the others are summed in the next segment
     V dbias_sum = {};
     for (int64_t t = 0; t < count; t++) {
       V grad = load(from.row(item.batch, k, tokens[t]) + channel(block), lanes);
@@ -126,14 +139,14 @@ struct Conv {
         grad *= silu_derivative<T>(pre, sigmoid<T>(pre));
       }
       to[t] = grad;
-      dbias_sum += grad;
+      if (t < own) dbias_sum += grad;
     }
     for (int64_t t = count; t < TILE; t++) to[t] = V{};
     dbias[block] += dbias_sum;
     for (int64_t tap = 0; tap <= history; tap++) {
       const V* steps = x + block * (history + TILE) + tap;
       V sum = {};
-      for (int64_t t = 0; t < count; t++) sum += to[t] * steps[t];
+      for (int64_t t = 0; t < own; t++) sum += to[t] * steps[t];
       dweight[block * a.width + tap] += sum;
     }
   }
@@ -143,7 +156,7 @@ struct Conv {
     const View<T> dx = a.dx;
     const V *steps = dpre + block * (history + TILE) + history, *weight = this->weight + block * a.width;
     const bool add = k > 0 && dx.direction == 0;
-    for (int64_t t = max<int64_t>(0, -begin); t < TILE && begin + t < a.length; t++) {
+    for (int64_t t = max<int64_t>(0, item.begin - begin); t < TILE && begin + t < item.end; t++) {
       V sum = {};
       for (int64_t tap = 0; tap <= history; tap++) sum += weight[tap] * steps[t - tap];
       T* to = dx.row(item.batch, k, path[begin + t]) + channel(block);
@@ -153,7 +166,7 @@ struct Conv {
   }
 
   void finish_direction(int64_t k) {
-    const Turn& turn = item.among_batch;
+    const Turn& turn = item.among_segments;
     const bool add = turn.done_before;
     wait_for_turn(turn, k + 1);
     for (int64_t channel = item.channel_begin; channel < item.channel_end; channel++) {
@@ -172,27 +185,29 @@ struct Conv {
 template <class T>
 size_t scratch_bytes(const ConvArgs<T>& a, int64_t channels, bool) {
   Arena arena{nullptr};
-  Conv<T>(a, Item(), channels, arena);
+  Conv<T>(a, Item<T>(), channels, arena);
   return (size_t)arena.next;
 }
 
 template <class T>
-void forward(const ConvArgs<T>& a, const Item& item, void* scratch) {
+void forward(const ConvArgs<T>& a, const Item<T>& item, void* scratch) {
   Arena arena{(char*)scratch};
   Conv<T>(a, item, item.channel_end - item.channel_begin, arena).forward();
 }
 
 template <class T>
-void backward(const ConvArgs<T>& a, const Item& item, void* scratch) {
+void backward(const ConvArgs<T>& a, const Item<T>& item, void* scratch) {
   Arena arena{(char*)scratch};
   Conv<T>(a, item, item.channel_end - item.channel_begin, arena).backward();
 }
 
 }  // namespace
 
-void get(ConvKernels<float>& kernels) { kernels = {W<float>, scratch_bytes<float>, forward<float>, backward<float>}; }
+void get(ConvKernels<float>& kernels) {
+  kernels = {W<float>, scratch_bytes<float>, forward<float>, backward<float>, nullptr, nullptr};
+}
 void get(ConvKernels<double>& kernels) {
-  kernels = {W<double>, scratch_bytes<double>, forward<double>, backward<double>};
+  kernels = {W<double>, scratch_bytes<double>, forward<double>, backward<double>, nullptr, nullptr};
 }
 
 }  // namespace NM_ISA

@@ -59,26 +59,36 @@ struct Turn {
 void wait_for_turn(const Turn& turn, int64_t step);  // until the item before has finished `step`
 void end_turn(const Turn& turn, int64_t step);
 
-// The work of one thread at a time: some channels of one batch element, along all directions.
+// The work of one thread at a time: some channels of one batch element along some directions, as a rule all of them,
+// from one end of the paths to the other. Where that leaves threads without work, the paths are cut into segments:
+// first every segment is summarised, then each starts from what the others pass on.
+template <class T>
 struct Item {
   int64_t batch;
   int64_t channel_begin, channel_end;  // whole SIMD blocks, except at the last channel
-  Turn among_channels;                 // orders the sums over channels: dB, dC
-  Turn among_batch;                    // orders the sums over the batch: dA, dD, ddelta_bias, dweight, dbias
+  int64_t direction_begin, direction_end;
+  int64_t begin, end;   // positions along the paths; whole chunks, except at the last position
+  const T* entering;    // (K, n, d): the state before the segment; backward: the gradient of the state after it
+  T* leaving;           // (K, n, d), what a summary finds: as above at the other end, having entered with zero
+  T* steps;             // (K, d), and the sum of dl
+  Turn among_channels;  // orders the sums over channels: dB, dC
+  Turn among_segments;  // orders the sums over the batch and its segments: of the weights' gradients
 };
 
 // The kernels of one family for one instruction set and element type.
-template <class Args>
+template <class T, class Args>
 struct Kernels {
   int64_t lanes;                                                    // channels in a SIMD block
   size_t (*scratch)(const Args&, int64_t channels, bool backward);  // bytes for an item, a multiple of 64
-  void (*forward)(const Args&, const Item&, void* scratch);
-  void (*backward)(const Args&, const Item&, void* scratch);
+  void (*forward)(const Args&, const Item<T>&, void* scratch);
+  void (*backward)(const Args&, const Item<T>&, void* scratch);
+  void (*summarise_forward)(const Args&, const Item<T>&, void* scratch);  // null: segments pass nothing on
+  void (*summarise_backward)(const Args&, const Item<T>&, void* scratch);
 };
 
 template <class T>
-using ScanKernels = Kernels<ScanArgs<T>>;
+using ScanKernels = Kernels<T, ScanArgs<T>>;
 template <class T>
-using ConvKernels = Kernels<ConvArgs<T>>;
+using ConvKernels = Kernels<T, ConvArgs<T>>;
 
 }  // namespace nm

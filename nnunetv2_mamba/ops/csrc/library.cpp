@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <memory>
 #include <system_error>
 #include <thread>
@@ -162,41 +163,134 @@ int64_t channel_groups(int64_t batch, int64_t blocks, int64_t lanes, int64_t thr
   return best;
 }
 
-template <class Args>
-int run(int64_t instruction_set, const Args& a, bool backward, int64_t threads) try {
-  if (a.batch == 0 || a.length == 0 || a.channels == 0) return 0;
-  prepare_outputs(a, backward);
-  const auto kernels = kernels_for<Kernels<Args>>(instruction_set);
-  const int64_t blocks = (a.channels + kernels.lanes - 1) / kernels.lanes;
-  const int64_t groups = channel_groups(a.batch, blocks, kernels.lanes, threads);
-  const int64_t count = a.batch * groups;
+// Segments of each path, where there are more threads than channel groups. Their summaries cost nearly another forward,
+// so two segments would gain nothing.
+int64_t segment_count(int64_t items, int64_t length, int64_t threads) {
+  const int64_t segments = std::min(threads / items, length / 256);
+  return segments < 3 ? 1 : segments;
+}
 
-  std::vector<int64_t> done(2 * count, 0);
-  std::vector<Item> items(count);
-  int64_t most_channels = 0;
-  for (int64_t i = 0; i < count; i++) {
-    const int64_t group = i % groups;
-    Item& item = items[i];
-    item.batch = i / groups;
-    item.channel_begin = blocks * group / groups * kernels.lanes;
-    item.channel_end = std::min(a.channels, blocks * (group + 1) / groups * kernels.lanes);
-    item.among_channels = {&done[2 * i], group > 0 ? &done[2 * (i - 1)] : nullptr};
-    item.among_batch = {&done[2 * i + 1], item.batch > 0 ? &done[2 * (i - groups) + 1] : nullptr};
-    most_channels = std::max(most_channels, item.channel_end - item.channel_begin);
+// What the segments of the paths of a scan pass on, (b, segment, K, n, d) and (b, segment, K, d); see Item.
+template <class T>
+struct PassedOn {
+  int64_t segments;
+  std::vector<T> entering, leaving, steps;
+
+  PassedOn(const ScanArgs<T>& a, int64_t segments)
+      : segments(segments),
+        entering(a.batch * segments * a.directions * a.state_size * a.channels),
+        leaving(entering.size()),
+        steps(a.batch * segments * a.directions * a.channels) {}
+
+  // Once all segments are summarised: what truly enters each of them.
+  void carry_over(const ScanArgs<T>& a, bool backward) {
+    const int64_t rows = a.directions * a.state_size * a.channels, step_rows = a.directions * a.channels;
+    for (int64_t b = 0; b < a.batch; b++)
+      for (int64_t i = 0; i + 1 < segments; i++) {
+        const int64_t from = b * segments + (backward ? segments - 1 - i : i), to = from + (backward ? -1 : 1);
+        for (int64_t k = 0; k < a.directions; k++)
+          for (int64_t j = 0; j < a.state_size; j++)
+            for (int64_t c = 0; c < a.channels; c++) {
+              const int64_t row = (k * a.state_size + j) * a.channels + c;
+              const T A = a.A[(k * a.channels + c) * a.state_size + j];
+              const T decay = std::exp(A * steps[from * step_rows + k * a.channels + c]);
+              entering[to * rows + row] = leaving[from * rows + row] + decay * entering[from * rows + row];
+            }
+      }
+  }
+};
+
+// The items of one call and the threads that work on them.
+template <class T, class Args>
+class Crew {
+ public:
+  typedef void (*Work)(const Args&, const Item<T>&, void* scratch);
+
+  const Kernels<T, Args> kernels;
+  const int64_t blocks, groups, segments;
+
+  Crew(int64_t instruction_set, const Args& args, int64_t chunk, bool backward, int64_t threads)
+      : kernels(kernels_for<Kernels<T, Args>>(instruction_set)),
+        blocks((args.channels + kernels.lanes - 1) / kernels.lanes),
+        groups(channel_groups(args.batch, blocks, kernels.lanes, threads)),
+        segments(segment_count(args.batch * groups, args.length, threads)),
+        a(args),
+        chunk(chunk),
+        threads(std::min(threads, args.batch * segments * groups)),
+        scratch_size(kernels.scratch(args, (blocks + groups - 1) / groups * kernels.lanes, backward)),
+        scratch(new char[this->threads * scratch_size + 64]) {}
+
+  // Items that are summed are in the order of the sum, those of one segment next to each other.
+  void run(Work work, int64_t direction_begin, int64_t direction_end, PassedOn<T>* passed_on) {
+    const int64_t count = a.batch * segments * groups;
+    std::vector<int64_t> done(2 * count, 0);
+    std::atomic<int64_t> next{0};
+    char* const aligned = scratch.get() + (64 - (uintptr_t)scratch.get() % 64);
+    run_on_threads(threads, [&](int64_t thread) {
+      FlushDenormals flush;
+      for (int64_t i; (i = next++) < count;) {
+        Item<T> item = make_item(i / groups / segments, i / groups % segments, i % groups, passed_on);
+        item.direction_begin = direction_begin;
+        item.direction_end = direction_end;
+        item.among_channels = {&done[2 * i], i % groups > 0 ? &done[2 * (i - 1)] : nullptr};
+        item.among_segments = {&done[2 * i + 1], i >= groups ? &done[2 * (i - groups) + 1] : nullptr};
+        work(a, item, aligned + thread * scratch_size);
+      }
+    });
   }
 
-  threads = std::min(threads, count);
-  const size_t bytes = kernels.scratch(a, most_channels, backward);
-  const std::unique_ptr<char, void (*)(void*)> scratch((char*)malloc(threads * bytes + 64), free);
-  if (!scratch) return 1;
-  char* const aligned = scratch.get() + (64 - (uintptr_t)scratch.get() % 64);
+  // Different segments of different directions meet at the same tokens, so that directions have to wait for each other.
+  void run_all(Work work, PassedOn<T>* passed_on) {
+    if (segments == 1) return run(work, 0, a.directions, nullptr);
+    for (int64_t k = 0; k < a.directions; k++) run(work, k, k + 1, passed_on);
+  }
 
-  std::atomic<int64_t> next{0};
-  run_on_threads(threads, [&](int64_t thread) {
-    FlushDenormals flush;
-    for (int64_t i; (i = next++) < count;)
-      (backward ? kernels.backward : kernels.forward)(a, items[i], aligned + thread * bytes);
-  });
+ private:
+  Item<T> make_item(int64_t b, int64_t segment, int64_t group, PassedOn<T>* passed_on) const {
+    const int64_t chunks = (a.length + chunk - 1) / chunk;
+    Item<T> item = {};
+    item.batch = b;
+    item.channel_begin = blocks * group / groups * kernels.lanes;
+    item.channel_end = std::min(a.channels, blocks * (group + 1) / groups * kernels.lanes);
+    item.begin = chunks * segment / segments * chunk;
+    item.end = std::min(a.length, chunks * (segment + 1) / segments * chunk);
+    if (passed_on) {
+      const int64_t i = b * segments + segment, rows = passed_on->entering.size() / (a.batch * segments);
+      item.entering = &passed_on->entering[i * rows];
+      item.leaving = &passed_on->leaving[i * rows];
+      item.steps = &passed_on->steps[i * a.directions * a.channels];
+    }
+    return item;
+  }
+
+  const Args& a;
+  const int64_t chunk;
+  const int64_t threads;
+  const size_t scratch_size;
+  const std::unique_ptr<char[]> scratch;
+};
+template <class T>
+void run(int64_t instruction_set, const ScanArgs<T>& a, bool backward, int64_t threads) {
+  Crew<T, ScanArgs<T>> crew(instruction_set, a, a.chunk, backward, threads);
+  PassedOn<T> passed_on(a, crew.segments > 1 ? crew.segments : 0);
+  if (crew.segments > 1) {
+    crew.run(backward ? crew.kernels.summarise_backward : crew.kernels.summarise_forward, 0, a.directions, &passed_on);
+    passed_on.carry_over(a, backward);
+  }
+  crew.run_all(backward ? crew.kernels.backward : crew.kernels.forward, &passed_on);
+}
+
+template <class T>
+void run(int64_t instruction_set, const ConvArgs<T>& a, bool backward, int64_t threads) {
+  constexpr int64_t chunk = 64;  // any multiple of the kernel's tile
+  Crew<T, ConvArgs<T>> crew(instruction_set, a, chunk, backward, threads);
+  crew.run_all(backward ? crew.kernels.backward : crew.kernels.forward, nullptr);
+}
+
+template <class Args>
+int call(int64_t instruction_set, const Args& a, bool backward, int64_t threads) try {
+  prepare_outputs(a, backward);
+  run(instruction_set, a, backward, threads);
   return 0;
 } catch (const std::bad_alloc&) {
   return 1;
@@ -225,7 +319,7 @@ NM_EXPORT int nm_supported(int64_t number) { return nm::instruction_sets()[numbe
 // Non-zero: out of memory.
 #define NM_ENTRY(name, Args, backward, T)                                                 \
   NM_EXPORT int name(int64_t instruction_set, const nm::Args<T>* args, int64_t threads) { \
-    return nm::run(instruction_set, *args, backward, threads);                            \
+    return nm::call(instruction_set, *args, backward, threads);                           \
   }
 
 NM_ENTRY(nm_scan_forward_f32, ScanArgs, false, float)

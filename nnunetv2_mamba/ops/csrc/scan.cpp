@@ -24,14 +24,14 @@ struct Walk {
   typedef Vec<T> V;
 
   const ScanArgs<T>& a;
-  const Item& item;
+  const Item<T>& item;
   int64_t blocks;
   int64_t states;  // a.state_size, padded to whole groups with A = B = C = 0
   V *A, *A_max;    // A log2(e), and its largest magnitude over the states
   V* h;
   T *B, *C;
 
-  Walk(const ScanArgs<T>& args, const Item& item, int64_t channels, Arena& arena) : a(args), item(item) {
+  Walk(const ScanArgs<T>& args, const Item<T>& item, int64_t channels, Arena& arena) : a(args), item(item) {
     blocks = (channels + W<T> - 1) / W<T>;
     states = (a.state_size + GROUP - 1) / GROUP * GROUP;
     A = arena.take<V>(blocks * states);
@@ -50,7 +50,8 @@ struct Walk {
 
   void clear_padding() { memset(B, 0, TILE * states * sizeof(T)), memset(C, 0, TILE * states * sizeof(T)); }
 
-  void take_direction(int64_t k) {
+  // A and the state, or its gradient, at the end of the segment where the walk begins.
+  void take_direction(int64_t k, V* entering) {
     constexpr T log2e = T(1.44269504088896340736);
     for (int64_t block = 0; block < blocks; block++) {
       const T* from = a.A + (k * a.channels + channel(block)) * a.state_size;
@@ -64,7 +65,22 @@ struct Walk {
         A_max[block] = max(A_max[block], abs(v));
       }
     }
-    memset(h, 0, blocks * states * sizeof(V));
+    memset(entering, 0, blocks * states * sizeof(V));
+    if (!item.entering) return;
+    for (int64_t block = 0; block < blocks; block++)
+      with_lanes_of(block, [&](auto lanes) {
+        const T* from = item.entering + k * a.state_size * a.channels + channel(block);
+        for (int64_t j = 0; j < a.state_size; j++) entering[block * states + j] = load(from + j * a.channels, lanes);
+      });
+  }
+
+  void give_summary(int64_t k, const V* leaving, const V* steps) const {
+    for (int64_t block = 0; block < blocks; block++)
+      with_lanes_of(block, [&](auto lanes) {
+        T* to = item.leaving + k * a.state_size * a.channels + channel(block);
+        for (int64_t j = 0; j < a.state_size; j++) store(to + j * a.channels, leaving[block * states + j], lanes);
+        store(item.steps + k * a.channels + channel(block), steps[block], lanes);
+      });
   }
 
   void take_rows(T* rows, const View<const T> from, int64_t k, const int32_t* tokens, int count) const {
@@ -153,21 +169,43 @@ struct Forward : Walk<T> {
   using Walk<T>::states;
 
   V *dl, *x, *y;  // [tile step]
+  V* steps;       // [block]: sum of dl
 
-  Forward(const ScanArgs<T>& args, const Item& item, int64_t channels, Arena& arena)
+  Forward(const ScanArgs<T>& args, const Item<T>& item, int64_t channels, Arena& arena)
       : Walk<T>(args, item, channels, arena) {
     dl = arena.take<V>(TILE);
     x = arena.take<V>(TILE);
     y = arena.take<V>(TILE);
+    steps = arena.take<V>(blocks);
+  }
+
+  void summarise() {
+    this->clear_padding();
+    for (int64_t k = item.direction_begin; k < item.direction_end; k++) {
+      this->take_direction(k, this->h);
+      memset(steps, 0, blocks * sizeof(V));
+      for (int64_t p = item.begin; p < item.end; p += TILE) {
+        const int32_t* tokens = a.paths + k * a.length + p;
+        const int count = int(min<int64_t>(TILE, item.end - p));
+        this->take_rows(this->B, a.B, k, tokens, count);
+        for (int64_t block = 0; block < blocks; block++)
+          this->with_lanes_of(block, [&](auto lanes) {
+            const bool unclamped = this->take_steps(dl, x, k, tokens, count, block, lanes);
+            advance<T, false>(unclamped, *this, block, dl, x, count, this->h + block * states, nullptr);
+            for (int t = 0; t < count; t++) steps[block] += dl[t];
+          });
+      }
+      this->give_summary(k, this->h, steps);
+    }
   }
 
   void run() {
     this->clear_padding();
-    for (int64_t k = 0; k < a.directions; k++) {
-      this->take_direction(k);
+    for (int64_t k = item.direction_begin; k < item.direction_end; k++) {
+      this->take_direction(k, this->h);
       const int32_t* path = a.paths + k * a.length;
-      for (int64_t p = 0; p < a.length; p += TILE) {
-        const int count = int(min<int64_t>(TILE, a.length - p)), next = int(min<int64_t>(TILE, a.length - p - count));
+      for (int64_t p = item.begin; p < item.end; p += TILE) {
+        const int count = int(min<int64_t>(TILE, item.end - p)), next = int(min<int64_t>(TILE, item.end - p - count));
         this->take_rows(this->B, a.B, k, path + p, count);
         this->take_rows(this->C, a.C, k, path + p, count);
         for (int64_t block = 0; block < blocks; block++)
@@ -217,12 +255,12 @@ struct Backward : Walk<T> {
   V *g, *gate;             // [block][tile step]: gradient of y_k; sigmoid(z)
   V *y, *dx, *dexp;        // [block][tile step]: y_k - D u; gradients of x and, through the decays, of dl
   V *dh, *dA;              // [block][state]: gradient of the state, decayed to the step before; gradient of A
-  V *dD, *dbias;           // [block]
+  V *dD, *dbias, *steps;   // [block]; the sum of dl
   V *decay, *state;        // [tile step][group]: of one block, one group of states
   V *dB_lanes, *dC_lanes;  // [tile step][group]: summed over the blocks, lanes apart
   T *dB, *dC;              // [tile step][state]
 
-  Backward(const ScanArgs<T>& args, const Item& item, int64_t channels, Arena& arena)
+  Backward(const ScanArgs<T>& args, const Item<T>& item, int64_t channels, Arena& arena)
       : Walk<T>(args, item, channels, arena) {
     tiles = (a.chunk + TILE - 1) / TILE;
     dl = arena.take<V>(blocks * tiles * TILE);
@@ -238,6 +276,7 @@ struct Backward : Walk<T> {
     dA = arena.take<V>(blocks * states);
     dD = arena.take<V>(blocks);
     dbias = arena.take<V>(blocks);
+    steps = arena.take<V>(blocks);
     decay = arena.take<V>(TILE * GROUP);
     state = arena.take<V>((TILE + 1) * GROUP);
     dB_lanes = arena.take<V>(TILE * GROUP);
@@ -246,17 +285,43 @@ struct Backward : Walk<T> {
     dC = arena.take<T>(TILE * states);
   }
 
+  void summarise() {
+    this->clear_padding();
+    for (int64_t k = item.direction_begin; k < item.direction_end; k++) {
+      this->take_direction(k, dh);
+      memset(steps, 0, blocks * sizeof(V));
+      for (int64_t p = (item.end - 1) / TILE * TILE; p >= item.begin; p -= TILE) {
+        const int32_t* tokens = a.paths + k * a.length + p;
+        const int count = int(min<int64_t>(TILE, item.end - p));
+        this->take_rows(this->C, a.C, k, tokens, count);
+        for (int64_t block = 0; block < blocks; block++)
+          this->with_lanes_of(block, [&](auto lanes) {
+            this->take_steps(dl, x, k, tokens, count, block, lanes);
+            take_gradients(tokens, count, block, lanes);
+            for (int t = count - 1; t >= 0; t--) {
+              for (int64_t j = 0; j < states; j++) {
+                V& d = dh[block * states + j];
+                d = (d + g[block * TILE + t] * this->C[t * states + j]) *
+                    exp2_of_product<T, true>(dl[t], this->A[block * states + j]);
+              }
+              steps[block] += dl[t];
+            }
+          });
+      }
+      this->give_summary(k, dh, steps);
+    }
+  }
+
   void run() {
     this->clear_padding();
-    const int64_t chunks = (a.length + a.chunk - 1) / a.chunk;
     int64_t step = 0;
-    for (int64_t k = 0; k < a.directions; k++) {
-      this->take_direction(k);
-      memset(dh, 0, blocks * states * sizeof(V)), memset(dA, 0, blocks * states * sizeof(V));
+    for (int64_t k = item.direction_begin; k < item.direction_end; k++) {
+      this->take_direction(k, dh);
+      memset(dA, 0, blocks * states * sizeof(V));
       memset(dD, 0, blocks * sizeof(V)), memset(dbias, 0, blocks * sizeof(V));
-      for (int64_t chunk = chunks - 1; chunk >= 0; chunk--) {
+      for (int64_t chunk = (item.end - 1) / a.chunk; chunk >= item.begin / a.chunk; chunk--) {
         const int32_t* tokens = a.paths + k * a.length + chunk * a.chunk;
-        const int count = int(min(a.chunk, a.length - chunk * a.chunk));
+        const int count = int(min(a.chunk, item.end - chunk * a.chunk));
         take_chunk(k, chunk, tokens, count);
         for (int tile = (count - 1) / TILE; tile >= 0; tile--)
           sweep_tile(k, tile, chunk * a.chunk + tile * TILE, tokens + tile * TILE, min(TILE, count - tile * TILE),
@@ -299,10 +364,10 @@ struct Backward : Walk<T> {
     this->take_rows(this->C, a.C, k, tokens, count);
     for (int64_t block = 0; block < blocks; block++)
       this->with_lanes_of(block, [&](auto lanes) {
-        if (position >= TILE)
+        if (position >= item.begin + TILE)
           this->prefetch(k, tokens - TILE, TILE, block, a.grad_out, a.z, k > 0 ? a.du : View<T>(),
                          k > 0 ? a.dz : View<T>());
-        if (position >= a.chunk) this->prefetch(k, tokens - a.chunk, TILE, block, a.delta, a.u);
+        if (position >= item.begin + a.chunk) this->prefetch(k, tokens - a.chunk, TILE, block, a.delta, a.u);
         take_gradients(tokens, count, block, lanes);
       });
     for (int64_t first = 0; first < states; first += GROUP) {
@@ -443,7 +508,7 @@ struct Backward : Walk<T> {
   }
 
   void finish_direction(int64_t k) {
-    const Turn& turn = item.among_batch;
+    const Turn& turn = item.among_segments;
     const bool add = turn.done_before;
     wait_for_turn(turn, k + 1);
     for (int64_t channel = item.channel_begin; channel < item.channel_end; channel++) {
@@ -464,30 +529,34 @@ template <class T>
 size_t scratch_bytes(const ScanArgs<T>& a, int64_t channels, bool backward) {
   Arena arena{nullptr};
   if (backward)
-    Backward<T>(a, Item(), channels, arena);
+    Backward<T>(a, Item<T>(), channels, arena);
   else
-    Forward<T>(a, Item(), channels, arena);
+    Forward<T>(a, Item<T>(), channels, arena);
   return (size_t)arena.next;
 }
 
-template <class T>
-void forward(const ScanArgs<T>& a, const Item& item, void* scratch) {
+template <class T, class Pass, void (Pass::*WORK)()>
+void run(const ScanArgs<T>& a, const Item<T>& item, void* scratch) {
   Arena arena{(char*)scratch};
-  Forward<T>(a, item, item.channel_end - item.channel_begin, arena).run();
+  (Pass(a, item, item.channel_end - item.channel_begin, arena).*WORK)();
 }
 
 template <class T>
-void backward(const ScanArgs<T>& a, const Item& item, void* scratch) {
-  Arena arena{(char*)scratch};
-  Backward<T>(a, item, item.channel_end - item.channel_begin, arena).run();
+ScanKernels<T> kernels() {
+  typedef Forward<T> F;
+  typedef Backward<T> B;
+  return {W<T>,
+          scratch_bytes<T>,
+          run<T, F, &F::run>,
+          run<T, B, &B::run>,
+          run<T, F, &F::summarise>,
+          run<T, B, &B::summarise>};
 }
 
 }  // namespace
 
-void get(ScanKernels<float>& kernels) { kernels = {W<float>, scratch_bytes<float>, forward<float>, backward<float>}; }
-void get(ScanKernels<double>& kernels) {
-  kernels = {W<double>, scratch_bytes<double>, forward<double>, backward<double>};
-}
+void get(ScanKernels<float>& to) { to = kernels<float>(); }
+void get(ScanKernels<double>& to) { to = kernels<double>(); }
 
 }  // namespace NM_ISA
 }  // namespace nm
