@@ -185,7 +185,7 @@ def _table(
     build: Callable[..., list[np.ndarray]], shape: tuple[int, ...], device: torch.device | str, *options: int
 ) -> torch.Tensor:
     # Under a FakeTensorMode a new tensor is fake: it must not enter the cache, nor may a cached one be used.
-    if type(torch.empty(0)) is not torch.Tensor:
+    if type(torch.empty(0, device="cpu")) is not torch.Tensor:
         return _make_table(build, shape, device, *options)
     return _cached_table(build, shape, torch.device(device), *options)
 

@@ -105,4 +105,4 @@ def _require(name: str, device: torch.device, dtype: torch.dtype, source: str) -
 @cache
 def _warn_once(reason: str) -> None:
     message = f"The selective scan runs in plain torch operations, about ten times slower: {reason}"
-    warnings.warn(message, RuntimeWarning, stacklevel=2)
+    warnings.warn(message, RuntimeWarning, stacklevel=4)

@@ -93,6 +93,17 @@ def test_compile_of_another_grid_size(block_and_input):
         torch.testing.assert_close(compiled(y), block(y))
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile_the_scan_of_a_sequence(dynamic):
+    backend, device = BACKENDS[0]
+    shapes = {"u": (2, 4, 9), "delta": (2, 4, 9), "A": (4, 3), "B": (2, 2, 3, 9), "C": (2, 2, 3, 9)}
+    tensors = {name: torch.rand(shape, device=device).requires_grad_() for name, shape in shapes.items()}
+    torch.compiler.reset()
+    compiled = torch.compile(selective_scan, backend="aot_eager", fullgraph=True, dynamic=dynamic)
+    expected = with_gradients(selective_scan(**tensors, backend=backend), tensors)
+    assert_same(with_gradients(compiled(**tensors, backend=backend), tensors), expected, forward=1e-6, gradient=1e-6)
+
+
 def test_compile_chooses_the_backend_while_tracing(monkeypatch, block_and_input):
     monkeypatch.setenv("NNUNETV2_MAMBA_SCAN", "torch")
     block, x = block_and_input(None, "cpu")
