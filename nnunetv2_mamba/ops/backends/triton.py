@@ -23,6 +23,8 @@ _BACKWARD_PROGRAMS = 2048  # fewer: each needs many registers, and scratch memor
 _WIDE_OFFSETS = 2**31  # where offsets within a sequence no longer fit in 32 bits
 _BD = 32  # channels of a scan's tile: the lanes of a warp
 _CARRIED_RUNS = 64  # runs that a program carries states over at a time
+# No software pipelining, which the loops do themselves; fused multiply-add even where triton's default is to have none.
+_OPTIONS = {"num_stages": 1, "enable_fp_fusion": True}
 _TILE = {"BT": 64, "BD": _BD, "num_warps": 4}  # tokens by channels, for kernels without a recurrence
 
 
@@ -277,7 +279,7 @@ class _Scan:
 def _launch(kernel: str, grid: tuple[int, ...], *arguments: object, num_warps: int = 1, **constants: object) -> None:
     from nnunetv2_mamba.ops.backends import triton_kernels
 
-    getattr(triton_kernels, kernel)[grid](*arguments, **constants, num_warps=num_warps, num_stages=1)
+    getattr(triton_kernels, kernel)[grid](*arguments, **constants, num_warps=num_warps, **_OPTIONS)
 
 
 def _tiles(out: Tensor) -> tuple[int]:
