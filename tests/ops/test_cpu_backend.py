@@ -58,8 +58,9 @@ def test_same_bits_every_time(threads, batch, number):
 
 @needs_kernels
 @pytest.mark.parametrize("number", [2, 5, 64])
-def test_number_of_threads_does_not_matter(threads, number):
-    case = make_case(batch=1, directions=3, length=LONG, channels=40, state_size=6)
+@pytest.mark.parametrize("state_size", [6, 200])
+def test_number_of_threads_does_not_matter(threads, number, state_size):
+    case = make_case(batch=1, directions=3, length=LONG, channels=40, state_size=state_size)
     tensors, paths = make_conv()
     threads(1)
     scan, conv = case.run_with_gradients("cpu"), run_conv(tensors, paths, "silu", "cpu")

@@ -50,14 +50,19 @@ struct ConvArgs {
 };
 
 // Sums over items are taken in the order of the items, so that the bits do not depend on the scheduling: an item adds
-// its part when the item before it is `step` steps further. Items are started in order, so this cannot deadlock.
+// its part of a step when the item before it has. Items are started in order, so this cannot deadlock.
 struct Turn {
-  int64_t* done;               // steps this item has finished
-  const int64_t* done_before;  // steps the item before it has finished; null: it is the first and stores
+  int64_t* done;               // steps this item has added
+  const int64_t* done_before;  // steps the item before it has added; null: it is the first and stores
 };
 
-void wait_for_turn(const Turn& turn, int64_t step);  // until the item before has finished `step`
-void end_turn(const Turn& turn, int64_t step);
+static inline bool is_turn(const Turn& turn, int64_t step) {
+  return !turn.done_before || __atomic_load_n(turn.done_before, __ATOMIC_ACQUIRE) >= step;
+}
+
+static inline void end_turn(const Turn& turn, int64_t step) { __atomic_store_n(turn.done, step, __ATOMIC_RELEASE); }
+
+void wait_for_turn(const Turn& turn, int64_t step);
 
 // The work of one thread at a time: some channels of one batch element along some directions, as a rule all of them,
 // from one end of the paths to the other. Where that leaves threads without work, the paths are cut into segments:

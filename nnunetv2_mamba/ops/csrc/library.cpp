@@ -299,12 +299,9 @@ int call(int64_t instruction_set, const Args& a, bool backward, int64_t threads)
 }  // namespace
 
 void wait_for_turn(const Turn& turn, int64_t step) {
-  if (!turn.done_before) return;
-  for (int spins = 0; __atomic_load_n(turn.done_before, __ATOMIC_ACQUIRE) < step; spins++)
+  for (int spins = 0; !is_turn(turn, step); spins++)
     if (spins > 100) std::this_thread::yield();
 }
-
-void end_turn(const Turn& turn, int64_t step) { __atomic_store_n(turn.done, step, __ATOMIC_RELEASE); }
 
 }  // namespace nm
 

@@ -12,6 +12,7 @@ namespace NM_ISA {
 namespace {
 
 constexpr int TILE = 16;
+constexpr int64_t QUEUE_BYTES = 1 << 20;
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int GROUP = 8;  // 32 registers
 #else
@@ -258,7 +259,14 @@ struct Backward : Walk<T> {
   V *dD, *dbias, *steps;   // [block]; the sum of dl
   V *decay, *state;        // [tile step][group]: of one block, one group of states
   V *dB_lanes, *dC_lanes;  // [tile step][group]: summed over the blocks, lanes apart
-  T *dB, *dC;              // [tile step][state]
+
+  // Rows of dB, then of dC, [step % slots][tile step][state], that wait for their turn to be added: an item that is
+  // ahead of the one before it goes on for some milliseconds, so that one thread may lose its core without stopping the
+  // others.
+  T* queue;
+  int64_t slots;
+  int64_t swept = 0, added = 0;  // steps, each a tile
+  int64_t queue_start = 0;       // the step from which slots are counted; moves up whenever the queue is empty
 
   Backward(const ScanArgs<T>& args, const Item<T>& item, int64_t channels, Arena& arena)
       : Walk<T>(args, item, channels, arena) {
@@ -281,8 +289,8 @@ struct Backward : Walk<T> {
     state = arena.take<V>((TILE + 1) * GROUP);
     dB_lanes = arena.take<V>(TILE * GROUP);
     dC_lanes = arena.take<V>(TILE * GROUP);
-    dB = arena.take<T>(TILE * states);
-    dC = arena.take<T>(TILE * states);
+    slots = max<int64_t>(1, QUEUE_BYTES / (2 * TILE * states * sizeof(T)));
+    queue = arena.take<T>(slots * 2 * TILE * states);
   }
 
   void summarise() {
@@ -314,7 +322,6 @@ struct Backward : Walk<T> {
 
   void run() {
     this->clear_padding();
-    int64_t step = 0;
     for (int64_t k = item.direction_begin; k < item.direction_end; k++) {
       this->take_direction(k, dh);
       memset(dA, 0, blocks * states * sizeof(V));
@@ -324,11 +331,11 @@ struct Backward : Walk<T> {
         const int count = int(min(a.chunk, item.end - chunk * a.chunk));
         take_chunk(k, chunk, tokens, count);
         for (int tile = (count - 1) / TILE; tile >= 0; tile--)
-          sweep_tile(k, tile, chunk * a.chunk + tile * TILE, tokens + tile * TILE, min(TILE, count - tile * TILE),
-                     ++step);
+          sweep_tile(k, tile, chunk * a.chunk + tile * TILE, tokens + tile * TILE, min(TILE, count - tile * TILE));
       }
       finish_direction(k);
     }
+    while (added < swept) add_rows();
   }
 
   // The steps of a chunk and the state before each of its tiles.
@@ -359,7 +366,7 @@ struct Backward : Walk<T> {
     }
   }
 
-  void sweep_tile(int64_t k, int tile, int64_t position, const int32_t* tokens, int count, int64_t step) {
+  void sweep_tile(int64_t k, int tile, int64_t position, const int32_t* tokens, int count) {
     this->take_rows(this->B, a.B, k, tokens, count);
     this->take_rows(this->C, a.C, k, tokens, count);
     for (int64_t block = 0; block < blocks; block++)
@@ -370,6 +377,8 @@ struct Backward : Walk<T> {
         if (position >= item.begin + a.chunk) this->prefetch(k, tokens - a.chunk, TILE, block, a.delta, a.u);
         take_gradients(tokens, count, block, lanes);
       });
+    T* const dB = queued(swept++);
+    T* const dC = dB + TILE * states;
     for (int64_t first = 0; first < states; first += GROUP) {
       memset(dB_lanes, 0, TILE * GROUP * sizeof(V)), memset(dC_lanes, 0, TILE * GROUP * sizeof(V));
       for (int64_t block = 0; block < blocks; block++)
@@ -380,7 +389,8 @@ struct Backward : Walk<T> {
       sum_lanes(dB + first, dB_lanes, count);
       sum_lanes(dC + first, dC_lanes, count);
     }
-    add_rows(k, tokens, count, step);
+    while (added < swept && (swept - added == slots || is_turn(item.among_channels, added + 1))) add_rows();
+    if (added == swept) queue_start = swept;
     for (int64_t block = 0; block < blocks; block++)
       this->with_lanes_of(block, [&](auto lanes) { give_gradients(k, tile, tokens, count, block, lanes); });
   }
@@ -452,11 +462,19 @@ struct Backward : Walk<T> {
     for (int t = 0; t < count; t++) memcpy(rows + t * states, sum + t * GROUP, GROUP * sizeof(T));
   }
 
-  void add_rows(int64_t k, const int32_t* tokens, int count, int64_t step) {
+  T* queued(int64_t step) const { return queue + (step - queue_start) % slots * 2 * TILE * states; }
+
+  // The oldest rows in the queue, in their turn.
+  void add_rows() {
+    const int64_t tiles_of_path = (item.end - item.begin + TILE - 1) / TILE;
+    const int64_t k = item.direction_begin + added / tiles_of_path;
+    const int64_t p = item.begin + (tiles_of_path - 1 - added % tiles_of_path) * TILE;
+    const int32_t* tokens = a.paths + k * a.length + p;
+    const T *dB = queued(added), *dC = dB + TILE * states;
     const Turn& turn = item.among_channels;
     const bool add = turn.done_before;
-    wait_for_turn(turn, step);
-    for (int t = 0; t < count; t++) {
+    wait_for_turn(turn, added + 1);
+    for (int t = 0; t < min<int64_t>(TILE, item.end - p); t++) {
       T *to_B = a.dB.row(item.batch, k, tokens[t]), *to_C = a.dC.row(item.batch, k, tokens[t]);
       for (int64_t j = 0; j < a.state_size; j += W<T>)
         with_lanes<T>(j, a.state_size, [&](auto lanes) {
@@ -465,7 +483,7 @@ struct Backward : Walk<T> {
           store(to_B + j, row_B, lanes), store(to_C + j, row_C, lanes);
         });
     }
-    end_turn(turn, step);
+    end_turn(turn, ++added);
   }
 
   template <class Used>

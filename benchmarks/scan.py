@@ -1,0 +1,303 @@
+"""The selective scan on CPU against its definition, the torch backend, the machine's roofline and explicit copies.
+
+    python benchmarks/scan.py [--quick] [--threads N] [--json FILE]
+
+Prints a table and writes JSON. Everything is a ratio of times taken in turns in one run, or of bytes. A time is the
+best of the rounds, because other work on the machine only ever adds to it. Inputs include D, z, delta_bias and
+softplus, the paths are rasters, and calls go through the public operator with fresh outputs, as a network makes them.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nnunetv2_mamba.ops import directional_scan, scan_order
+from nnunetv2_mamba.ops.backends import cpu_build
+
+SHAPES = [(1, 32, 8192, 16), (2, 192, 4096, 16), (2, 96, 32768, 16), (2, 1024, 1728, 64), (1, 96, 262144, 16)]
+MAIN_SHAPE = (2, 96, 32768, 16)  # (b, d, L, n)
+GRID = (32, 32, 32)  # of MAIN_SHAPE's tokens
+SIMD_INSTRUCTIONS = (
+    13  # per state and vector of channels, at the least: 8 for the decay's exponential and 2 to scale it, 3
+)
+
+
+@dataclass
+class Row:
+    """One line of the table: what was measured, against what, the ratio, and what it should reach."""
+
+    what: str
+    against: str
+    ratio: float
+    target: str
+    reached: bool
+    detail: str
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="fewer rounds, and not the largest shape")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, default=Path("scan_cpu.json"), help="where to write the results")
+    parser.add_argument("--memory-of", type=int, nargs=4, help=argparse.SUPPRESS)  # a run of this program by itself
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    if arguments.memory_of:
+        print(extra_memory(tuple(arguments.memory_of)))
+        return
+
+    load_before = os.getloadavg()[0]
+    shapes = SHAPES[:-1] if arguments.quick else SHAPES
+    rounds = 3 if arguments.quick else 9
+    rows = []
+    for make in (against_the_reference, against_torch, against_the_roofline, against_copies, against_outputs):
+        for row in make(shapes, rounds):
+            reached = "yes" if row.reached else "NO"
+            print(f"{row.what:58} {row.ratio:8.2f}  {row.target:8} {reached:3}  {row.detail}", flush=True)
+            rows.append(vars(row))
+    results = {
+        "date": date.today().isoformat(),
+        "machine": {
+            "cpu": cpu_model(),
+            "cores": os.cpu_count(),
+            "load_before_and_after": [load_before, os.getloadavg()[0]],
+        },
+        "torch": torch.__version__,
+        "threads": arguments.threads,
+        "rows": rows,
+    }
+    arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+
+
+# ---- the rows ----
+
+
+def against_the_reference(shapes: list, rounds: int) -> list[Row]:
+    b, d, L, n = MAIN_SHAPE
+    steps = L // 16
+    part, whole = make_inputs(b, d, steps, n), make_inputs(*MAIN_SHAPE)
+    with torch.no_grad():
+        ours, loop = best_times([partial(scan, whole, "cpu"), partial(scan, part, "reference")], rounds)
+    ratio = loop * (L / steps) / ours
+    detail = f"{ours * 1e3:.1f} ms; the loop over 1/{L // steps} of the steps {loop * 1e3:.0f} ms, taken as often"
+    return [Row(f"forward {MAIN_SHAPE}", "reference loop", ratio, ">= 120", ratio >= 120, detail)]
+
+
+def against_torch(shapes: list, rounds: int) -> list[Row]:
+    rows = []
+    for shape in shapes:
+        inputs = make_inputs(*shape)
+        few = max(2, rounds // 3)
+        for what, work in (("forward", forward_only), ("forward + backward", forward_and_backward)):
+            ours, theirs = best_times([partial(work, inputs, name) for name in ("cpu", "torch")], few)
+            detail = f"{ours * 1e3:.1f} ms, torch {theirs * 1e3:.0f} ms"
+            rows.append(Row(f"{what} {shape}", "torch backend", theirs / ours, ">= 8", theirs / ours >= 8, detail))
+    return rows
+
+
+def against_the_roofline(shapes: list, rounds: int) -> list[Row]:
+    """The roofline of an operation whose arithmetic and memory traffic follow each other."""
+    rows = []
+    fma_rate, copy_rate = measure_fma_rate(), measure_copy_rate(rounds)
+    for b, d, L, n in (shape for shape in shapes if shape[-1] == 16):
+        inputs = make_inputs(b, d, L, n)
+        (ours,) = best_times([partial(forward_only, inputs, "cpu")], 3 * rounds)
+        # u, delta, z, out, the read of out that precedes its write, and B and C, which all channels share
+        bytes_moved = b * L * (d * 5 + 2 * n) * 4
+        arithmetic = b * d * L * n * SIMD_INSTRUCTIONS / fma_rate
+        ratio = (arithmetic + bytes_moved / copy_rate) / ours
+        detail = (
+            f"{b * d * L * n / ours / 1e9:.1f} G state updates/s; {fma_rate / 1e9:.0f} G fp32 FMA/s, "
+            f"copy {copy_rate / 1e9:.1f} GB/s read + written"
+        )
+        rows.append(Row(f"forward {(b, d, L, n)}", "roofline", ratio, ">= 0.8", ratio >= 0.8, detail))
+    return rows
+
+
+def against_copies(shapes: list, rounds: int) -> list[Row]:
+    """Three directions by tables, and the same kernel on volumes that are flipped and permuted for each direction."""
+    b, d, L, n = MAIN_SHAPE
+    inputs = make_inputs(b, d, L, n, directions=3)
+    inputs["paths"] = scan_order.tri_oriented(GRID)
+    torch.testing.assert_close(scan(inputs, "cpu"), scan_with_copies(inputs, every_input=True), rtol=1e-4, atol=1e-4)
+
+    def with_copies(every_input: bool) -> None:
+        differentiate(scan_with_copies(inputs, every_input), inputs)
+
+    works = [partial(forward_and_backward, inputs, "cpu"), partial(with_copies, True), partial(with_copies, False)]
+    ours, all_copied, some_copied = best_times(works, rounds)
+    rows = []
+    for copied, time_ in (("u, z, delta, B, C and out", all_copied), ("u, z and out only", some_copied)):
+        what = f"3 directions forward + backward {(b, d, L, n)}"
+        detail = f"{ours * 1e3:.0f} ms, with copies of {copied} {time_ * 1e3:.0f} ms"
+        rows.append(Row(what, "flips and permutes", time_ / ours, ">= 1.6", time_ / ours >= 1.6, detail))
+    return rows
+
+
+def against_outputs(shapes: list, rounds: int) -> list[Row]:
+    """Peak memory of a process above its inputs: outputs, gradients, saved states and scratch."""
+    rows = []
+    if not Path("/proc/self/clear_refs").exists():
+        return rows
+    for b, d, L, n in (shape for shape in shapes if shape[2] * shape[1] > 2**20):
+        command = [sys.executable, __file__, "--threads", str(torch.get_num_threads())]
+        command += ["--memory-of", *map(str, (b, d, L, n))]
+        extra = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        inputs = make_inputs(b, d, L, n)
+        outputs = sum(t.nbytes for t in differentiable(inputs).values()) + inputs["u"].nbytes
+        ratio = extra / outputs
+        detail = f"{extra / 2**20:.0f} MiB for {outputs / 2**20:.0f} MiB of output and gradients"
+        what = f"memory of forward + backward {(b, d, L, n)}"
+        rows.append(Row(what, "outputs and gradients", ratio, "<= 1.3", ratio <= 1.3, detail))
+    return rows
+
+
+# ---- what is measured ----
+
+
+def make_inputs(b: int, d: int, L: int, n: int, directions: int = 1) -> dict[str, Tensor]:
+    """Values as at the start of training: A = -1 ... -n, steps around 0.02."""
+    torch.manual_seed(0)
+    K = directions
+    tensors = {
+        "u": torch.randn(b, L, d),
+        "delta": torch.randn(b, K, L, d) * 0.5,
+        "A": -torch.arange(1.0, n + 1).repeat(K, d, 1),
+        "B": torch.randn(b, K, L, n),
+        "C": torch.randn(b, K, L, n),
+        "D": torch.ones(K, d),
+        "delta_bias": torch.full((K, d), -4.0),
+        "z": torch.randn(b, L, d),
+    }
+    return {name: t.requires_grad_() for name, t in tensors.items()} | {"paths": scan_order.unidirectional((L,))}
+
+
+def differentiable(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: t for name, t in inputs.items() if t.requires_grad}
+
+
+def scan(inputs: dict[str, Tensor], backend: str) -> Tensor:
+    return directional_scan(**inputs, delta_softplus=True, backend=backend)
+
+
+def forward_only(inputs: dict[str, Tensor], backend: str) -> None:
+    with torch.no_grad():
+        scan(inputs, backend)
+
+
+def forward_and_backward(inputs: dict[str, Tensor], backend: str) -> None:
+    differentiate(scan(inputs, backend), inputs)
+
+
+def differentiate(out: Tensor, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+    # z has the output's shape: a gradient of the output for free
+    return torch.autograd.grad(out, tuple(differentiable(inputs).values()), inputs["z"].detach())
+
+
+def scan_with_copies(inputs: dict[str, Tensor], every_input: bool) -> Tensor:
+    """Every direction as a raster scan of a rearranged volume, gated, rearranged back and added, as SegMamba does it.
+
+    Args:
+        inputs: Of three directions: raster, reversed raster, inter-slice.
+        every_input: Whether delta, B and C are rearranged as well; a network that computes them from the rearranged
+            volume has them in the direction's order.
+    """
+    L = inputs["u"].shape[1]
+    slices = GRID[0]
+    there = [lambda t: t, lambda t: t.flip(1), lambda t: interleave(t, slices)]
+    back = [lambda t: t, lambda t: t.flip(1), lambda t: interleave(t, L // slices)]
+    total = 0
+    for k in range(3):
+        tokens = {name: inputs[name][:, k] for name in ("delta", "B", "C")}
+        if every_input:
+            tokens = {name: there[k](t) for name, t in tokens.items()}
+        y = directional_scan(
+            u=there[k](inputs["u"]),
+            **{name: t[:, None] for name, t in tokens.items()},
+            **{name: inputs[name][k : k + 1] for name in ("A", "D", "delta_bias")},
+            paths=scan_order.unidirectional((L,)),
+            delta_softplus=True,
+            z=there[k](inputs["z"]),
+            backend="cpu",
+        )
+        total = total + back[k](y)
+    return total
+
+
+def interleave(t: Tensor, slices: int) -> Tensor:
+    """Take the first token of every one of `slices` equal parts, then the second of every part, and so on; a copy."""
+    return t.unflatten(1, (slices, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def best_times(works: list[Callable[[], object]], rounds: int) -> list[float]:
+    """The shortest time of each piece of work in seconds, all taken in turns."""
+    times = [[] for _ in works]
+    for round_ in range(rounds + 1):
+        for work, taken in zip(works, times, strict=True):
+            start = time.perf_counter()
+            work()
+            if round_ > 0:  # the first warms up
+                taken.append(time.perf_counter() - start)
+    return [min(taken) for taken in times]
+
+
+def extra_memory(shape: tuple[int, int, int, int]) -> int:
+    """Bytes by which forward and backward raise this process's peak of resident memory."""
+    forward_and_backward(make_inputs(1, 1, 1, 1), "cpu")
+    inputs = make_inputs(*shape)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = resident_bytes("VmRSS")
+    out = scan(inputs, "cpu")
+    gradients = differentiate(out, inputs)
+    peak = resident_bytes("VmHWM")
+    del gradients
+    return peak - before
+
+
+def resident_bytes(field: str) -> int:
+    (line,) = (x for x in Path("/proc/self/status").read_text().splitlines() if x.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def measure_copy_rate(rounds: int) -> float:
+    """Bytes read and written per second by a copy much larger than the caches."""
+    source = torch.ones(2**26)
+    target = torch.empty_like(source).copy_(source)
+    (taken,) = best_times([lambda: target.copy_(source)], 3 * rounds)
+    return 2 * source.nbytes / taken
+
+
+def measure_fma_rate() -> float:
+    """fp32 multiply-adds per second of all threads."""
+    with tempfile.TemporaryDirectory() as folder:
+        library = Path(folder) / "fma_rate.so"
+        source = Path(__file__).with_name("fma_rate.cpp")
+        flags = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
+        subprocess.run([cpu_build.find_compiler(), *flags, source, "-o", library], check=True)
+        function = ctypes.CDLL(str(library)).fma_rate
+        function.argtypes, function.restype = (ctypes.c_int, ctypes.c_double), ctypes.c_double
+        return function(torch.get_num_threads(), 0.5)
+
+
+def cpu_model() -> str:
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+if __name__ == "__main__":
+    main()
