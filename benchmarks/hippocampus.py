@@ -48,8 +48,9 @@ def prepare(args: argparse.Namespace) -> str:
         return CONFIGURATION
     plans = json.loads(plans_file.read_text())
     configuration = f"{CONFIGURATION}_bs{args.batch_size}"
-    plans["configurations"][configuration] = {"inherits_from": CONFIGURATION, "batch_size": args.batch_size}
-    plans_file.write_text(json.dumps(plans, indent=2))
+    if configuration not in plans["configurations"]:
+        plans["configurations"][configuration] = {"inherits_from": CONFIGURATION, "batch_size": args.batch_size}
+        plans_file.write_text(json.dumps(plans, indent=2))
     return configuration
 
 
