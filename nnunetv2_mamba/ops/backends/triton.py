@@ -32,6 +32,8 @@ def available() -> str | None:
     """None if the kernels can run here, else the reason with the remedy."""
     if not torch.cuda.is_available():
         return "torch sees no CUDA device; install a CUDA build of torch on a machine with an NVIDIA GPU"
+    if torch.version.cuda is not None and torch.cuda.get_device_capability() < (7, 0):
+        return "triton needs an NVIDIA GPU of compute capability 7.0 or higher; the torch backend runs on this one"
     try:
         import triton  # noqa: F401
     except ImportError as error:
