@@ -13,10 +13,13 @@ Each number has one writer: no atomics, the same bits every time. Decays are onl
 plain tensors with validated shapes (see `ops/directional_scan.py`) and knows nothing of autograd.
 """
 
+import sys
 from math import prod
 
 import torch
 from torch import Tensor
+
+from .self_check import disagreement
 
 _FORWARD_PROGRAMS = 16384  # aimed at; some waves of one-warp programs on the largest GPUs
 _BACKWARD_PROGRAMS = 2048  # fewer: each needs many registers, and scratch memory for an interval
@@ -29,7 +32,7 @@ _TILE = {"BT": 64, "BD": _BD, "num_warps": 4}  # tokens by channels, for kernels
 
 
 def available() -> str | None:
-    """None if the kernels can run here, else the reason with the remedy."""
+    """None if the kernels run here and compute what they should, else the reason with the remedy."""
     if not torch.cuda.is_available():
         return "torch sees no CUDA device; install a CUDA build of torch on a machine with an NVIDIA GPU"
     if torch.version.cuda is not None and torch.cuda.get_device_capability() < (7, 0):
@@ -38,7 +41,7 @@ def available() -> str | None:
         import triton  # noqa: F401
     except ImportError as error:
         return f"triton cannot be imported ({error}); 'pip install triton' (on Windows triton-windows)"
-    return None
+    return disagreement(sys.modules[__name__], torch.device("cuda", torch.cuda.current_device()))
 
 
 def states_shape(batch: int, directions: int, length: int, channels: int, state_size: int) -> tuple[int, ...]:
@@ -131,7 +134,7 @@ def conv_backward(
             grad_y, dweight, dbias, *_sequences(grad_out), *_sequences(x), *grad_out.shape[1:],
             SILU=silu, HAS_BIAS=bias is not None, W=width, **_TILE,
         )  # fmt: skip
-        copies = x.view(batch, -1, length, channels) if x.ndim == 4 else x[:, None]
+        copies = x if x.ndim == 4 else x[:, None]
         _launch(
             "conv_input_gradient_kernel", _tiles(copies), grad_y, weight, paths, inverse, dx, *_sequences(grad_y),
             copies.shape[1], *grad_out.shape[1:], W=width, **_TILE,
