@@ -87,5 +87,6 @@ def test_kill_resume_predict_export_install_predict(tiny_dataset: TinyDataset, t
 
     before, after = segmentations(tmp_path / "before"), segmentations(tmp_path / "after")
     assert len(before) == len(list(tiny_dataset.images.iterdir())) // 2 and before.keys() == after.keys()
+    assert any(segmentation.any() for segmentation in before.values())
     for name in before:
         np.testing.assert_array_equal(before[name], after[name])

@@ -12,7 +12,12 @@ from unittest.mock import patch
 
 import numpy as np
 import SimpleITK
-from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprints, plan_experiments, preprocess
+from nnunetv2.experiment_planning.dataset_fingerprint.fingerprint_extractor import DatasetFingerprintExtractor
+from nnunetv2.experiment_planning.plan_and_preprocess_api import (
+    extract_fingerprint_dataset,
+    plan_experiments,
+    preprocess,
+)
 
 import nnunetv2_mamba
 
@@ -31,6 +36,14 @@ NETWORKS = {
         "drop_path": 0.0,  # a dropped path has no gradient, and some tests count gradients
     },
 }
+
+
+class _QuickFingerprint(DatasetFingerprintExtractor):
+    """nnU-Net's, which by default draws 100 million voxels from any data set."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.num_foreground_voxels_for_intensitystats = 1e4
 
 
 @dataclass(frozen=True)
@@ -95,7 +108,7 @@ def make_tiny_dataset(root: Path) -> TinyDataset:
         # threads, because every spawned process would import torch
         patch("multiprocessing.get_context", return_value=SimpleNamespace(Pool=ThreadPool)),
     ):
-        extract_fingerprints([DATASET_ID], num_processes=1, show_progress_bar=False)
+        extract_fingerprint_dataset(DATASET_ID, _QuickFingerprint, num_processes=1, show_progress_bar=False)
         plan_experiments([DATASET_ID])
         preprocess([DATASET_ID], configurations=("2d", "3d_fullres"), num_processes=[1, 1], show_progress_bar=False)
     for network, options in NETWORKS.items():

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tiny_dataset import NAME
 
@@ -126,6 +127,44 @@ def test_disabled_checkpointing_and_other_ranks_write_nothing(make_trainer, tmp_
     trainer.disable_checkpointing, trainer.local_rank = False, 1
     trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
     assert not (tmp_path / "checkpoint.pth").exists()
+
+
+@pytest.fixture
+def distribute(tmp_path):
+    """Wrap a trainer's network as nnU-Net does with several GPUs (after the constructor, which wants CUDA then)."""
+
+    def wrap(trainer) -> None:
+        if not dist.is_initialized():
+            dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+        trainer.network = torch.nn.parallel.DistributedDataParallel(trainer.network)
+        trainer.is_ddp = True
+
+    yield wrap
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("distributed", [False, True])
+def test_wrapped_networks_save_and_load_under_bare_names(compiled, distributed, make_trainer, tmp_path, distribute):
+    first, second = make_trainer("nnUNetTrainerSegMamba"), make_trainer("nnUNetTrainerSegMamba")
+    networks = []
+    for trainer in (first, second):
+        trainer.initialize()
+        networks.append(trainer.network)
+        if compiled:
+            trainer.network = torch.compile(trainer.network, backend="eager")
+    if distributed:
+        distribute(first)
+        distribute(second)
+
+    first.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    assert load(tmp_path / "checkpoint.pth")["network_weights"].keys() == networks[0].state_dict().keys()
+    second.load_checkpoint(str(tmp_path / "checkpoint.pth"))
+    torch.testing.assert_close(networks[1].state_dict(), networks[0].state_dict(), rtol=0, atol=0)
+    for enabled in (False, True):
+        second.set_deep_supervision_enabled(enabled)
+        assert networks[1].decoder.deep_supervision is enabled
 
 
 @pytest.mark.parametrize("name", ["nnUNetTrainerSegMamba", "nnUNetTrainerMedSegMamba", "nnUNetTrainerMedSegMambaPaper"])
