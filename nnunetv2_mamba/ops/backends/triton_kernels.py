@@ -397,7 +397,7 @@ def adjoint_kernel(
                 )  # fmt: skip
                 h = _forward_step(h, u_t, dl, B_t.to(tl.float32), decay)
                 _accumulate(dC + token * state_size, tl.sum(h * g_t[None, :], 1), n, state_size, size_before)
-            tl.debug_barrier()  # a thread may read what another thread of the program stored
+            tl.debug_barrier()  # what one thread of the program stored another may read
 
             for pair in range(0, tl.cdiv(stop - start, 2)):
                 index = tl.cdiv(stop - start, 2) - 1 - pair
@@ -420,6 +420,7 @@ def adjoint_kernel(
                     p, h0, dA_run, dD_run, dbias_run, t0, u0, x0, dl0, g0, B0, C0, decay, skip, du_row, ddelta_row, dB,
                     n, d, channels, state_size, size_before, position < stop, SOFTPLUS,
                 )  # fmt: skip
+            tl.debug_barrier()
 
         tl.store(dA + of_run, dA_run, mask=inside)
         rows = sequence * runs + run
@@ -447,9 +448,7 @@ def _sum_of_parts(parts, count, size, tile, inside, BT: tl.constexpr, BD: tl.con
 
 
 @triton.jit(do_not_specialize=_GENERAL)
-def gate_kernel(
-    parts, z, out, z_batch, z_token, count, length, channels, BT: tl.constexpr, BD: tl.constexpr
-):
+def gate_kernel(parts, z, out, z_batch, z_token, count, length, channels, BT: tl.constexpr, BD: tl.constexpr):
     """out = silu(z) times the sum of `count` parts."""
     batch, _, token, d = _positions(length, channels, BT, BD)
     inside = (token < length)[:, None] & (d < channels)[None, :]
