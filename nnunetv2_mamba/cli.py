@@ -28,7 +28,9 @@ def _demo(args: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nnunetv2_mamba", description="Mamba networks as an nnU-Net v2 plugin.")
-    verbs = parser.add_subparsers(title="verbs", dest="verb", required=True, metavar="VERB")
+    verbs = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB")
+    # Not an argument above: nnU-Net's dependencies install argparse 1.4, which PYTHONPATH puts before Python's own.
+    verbs.required = True
 
     doctor = verbs.add_parser("doctor", help="check this installation; exit code 1 and a remedy where it is broken")
     doctor.set_defaults(call=_doctor)

@@ -16,7 +16,7 @@ from . import phantom, picture
 DATASET = "Dataset001_HeadPhantom"
 TRAINER = "nnUNetTrainerMedSegMamba"
 TRAIN_CASES, TEST_CASES, SEED = 20, 4, 2026
-SETTINGS = "num_epochs=8, num_iterations_per_epoch=30, num_val_iterations_per_epoch=3"
+SETTINGS = "num_epochs=6, num_iterations_per_epoch=25, num_val_iterations_per_epoch=3, initial_lr=1e-3"
 ENOUGH_DICE = 0.80
 
 MARKER = "nnunetv2_mamba_demo.json"  # tells an earlier demo from a folder of the user's
@@ -109,11 +109,12 @@ def settings(folder: Path) -> dict[str, str]:
 
 
 def nnunet(variables: dict[str, str], verb: str, *arguments: str | Path) -> None:
-    """Print ``nnUNetv2_<verb> arguments`` and run it with this interpreter, whether or not its script is on PATH."""
+    """Print ``nnUNetv2_<verb> arguments`` and run it with this process's packages, script on PATH or not."""
     name, words = f"nnUNetv2_{verb}", [str(argument) for argument in arguments]
     print(f"$ {shlex.join([name, *words])}", flush=True)
     (script,) = entry_points(group="console_scripts", name=name)
-    code = f"import sys; sys.argv[0] = {name!r}; from {script.module} import {script.attr}; sys.exit({script.attr}())"
+    code = f"import sys; sys.path[:] = {sys.path!r}; sys.argv[0] = {name!r}\n"
+    code += f"from {script.module} import {script.attr}\nsys.exit({script.attr}())"
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("nnUNet_")}
     environment = inherited | {"PYTHONUNBUFFERED": "1"} | variables
     finished = subprocess.run([sys.executable, "-c", code, *words], env=environment, check=False)
