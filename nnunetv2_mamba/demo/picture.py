@@ -38,7 +38,7 @@ def draw(channels: dict[str, Path], truth: Path, prediction: Path, names: dict[i
         _overlay(panel, mask[index], len(names), height / width)
     patches = [Patch(color=colour, label=name) for colour, name in zip(COLOURS, names.values(), strict=False)]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
-    figure.savefig(output, dpi=120)
+    figure.savefig(output, dpi=120, bbox_inches="tight")
 
 
 def _voxels(image: SimpleITK.Image) -> np.ndarray:
@@ -59,4 +59,4 @@ def _show(panel: Axes, title: str, values: np.ndarray, aspect: float) -> None:
 def _overlay(panel: Axes, mask: np.ndarray, n_labels: int, aspect: float) -> None:
     colours = ListedColormap(COLOURS[:n_labels])
     visible = np.ma.masked_equal(mask, 0)
-    panel.imshow(visible, cmap=colours, vmin=1, vmax=n_labels, alpha=0.65, interpolation="nearest", aspect=aspect)
+    panel.imshow(visible, cmap=colours, vmin=1, vmax=n_labels, alpha=0.7, interpolation="nearest", aspect=aspect)
