@@ -1,7 +1,7 @@
 """Set up this checkout and run it as a user would: ``python dev.py demo`` or ``python dev.py test``.
 
 Needs nothing but Python 3.10 or newer with pip. Installs the package, not editable, into ``.venv`` here, and runs from
-inside that folder, so that what runs is the installed package. More arguments go to the demo or to pytest.
+inside that folder, so that what runs is the installed package.
 """
 
 import hashlib
@@ -15,26 +15,25 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "installed-sources.sha256"
 SOURCES = ("pyproject.toml", "README.md", "hatch_build.py", "nnunetv2_mamba.pth", "nnunetv2_mamba/**/*")
-USAGE = "usage: python dev.py {demo,test} [arguments]"
+USAGE = "usage: python dev.py demo | python dev.py test [tests/FILE ...] [pytest options]"
 
 
 def main() -> int:
     """Install what has changed, run the demo or the tests and return their exit code."""
     if sys.version_info < (3, 10):  # noqa: UP036  (this file runs before pip checks it)
         return _fail(f"Python 3.10 or newer is needed, this is {sys.version.split()[0]}")
-    if len(sys.argv) < 2 or sys.argv[1] not in ("demo", "test"):
+    verb, arguments = (sys.argv[1], sys.argv[2:]) if len(sys.argv) > 1 else ("", [])
+    if verb not in ("demo", "test") or (verb == "demo" and arguments):
         return _fail(USAGE)
-    verb, arguments = sys.argv[1], sys.argv[2:]
     if not _set_up():
         return 1
     if verb == "demo":
-        command = ["-m", "nnunetv2_mamba", "demo", *(arguments or ["-o", str(ROOT / "demo")])]
-    else:
-        options = ["-m", "not slow", "-n", "auto", "--maxprocesses", "4"]
-        command = ["-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT), *options]
-        command += arguments or [str(ROOT / "tests")]
-    one_thread_per_worker = {"OMP_NUM_THREADS": "1"} if verb == "test" else {}
-    return subprocess.run([PYTHON, *command], cwd=VENV, env=os.environ | one_thread_per_worker, check=False).returncode
+        return _run("-m", "nnunetv2_mamba", "demo", "-o", ROOT / "demo")
+    paths = [argument for argument in arguments if argument.startswith("tests")]
+    options = [argument for argument in arguments if argument not in paths]
+    os.environ["OMP_NUM_THREADS"] = "1"  # each of pytest's processes
+    command = ["-m", "pytest", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, "-m", "not slow", "-n", "auto"]
+    return _run(*command, "--maxprocesses", "4", *options, *[ROOT / path for path in paths or ["tests"]])
 
 
 def _set_up() -> bool:
@@ -48,11 +47,15 @@ def _set_up() -> bool:
     if STAMP.exists() and STAMP.read_text() == sources:
         return True
     print("Installing the package and what it needs (the first time about 8 GB with PyTorch)", flush=True)
-    if subprocess.run([PYTHON, "-m", "pip", "install", f"{ROOT}[dev]"], check=False).returncode:
-        _fail("pip could not install the package; its message is above")
+    if _run("-m", "pip", "install", f"{ROOT}[dev]"):
+        _fail(f"pip could not install the package; its message is above. If {VENV} is damaged, delete it")
         return False
     STAMP.write_text(sources)
     return True
+
+
+def _run(*arguments: object) -> int:
+    return subprocess.run([PYTHON, *map(str, arguments)], cwd=VENV, check=False).returncode
 
 
 def _fingerprint() -> str:
