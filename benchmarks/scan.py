@@ -1,6 +1,6 @@
 """The selective scan on CPU against its definition, the torch backend, the machine's roofline and explicit copies.
 
-    python benchmarks/scan.py [--quick] [--threads N] [--json FILE]
+    python benchmarks/scan.py [--quick] [--threads N] [--clock wall|cpu] [--json FILE]
 
 Prints a table and writes JSON. Everything is a ratio of times taken in turns in one run, or of bytes. A time is the
 best of the rounds, because other work on the machine only ever adds to it. Inputs include D, z, delta_bias and
@@ -23,6 +23,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from nnunetv2_mamba.ops import directional_scan, scan_order
@@ -34,6 +35,26 @@ GRID = (32, 32, 32)  # of MAIN_SHAPE's tokens
 SIMD_INSTRUCTIONS = (
     13  # per state and vector of channels, at the least: 8 for the decay's exponential and 2 to scale it, 3
 )
+
+
+@dataclass
+class Run:
+    """What to measure, how often, and by which clock."""
+
+    shapes: list[tuple[int, int, int, int]]
+    rounds: int
+    clock: Callable[[], float]
+
+    def best_times(self, works: list[Callable[[], object]], times: int = 1) -> list[float]:
+        """The shortest time of each piece of work in seconds, all taken in turns, `times` as often as others."""
+        taken = [[] for _ in works]
+        for round_ in range(self.rounds * times + 1):
+            for work, so_far in zip(works, taken, strict=True):
+                start = self.clock()
+                work()
+                if round_ > 0:  # the first warms up
+                    so_far.append(self.clock() - start)
+        return [min(so_far) for so_far in taken]
 
 
 @dataclass
@@ -52,22 +73,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, and not the largest shape")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--clock",
+        choices=("wall", "cpu"),
+        default="wall",
+        help="cpu: the time the program had a core, which tells more on a busy machine; for one thread",
+    )
     parser.add_argument("--json", type=Path, default=Path("scan_cpu.json"), help="where to write the results")
     parser.add_argument("--memory-of", type=int, nargs=4, help=argparse.SUPPRESS)  # a run of this program by itself
     arguments = parser.parse_args()
+    if arguments.clock == "cpu" and arguments.threads > 1:
+        parser.error("--clock cpu adds up the threads' times; use it with --threads 1")
     torch.set_num_threads(arguments.threads)
     if arguments.memory_of:
         print(extra_memory(tuple(arguments.memory_of)))
         return
 
     load_before = os.getloadavg()[0]
-    shapes = SHAPES[:-1] if arguments.quick else SHAPES
-    rounds = 3 if arguments.quick else 9
+    run = Run(
+        shapes=SHAPES[:-1] if arguments.quick else SHAPES,
+        rounds=3 if arguments.quick else 7,
+        clock=time.process_time if arguments.clock == "cpu" else time.perf_counter,
+    )
     rows = []
     for make in (against_the_reference, against_torch, against_the_roofline, against_copies, against_outputs):
-        for row in make(shapes, rounds):
-            reached = "yes" if row.reached else "NO"
-            print(f"{row.what:58} {row.ratio:8.2f}  {row.target:8} {reached:3}  {row.detail}", flush=True)
+        for row in make(run):
+            target = f"{row.target:8} {'yes' if row.reached else 'NO':3}"
+            print(f"{row.what:50} {row.against:26} {row.ratio:8.2f}  {target}  {row.detail}", flush=True)
             rows.append(vars(row))
     results = {
         "date": date.today().isoformat(),
@@ -78,6 +110,7 @@ def main() -> None:
         },
         "torch": torch.__version__,
         "threads": arguments.threads,
+        "clock": arguments.clock,
         "rows": rows,
     }
     arguments.json.write_text(json.dumps(results, indent=2) + "\n")
@@ -86,36 +119,45 @@ def main() -> None:
 # ---- the rows ----
 
 
-def against_the_reference(shapes: list, rounds: int) -> list[Row]:
+def against_the_reference(run: Run) -> list[Row]:
+    """Against the definition, and against the loop over precomputed decays that mamba_ssm calls its reference."""
     b, d, L, n = MAIN_SHAPE
-    steps = L // 16
-    part, whole = make_inputs(b, d, steps, n), make_inputs(*MAIN_SHAPE)
-    with torch.no_grad():
-        ours, loop = best_times([partial(scan, whole, "cpu"), partial(scan, part, "reference")], rounds)
-    ratio = loop * (L / steps) / ours
-    detail = f"{ours * 1e3:.1f} ms; the loop over 1/{L // steps} of the steps {loop * 1e3:.0f} ms, taken as often"
-    return [Row(f"forward {MAIN_SHAPE}", "reference loop", ratio, ">= 120", ratio >= 120, detail)]
-
-
-def against_torch(shapes: list, rounds: int) -> list[Row]:
+    parts = 16
+    whole, part = make_inputs(*MAIN_SHAPE), make_inputs(b, d, L // parts, n)
+    works = [
+        partial(forward_only, whole, "cpu"),
+        partial(forward_only, part, "reference"),
+        partial(loop_over_precomputed_decays, whole),
+    ]
+    ours, definition, precomputed = run.best_times(works)
     rows = []
-    for shape in shapes:
+    for loop, taken, detail in (
+        ("ops/reference.py", definition * parts, f"timed over 1/{parts} of the steps, which are all alike"),
+        ("loop, decays precomputed", precomputed, "the way of mamba_ssm's selective_scan_ref"),
+    ):
+        detail = f"{ours * 1e3:.1f} ms, the loop {taken * 1e3:.0f} ms, {detail}"
+        rows.append(Row(f"forward {MAIN_SHAPE}", loop, taken / ours, ">= 120", taken / ours >= 120, detail))
+    return rows
+
+
+def against_torch(run: Run) -> list[Row]:
+    rows = []
+    for shape in run.shapes:
         inputs = make_inputs(*shape)
-        few = max(2, rounds // 3)
         for what, work in (("forward", forward_only), ("forward + backward", forward_and_backward)):
-            ours, theirs = best_times([partial(work, inputs, name) for name in ("cpu", "torch")], few)
+            ours, theirs = run.best_times([partial(work, inputs, name) for name in ("cpu", "torch")])
             detail = f"{ours * 1e3:.1f} ms, torch {theirs * 1e3:.0f} ms"
             rows.append(Row(f"{what} {shape}", "torch backend", theirs / ours, ">= 8", theirs / ours >= 8, detail))
     return rows
 
 
-def against_the_roofline(shapes: list, rounds: int) -> list[Row]:
+def against_the_roofline(run: Run) -> list[Row]:
     """The roofline of an operation whose arithmetic and memory traffic follow each other."""
     rows = []
-    fma_rate, copy_rate = measure_fma_rate(), measure_copy_rate(rounds)
-    for b, d, L, n in (shape for shape in shapes if shape[-1] == 16):
+    fma_rate, copy_rate = measure_fma_rate(), measure_copy_rate(run)
+    for b, d, L, n in (shape for shape in run.shapes if shape[-1] == 16):
         inputs = make_inputs(b, d, L, n)
-        (ours,) = best_times([partial(forward_only, inputs, "cpu")], 3 * rounds)
+        (ours,) = run.best_times([partial(forward_only, inputs, "cpu")], times=3)
         # u, delta, z, out, the read of out that precedes its write, and B and C, which all channels share
         bytes_moved = b * L * (d * 5 + 2 * n) * 4
         arithmetic = b * d * L * n * SIMD_INSTRUCTIONS / fma_rate
@@ -128,7 +170,7 @@ def against_the_roofline(shapes: list, rounds: int) -> list[Row]:
     return rows
 
 
-def against_copies(shapes: list, rounds: int) -> list[Row]:
+def against_copies(run: Run) -> list[Row]:
     """Three directions by tables, and the same kernel on volumes that are flipped and permuted for each direction."""
     b, d, L, n = MAIN_SHAPE
     inputs = make_inputs(b, d, L, n, directions=3)
@@ -139,7 +181,7 @@ def against_copies(shapes: list, rounds: int) -> list[Row]:
         differentiate(scan_with_copies(inputs, every_input), inputs)
 
     works = [partial(forward_and_backward, inputs, "cpu"), partial(with_copies, True), partial(with_copies, False)]
-    ours, all_copied, some_copied = best_times(works, rounds)
+    ours, all_copied, some_copied = run.best_times(works)
     rows = []
     for copied, time_ in (("u, z, delta, B, C and out", all_copied), ("u, z and out only", some_copied)):
         what = f"3 directions forward + backward {(b, d, L, n)}"
@@ -148,12 +190,12 @@ def against_copies(shapes: list, rounds: int) -> list[Row]:
     return rows
 
 
-def against_outputs(shapes: list, rounds: int) -> list[Row]:
+def against_outputs(run: Run) -> list[Row]:
     """Peak memory of a process above its inputs: outputs, gradients, saved states and scratch."""
     rows = []
     if not Path("/proc/self/clear_refs").exists():
         return rows
-    for b, d, L, n in (shape for shape in shapes if shape[2] * shape[1] > 2**20):
+    for b, d, L, n in (shape for shape in run.shapes if shape[2] * shape[1] > 2**20):
         command = [sys.executable, __file__, "--threads", str(torch.get_num_threads())]
         command += ["--memory-of", *map(str, (b, d, L, n))]
         extra = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
@@ -192,6 +234,21 @@ def differentiable(inputs: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def scan(inputs: dict[str, Tensor], backend: str) -> Tensor:
     return directional_scan(**inputs, delta_softplus=True, backend=backend)
+
+
+@torch.no_grad()
+def loop_over_precomputed_decays(inputs: dict[str, Tensor]) -> Tensor:
+    """One direction, (b, d, L) as in mamba_ssm: exp(delta A) and delta B u of all steps, then a loop over them."""
+    u, z, delta = (t.transpose(1, 2).contiguous() for t in (inputs["u"], inputs["z"], inputs["delta"][:, 0]))
+    A, B, C = inputs["A"][0], inputs["B"][:, 0], inputs["C"][:, 0]
+    delta = F.softplus(delta + inputs["delta_bias"][0][:, None])
+    decays = torch.exp(torch.einsum("bdl,dn->bdln", delta, A))
+    added = torch.einsum("bdl,bln,bdl->bdln", delta, B, u)
+    h, y = torch.zeros_like(decays[:, :, 0]), []
+    for p in range(u.shape[-1]):
+        h = decays[:, :, p] * h + added[:, :, p]
+        y.append(torch.einsum("bdn,bn->bd", h, C[:, p]))
+    return (torch.stack(y, 2) + inputs["D"][0][:, None] * u) * F.silu(z)
 
 
 def forward_only(inputs: dict[str, Tensor], backend: str) -> None:
@@ -243,18 +300,6 @@ def interleave(t: Tensor, slices: int) -> Tensor:
     return t.unflatten(1, (slices, -1)).transpose(1, 2).flatten(1, 2)
 
 
-def best_times(works: list[Callable[[], object]], rounds: int) -> list[float]:
-    """The shortest time of each piece of work in seconds, all taken in turns."""
-    times = [[] for _ in works]
-    for round_ in range(rounds + 1):
-        for work, taken in zip(works, times, strict=True):
-            start = time.perf_counter()
-            work()
-            if round_ > 0:  # the first warms up
-                taken.append(time.perf_counter() - start)
-    return [min(taken) for taken in times]
-
-
 def extra_memory(shape: tuple[int, int, int, int]) -> int:
     """Bytes by which forward and backward raise this process's peak of resident memory."""
     forward_and_backward(make_inputs(1, 1, 1, 1), "cpu")
@@ -273,11 +318,11 @@ def resident_bytes(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def measure_copy_rate(rounds: int) -> float:
+def measure_copy_rate(run: Run) -> float:
     """Bytes read and written per second by a copy much larger than the caches."""
     source = torch.ones(2**26)
     target = torch.empty_like(source).copy_(source)
-    (taken,) = best_times([lambda: target.copy_(source)], 3 * rounds)
+    (taken,) = run.best_times([partial(target.copy_, source)], times=3)
     return 2 * source.nbytes / taken
 
 

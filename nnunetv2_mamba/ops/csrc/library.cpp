@@ -13,9 +13,6 @@
 #if defined(__x86_64__) || defined(_M_X64)
 #include <xmmintrin.h>
 #endif
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 #include "kernels.h"
 
@@ -102,41 +99,6 @@ class FlushDenormals {
   ~FlushDenormals() { asm volatile("msr fpcr, %0" : : "r"(before)); }
 #endif
 };
-
-// A fresh tensor is backed by nothing until it is written, and taking 512 page faults for every 2 MiB can cost more
-// time than the scan. Where the kernel lets a program choose, ask for huge pages before the first write.
-template <class T>
-void use_huge_pages(const T* tensor, int64_t count) {
-#if defined(__linux__)
-  const uintptr_t page = 2 << 20, begin = ((uintptr_t)tensor + page - 1) & ~(page - 1),
-                  end = (uintptr_t)(tensor + count) & ~(page - 1);
-  if (tensor && end > begin) madvise((void*)begin, end - begin, MADV_HUGEPAGE);
-#endif
-}
-
-template <class T>
-void prepare_outputs(const ScanArgs<T>& a, bool backward) {
-  const int64_t tokens = a.batch * a.length, chunks = (a.length + a.chunk - 1) / a.chunk;
-  if (!backward) {
-    use_huge_pages(a.out.data, tokens * a.channels);
-    use_huge_pages(a.states, a.batch * a.directions * chunks * a.state_size * a.channels);
-    return;
-  }
-  use_huge_pages(a.du.data, tokens * a.channels * (a.du.direction ? a.directions : 1));
-  use_huge_pages(a.ddelta.data, tokens * a.channels * a.directions);
-  use_huge_pages(a.dB.data, tokens * a.state_size * a.directions);
-  use_huge_pages(a.dC.data, tokens * a.state_size * a.directions);
-  use_huge_pages(a.dz.data, tokens * a.channels);
-}
-
-template <class T>
-void prepare_outputs(const ConvArgs<T>& a, bool backward) {
-  const int64_t tokens = a.batch * a.length;
-  if (backward)
-    use_huge_pages(a.dx.data, tokens * a.channels * (a.dx.direction ? a.directions : 1));
-  else
-    use_huge_pages(a.out.data, tokens * a.channels * a.directions);
-}
 
 // Threads live for one call. Starting one costs some 30 us, and in return nothing is left behind that a fork could
 // break.
@@ -289,7 +251,6 @@ void run(int64_t instruction_set, const ConvArgs<T>& a, bool backward, int64_t t
 
 template <class Args>
 int call(int64_t instruction_set, const Args& a, bool backward, int64_t threads) try {
-  prepare_outputs(a, backward);
   run(instruction_set, a, backward, threads);
   return 0;
 } catch (const std::bad_alloc&) {
