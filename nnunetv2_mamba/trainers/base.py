@@ -150,9 +150,13 @@ class nnUNetTrainerMamba(nnUNetTrainer):
         else:
             target = target.to(self.device, non_blocking=True)
         with torch.autocast(self.device.type) if self.device.type == "cuda" else nullcontext():
-            loss = share * self.loss(self.network(data), target)
+            loss = share * self.compute_loss(data, target)
         (loss if self.grad_scaler is None else self.grad_scaler.scale(loss)).backward()
         return loss.detach()
+
+    def compute_loss(self, data: torch.Tensor, target: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
+        """The loss of (a part of) a training batch on the device, under the autocast in use."""
+        return self.loss(self.network(data), target)
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """As nnU-Net's, which also switches it on after validation where the training never had it."""
