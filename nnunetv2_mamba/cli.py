@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.set_defaults(call=_doctor)
 
     weights = verbs.add_parser("import-weights", help="turn published weights into a file for -pretrained_weights")
-    weights.add_argument("file", type=Path, metavar="FILE", help="checkpoint of SegMamba or MedSegMamba")
+    weights.add_argument("file", type=Path, metavar="FILE", help="checkpoint of SegMamba, MedSegMamba or U-Mamba")
     weights.add_argument("-o", dest="output", type=Path, required=True, metavar="OUT.pth", help="file to write")
     weights.add_argument(
         "--no-tom-residual",

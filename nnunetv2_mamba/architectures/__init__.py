@@ -2,5 +2,6 @@
 
 from .medsegmamba import MedSegMamba
 from .segmamba import SegMamba
+from .umamba import UMambaBot, UMambaEnc
 
-__all__ = ["MedSegMamba", "SegMamba"]
+__all__ = ["MedSegMamba", "SegMamba", "UMambaBot", "UMambaEnc"]

@@ -7,8 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from .topology import total_stride
-
 TOPOLOGY_KEYS = ("n_stages", "conv_op", "kernel_sizes", "strides")
 
 
@@ -24,6 +22,9 @@ def network_from_plans(
 
     Strides, kernel sizes and the number of stages come from the plan. Widths and options come from the plan where it
     was made for this class (its ``network_class_name``), else they are the paper's; ``options`` override both.
+
+    A class whose paper takes the plan's widths says so with ``widths_from_plan = True``. A class with arguments that
+    follow from the patch size has ``patch_options(patch_size, plan)``, which returns them.
 
     Args:
         configuration_manager: nnU-Net's ConfigurationManager.
@@ -43,14 +44,12 @@ def network_from_plans(
         if isinstance(plan.get(key), str):
             plan[key] = pydoc.locate(plan[key])
     if pydoc.locate(planned_name) is not network_class:
+        widths = plan.get("features_per_stage") if getattr(network_class, "widths_from_plan", False) else None
         plan = {key: plan[key] for key in TOPOLOGY_KEYS}
-        plan["features_per_stage"] = network_class.default_features(plan["n_stages"])
+        plan["features_per_stage"] = widths or network_class.default_features(plan["n_stages"])
     plan.update(options)
-    if plan.get("bottleneck") == "transformer":
-        strides = total_stride(plan["strides"])
-        plan.setdefault(
-            "position_grid", [size // s for size, s in zip(configuration_manager.patch_size, strides, strict=True)]
-        )
+    if hasattr(network_class, "patch_options"):
+        plan = {**network_class.patch_options(configuration_manager.patch_size, plan), **plan}
     return network_class(
         input_channels=num_input_channels,
         num_classes=num_output_channels,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,7 +18,7 @@ from .blocks.mixers import check_mixer
 from .blocks.ss3d import SS3D
 from .blocks.tokens import to_tokens, to_volume
 from .blocks.vss3d import VSS3DBlock
-from .topology import Topology, make_topology
+from .topology import Topology, make_topology, total_stride
 
 BOTTLENECKS = ("ss3d", "tom", "transformer", "none", "conv")
 ORIENTATIONS = 6
@@ -188,6 +189,13 @@ class MedSegMamba(nn.Module):
     def default_features(n_stages: int) -> list[int]:
         """The paper's widths for any number of stages: doubling from 32 up to 256."""
         return [min(32 * 2**i, 256) for i in range(n_stages)]
+
+    @staticmethod
+    def patch_options(patch_size: Sequence[int], plan: Mapping[str, Any]) -> dict[str, Any]:
+        """For ``from_plans``: the grid for which the transformer learns position embeddings."""
+        if plan.get("bottleneck") != "transformer":
+            return {}
+        return {"position_grid": [s // t for s, t in zip(patch_size, total_stride(plan["strides"]), strict=True)]}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         self.topology.check_input(x, self.input_channels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -55,6 +55,10 @@ class SegMambaEncoder(nn.Module):
 
     Level 0 sees the input itself; the trunk starts at level 1, so its stage i works at the resolution of level i + 1
     with the width of level i.
+
+    Args:
+        make_stage: called with a level, its downsampling and its width; the stage returns the features for the next
+            stage and those for the skip connection.
     """
 
     def __init__(
@@ -62,10 +66,7 @@ class SegMambaEncoder(nn.Module):
         input_channels: int,
         topology: Topology,
         conv_op: type[nn.Module],
-        n_tom_layers: Sequence[int],
-        gate: str,
-        fue: bool,
-        tom_options: dict,
+        make_stage: Callable[[int, nn.Module, int], nn.Module],
     ):
         super().__init__()
         features, kernels, strides = topology.features, topology.kernel_sizes, topology.strides
@@ -80,7 +81,7 @@ class SegMambaEncoder(nn.Module):
                     instance_norm(len(kernels[level]))(features[level - 2]),
                     conv_op(features[level - 2], width, strides[level], strides[level]),
                 )
-            stages.append(_Stage(down, width, conv_op, kernels[level], n_tom_layers[level - 1], gate, fue, tom_options))
+            stages.append(make_stage(level, down, width))
         self.stages = nn.ModuleList(stages)
         self.skip_blocks = nn.ModuleList(
             UnetrResBlock(features[level - 1] if level else input_channels, features[level], conv_op, kernels[level])
@@ -94,6 +95,18 @@ class SegMambaEncoder(nn.Module):
             x, skip = stage(x)
             skips.append(skip_block(skip))
         return skips
+
+
+def decoder_blocks(topology: Topology, conv_op: type[nn.Module]) -> tuple[list[nn.Module], list[nn.Module]]:
+    """UNETR's upsamplings and residual blocks, lowest resolution first."""
+    upsamplings, stages = [], []
+    for level in reversed(range(topology.n_stages - 1)):
+        below, width = topology.features[level + 1], topology.features[level]
+        kernel, stride = topology.kernel_sizes[level], topology.strides[level + 1]
+        upsamplings.append(conv_transpose(len(stride))(below, width, stride, stride, bias=False))
+        merge = UnetrResBlock(2 * width, width, conv_op, kernel)
+        stages.append(merge if level else nn.Sequential(merge, UnetrResBlock(width, width, conv_op, kernel)))
+    return upsamplings, stages
 
 
 class SegMamba(nn.Module):
@@ -146,16 +159,13 @@ class SegMamba(nn.Module):
             )
         self.topology, self.input_channels = topology, input_channels
         tom_options = {"residual": tom_residual, "dt_init": dt_init, "mixer": mixer}
-        self.encoder = SegMambaEncoder(
-            input_channels, topology, conv_op, n_tom_layers_per_stage, gate, fue, tom_options
-        )
-        upsamplings, stages = [], []
-        for level in reversed(range(n_stages - 1)):
-            below, width = topology.features[level + 1], topology.features[level]
-            kernel, stride = topology.kernel_sizes[level], topology.strides[level + 1]
-            upsamplings.append(conv_transpose(len(stride))(below, width, stride, stride, bias=False))
-            merge = UnetrResBlock(2 * width, width, conv_op, kernel)
-            stages.append(merge if level else nn.Sequential(merge, UnetrResBlock(width, width, conv_op, kernel)))
+
+        def make_stage(level: int, downsample: nn.Module, width: int) -> _Stage:
+            kernel, n_layers = topology.kernel_sizes[level], n_tom_layers_per_stage[level - 1]
+            return _Stage(downsample, width, conv_op, kernel, n_layers, gate, fue, tom_options)
+
+        self.encoder = SegMambaEncoder(input_channels, topology, conv_op, make_stage)
+        upsamplings, stages = decoder_blocks(topology, conv_op)
         widths = topology.features[-2::-1]
         self.decoder = Decoder(upsamplings, stages, widths, num_classes, conv_op, deep_supervision)
 
@@ -167,9 +177,5 @@ class SegMamba(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         self.topology.check_input(x, self.input_channels)
-        if tuple(x.shape[2:]) == self.topology.total_stride:
-            raise ValueError(
-                f"input of size {tuple(x.shape[2:])} leaves one voxel at the bottleneck, which instance norm cannot "
-                "normalise; use a larger patch"
-            )
+        self.topology.check_normalisable(x)
         return self.decoder(self.encoder(x))

@@ -46,11 +46,38 @@ class Topology:
             raise ValueError(f"input must have {dims + 2} axes (batch, channels, {dims} spatial), got {tuple(x.shape)}")
         if x.shape[1] != channels:
             raise ValueError(f"input has {x.shape[1]} channels, the network was built for {channels}")
-        for axis, (size, multiple) in enumerate(zip(x.shape[2:], self.total_stride, strict=True)):
-            if size == 0 or size % multiple:
+        self.check_size(x.shape[2:])
+
+    def check_size(self, size: Sequence[int]) -> None:
+        """Raise ValueError if an input of this size does not fit, naming the axis and its multiple."""
+        if len(size) != len(self.strides[0]):
+            raise ValueError(f"the input's size must have {len(self.strides[0])} axes, got {tuple(size)}")
+        for axis, (length, multiple) in enumerate(zip(size, self.total_stride, strict=True)):
+            if length == 0 or length % multiple:
                 raise ValueError(
-                    f"spatial axis {axis} of the input has size {size}; this network needs a multiple of {multiple}"
+                    f"spatial axis {axis} of the input has size {length}; this network needs a multiple of {multiple}"
                 )
+
+    def check_normalisable(self, x: torch.Tensor) -> None:
+        """Raise ValueError if ``x`` leaves one voxel at the bottleneck and instance norm is to normalise it."""
+        if tuple(x.shape[2:]) == self.total_stride:
+            raise ValueError(
+                f"input of size {tuple(x.shape[2:])} leaves one voxel at the bottleneck, which instance norm cannot "
+                "normalise; use a larger patch"
+            )
+
+    def grids(self, size: Sequence[int]) -> list[tuple[int, ...]]:
+        """Sizes of the feature maps, stage by stage, for an input of ``size``.
+
+        Raises:
+            ValueError: if the size does not fit.
+        """
+        self.check_size(size)
+        grids, grid = [], tuple(size)
+        for stride in self.strides:
+            grid = tuple(length // step for length, step in zip(grid, stride, strict=True))
+            grids.append(grid)
+        return grids
 
 
 def _per_stage(name: str, value, n_stages: int, dims: int) -> tuple[tuple[int, ...], ...]:
@@ -78,6 +105,8 @@ def make_topology(
         ValueError: naming the argument that does not fit.
     """
     dims = spatial_dims(conv_op)
+    if dims == 1:
+        raise ValueError("conv_op must be torch.nn.Conv2d or torch.nn.Conv3d, got torch.nn.Conv1d")
     if n_stages < 2:
         raise ValueError(f"n_stages must be at least 2, got {n_stages}")
     features = [features_per_stage] * n_stages if isinstance(features_per_stage, int) else list(features_per_stage)

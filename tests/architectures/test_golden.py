@@ -17,6 +17,7 @@ from nnunetv2_mamba.architectures.blocks.tri_oriented_mamba import TriOrientedMa
 from nnunetv2_mamba.architectures.blocks.unetr import UnetrResBlock
 from nnunetv2_mamba.architectures.blocks.vss3d import VSS3DBlock
 from nnunetv2_mamba.architectures.reference_weights import build_from_reference, medsegmamba, segmamba
+from nnunetv2_mamba.architectures.reference_weights.mamba import stack_directions
 from nnunetv2_mamba.architectures.reference_weights.state import rename_modules
 
 KERNEL = (3, 3, 3)
@@ -38,6 +39,31 @@ def test_network(golden, file, output):
     assert_close(logits, reference[output])
     if output == "logits":
         assert_close(logits.softmax(1), reference["output"])
+
+
+@pytest.mark.parametrize("file", ["umamba_bot.pt", "umamba_bot_2d.pt", "umamba_enc.pt"])
+def test_umamba(golden, file):
+    """All heads, and the features around the Mamba layers."""
+    reference = golden(file)
+    config = reference["config"]
+    network = build_from_reference(
+        reference["state_dict"], strides=config["strides"], patch_size=config.get("input_size")
+    ).eval()
+    seen = {}
+    modules = {"encoder.stem": network.encoder.stem, "decoder.stages.2": network.decoder.stages[2]}
+    for i, layer in enumerate(network.encoder.mamba_layers):
+        modules |= {f"encoder.stages.{i}": network.encoder.stages[i], f"encoder.mamba_layers.{i}": layer}
+    modules["mamba_layer"] = network.encoder.mamba_layers[-1]
+    names = modules.keys() & reference["intermediates"].keys()
+    assert len(names) > 4
+    for name in names:
+        modules[name].register_forward_hook(lambda _m, _i, out, name=name: seen.update({name: out}))
+    with torch.no_grad():
+        logits = network(reference["input"])
+    for ours, theirs in zip(logits, reference["output"], strict=True):
+        assert_close(ours, theirs)
+    for name in names:
+        assert_close(seen[name], reference["intermediates"][name])
 
 
 def test_intermediate_features_of_segmamba(golden):
@@ -77,7 +103,7 @@ def test_tri_oriented_mamba(golden):
     reference = golden("segmamba_modules.pt")["modules"]
     for name, grid in (("mamba_v3", (4, 3, 5)), ("MambaLayer", None)):
         state = dict(reference[name]["state_dict"])
-        segmamba._stack_directions(state, "" if grid else "mamba.")
+        stack_directions(state, "" if grid else "mamba.", segmamba.TOM_DIRECTIONS)
         with torch.no_grad():
             if grid:
                 mamba = load(DirectionalMamba(24, nn.Conv3d), state, {})
@@ -91,16 +117,8 @@ def test_official_mamba1_block_is_the_unidirectional_case(golden):
     reference = golden("mamba1_layer.pt")
     state = dict(reference["state_dict"])
     mamba = DirectionalMamba(24, nn.Conv3d, scan="unidirectional")
-    stacked = {
-        "conv_weight": state.pop("conv1d.weight").squeeze(1),
-        "conv_bias": state.pop("conv1d.bias"),
-        "ssm.x_proj_weight": state.pop("x_proj.weight"),
-        "ssm.dt_proj_weight": state.pop("dt_proj.weight"),
-        "ssm.dt_proj_bias": state.pop("dt_proj.bias"),
-        "ssm.A_log": state.pop("A_log"),
-        "ssm.D": state.pop("D"),
-    }
-    mamba.load_state_dict(state | {key: value[None] for key, value in stacked.items()})
+    stack_directions(state, "")
+    mamba.load_state_dict(state)
     with torch.no_grad():
         assert_close(mamba(reference["input"], (37, 1, 1)), reference["output"])
 

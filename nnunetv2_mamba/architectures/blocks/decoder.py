@@ -42,14 +42,18 @@ class Decoder(nn.Module):
         self.deep_supervision = deep_supervision
         self.skip_first = skip_first
 
-    def forward(self, skips: Sequence[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
-        """``skips``: features from the highest resolution to the bottleneck. Returns logits at full resolution, or with
-        deep supervision a list of them, highest resolution first."""
+    def forward(self, skips: Sequence[torch.Tensor | None]) -> torch.Tensor | list[torch.Tensor]:
+        """``skips``: features from the highest resolution to the bottleneck; None where there is no skip connection.
+
+        Returns logits at full resolution, or with deep supervision a list of them, highest resolution first.
+        """
         *skips, x = skips
         merged = []
         for upsample, stage, skip in zip(self.upsamplings, self.stages, reversed(skips), strict=True):
-            up = upsample(x)
-            x = stage(torch.cat((skip, up) if self.skip_first else (up, skip), dim=1))
+            x = upsample(x)
+            if skip is not None:
+                x = torch.cat((skip, x) if self.skip_first else (x, skip), dim=1)
+            x = stage(x)
             merged.append(x)
         if self.deep_supervision:
             return [head(features) for head, features in zip(self.seg_layers, reversed(merged), strict=True)]

@@ -8,12 +8,12 @@ from torch import nn
 
 
 def spatial_dims(conv_op: type[nn.Module]) -> int:
-    """Number of spatial axes of ``conv_op`` (``nn.Conv2d``: 2, ``nn.Conv3d``: 3).
+    """Number of spatial axes of ``conv_op`` (``nn.Conv2d``: 2, ``nn.Conv3d``: 3; ``nn.Conv1d``, for blocks only: 1).
 
     Raises:
         ValueError: for any other class.
     """
-    for dims, op in ((2, nn.Conv2d), (3, nn.Conv3d)):
+    for dims, op in ((1, nn.Conv1d), (2, nn.Conv2d), (3, nn.Conv3d)):
         if isinstance(conv_op, type) and issubclass(conv_op, op):
             return dims
     raise ValueError(f"conv_op must be torch.nn.Conv2d or torch.nn.Conv3d, got {conv_op!r}")

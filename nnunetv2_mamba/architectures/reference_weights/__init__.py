@@ -1,13 +1,13 @@
-"""Weights in the format of SegMamba's and MedSegMamba's released code, loaded into our networks.
+"""Weights in the format of SegMamba's, MedSegMamba's and U-Mamba's released code, loaded into our networks.
 
 Nothing here imports or contains that code; the key names are facts of the files. Loading is strict: every source key
-is consumed, every target parameter filled, scan tables are compared with ours and dropped.
+is consumed, every target parameter filled, scan tables and copies are compared and dropped.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,24 +16,33 @@ from torch import nn
 from .medsegmamba import build_medsegmamba
 from .segmamba import build_segmamba
 from .state import unwrap
+from .umamba import build_umamba, plan_of
 
 __all__ = ["build_from_reference", "convert"]
 
 
-def build_from_reference(state_dict: Mapping, tom_residual: bool = True) -> nn.Module:
+def build_from_reference(
+    state_dict: Mapping,
+    tom_residual: bool = True,
+    strides: Sequence[Sequence[int]] | None = None,
+    patch_size: Sequence[int] | None = None,
+) -> nn.Module:
     """Build the network whose released-code weights ``state_dict`` holds, and load them.
 
     Args:
-        state_dict: SegMamba's or MedSegMamba's, as their code saves it (wrapped in a checkpoint or not).
+        state_dict: SegMamba's, MedSegMamba's or U-Mamba's, as their code saves it (wrapped in a checkpoint or not).
         tom_residual: SegMamba only. Its code had no residual around ToM before 5 June 2024; the files of both times
             have the same keys, so a checkpoint of the older time needs False.
+        strides, patch_size: U-Mamba only, the latter for ``UMambaEnc`` only: its plan's. Not needed with a whole
+            checkpoint of its nnU-Net, which holds the plans.
 
     Returns:
-        ``SegMamba`` or ``MedSegMamba`` with deep supervision off, in training mode as constructed. The released
-        MedSegMamba ends in a softmax; ours returns the logits before it.
+        ``SegMamba`` or ``MedSegMamba`` with deep supervision off, ``UMambaBot`` or ``UMambaEnc`` with it on (its files
+        have all heads), in training mode as constructed. The released MedSegMamba ends in a softmax; ours returns the
+        logits before it.
 
     Raises:
-        ValueError: if the state_dict is of neither network or of one that cannot be represented, with the reason.
+        ValueError: if the state_dict is of another network or of one that cannot be represented, with the reason.
     """
     state = unwrap(state_dict)
     if any(key.startswith("vit.") for key in state):
@@ -47,9 +56,13 @@ def build_from_reference(state_dict: Mapping, tom_residual: bool = True) -> nn.M
         if not tom_residual:
             raise ValueError("tom_residual=False applies to SegMamba; this is a MedSegMamba state_dict")
         return build_medsegmamba(state)
+    if "encoder.stem.0.conv1.weight" in state and "decoder.upsample_layers.0.conv.weight" in state:
+        plan = {"strides": strides, "patch_size": patch_size}
+        return build_umamba(state, **{key: given or plan_of(state_dict).get(key) for key, given in plan.items()})
     raise ValueError(
         "neither a SegMamba state_dict (keys 'vit.*', 'encoder1.*') nor a MedSegMamba one (keys 'Conv_1x1.*', "
-        f"'expand.*'): found {', '.join(sorted(state)[:5])}, ..."
+        "'expand.*') nor a U-Mamba one (keys 'encoder.stem.*', 'decoder.upsample_layers.*'): found "
+        f"{', '.join(sorted(state)[:5])}, ..."
     )
 
 

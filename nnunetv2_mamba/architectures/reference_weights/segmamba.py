@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 from ..segmamba import SegMamba
+from .mamba import stack_directions
 from .state import State, count, load_strictly, rename_modules, shape_of
 
 TOM_DIRECTIONS = ("", "_b", "_s")  # forward, reverse, inter-slice: the order of scan_order.tri_oriented
@@ -35,30 +35,9 @@ def build_segmamba(state: State, tom_residual: bool) -> SegMamba:
     )
     for i, layers in enumerate(n_tom_layers):
         for j in range(layers):
-            _stack_directions(state, f"vit.stages.{i}.{j}.mamba.")
+            stack_directions(state, f"vit.stages.{i}.{j}.mamba.", TOM_DIRECTIONS)
     load_strictly(network, rename_modules(state, _modules(n_trunk, n_tom_layers)))
     return network
-
-
-def _stack_directions(state: State, prefix: str) -> None:
-    """Replace the tensors of the three directions of one "Mamba v3" module by DirectionalMamba's stacked ones."""
-    stacked = {
-        "conv_weight": "conv1d{}.weight",
-        "conv_bias": "conv1d{}.bias",
-        "ssm.x_proj_weight": "x_proj{}.weight",
-        "ssm.dt_proj_weight": "dt_proj{}.weight",
-        "ssm.dt_proj_bias": "dt_proj{}.bias",
-        "ssm.A_log": "A{}_log",
-        "ssm.D": "D{}",
-    }
-    for ours, theirs in stacked.items():
-        keys = [prefix + theirs.format(direction) for direction in TOM_DIRECTIONS]
-        for key in keys:
-            shape_of(state, key)
-        tensors = [state.pop(key) for key in keys]
-        if ours == "conv_weight":
-            tensors = [tensor.squeeze(1) for tensor in tensors]
-        state[prefix + ours] = torch.stack(tensors)
 
 
 def _modules(n_trunk: int, n_tom_layers: list[int]) -> dict[str, str]:

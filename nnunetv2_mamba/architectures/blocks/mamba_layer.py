@@ -1,0 +1,50 @@
+"""U-Mamba's Mamba layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from .mamba import DirectionalMamba
+from .tokens import to_tokens, to_volume
+
+
+class MambaLayer(nn.Module):
+    """``Mamba(LayerNorm(tokens))``: one forward scan, no residual, in fp32 (or fp64) under any autocast.
+
+    The tokens are the raster of the volume. With ``channel_grid`` the roles are swapped: the tokens are the channels in
+    their order, and their width is the number of voxels, so that the weights belong to one size of the volume.
+
+    Args:
+        channels: of the volume.
+        conv_op: ``nn.Conv2d`` or ``nn.Conv3d``.
+        channel_grid: the size of the volume, to take its channels as tokens.
+        mixer: see :class:`DirectionalMamba`. With channels as tokens, ``"conv"`` runs along the channels.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        conv_op: type[nn.Module],
+        channel_grid: Sequence[int] | None = None,
+        mixer: str = "mamba",
+    ):
+        super().__init__()
+        self.channels_as_tokens = channel_grid is not None
+        if channel_grid is not None:
+            channels, conv_op = math.prod(channel_grid), nn.Conv1d
+        self.norm = nn.LayerNorm(channels)
+        self.mamba = DirectionalMamba(channels, conv_op, "unidirectional", mixer=mixer)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        channels, *grid = x.shape[1:]
+        with torch.autocast(x.device.type, enabled=False):
+            wide = x.to(torch.promote_types(x.dtype, torch.float32))
+            if self.channels_as_tokens:
+                y = self.mamba(self.norm(wide.flatten(2)), (channels,)).unflatten(2, grid)
+            else:
+                y = to_volume(self.mamba(self.norm(to_tokens(wide)), grid), grid)
+        return y.to(x.dtype)

@@ -1,0 +1,112 @@
+"""U-Mamba's released key names to ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..umamba import UMambaBot, UMambaEnc
+from .mamba import stack_directions
+from .state import State, count, load_strictly, rename_modules, shape_of
+
+CONV_OPS = {2: nn.Conv2d, 3: nn.Conv3d}
+
+
+def plan_of(checkpoint: Mapping) -> dict[str, Any]:
+    """What a checkpoint of U-Mamba's nnU-Net fork says of the plan it was trained with; empty if it says nothing."""
+    arguments = checkpoint.get("init_args")
+    if not isinstance(arguments, Mapping):
+        return {}
+    configurations, name = arguments["plans"]["configurations"], arguments["configuration"]
+    plan: dict[str, Any] = {}
+    while name:  # a configuration may inherit from another one
+        plan = {**configurations[name], **plan}
+        name = configurations[name].get("inherits_from")
+    return {"strides": plan["pool_op_kernel_sizes"], "patch_size": plan["patch_size"]}
+
+
+def build_umamba(
+    state: State, strides: Sequence[Sequence[int]] | None, patch_size: Sequence[int] | None
+) -> UMambaBot | UMambaEnc:
+    """Build and load; see :func:`build_from_reference`."""
+    if strides is None:
+        raise ValueError(
+            "a U-Mamba state_dict does not say its strides (pool_op_kernel_sizes in its plans); give the whole "
+            "checkpoint, which holds the plans, or the argument strides"
+        )
+    _drop_copies(state)
+    n_stages = count(state, "encoder.stages.{}.0.conv1.weight")
+    stages = [f"encoder.stages.{i}" for i in range(n_stages)]
+    decoder_stages = [f"decoder.stages.{i}" for i in range(n_stages - 1)]
+    n_blocks, n_blocks_decoder = ([_blocks(state, stage) for stage in part] for part in (stages, decoder_stages))
+    kernels = [tuple(shape_of(state, f"{stage}.0.conv1.weight")[2:]) for stage in stages]
+    options: dict[str, Any] = {}
+    if "mamba_layer.norm.weight" in state:
+        network_class = UMambaBot
+        layers = {"mamba_layer": f"encoder.mamba_layers.{n_stages - 1}"}
+    else:
+        network_class = UMambaEnc
+        if patch_size is None:
+            raise ValueError(
+                "UMambaEnc's weights belong to one patch size, which its state_dict does not say; give the whole "
+                "checkpoint, which holds the plans, or the argument patch_size"
+            )
+        options["patch_size"] = patch_size
+        names = [f"encoder.mamba_layers.{i}" for i in range(n_stages)]
+        layers = {name: name for name in names if f"{name}.norm.weight" in state}
+    network = network_class(
+        input_channels=shape_of(state, "encoder.stem.0.conv1.weight")[1],
+        n_stages=n_stages,
+        features_per_stage=[shape_of(state, f"{stage}.0.conv1.weight")[0] for stage in stages],
+        conv_op=CONV_OPS[len(kernels[0])],
+        kernel_sizes=kernels,
+        strides=strides,
+        num_classes=shape_of(state, "decoder.seg_layers.0.weight")[0],
+        deep_supervision=True,
+        n_blocks_per_stage=n_blocks,
+        n_blocks_per_stage_decoder=n_blocks_decoder,
+        **options,
+    )
+    modules = {}
+    for theirs, ours in layers.items():
+        stack_directions(state, f"{theirs}.mamba.")
+        for part in ("norm", "mamba", "mamba.ssm", "mamba.in_proj", "mamba.out_proj"):
+            modules[f"{theirs}.{part}"] = f"{ours}.{part}"
+    blocks_of = {"encoder.stem": n_blocks[0]} | dict(zip(stages, n_blocks, strict=True))
+    blocks_of |= dict(zip(decoder_stages, n_blocks_decoder, strict=True))
+    for stage, blocks in blocks_of.items():
+        modules[f"{stage}.0.conv3"] = f"{stage}.0.shortcut"
+        for block in range(1, blocks):
+            for part in ("1", "2"):
+                modules[f"{stage}.{block}.conv{part}.conv"] = f"{stage}.{block}.conv{part}"
+                modules[f"{stage}.{block}.conv{part}.norm"] = f"{stage}.{block}.norm{part}"
+    for i in range(n_stages - 1):  # theirs count the heads from the lowest resolution
+        modules[f"decoder.upsample_layers.{i}.conv"] = f"decoder.upsamplings.{i}.1"
+        modules[f"decoder.seg_layers.{i}"] = f"decoder.seg_layers.{n_stages - 2 - i}"
+    load_strictly(network, rename_modules(state, modules))
+    return network
+
+
+def _blocks(state: State, stage: str) -> int:
+    return 1 + count(state, f"{stage}.{{}}.conv1.conv.weight", first=1)
+
+
+def _drop_copies(state: State) -> None:
+    """Remove what the released networks register twice: the encoder in the decoder, the layers of later blocks.
+
+    Raises:
+        ValueError: if a copy differs from its original.
+    """
+    layers = {".all_modules.0.": ".conv.", ".all_modules.1.": ".norm."}
+    for key in list(state):
+        original = key.removeprefix("decoder.") if key.startswith("decoder.encoder.") else key
+        for copied, kept in layers.items():
+            original = original.replace(copied, kept)
+        if original == key:
+            continue
+        shape_of(state, original)
+        if not torch.equal(state.pop(key), state[original]):
+            raise ValueError(f"{key} should equal {original}, but differs: the state_dict is damaged")

@@ -1,0 +1,251 @@
+"""U-Mamba (Ma, Li, Wang 2024, arXiv 2401.04722) as its released code computes it, for any nnU-Net plan."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from .blocks.decoder import Decoder
+from .blocks.mamba_layer import MambaLayer
+from .blocks.residual import ResidualBlock
+from .topology import Topology, make_topology
+
+_WHY_ONE_PATCH = (
+    "UMambaEnc takes channels as tokens where a feature map has no more voxels than channels, so its weights belong to "
+    "one patch size."
+)
+
+
+def _blocks_per_stage(name: str, given: Sequence[int] | None, n_stages: int, needed: int) -> list[int]:
+    """U-Mamba's numbers of blocks unless others are given: 2, and 1 in the later half of the stages."""
+    if given is None:
+        return [2 if stage < math.ceil(n_stages / 2) else 1 for stage in range(needed)]
+    if len(given) != needed or min(given) < 1:
+        raise ValueError(f"{name} must hold {needed} positive integers, got {list(given)}")
+    return list(given)
+
+
+def _stage(
+    in_channels: int,
+    channels: int,
+    conv_op: type[nn.Module],
+    kernel_size: Sequence[int],
+    n_blocks: int,
+    stride: Sequence[int] | int = 1,
+) -> nn.Sequential:
+    """Residual blocks, the first of which changes width and resolution."""
+    return nn.Sequential(
+        ResidualBlock(in_channels, channels, conv_op, kernel_size, stride),
+        *(ResidualBlock(channels, channels, conv_op, kernel_size, projected=False) for _ in range(n_blocks - 1)),
+    )
+
+
+def _initialise(module: nn.Module) -> None:
+    """nnU-Net's initialisation of convolutions; everything else keeps its own."""
+    if isinstance(module, nn.Conv2d | nn.Conv3d):
+        nn.init.kaiming_normal_(module.weight, a=1e-2)
+        nn.init.zeros_(module.bias)
+
+
+class UMambaEncoder(nn.Module):
+    """A stem at full resolution, then per level residual blocks and a Mamba layer (or the identity)."""
+
+    def __init__(
+        self,
+        input_channels: int,
+        topology: Topology,
+        conv_op: type[nn.Module],
+        n_blocks: Sequence[int],
+        mamba_layers: Sequence[nn.Module],
+    ):
+        super().__init__()
+        features, kernels, strides = topology.features, topology.kernel_sizes, topology.strides
+        self.stem = _stage(input_channels, features[0], conv_op, kernels[0], n_blocks[0])
+        self.stages = nn.ModuleList(
+            _stage(features[max(i - 1, 0)], features[i], conv_op, kernels[i], n_blocks[i], strides[i])
+            for i in range(topology.n_stages)
+        )
+        self.mamba_layers = nn.ModuleList(mamba_layers)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Features of every level, highest resolution first."""
+        x = self.stem(x)
+        features = []
+        for stage, mamba_layer in zip(self.stages, self.mamba_layers, strict=True):
+            x = mamba_layer(stage(x))
+            features.append(x)
+        return features
+
+
+class _UMamba(nn.Module):
+    """Encoder with the Mamba layers that a variant chooses, and decoder."""
+
+    widths_from_plan = True
+
+    def __init__(
+        self,
+        input_channels: int,
+        topology: Topology,
+        conv_op: type[nn.Module],
+        num_classes: int,
+        deep_supervision: bool,
+        n_blocks_per_stage: Sequence[int] | None,
+        n_blocks_per_stage_decoder: Sequence[int] | None,
+        mamba_layers: Sequence[nn.Module],
+    ):
+        super().__init__()
+        self.topology, self.input_channels = topology, input_channels
+        n_stages, features = topology.n_stages, topology.features
+        n_blocks = _blocks_per_stage("n_blocks_per_stage", n_blocks_per_stage, n_stages, n_stages)
+        n_blocks_decoder = _blocks_per_stage(
+            "n_blocks_per_stage_decoder", n_blocks_per_stage_decoder, n_stages, n_stages - 1
+        )
+        self.encoder = UMambaEncoder(input_channels, topology, conv_op, n_blocks, mamba_layers)
+        # The released 2D networks leave the skip connection at full resolution out.
+        self.skips_full_resolution = len(topology.strides[0]) == 3
+        upsamplings, stages = [], []
+        for level, blocks in zip(reversed(range(n_stages - 1)), n_blocks_decoder, strict=True):
+            width, kernel = features[level], topology.kernel_sizes[level]
+            scale = tuple(float(s) for s in topology.strides[level + 1])
+            upsample = nn.Upsample(scale_factor=scale, mode="nearest")
+            upsamplings.append(nn.Sequential(upsample, conv_op(features[level + 1], width, 1)))
+            merged = 2 * width if level or self.skips_full_resolution else width
+            stages.append(_stage(merged, width, conv_op, kernel, blocks))
+        self.decoder = Decoder(upsamplings, stages, features[-2::-1], num_classes, conv_op, deep_supervision)
+        self.apply(_initialise)
+
+    @staticmethod
+    def default_features(n_stages: int) -> list[int]:
+        """nnU-Net's widths in 3D, doubling from 32 up to 320. A network for nnU-Net's plans has those of the plan."""
+        return [min(32 * 2**i, 320) for i in range(n_stages)]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        self.topology.check_input(x, self.input_channels)
+        self.topology.check_normalisable(x)
+        first, *others = self.encoder(x)
+        return self.decoder([first if self.skips_full_resolution else None, *others])
+
+
+class UMambaBot(_UMamba):
+    """U-Mamba with one Mamba layer, in the bottleneck; logits out.
+
+    A residual U-Net whose bottleneck features go through ``Mamba(LayerNorm(x))``: one raster scan, no residual. With
+    nnU-Net's six isotropic stages and deep supervision it has the released code's 42,124,692 parameters (4 channels in,
+    4 out). Input ``(batch, input_channels, *grid)``, every axis a multiple of its total stride; output
+    ``(batch, num_classes, *grid)`` or, with deep supervision, a list of logits, highest resolution first.
+
+    Args:
+        input_channels, n_stages, features_per_stage, conv_op, kernel_sizes, strides, num_classes, deep_supervision:
+            as in dynamic-network-architectures.
+        n_blocks_per_stage: residual blocks of each stage; default 2, and 1 in the deeper half. The stem at full
+            resolution has as many as the first stage.
+        n_blocks_per_stage_decoder: the same for the ``n_stages - 1`` stages of the decoder, deepest first; default 2,
+            and 1 in the shallower half.
+        mixer: ``"mamba"``, or a control: ``"none"`` (identity) or ``"conv"`` (depthwise convolution of about as many
+            weights) in place of causal convolution and scan.
+
+    Raises:
+        ValueError: for arguments that do not fit each other, and in ``forward`` for an input that does not fit.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        n_stages: int,
+        features_per_stage: int | Sequence[int],
+        conv_op: type[nn.Module],
+        kernel_sizes: int | Sequence,
+        strides: int | Sequence,
+        num_classes: int,
+        deep_supervision: bool = False,
+        n_blocks_per_stage: Sequence[int] | None = None,
+        n_blocks_per_stage_decoder: Sequence[int] | None = None,
+        mixer: str = "mamba",
+    ):
+        topology = make_topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
+        mamba_layers = [nn.Identity() for _ in range(n_stages - 1)]
+        mamba_layers.append(MambaLayer(topology.features[-1], conv_op, mixer=mixer))
+        super().__init__(
+            input_channels, topology, conv_op, num_classes, deep_supervision,
+            n_blocks_per_stage, n_blocks_per_stage_decoder, mamba_layers,
+        )  # fmt: skip
+
+
+class UMambaEnc(_UMamba):
+    """U-Mamba with Mamba layers throughout the encoder, for one patch size; logits out.
+
+    As :class:`UMambaBot`, with a Mamba layer after every stage in 3D (full resolution included) and after every second
+    stage, counted from the last, in 2D. Where a feature map has no more voxels than channels, the layer takes the
+    channels as tokens; its weights then belong to the patch size. With nnU-Net's six isotropic stages, patches
+    of 128 voxels and deep supervision it has the released code's 42,755,220 parameters (4 channels in, 4 out).
+
+    Args:
+        patch_size: size of the input.
+        others: see :class:`UMambaBot`.
+
+    Raises:
+        ValueError: for arguments that do not fit each other; in ``forward`` for an input that does not fit; and in
+            ``load_state_dict`` for weights made for another patch size, as far as it shows in their shapes.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        n_stages: int,
+        features_per_stage: int | Sequence[int],
+        conv_op: type[nn.Module],
+        kernel_sizes: int | Sequence,
+        strides: int | Sequence,
+        num_classes: int,
+        deep_supervision: bool = False,
+        n_blocks_per_stage: Sequence[int] | None = None,
+        n_blocks_per_stage_decoder: Sequence[int] | None = None,
+        mixer: str = "mamba",
+        *,
+        patch_size: Sequence[int],
+    ):
+        topology = make_topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
+        grids = topology.grids(patch_size)
+        mamba_layers = []
+        for level, (width, grid) in enumerate(zip(topology.features, grids, strict=True)):
+            if len(grid) == 2 and (n_stages - level) % 2 == 0:
+                mamba_layers.append(nn.Identity())
+            else:
+                channel_grid = grid if math.prod(grid) <= width else None
+                mamba_layers.append(MambaLayer(width, conv_op, channel_grid, mixer))
+        super().__init__(
+            input_channels, topology, conv_op, num_classes, deep_supervision,
+            n_blocks_per_stage, n_blocks_per_stage_decoder, mamba_layers,
+        )  # fmt: skip
+        self.patch_size = grids[0]
+        layers = [layer for layer in mamba_layers if isinstance(layer, MambaLayer)]
+        self.bound_to_patch_size = any(layer.channels_as_tokens for layer in layers)
+
+    @staticmethod
+    def patch_options(patch_size: Sequence[int], plan: Mapping[str, Any]) -> dict[str, Any]:
+        """For ``from_plans``: what follows from the plan's patch size."""
+        return {"patch_size": patch_size}
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        if self.bound_to_patch_size and tuple(x.shape[2:]) != self.patch_size:
+            raise ValueError(
+                f"input of size {tuple(x.shape[2:])}, but the network was built for {self.patch_size}. {_WHY_ONE_PATCH}"
+            )
+        return super().forward(x)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        for level, layer in enumerate(self.encoder.mamba_layers):
+            saved = state_dict.get(f"{prefix}encoder.mamba_layers.{level}.norm.weight")
+            if saved is None or not isinstance(layer, MambaLayer) or saved.shape == layer.norm.weight.shape:
+                continue
+            grid = self.topology.grids(self.patch_size)[level]
+            raise ValueError(
+                f"weights of another patch size: the Mamba layer of stage {level} is {len(saved)} wide in them and "
+                f"{len(layer.norm.weight)} wide here, for patches of {self.patch_size} with a feature map of {grid}. "
+                f"{_WHY_ONE_PATCH} Use the plans they were made with, or UMambaBot, which fits any patch"
+            )
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
