@@ -1,0 +1,218 @@
+"""Training with multi-scale self-distillation, for any network here with deep supervision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunetv2_mamba.losses import SelfDistillationLoss
+from nnunetv2_mamba.losses.distillation_safeguards import Ramp, UncertaintyWeights
+from nnunetv2_mamba.losses.label_kinds import ExclusiveClasses, Regions
+from nnunetv2_mamba.losses.self_distillation import students_of
+
+from .base import nnUNetTrainerMamba
+from .distillation_history import Record, lines, plot, record
+from .ema_teacher import EMATeacher
+from .recipe import Recipe, number
+from .settings import VARIABLE
+
+_CHECKPOINT_KEY = "nnunetv2_mamba_distillation"
+_FIXED = ("teacher", "uncertainty_weighting")  # what a checkpoint's tensors depend on
+
+
+@dataclass(frozen=True)
+class SelfDistillationRecipe(Recipe):
+    """A recipe with self-distillation; see ``losses.self_distillation`` for the formulas.
+
+    Attributes:
+        distillation_weight: lambda; 0 for deep supervision alone.
+        temperature: tau.
+        teacher: ``"final"`` (the full-resolution head), ``"fused"`` (a learned fusion of all heads) or ``"ema"`` (a
+            copy of the network whose weights follow).
+        gate: ``"advantage"``, ``"correct"`` or ``"none"``: how far a voxel teaches.
+        distillation_warmup_share: share of the training without distillation.
+        distillation_ramp_share: share of the training, after that, over which its weight grows to the full one.
+        brake: do not teach classes in which the teacher is worse than the student.
+        standardise_logits: shift and scale logits to mean 0 and deviation 1 over the classes before the temperature.
+        uncertainty_weighting: learn the weights of the terms, starting from those above.
+        ema_decay: of the teacher ``"ema"``, reached from below.
+
+    Raises:
+        ValueError: for settings that contradict each other.
+    """
+
+    distillation_weight: float = number(0.5, low=0)
+    temperature: float = number(3.0, low=0.1)
+    teacher: Literal["final", "fused", "ema"] = "final"
+    gate: Literal["advantage", "correct", "none"] = "advantage"
+    distillation_warmup_share: float = number(0.05, low=0, high=1)
+    distillation_ramp_share: float = number(0.1, low=0, high=1)
+    brake: bool = True
+    standardise_logits: bool = False
+    uncertainty_weighting: bool = False
+    ema_decay: float = number(0.999, low=0, high=1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.distillation_weight > 0 and not self.enable_deep_supervision:
+            raise ValueError(
+                "enable_deep_supervision=false leaves no lower-resolution head to teach; set distillation_weight=0 too"
+            )
+        if self.uncertainty_weighting and self.distillation_weight == 0:
+            raise ValueError(
+                "uncertainty_weighting=true weighs segmentation against distillation, which distillation_weight=0 "
+                "switches off; leave one of them out"
+            )
+
+
+class SelfDistillationTrainer(nnUNetTrainerMamba):
+    """nnU-Net's loss on every scale, plus distillation from the network's best prediction to its coarser heads.
+
+    Validation and prediction do not know of it: the validation loss is nnU-Net's, and the network predicts with its
+    full-resolution head. With several GPUs the statistics are summed over all of them, so that log, picture and brake
+    are those of the whole training, and every process keeps the same EMA teacher. Weights learned by
+    ``uncertainty_weighting`` belong to the loss, are a parameter group of the optimiser without weight decay, and are
+    wrapped in ``DistributedDataParallel`` as the network is.
+    """
+
+    recipe = SelfDistillationRecipe()
+
+    def initialize(self) -> None:
+        self._history: list[Record] = []
+        if self.recipe.teacher == "fused":
+            # nnU-Net builds networks by a class method, but the fused head is a setting of this training
+            options = {**self.network_options, "fused_head": True}
+            with_fused_head = type("WithFusedHead", (type(self),), {"network_options": options})
+            self.build_network_architecture = with_fused_head.build_network_architecture
+        super().initialize()
+        if self._uncertainty is not None:
+            self.optimizer.add_param_group({"params": list(self._uncertainty.parameters()), "weight_decay": 0.0})
+        self._ema: EMATeacher | None = None
+        if self.recipe.teacher == "ema" and self.loss.students:
+            self._ema = EMATeacher(self._bare_network(), self.recipe.ema_decay, self._do_i_compile())
+
+    def _build_loss(self) -> nn.Module:
+        loss, weights = super()._build_loss(), (1.0,)
+        if self.enable_deep_supervision:
+            loss, weights = loss.loss, loss.weight_factors
+        recipe, labels = self.recipe, self.label_manager
+        kind = Regions(labels.has_ignore_label) if labels.has_regions else ExclusiveClasses(labels.ignore_label)
+        self._uncertainty: UncertaintyWeights | None = None
+        uncertainty: nn.Module | None = None
+        students = students_of(weights)
+        if recipe.uncertainty_weighting and students:
+            total = sum(weights[scale] for scale in students)
+            start = [1.0, *(recipe.distillation_weight * weights[scale] / total for scale in students)]
+            uncertainty = self._uncertainty = UncertaintyWeights(start).to(self.device)
+            if self.is_ddp:
+                uncertainty = DistributedDataParallel(uncertainty)
+        return SelfDistillationLoss(
+            loss,
+            weights,
+            kind,
+            labels.num_segmentation_heads,
+            self.device,
+            teacher=recipe.teacher,
+            distillation_weight=recipe.distillation_weight,
+            temperature=recipe.temperature,
+            gate=recipe.gate,
+            ramp=Ramp(recipe.distillation_warmup_share, recipe.distillation_ramp_share),
+            brake=recipe.brake,
+            standardise_logits=recipe.standardise_logits,
+            uncertainty=uncertainty,
+        )
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        if self.recipe.distillation_weight > 0 and not self.loss.students:
+            self.print_to_log_file(
+                "Nothing is distilled: with fewer than four resolutions, nnU-Net's deep supervision weighs no head "
+                "below full resolution."
+            )
+
+    # one iteration
+
+    def compute_loss(self, data: torch.Tensor, target: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
+        """nnU-Net's loss and the distillation at this moment of the training."""
+        iteration = self._iteration - 1  # counted on before the step
+        self.loss.progress = (self.current_epoch + iteration / self.num_iterations_per_epoch) / self.num_epochs
+        teacher_logits = None if self._ema is None else self._ema(data)
+        return self.loss(self.network(data), target, teacher_logits)
+
+    def train_step(self, batch: dict) -> dict:
+        result = super().train_step(batch)
+        if self._ema is not None:
+            self._ema.update(self._bare_network())
+        return result
+
+    # epochs
+
+    def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
+        super().on_train_epoch_end(train_outputs)
+        loss = self.loss
+        summary = loss.end_epoch(self.is_ddp)
+        scales = (loss.supervised, loss.students, loss.kind.foreground)
+        self._history.append(record(self.current_epoch, loss.current_weight, *scales, summary))
+        for line in lines(self._history[-1]):
+            self.print_to_log_file(line)
+        for index, scale in enumerate(loss.students if loss.brake is not None else []):
+            braked = loss.brake.braked[index].nonzero().flatten().tolist()
+            if braked:
+                self.print_to_log_file(f"Scale {scale}: braked in the next epoch: output channels {braked}")
+        if self._uncertainty is not None:
+            weights = (-self._uncertainty.log_variances.detach()).exp() / 2
+            self.print_to_log_file("Learned weights of the terms:", [round(w, 4) for w in weights.tolist()])
+
+    def on_epoch_end(self) -> None:
+        super().on_epoch_end()
+        if self.local_rank == 0:
+            plot(self._history, Path(self.output_folder) / "distillation.png")
+
+    # checkpoints
+
+    def checkpoint_content(self) -> dict[str, Any]:
+        """What a checkpoint holds: the base class's keys, and the state of the distillation."""
+        state = {"history": self._history}
+        state |= {name: part.state_dict() for name, part in self._stateful().items()}
+        return {**super().checkpoint_content(), _CHECKPOINT_KEY: state}
+
+    def _stateful(self) -> dict[str, Any]:
+        """What has a state to keep, by its name in the checkpoint."""
+        parts = {
+            "brake": self.loss.brake if self.loss.students else None,
+            "uncertainty": self._uncertainty,
+            "ema": self._ema,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def load_checkpoint(self, checkpoint: dict | str) -> None:
+        """As the base class's; teacher, brake, learned weights and history continue too, where the checkpoint has them.
+
+        Raises:
+            ValueError: if the user sets another optimiser, deep supervision, teacher or uncertainty weighting, whose
+                tensors the checkpoint has not.
+        """
+        if isinstance(checkpoint, str):  # of this user's own training, so trusted as by nnU-Net
+            checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=False)
+        super().load_checkpoint(checkpoint)
+        state = checkpoint.get(_CHECKPOINT_KEY, {})
+        self._history = list(state.get("history", []))
+        for name, part in self._stateful().items():
+            if name in state:
+                part.load_state_dict(state[name])
+
+    def _resume_settings(self, saved: Mapping[str, Any]) -> None:
+        for name in _FIXED:
+            now = getattr(self.recipe, name)
+            if name in self._explicit and saved.get(name, now) != now:
+                raise ValueError(
+                    f"{VARIABLE} sets {name}={now!r}, but the training to continue uses {saved[name]!r}; "
+                    "leave it out, or start a new training without --c"
+                )
+        super()._resume_settings(saved)
