@@ -174,7 +174,7 @@ def networks(device: "torch.device") -> Iterator[Finding]:
     """A small forward and backward pass of each network."""
     import torch
 
-    from .architectures import MedSegMamba, SegMamba
+    from .architectures import MedSegMamba, SegMamba, UMambaBot, UMambaEnc
 
     small = {
         "input_channels": 2,
@@ -185,7 +185,12 @@ def networks(device: "torch.device") -> Iterator[Finding]:
         "strides": [1, 2, 2],
         "num_classes": 3,
     }
-    for build, options in ((SegMamba, {}), (MedSegMamba, {"bottleneck_channels": 32, "n_bottleneck_blocks": 1})):
+    for build, options in (
+        (SegMamba, {}),
+        (MedSegMamba, {"bottleneck_channels": 32, "n_bottleneck_blocks": 1}),
+        (UMambaBot, {}),
+        (UMambaEnc, {"patch_size": (16, 16, 16)}),
+    ):
         network = build(**small, **options).to(device)
         network(torch.randn(1, 2, 16, 16, 16, device=device)).square().mean().backward()
         finite = all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.parameters())

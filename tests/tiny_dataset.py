@@ -25,7 +25,7 @@ DATASET_ID = 901
 NAME = f"Dataset{DATASET_ID}_Tiny"
 N_CASES = 6
 SHAPE = (16, 24, 20)
-# A small network of every family, as plans that name our classes: tinySegMambaPlans, tinyMedSegMambaPlans.
+# A small network of every class, as plans that name our classes: tinySegMambaPlans, tinyMedSegMambaPlans, ...
 NETWORKS = {
     "SegMamba": {"features_per_stage": [8, 8, 8], "n_tom_layers_per_stage": 1},
     "MedSegMamba": {
@@ -35,6 +35,8 @@ NETWORKS = {
         "mlp_channels": 16,
         "drop_path": 0.0,  # a dropped path has no gradient, and some tests count gradients
     },
+    "UMambaBot": {"features_per_stage": [4, 8, 8]},
+    "UMambaEnc": {"features_per_stage": [4, 8, 128]},  # so wide that channels are tokens at the bottleneck
 }
 
 

@@ -22,6 +22,14 @@ from .papers import (
     nnUNetTrainerSegMambaPaper,
 )
 from .segmamba import nnUNetTrainerSegMamba, nnUNetTrainerSegMambaConv, nnUNetTrainerSegMambaNoMamba
+from .umamba import (
+    nnUNetTrainerUMambaBot,
+    nnUNetTrainerUMambaBotConv,
+    nnUNetTrainerUMambaBotNoMamba,
+    nnUNetTrainerUMambaEnc,
+    nnUNetTrainerUMambaEncConv,
+    nnUNetTrainerUMambaEncNoMamba,
+)
 
 _TRAINERS = (
     nnUNetTrainerSegMamba,
@@ -39,6 +47,12 @@ _TRAINERS = (
     nnUNetTrainerTABSurfer,
     nnUNetTrainerTABSurferNoMamba,
     nnUNetTrainerTABSurferConv,
+    nnUNetTrainerUMambaBot,
+    nnUNetTrainerUMambaBotNoMamba,
+    nnUNetTrainerUMambaBotConv,
+    nnUNetTrainerUMambaEnc,
+    nnUNetTrainerUMambaEncNoMamba,
+    nnUNetTrainerUMambaEncConv,
 )
 _VARIANTS = {variant.__name__: variant for trainer in _TRAINERS for variant in length_variants(trainer, __name__)}
 globals().update(_VARIANTS)

@@ -61,8 +61,8 @@ def test_networks_of_the_same_plans_differ(make_trainer):
 
 
 def test_lengths_exist_for_every_trainer():
-    assert len(FULL_LENGTH) == 15
-    assert len(trainers.__all__) == len(set(trainers.__all__)) == 15 * (1 + len(LENGTHS))
+    assert len(FULL_LENGTH) == 21
+    assert len(trainers.__all__) == len(set(trainers.__all__)) == 21 * (1 + len(LENGTHS))
     for name in FULL_LENGTH:
         for suffix in ("1epoch", "5epochs", "10epochs", "20epochs", "50epochs", "100epochs", "250epochs"):
             assert f"{name}_{suffix}" in trainers.__all__
