@@ -1,0 +1,240 @@
+"""MSD-KMamba (Tan et al. 2025, arXiv 2509.23677): a reconstruction from the paper's abstract, for any nnU-Net plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
+from dynamic_network_architectures.initialization.weight_init import InitWeights_He
+from torch import nn
+
+from .blocks.decoder import Decoder
+from .blocks.dimensions import conv_transpose, instance_norm, spatial_dims
+from .blocks.fused_head import FusedHead
+from .blocks.gated_spatial_conv import GatedSpatialConv
+from .blocks.kan import kan_block
+from .blocks.mamba import DirectionalMamba
+from .blocks.tokens import to_tokens, to_volume
+from .segmamba import SegMambaEncoder, decoder_blocks
+from .topology import Topology, make_topology
+
+SCANS = ("bidirectional", "tri_oriented")
+WIRINGS = ("inline", "skip")
+LAYOUTS = ("nnunet", "segmamba")
+LAYER_SCALE = 1e-2  # how much of the KAN block the stage starts with
+
+
+class _MambaLayer(nn.Module):
+    """``tokens + Mamba(LayerNorm(tokens))``."""
+
+    def __init__(self, channels: int, conv_op: type[nn.Module], scan: str, mixer: str):
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+        self.mamba = DirectionalMamba(channels, conv_op, scan, mixer=mixer)
+
+    def forward(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
+        return tokens + self.mamba(self.norm(tokens), grid)
+
+
+class BSAStage(nn.Module):
+    """Downsample, then the bidirectional spatial-aware branch: gated convolution, Mamba layers, KAN block.
+
+    With ``u`` what the Mamba layers give and ``k = KAN(InstanceNorm(u))``, wiring ``"inline"`` sends ``u + gamma k``
+    both to the next stage and to the skip connection, ``gamma`` a learned factor per channel; ``"skip"`` sends ``u`` to
+    the next stage and ``k`` to the skip connection, as SegMamba does with its MLP.
+    """
+
+    def __init__(
+        self,
+        downsample: nn.Module,
+        channels: int,
+        conv_op: type[nn.Module],
+        kernel_size: Sequence[int],
+        n_mamba_layers: int,
+        scan: str,
+        mixer: str,
+        kan: str,
+        kan_wiring: str,
+        gate: str,
+    ):
+        super().__init__()
+        self.downsample = downsample
+        self.gated_conv = GatedSpatialConv(channels, conv_op, kernel_size, gate)
+        self.mamba_layers = nn.ModuleList(_MambaLayer(channels, conv_op, scan, mixer) for _ in range(n_mamba_layers))
+        dims = spatial_dims(conv_op)
+        self.kan = nn.Sequential(instance_norm(dims)(channels), *kan_block(kan, channels, conv_op))
+        if kan_wiring == "inline":
+            self.gamma = nn.Parameter(torch.full((channels, *(1,) * dims), LAYER_SCALE))
+        self.kan_wiring = kan_wiring
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the features for the next stage and those for the skip connection."""
+        x = self.gated_conv(self.downsample(x))
+        grid = x.shape[2:]
+        tokens = to_tokens(x)
+        for layer in self.mamba_layers:
+            tokens = layer(tokens, grid)
+        x = to_volume(tokens, grid)
+        if self.kan_wiring == "skip":
+            return x, self.kan(x)
+        x = x + self.gamma * self.kan(x)
+        return x, x
+
+
+class MSDKMambaEncoder(nn.Module):
+    """nnU-Net's two convolutions at full resolution, then a BSA stage per level.
+
+    Args:
+        make_stage: called with a level, its downsampling and its width.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        topology: Topology,
+        conv_op: type[nn.Module],
+        make_stage: Callable[[int, nn.Module, int], BSAStage],
+    ):
+        super().__init__()
+        features, strides = topology.features, topology.strides
+        norm = instance_norm(spatial_dims(conv_op))
+        self.stem = _conv_blocks(input_channels, features[0], conv_op, topology.kernel_sizes[0])
+        stages = []
+        for level in range(1, topology.n_stages):
+            above, width, stride = features[level - 1], features[level], strides[level]
+            stages.append(make_stage(level, nn.Sequential(norm(above), conv_op(above, width, stride, stride)), width))
+        self.stages = nn.ModuleList(stages)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Features of every level, highest resolution first, the bottleneck last."""
+        x = self.stem(x)
+        skips = [x]
+        for stage in self.stages:
+            x, skip = stage(x)
+            skips.append(skip)
+        return skips
+
+
+def _conv_blocks(
+    in_channels: int, channels: int, conv_op: type[nn.Module], kernel_size: Sequence[int]
+) -> StackedConvBlocks:
+    """Two of nnU-Net's blocks: convolution, affine instance norm, LeakyReLU."""
+    blocks = StackedConvBlocks(
+        2, conv_op, in_channels, channels, kernel_size, 1, conv_bias=True,
+        norm_op=instance_norm(spatial_dims(conv_op)), norm_op_kwargs={"eps": 1e-5, "affine": True},
+        nonlin=nn.LeakyReLU, nonlin_kwargs={"inplace": True},
+    )  # fmt: skip
+    return blocks.apply(InitWeights_He(1e-2))
+
+
+def _decoder_blocks(topology: Topology, conv_op: type[nn.Module]) -> tuple[list[nn.Module], list[nn.Module]]:
+    """nnU-Net's upsamplings and convolutions, lowest resolution first."""
+    upsamplings, stages = [], []
+    for level in reversed(range(topology.n_stages - 1)):
+        below, width, stride = topology.features[level + 1], topology.features[level], topology.strides[level + 1]
+        upsamplings.append(conv_transpose(len(stride))(below, width, stride, stride))
+        stages.append(_conv_blocks(2 * width, width, conv_op, topology.kernel_sizes[level]))
+    return upsamplings, stages
+
+
+class MSDKMamba(nn.Module):
+    """MSD-KMamba-style network, built from a plan; logits out.
+
+    **A reconstruction.** Only the abstract of the paper is known to us: "bidirectional spatial perception", a
+    "bidirectional spatial aware branch" with "a powerful nonlinear feature extraction mechanism", and a "multi-scale
+    self-distilled fusion strategy". Everything else is chosen here, after the networks that it seems to descend from
+    (SegMamba; TK-Mamba, which puts a KAN in place of SegMamba's MLP); see ``docs/networks/msd_kmamba.md``.
+
+    Input ``(batch, input_channels, *grid)``, every axis a multiple of its total stride; output
+    ``(batch, num_classes, *grid)`` or, with deep supervision, a list of logits, highest resolution first, and with
+    ``fused_head`` one more last entry, their fusion at full resolution. What serves training only, the lower heads and
+    the fusion's weights, exists only in a network built with deep supervision; a network built without takes its
+    checkpoints and leaves those weights out. ``decoder.deep_supervision = False`` switches it off in a built network.
+
+    Args:
+        input_channels, n_stages, features_per_stage, conv_op, kernel_sizes, strides, num_classes, deep_supervision:
+            as in dynamic-network-architectures.
+        n_mamba_layers_per_stage: Mamba layers of each of the ``n_stages - 1`` stages after the first.
+        scan: ``"bidirectional"`` (forward and reverse) or ``"tri_oriented"`` (inter-slice, too, as SegMamba).
+        kan: ``"rational"``, ``"bspline"``, ``"rbf"``, or the control ``"mlp"``; see :func:`.blocks.kan.kan_block`.
+        kan_wiring: ``"inline"`` or ``"skip"``; see :class:`BSAStage`.
+        gate: ``"add"`` or ``"multiply"`` in the gated spatial convolution.
+        mixer: ``"mamba"``, or a control: ``"none"`` (identity) or ``"conv"`` (depthwise convolution of about as many
+            weights) in place of the state-space part.
+        layout: ``"nnunet"``, two convolutions at full resolution, a BSA stage per further level, nnU-Net's decoder;
+            or ``"segmamba"``, the trunk one width behind the levels, residual blocks on the skip connections and in the
+            decoder. The latter with ``kan_wiring="skip"`` and widths 48, 96, 192, 384, 768 is SegMamba with two scans
+            and a KAN.
+        fused_head: whether deep supervision adds the fusion.
+
+    Raises:
+        ValueError: for arguments that do not fit each other, and in ``forward`` for an input that does not fit.
+    """
+
+    def __init__(
+        self,
+        input_channels: int,
+        n_stages: int,
+        features_per_stage: int | Sequence[int],
+        conv_op: type[nn.Module],
+        kernel_sizes: int | Sequence,
+        strides: int | Sequence,
+        num_classes: int,
+        deep_supervision: bool = False,
+        *,
+        n_mamba_layers_per_stage: int | Sequence[int] = 2,
+        scan: str = "bidirectional",
+        kan: str = "rational",
+        kan_wiring: str = "inline",
+        gate: str = "add",
+        mixer: str = "mamba",
+        layout: str = "nnunet",
+        fused_head: bool = False,
+    ):
+        super().__init__()
+        choices = {"scan": (scan, SCANS), "kan_wiring": (kan_wiring, WIRINGS), "layout": (layout, LAYOUTS)}
+        for name, (value, allowed) in choices.items():
+            if value not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
+        topology = make_topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
+        if isinstance(n_mamba_layers_per_stage, int):
+            n_mamba_layers_per_stage = [n_mamba_layers_per_stage] * (n_stages - 1)
+        if len(n_mamba_layers_per_stage) != n_stages - 1:
+            raise ValueError(
+                f"n_mamba_layers_per_stage has {len(n_mamba_layers_per_stage)} entries, "
+                f"needs n_stages - 1 = {n_stages - 1}"
+            )
+        self.topology, self.input_channels = topology, input_channels
+
+        def make_stage(level: int, downsample: nn.Module, width: int) -> BSAStage:
+            kernel, n_layers = topology.kernel_sizes[level], n_mamba_layers_per_stage[level - 1]
+            return BSAStage(downsample, width, conv_op, kernel, n_layers, scan, mixer, kan, kan_wiring, gate)
+
+        nnunet = layout == "nnunet"
+        encoder_class, blocks = (MSDKMambaEncoder, _decoder_blocks) if nnunet else (SegMambaEncoder, decoder_blocks)
+        self.encoder = encoder_class(input_channels, topology, conv_op, make_stage)
+        upsamplings, stages = blocks(topology, conv_op)
+        widths = topology.features[-2::-1]
+        self.decoder = Decoder(upsamplings, stages, widths, num_classes, conv_op, deep_supervision)
+        self.fused_head = FusedHead(n_stages - 1) if fused_head and deep_supervision else None
+
+    widths_from_plan = True
+
+    @staticmethod
+    def default_features(n_stages: int) -> list[int]:
+        """nnU-Net's widths for volumes: doubling from 32 up to 320."""
+        return [min(32 * 2**i, 320) for i in range(n_stages)]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        self.topology.check_input(x, self.input_channels)
+        self.topology.check_normalisable(x)
+        logits = self.decoder(self.encoder(x))
+        if self.decoder.deep_supervision and self.fused_head is not None:
+            logits.append(self.fused_head(logits))
+        return logits
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        if self.fused_head is None:
+            state_dict.pop(prefix + "fused_head.weight", None)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
