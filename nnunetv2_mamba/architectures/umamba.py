@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import nn
 
 from .blocks.decoder import Decoder
@@ -42,13 +43,6 @@ def _stage(
         ResidualBlock(in_channels, channels, conv_op, kernel_size, stride),
         *(ResidualBlock(channels, channels, conv_op, kernel_size, projected=False) for _ in range(n_blocks - 1)),
     )
-
-
-def _initialise(module: nn.Module) -> None:
-    """nnU-Net's initialisation of convolutions; everything else keeps its own."""
-    if isinstance(module, nn.Conv2d | nn.Conv3d):
-        nn.init.kaiming_normal_(module.weight, a=1e-2)
-        nn.init.zeros_(module.bias)
 
 
 class UMambaEncoder(nn.Module):
@@ -116,7 +110,7 @@ class _UMamba(nn.Module):
             merged = 2 * width if level or self.skips_full_resolution else width
             stages.append(_stage(merged, width, conv_op, kernel, blocks))
         self.decoder = Decoder(upsamplings, stages, features[-2::-1], num_classes, conv_op, deep_supervision)
-        self.apply(_initialise)
+        self.apply(InitWeights_He(1e-2))
 
     @staticmethod
     def default_features(n_stages: int) -> list[int]:

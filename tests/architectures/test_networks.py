@@ -11,7 +11,7 @@ import torch
 from comparison import assert_close
 from torch import nn
 
-from nnunetv2_mamba.architectures import MedSegMamba, SegMamba
+from nnunetv2_mamba.architectures import MedSegMamba, MSDKMamba, SegMamba, UMambaBot, UMambaEnc
 
 CUBIC3 = dict(conv_op=nn.Conv3d, n_stages=3, kernel_sizes=3, strides=[1, 2, 2])
 ANISOTROPIC3 = dict(
@@ -46,6 +46,17 @@ NETWORKS = {
     "transformer conv": (MedSegMamba, dict(bottleneck="transformer", mixer="conv", mlp_channels=24)),
     "no bottleneck": (MedSegMamba, dict(bottleneck="none")),
     "conv bottleneck": (MedSegMamba, dict(bottleneck="conv")),
+    "msd-kmamba": (MSDKMamba, dict(n_mamba_layers_per_stage=1)),
+    "msd-kmamba bspline": (MSDKMamba, dict(n_mamba_layers_per_stage=1, kan="bspline", scan="tri_oriented")),
+    "msd-kmamba rbf": (MSDKMamba, dict(n_mamba_layers_per_stage=1, kan="rbf", gate="multiply", mixer="conv")),
+    "msd-kmamba mlp": (MSDKMamba, dict(n_mamba_layers_per_stage=1, kan="mlp", kan_wiring="skip", mixer="none")),
+    "msd-kmamba as segmamba": (MSDKMamba, dict(n_mamba_layers_per_stage=1, kan_wiring="skip", layout="segmamba")),
+    "umamba bot": (UMambaBot, dict()),
+    "umamba bot none": (UMambaBot, dict(mixer="none")),
+    "umamba bot conv": (UMambaBot, dict(mixer="conv")),
+    "umamba enc": (UMambaEnc, dict()),
+    "umamba enc none": (UMambaEnc, dict(mixer="none")),
+    "umamba enc conv": (UMambaEnc, dict(mixer="conv")),
 }
 
 
@@ -60,6 +71,8 @@ def build(name: str, shape: str = "cubic", **overrides) -> tuple[nn.Module, torc
             stride = 4 if topology is not ANISOTROPIC3 else (2, 4, 4)
             strides = (stride,) * len(grid) if isinstance(stride, int) else stride
             options.setdefault("position_grid", [size // s for size, s in zip(grid, strides, strict=True)])
+    if network_class is UMambaEnc:
+        options.setdefault("patch_size", grid)
     return network_class(**options), torch.randn(2, options["input_channels"], *grid)
 
 
@@ -130,14 +143,14 @@ def test_prediction_takes_a_checkpoint_trained_with_deep_supervision(name):
 
 def test_state_dict_holds_floating_parameters_only():
     """No scan tables: an exponential moving average of the weights must not touch them."""
-    for name in ("segmamba", "ss3d", "tom"):
+    for name in ("segmamba", "ss3d", "tom", "umamba bot", "umamba enc", "msd-kmamba", "msd-kmamba bspline"):
         network, _ = build(name)
         assert set(network.state_dict()) == {key for key, _ in network.named_parameters()}
         assert all(parameter.dtype == torch.float32 for parameter in network.parameters())
 
 
 def test_state_dict_and_result_are_independent_of_the_backend(monkeypatch):
-    for name in ("segmamba", "ss3d", "tom"):
+    for name in ("segmamba", "ss3d", "tom", "umamba enc", "msd-kmamba"):
         network, x = build(name)
         network.eval()
         results, keys = [], []
@@ -154,7 +167,7 @@ def test_state_dict_and_result_are_independent_of_the_backend(monkeypatch):
 
 @pytest.mark.parametrize("channels", [1, 5])
 @pytest.mark.parametrize("classes", [2, 40])
-@pytest.mark.parametrize("name", ["segmamba", "ss3d"])
+@pytest.mark.parametrize("name", ["segmamba", "ss3d", "umamba bot", "umamba enc", "msd-kmamba"])
 def test_channels_and_classes(name, channels, classes):
     network, x = build(name, input_channels=channels, num_classes=classes)
     with torch.no_grad():
@@ -168,7 +181,7 @@ def test_another_patch_size_than_built_for(name):
         assert network.eval()(torch.randn(1, 2, 8, 12, 20)).shape == (1, 3, 8, 12, 20)
 
 
-@pytest.mark.parametrize("name", ["segmamba", "ss3d"])
+@pytest.mark.parametrize("name", ["segmamba", "ss3d", "umamba bot", "msd-kmamba"])
 def test_input_that_does_not_fit_is_named(name):
     network, _ = build(name, "anisotropic")
     with pytest.raises(ValueError, match="axis 1 .* size 18.* multiple of 4"):
@@ -181,8 +194,9 @@ def test_input_that_does_not_fit_is_named(name):
         network(torch.randn(1, 2, 16, 16))
 
 
-def test_segmamba_refuses_a_bottleneck_of_one_voxel():
-    network, _ = build("segmamba")
+@pytest.mark.parametrize("name", ["segmamba", "umamba bot"])
+def test_instance_norm_refuses_a_bottleneck_of_one_voxel(name):
+    network, _ = build(name)
     with pytest.raises(ValueError, match="one voxel"):
         network(torch.randn(1, 2, 4, 4, 4))
 
@@ -207,6 +221,12 @@ def test_segmamba_refuses_a_bottleneck_of_one_voxel():
         ("transformer", dict(bottleneck_channels=24), "16 attention heads"),
         ("transformer", dict(d_state=4), "d_state"),
         ("conv bottleneck", dict(mixer="none"), "no effect"),
+        ("umamba bot", dict(mixer="lstm"), "mixer must be one of mamba, none, conv"),
+        ("umamba bot", dict(conv_op=nn.Conv1d), "conv_op"),
+        ("umamba bot", dict(n_blocks_per_stage=[2, 2]), "n_blocks_per_stage must hold 3"),
+        ("umamba enc", dict(n_blocks_per_stage_decoder=[2, 0]), "n_blocks_per_stage_decoder must hold 2"),
+        ("umamba enc", dict(patch_size=(16, 16, 18)), "axis 2 .* size 18.* multiple of 4"),
+        ("umamba enc", dict(patch_size=(16, 16)), "must have 3 axes"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(name, arguments, message):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from torch import nn
 
-from nnunetv2_mamba.architectures import MedSegMamba, SegMamba
+from nnunetv2_mamba.architectures import MedSegMamba, SegMamba, UMambaBot, UMambaEnc
 from nnunetv2_mamba.architectures.reference_weights import build_from_reference, convert
 
 
@@ -104,6 +105,76 @@ def test_convert_for_pretrained_weights(tmp_path, segmamba_state):
         assert (
             torch.equal(value, expected[key]) != (".seg_layers." in key) if key in expected else ".seg_layers." in key
         )
+
+
+@pytest.fixture
+def umamba_checkpoint(golden):
+    """Of UMambaEnc, as the nnU-Net it comes with writes it."""
+    reference = golden("umamba_enc.pt")
+    config = reference["config"]
+    inherited = {"pool_op_kernel_sizes": config["strides"], "patch_size": [1, 1, 1]}
+    configurations = {
+        "3d_lowres": inherited,
+        "3d_fullres": {"inherits_from": "3d_lowres", "patch_size": config["input_size"]},
+    }
+    return {
+        "network_weights": reference["state_dict"],
+        "optimizer_state": {"param_groups": [{"lr": np.float64(0.01)}]},
+        "logging": {"train_losses": [np.float32(-0.5)], "dice_per_class_or_region": [[np.float64(0.5), np.nan]]},
+        "_best_ema": np.float64(0.3),
+        "init_args": {
+            "plans": {"configurations": configurations},
+            "configuration": "3d_fullres",
+            "device": torch.device("cuda"),
+        },
+    }
+
+
+def test_umamba_is_read_from_its_checkpoint(umamba_checkpoint, golden):
+    network = build_from_reference(umamba_checkpoint)
+    assert isinstance(network, UMambaEnc)
+    assert network.patch_size == (8, 32, 32) and network.topology.total_stride == (4, 8, 8)
+    reference = golden("umamba_bot_2d.pt")
+    network = build_from_reference(reference["state_dict"], strides=reference["config"]["strides"])
+    assert isinstance(network, UMambaBot)
+    assert network.topology.features == (8, 16, 24, 40) and network.input_channels == 2
+
+
+def test_umamba_needs_what_its_state_dict_does_not_say(umamba_checkpoint):
+    state = umamba_checkpoint["network_weights"]
+    strides = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]]
+    with pytest.raises(ValueError, match="does not say its strides"):
+        build_from_reference(state)
+    with pytest.raises(ValueError, match="belong to one patch size"):
+        build_from_reference(state, strides=strides)
+    with pytest.raises(ValueError, match="stage 3|mamba_layers.3"):
+        build_from_reference(state, strides=strides, patch_size=(16, 32, 32))
+
+
+def test_every_key_of_umamba_is_needed_and_copies_are_compared(umamba_checkpoint):
+    state = umamba_checkpoint["network_weights"]
+    for key in [*list(state)[::37], "encoder.mamba_layers.1.mamba.D"]:
+        copied = key.startswith("decoder.encoder.") or ".all_modules." in key
+        without = umamba_checkpoint | {"network_weights": {k: v for k, v in state.items() if k != key}}
+        if copied:
+            build_from_reference(without)
+            with pytest.raises(ValueError, match="damaged"):
+                build_from_reference(umamba_checkpoint | {"network_weights": state | {key: state[key] + 1}})
+        else:
+            with pytest.raises(ValueError):
+                build_from_reference(without)
+
+
+def test_convert_umamba(tmp_path, umamba_checkpoint):
+    """The whole checkpoint is read, numpy's numbers in it included, without running code."""
+    source, target = tmp_path / "theirs.pth", tmp_path / "ours.pth"
+    torch.save(umamba_checkpoint, source)
+    assert "UMambaEnc: 2 channels in, 3 out" in convert(source, target)
+    network = build_from_reference(umamba_checkpoint)
+    load_pretrained_weights(network, target)
+    torch.save({**umamba_checkpoint, "init_args": Evil()}, source)
+    with pytest.raises(ValueError, match="cannot be loaded as plain weights"):
+        convert(source, target)
 
 
 class Evil:

@@ -15,7 +15,7 @@ from torch import nn
 
 from .medsegmamba import build_medsegmamba
 from .segmamba import build_segmamba
-from .state import unwrap
+from .state import read_plain, unwrap
 from .umamba import build_umamba, plan_of
 
 __all__ = ["build_from_reference", "convert"]
@@ -69,18 +69,18 @@ def build_from_reference(
 def convert(src: str | os.PathLike, dst: str | os.PathLike, tom_residual: bool = True) -> str:
     """Convert a released-format checkpoint to a file for ``nnUNetv2_train -pretrained_weights``.
 
-    ``src`` is read with ``weights_only=True``; nothing else is accepted. ``dst`` is written whole or not at all.
+    ``src`` is read as plain data; nothing else is accepted. ``dst`` is written whole or not at all.
 
     Returns:
         One line that says what was converted.
 
     Raises:
-        ValueError: if ``src`` holds other objects than tensors and plain containers, or another network.
+        ValueError: if ``src`` holds other objects than tensors, numbers and plain containers, or another network.
         OSError: if a file cannot be read or written.
     """
     src, dst = Path(src), Path(dst)
     try:
-        checkpoint = torch.load(src, map_location="cpu", weights_only=True)
+        checkpoint = read_plain(src)
     except OSError:
         raise
     except Exception as error:  # torch raises several kinds: unpickling, zip, end of file

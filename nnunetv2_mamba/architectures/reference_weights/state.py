@@ -1,15 +1,35 @@
-"""State dictionaries: taken out of their wrapping, read, renamed, and loaded strictly."""
+"""State dictionaries: read, taken out of their wrapping, renamed, and loaded strictly."""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
 State = dict[str, torch.Tensor]
 WRAPPERS = ("network_weights", "state_dict", "model_state_dict", "module", "model")
 PREFIXES = ("module.", "_orig_mod.")
+
+
+def read_plain(path: Path) -> Any:
+    """Load a file of tensors, plain containers and numpy's numbers, as nnU-Net's checkpoints hold in their logs.
+
+    Raises:
+        pickle.UnpicklingError: for any other object; none of its code is run.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        scalar = np.float64(0).__reduce__()[0]  # numpy's constructor of numbers, wherever this version has it
+        names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+        kinds = [type(np.dtype(kind)) for kind in ("f4", "f8", "i8")]
+        with torch.serialization.safe_globals([*((scalar, name) for name in names), np.dtype, *kinds]):
+            return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def unwrap(checkpoint: Mapping) -> State:
