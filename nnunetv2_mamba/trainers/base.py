@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,8 +16,13 @@ from torch._dynamo import OptimizedModule
 
 from nnunetv2_mamba.architectures.from_plans import network_from_plans
 
-from .checkpoint import remove_unfinished, save_atomically
+from .activation_checkpointing import checkpoint_activations
+from .checkpoint import load_own_checkpoint, remove_unfinished, save_atomically
+from .nonfinite import NonFiniteCounter, NonFiniteError, finite, first_non_finite
 from .optimizers import WarmupPolyLR, fused_option, parameter_groups
+from .precision import VARIABLE as AMP_VARIABLE
+from .precision import Precision
+from .preemption import TerminationRequest
 from .recipe import Recipe
 from .settings import VARIABLE, read_settings, with_settings
 
@@ -41,8 +46,10 @@ class nnUNetTrainerMamba(nnUNetTrainer):
     """nnU-Net's trainer for the networks of this package. A subclass says which network and which recipe.
 
     The loop, sampling, augmentation and loss are nnU-Net's. Different are: the optimiser and its schedule, which moves
-    with every iteration; the settings (``settings``), which are echoed into the log and kept in the checkpoint; and the
-    checkpoints, which a killed process never leaves half-written.
+    with every iteration; the settings (``settings``), which are echoed into the log and kept in the checkpoint; the
+    mixed precision (``precision``); and what keeps a long training alive: checkpoints that a killed process never
+    leaves half-written, one more of them on SIGTERM, and steps with NaN or Inf skipped, explained and not repeated
+    for ever.
 
     Attributes:
         network_class: a network of ``nnunetv2_mamba.architectures``.
@@ -67,8 +74,12 @@ class nnUNetTrainerMamba(nnUNetTrainer):
         settings = read_settings()
         recipe = with_settings(self.recipe, settings)  # before nnU-Net makes folders
         super().__init__(plans, configuration, fold, dataset_json, device)
+        self.precision = Precision(self.device)
+        self.grad_scaler = self.precision.grad_scaler()
         self._explicit = frozenset(settings)
         self._iteration = 0
+        self._non_finite = NonFiniteCounter()
+        self._termination = TerminationRequest()
         self._use(recipe, asdict(recipe))
 
     def _use(self, recipe: Recipe, names: Mapping[str, Any]) -> None:
@@ -96,6 +107,11 @@ class nnUNetTrainerMamba(nnUNetTrainer):
             mixer=cls.mixer,
             **cls.network_options,
         )
+
+    def initialize(self) -> None:
+        super().initialize()
+        if self.recipe.activation_checkpointing:  # later than torch.compile's wrapper, which traces at the first call
+            checkpoint_activations(self._bare_network())
 
     # optimiser
 
@@ -127,36 +143,89 @@ class nnUNetTrainerMamba(nnUNetTrainer):
         yield batch, 1.0
 
     def train_step(self, batch: dict) -> dict:
-        """One optimiser step. As nnU-Net's, but the schedule, the clip and the parts of the batch are the recipe's."""
+        """One optimiser step. As nnU-Net's, but the schedule, the clip and the parts of the batch are the recipe's.
+
+        Raises:
+            preemption.Preempted: if SIGTERM came.
+            NonFiniteError: after too many steps in a row with NaN or Inf.
+        """
+        self._termination.check()
         self.lr_scheduler.step(self.current_epoch + self._iteration / self.num_iterations_per_epoch)
         self._iteration += 1
         self.optimizer.zero_grad(set_to_none=True)
         loss = sum(self._forward_backward(part, share) for part, share in self.micro_batches(batch))
         if self.grad_scaler is not None:
             self.grad_scaler.unscale_(self.optimizer)
-        nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip)
-        if self.grad_scaler is not None:
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip)
+        if self.grad_scaler is not None:  # skips the step itself
             self.grad_scaler.step(self.optimizer)
             self.grad_scaler.update()
-        else:
+        elif finite(norm):  # the same on every GPU, unlike the loss
             self.optimizer.step()
+        self._non_finite.count(finite(loss) and finite(norm))
+        if self._non_finite.in_a_row:
+            self._report_non_finite(batch, loss)
         return {"loss": loss.cpu().numpy()}
 
     def _forward_backward(self, batch: dict, share: float) -> torch.Tensor:
-        data = batch["data"].to(self.device, non_blocking=True)
+        data, target = self._on_device(batch)
+        with self.precision.autocast():
+            loss = share * self.compute_loss(data, target)
+        self._scaled(loss).backward()
+        return loss.detach()
+
+    def _scaled(self, loss: torch.Tensor) -> torch.Tensor:
+        return loss if self.grad_scaler is None else self.grad_scaler.scale(loss)
+
+    def _on_device(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor | list[torch.Tensor]]:
         target = batch["target"]
         if isinstance(target, list):
             target = [scale.to(self.device, non_blocking=True) for scale in target]
         else:
             target = target.to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type) if self.device.type == "cuda" else nullcontext():
-            loss = share * self.compute_loss(data, target)
-        (loss if self.grad_scaler is None else self.grad_scaler.scale(loss)).backward()
-        return loss.detach()
+        return batch["data"].to(self.device, non_blocking=True), target
 
     def compute_loss(self, data: torch.Tensor, target: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
         """The loss of (a part of) a training batch on the device, under the autocast in use."""
         return self.loss(self.network(data), target)
+
+    def _report_non_finite(self, batch: dict, loss: torch.Tensor) -> None:
+        counter = self._non_finite
+        where = f"epoch {self.current_epoch}, iteration {self._iteration - 1}"
+        scaling = self.grad_scaler is not None and finite(loss)
+        if scaling and not counter.exhausted:
+            self.print_to_log_file(
+                f"Gradient beyond fp16 in {where}; step skipped, loss scale now {self.grad_scaler.get_scale():g} "
+                f"({counter.in_a_row} in a row, {counter.total} in all; a few are usual while the scale settles)"
+            )
+            return
+        if counter.in_a_row == 1 or counter.exhausted:
+            self.print_to_log_file(f"NaN or Inf in {where} came first from {self._first_non_finite(batch)}")
+        self.print_to_log_file(f"Step skipped ({counter.in_a_row} in a row, {counter.total} in all)")
+        if counter.exhausted:
+            raise NonFiniteError(
+                f"{counter.in_a_row} steps in a row gave NaN or Inf, see {self.log_file} for the layer. The last "
+                f"checkpoint in {self.output_folder} is from before; --c continues from it. Remedies: "
+                f"{AMP_VARIABLE}=none (or bf16), or a lower initial_lr with {VARIABLE}"
+            )
+
+    def _first_non_finite(self, batch: dict) -> str:
+        network, bare = self.network, self._bare_network()
+        self.network = bare  # DDP and a compiled network run no hooks of their modules
+        try:
+            for part, share in self.micro_batches(batch):
+                data, target = self._on_device(part)
+
+                def loss_of(
+                    data: torch.Tensor, target: torch.Tensor | list[torch.Tensor] = target, share: float = share
+                ) -> torch.Tensor:
+                    with self.precision.autocast():
+                        loss = share * self.compute_loss(data, target)
+                    return self._scaled(loss)
+
+                return first_non_finite(bare, data, loss_of)
+        finally:
+            self.network = network
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """As nnU-Net's, which also switches it on after validation where the training never had it."""
@@ -181,6 +250,32 @@ class nnUNetTrainerMamba(nnUNetTrainer):
     def _bare_network(self) -> nn.Module:
         network = self.network.module if self.is_ddp else self.network
         return network._orig_mod if isinstance(network, OptimizedModule) else network
+
+    def run_training(self) -> None:
+        """nnU-Net's loop. On SIGTERM it writes ``checkpoint_latest.pth`` and exits with status 143, as a process does
+        that the signal ends; ``--c`` then repeats the epoch that was under way, with the weights as they were."""
+        with self._termination:
+            try:
+                super().run_training()
+            except Exception:  # also what follows when the signal hit the data loading processes first
+                if not self._termination.received:
+                    raise
+                self._save_for_continuation()
+            if self._termination.received:
+                raise SystemExit(128 + signal.SIGTERM)
+
+    def _save_for_continuation(self) -> None:
+        if self.local_rank != 0 or self.disable_checkpointing or not self.was_initialized:
+            return
+        content = self.checkpoint_content()
+        content["current_epoch"] = self.current_epoch
+        content["logging"] = {key: values[: self.current_epoch] for key, values in content["logging"].items()}
+        save_atomically(content, Path(self.output_folder) / "checkpoint_latest.pth")
+        self.print_to_log_file(f"SIGTERM: wrote checkpoint_latest.pth in epoch {self.current_epoch}; --c continues")
+
+    def validation_step(self, batch: dict) -> dict:
+        self._termination.check()
+        return super().validation_step(batch)
 
     def checkpoint_content(self) -> dict[str, Any]:
         """What a checkpoint holds: nnU-Net's keys, and the settings."""
@@ -210,11 +305,10 @@ class nnUNetTrainerMamba(nnUNetTrainer):
         """Continue from a checkpoint with the settings it was trained with, except those that the user sets now.
 
         Raises:
-            ValueError: if the user sets another optimiser or deep supervision, whose tensors the checkpoint has not.
+            ValueError: if the file is damaged, or if the user sets another optimiser or deep supervision, whose tensors
+                the checkpoint has not.
         """
-        content = checkpoint
-        if isinstance(checkpoint, str):  # of this user's own training, so trusted as by nnU-Net; mmap reads no weights
-            content = torch.load(checkpoint, map_location="cpu", mmap=True, weights_only=False)
+        content = load_own_checkpoint(checkpoint) if isinstance(checkpoint, str) else checkpoint
         self._resume_settings(content.get(_CHECKPOINT_KEY, {}))
         if not self.was_initialized:
             self.initialize()

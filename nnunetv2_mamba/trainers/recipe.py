@@ -28,6 +28,7 @@ class Recipe:
         oversample_foreground_percent: share of the patches of a batch that must hold foreground.
         probabilistic_oversampling: draw that share at random instead of fixing it per batch.
         enable_deep_supervision: train on the logits of every resolution.
+        activation_checkpointing: recompute activations in the backward pass: less memory, more time.
         save_every: epochs between two writes of ``checkpoint_latest.pth``.
 
     Raises:
@@ -46,6 +47,7 @@ class Recipe:
     oversample_foreground_percent: float = number(0.33, low=0, high=1)
     probabilistic_oversampling: bool = False
     enable_deep_supervision: bool = True
+    activation_checkpointing: bool = False
     save_every: int = number(50, low=1)
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -228,3 +229,30 @@ def test_a_checkpoint_without_settings_is_continued(make_trainer, tmp_path):
     other = make_trainer("nnUNetTrainerSegMamba", EPOCH)
     other.load_checkpoint(str(tmp_path / "theirs.pth"))
     assert other.current_epoch == 1
+
+
+def test_full_disk_names_the_file_and_keeps_the_old_one(tmp_path):
+    """A limit on the size of files stands in for a full disk: the write fails part of the way."""
+    checkpoint = tmp_path / "checkpoint_latest.pth"
+    save_atomically({"epoch": 1}, checkpoint)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"cannot write the checkpoint .*checkpoint_latest.pth .*continue with --c"):
+            save_atomically({"epoch": 2, "weights": torch.zeros(1_000_000)}, checkpoint)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert load(checkpoint) == {"epoch": 1}
+    assert list(tmp_path.iterdir()) == [checkpoint]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_truncated_checkpoint_is_named(make_trainer, tmp_path, share):
+    trainer = make_trainer("nnUNetTrainerSegMamba")
+    trainer.initialize()
+    checkpoint = tmp_path / "checkpoint_latest.pth"
+    trainer.save_checkpoint(str(checkpoint))
+    content = checkpoint.read_bytes()
+    checkpoint.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match="checkpoint_latest.pth is damaged .*--c then continues from the next best"):
+        trainer.load_checkpoint(str(checkpoint))

@@ -1,0 +1,94 @@
+"""NaN and Inf in a training: skip the step, name the layer, give up after a while."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+PATIENCE = 10  # steps in a row
+
+
+class NonFiniteError(RuntimeError):
+    """The training produced nothing but NaN or Inf for ``PATIENCE`` steps."""
+
+
+class NonFiniteCounter:
+    """Counts steps whose loss or gradient was not finite.
+
+    Attributes:
+        total, in_a_row: such steps so far.
+    """
+
+    def __init__(self) -> None:
+        self.total = self.in_a_row = 0
+
+    def count(self, finite: bool) -> None:
+        self.in_a_row = 0 if finite else self.in_a_row + 1
+        self.total += not finite
+
+    @property
+    def exhausted(self) -> bool:
+        return self.in_a_row >= PATIENCE
+
+
+def finite(tensor: torch.Tensor) -> bool:
+    return bool(torch.isfinite(tensor).all())
+
+
+def _tensors(output: object) -> Iterator[torch.Tensor]:
+    if isinstance(output, torch.Tensor):
+        yield output
+    elif isinstance(output, (list, tuple)):
+        for item in output:
+            yield from _tensors(item)
+
+
+@contextmanager
+def _watch_outputs(network: nn.Module, calls: list[tuple[str, bool]]) -> Iterator[None]:
+    """While entered, append (name, output is finite) to ``calls`` for every module of ``network`` that finishes."""
+
+    def hook_for(name: str) -> Callable:
+        def hook(module: nn.Module, args: tuple, output: object) -> None:
+            calls.append((name, all(finite(tensor) for tensor in _tensors(output))))
+
+        return hook
+
+    hooks = [module.register_forward_hook(hook_for(name)) for name, module in network.named_modules() if name]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def first_non_finite(network: nn.Module, data: torch.Tensor, loss_of: Callable[[torch.Tensor], torch.Tensor]) -> str:
+    """Repeat a step that went wrong and say where NaN or Inf first appeared.
+
+    Modules finish innermost first, so the first bad one is the smallest that produced it. In the backward pass, which
+    runs from the output to the input, it is the module whose weights come last in the network among those with a bad
+    gradient.
+
+    Args:
+        network: not wrapped by DDP or ``torch.compile``.
+        data: the step's input.
+        loss_of: the loss, scaled as in the step, for ``data``; called once, with ``network`` as it is.
+    """
+    if not finite(data):
+        return "the input batch (an image holds NaN or Inf; check the raw data and its preprocessing)"
+    calls: list[tuple[str, bool]] = []
+    with _watch_outputs(network, calls):
+        loss = loss_of(data)
+    bad = next((name for name, good in calls if not good), None)
+    if bad is not None:
+        return f"the output of {bad}, a {type(network.get_submodule(bad)).__name__}"
+    if not finite(loss):
+        return "the loss, from finite logits"
+    names, parameters = zip(*network.named_parameters(), strict=True)
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)  # unlike backward, runs no hooks of DDP
+    bad_gradients = [name for name, g in zip(names, gradients, strict=True) if g is not None and not finite(g)]
+    if bad_gradients:
+        return f"the gradient of {bad_gradients[-1]}"
+    return "nowhere when the step was repeated (dropout and drop path draw anew)"

@@ -1,0 +1,52 @@
+"""Mixed precision: which type the networks compute in, chosen by ``NNUNETV2_MAMBA_AMP``."""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+VARIABLE = "NNUNETV2_MAMBA_AMP"
+_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "none": None}
+_AMP_DEVICES = ("cuda", "cpu")
+
+
+class Precision:
+    """Autocast and loss scaling of a training.
+
+    Without ``NNUNETV2_MAMBA_AMP`` as nnU-Net: fp16 with a scaled loss on CUDA, fp32 elsewhere. The variable may say
+    ``fp16``, ``bf16`` (no scaling: it has the range of fp32) or ``none``. On CUDA nnU-Net's own validation and
+    prediction in the same process follow it, because they take autocast's default type; on a CPU they stay in fp32.
+
+    The scan, the losses and the norms compute in fp32 under every choice.
+
+    Attributes:
+        name: ``"fp16"``, ``"bf16"`` or ``"none"``.
+        dtype: autocast's type; None without autocast.
+
+    Raises:
+        ValueError: for another value of the variable, or a device that cannot do it.
+    """
+
+    def __init__(self, device: torch.device):
+        self.device_type = device.type
+        chosen = os.environ.get(VARIABLE, "").strip().lower()
+        self.name = chosen or ("fp16" if device.type == "cuda" else "none")
+        if self.name not in _DTYPES:
+            raise ValueError(f"{VARIABLE}={chosen!r}; it must be one of {', '.join(_DTYPES)}, or unset")
+        self.dtype = _DTYPES[self.name]
+        if self.dtype is not None and device.type not in _AMP_DEVICES:
+            raise ValueError(f"{VARIABLE}={chosen!r} needs one of the devices {', '.join(_AMP_DEVICES)}; unset it")
+        if device.type == "cuda":
+            if self.dtype is torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
+                raise ValueError(f"{VARIABLE}=bf16, which this GPU does not compute in; use fp16 or none")
+            torch.set_autocast_dtype("cuda", self.dtype or torch.float32)
+
+    def autocast(self) -> AbstractContextManager:
+        """The context for a forward pass with its loss."""
+        return nullcontext() if self.dtype is None else torch.autocast(self.device_type, self.dtype)
+
+    def grad_scaler(self) -> torch.amp.GradScaler | None:
+        """A fresh loss scaler, where the type needs one."""
+        return torch.amp.GradScaler(self.device_type) if self.dtype is torch.float16 else None

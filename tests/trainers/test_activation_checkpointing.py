@@ -1,0 +1,52 @@
+"""Activation checkpointing: the same training, fewer activations kept, the same names."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from tiny_dataset import NETWORKS
+
+SETTINGS = "num_epochs=1, num_iterations_per_epoch=2, num_val_iterations_per_epoch=1"
+
+
+def kept_bytes_and_gradients(network: torch.nn.Module, data: torch.Tensor) -> tuple[int, list[torch.Tensor]]:
+    kept = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        loss = sum(logits.square().mean() for logits in network(data))
+    return sum(kept.values()), list(torch.autograd.grad(loss, list(network.parameters()), allow_unused=True))
+
+
+@pytest.mark.parametrize("network_name", NETWORKS)
+def test_same_gradients_from_less_memory(make_trainer, network_name):
+    name = f"nnUNetTrainer{network_name}"
+    plain = make_trainer(name, SETTINGS)
+    plain.initialize()
+    frugal = make_trainer(name, SETTINGS + ", activation_checkpointing=true")
+    frugal.initialize()
+    assert plain.network.state_dict().keys() == frugal.network.state_dict().keys()
+    frugal.network.load_state_dict(plain.network.state_dict())
+    data = torch.randn(2, 2, *plain.configuration_manager.patch_size)
+    networks = [copy.deepcopy(trainer.network).train() for trainer in (plain, frugal)]
+    outcomes = []
+    for network in networks:
+        torch.manual_seed(0)  # the same dropout
+        outcomes.append(kept_bytes_and_gradients(network, data))
+    (kept_plain, expected), (kept_frugal, gradients) = outcomes
+    assert kept_frugal < 0.5 * kept_plain
+    for gradient, reference in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, reference)
+
+
+def test_trains_and_continues_without(make_trainer):
+    trainer = make_trainer("nnUNetTrainerMedSegMamba", SETTINGS + ", activation_checkpointing=true")
+    trainer.run_training()
+    continued = make_trainer("nnUNetTrainerMedSegMamba", SETTINGS + ", activation_checkpointing=false")
+    continued.load_checkpoint(trainer.output_folder + "/checkpoint_final.pth")
+    continued.perform_actual_validation()
