@@ -35,6 +35,7 @@ NETWORKS = {
         "mlp_channels": 16,
         "drop_path": 0.0,  # a dropped path has no gradient, and some tests count gradients
     },
+    "MSDKMamba": {"features_per_stage": [8, 8, 8], "n_mamba_layers_per_stage": 1},
     "UMambaBot": {"features_per_stage": [4, 8, 8]},
     "UMambaEnc": {"features_per_stage": [4, 8, 128]},  # so wide that channels are tokens at the bottleneck
 }

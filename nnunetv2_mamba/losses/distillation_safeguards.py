@@ -67,7 +67,7 @@ class ClassBrake:
     """Switches distillation off for the classes in which the teacher is worse than the student.
 
     Per student and class, ``braked = EMA(Dice_T) < EMA(Dice_s)`` on the training batches of the epochs so far, with the
-    decay 0.9 of nnU-Net's pseudo Dice; a rule chosen here. A class not seen yet is not braked, and the background never:
+    decay 0.9 of nnU-Net's pseudo Dice; a rule chosen here. A class not seen yet is not braked, the background never:
     its Dice is close to 1 for both, and it is most voxels.
 
     Args:
@@ -102,4 +102,4 @@ class ClassBrake:
         return {"dice": self._dice}
 
     def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        self._set(state["dice"].cpu())
+        self._set(state["dice"].to("cpu", copy=True))

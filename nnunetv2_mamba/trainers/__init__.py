@@ -16,6 +16,15 @@ from .medsegmamba import (
     nnUNetTrainerTABSurferConv,
     nnUNetTrainerTABSurferNoMamba,
 )
+from .msd_kmamba import (
+    nnUNetTrainerMSDKMamba,
+    nnUNetTrainerMSDKMambaConv,
+    nnUNetTrainerMSDKMambaEMATeacher,
+    nnUNetTrainerMSDKMambaFusedTeacher,
+    nnUNetTrainerMSDKMambaNoDistillation,
+    nnUNetTrainerMSDKMambaNoKAN,
+    nnUNetTrainerMSDKMambaNoMamba,
+)
 from .papers import (
     nnUNetTrainerMedSegMambaHippocampusPaper,
     nnUNetTrainerMedSegMambaPaper,
@@ -53,6 +62,13 @@ _TRAINERS = (
     nnUNetTrainerUMambaEnc,
     nnUNetTrainerUMambaEncNoMamba,
     nnUNetTrainerUMambaEncConv,
+    nnUNetTrainerMSDKMamba,
+    nnUNetTrainerMSDKMambaNoMamba,
+    nnUNetTrainerMSDKMambaConv,
+    nnUNetTrainerMSDKMambaNoKAN,
+    nnUNetTrainerMSDKMambaNoDistillation,
+    nnUNetTrainerMSDKMambaFusedTeacher,
+    nnUNetTrainerMSDKMambaEMATeacher,
 )
 _VARIANTS = {variant.__name__: variant for trainer in _TRAINERS for variant in length_variants(trainer, __name__)}
 globals().update(_VARIANTS)

@@ -17,6 +17,7 @@ from nnunetv2_mamba.losses.label_kinds import ExclusiveClasses, Regions
 from nnunetv2_mamba.losses.self_distillation import students_of
 
 from .base import nnUNetTrainerMamba
+from .checkpoint import load_own_checkpoint
 from .distillation_history import Record, lines, plot, record
 from .ema_teacher import EMATeacher
 from .recipe import Recipe, number
@@ -195,13 +196,12 @@ class SelfDistillationTrainer(nnUNetTrainerMamba):
         """As the base class's; teacher, brake, learned weights and history continue too, where the checkpoint has them.
 
         Raises:
-            ValueError: if the user sets another optimiser, deep supervision, teacher or uncertainty weighting, whose
-                tensors the checkpoint has not.
+            ValueError: if the file is damaged, or if the user sets another optimiser, deep supervision, teacher or
+                uncertainty weighting, whose tensors the checkpoint has not.
         """
-        if isinstance(checkpoint, str):  # of this user's own training, so trusted as by nnU-Net
-            checkpoint = torch.load(checkpoint, map_location="cpu", weights_only=False)
         super().load_checkpoint(checkpoint)
-        state = checkpoint.get(_CHECKPOINT_KEY, {})
+        content = load_own_checkpoint(checkpoint) if isinstance(checkpoint, str) else checkpoint
+        state = content.get(_CHECKPOINT_KEY, {})
         self._history = list(state.get("history", []))
         for name, part in self._stateful().items():
             if name in state:
