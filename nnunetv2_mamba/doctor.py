@@ -174,7 +174,7 @@ def networks(device: "torch.device") -> Iterator[Finding]:
     """A small forward and backward pass of each network."""
     import torch
 
-    from .architectures import MedSegMamba, SegMamba, UMambaBot, UMambaEnc
+    from .architectures import MedSegMamba, MSDKMamba, SegMamba, UMambaBot, UMambaEnc
 
     small = {
         "input_channels": 2,
@@ -190,6 +190,7 @@ def networks(device: "torch.device") -> Iterator[Finding]:
         (MedSegMamba, {"bottleneck_channels": 32, "n_bottleneck_blocks": 1}),
         (UMambaBot, {}),
         (UMambaEnc, {"patch_size": (16, 16, 16)}),
+        (MSDKMamba, {}),
     ):
         network = build(**small, **options).to(device)
         network(torch.randn(1, 2, 16, 16, 16, device=device)).square().mean().backward()
