@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import nn
 
@@ -15,6 +14,7 @@ from .blocks.fused_head import FusedHead
 from .blocks.gated_spatial_conv import GatedSpatialConv
 from .blocks.kan import kan_block
 from .blocks.mamba import DirectionalMamba
+from .blocks.plain_conv import PlainConvBlock
 from .blocks.tokens import to_tokens, to_volume
 from .segmamba import SegMambaEncoder, decoder_blocks
 from .topology import Topology, make_topology
@@ -99,7 +99,7 @@ class MSDKMambaEncoder(nn.Module):
         super().__init__()
         features, strides = topology.features, topology.strides
         norm = instance_norm(spatial_dims(conv_op))
-        self.stem = _conv_blocks(input_channels, features[0], conv_op, topology.kernel_sizes[0])
+        self.stem = PlainConvBlock(input_channels, features[0], conv_op, topology.kernel_sizes[0])
         stages = []
         for level in range(1, topology.n_stages):
             above, width, stride = features[level - 1], features[level], strides[level]
@@ -116,25 +116,13 @@ class MSDKMambaEncoder(nn.Module):
         return skips
 
 
-def _conv_blocks(
-    in_channels: int, channels: int, conv_op: type[nn.Module], kernel_size: Sequence[int]
-) -> StackedConvBlocks:
-    """Two of nnU-Net's blocks: convolution, affine instance norm, LeakyReLU."""
-    blocks = StackedConvBlocks(
-        2, conv_op, in_channels, channels, kernel_size, 1, conv_bias=True,
-        norm_op=instance_norm(spatial_dims(conv_op)), norm_op_kwargs={"eps": 1e-5, "affine": True},
-        nonlin=nn.LeakyReLU, nonlin_kwargs={"inplace": True},
-    )  # fmt: skip
-    return blocks.apply(InitWeights_He(1e-2))
-
-
 def _decoder_blocks(topology: Topology, conv_op: type[nn.Module]) -> tuple[list[nn.Module], list[nn.Module]]:
     """nnU-Net's upsamplings and convolutions, lowest resolution first."""
     upsamplings, stages = [], []
     for level in reversed(range(topology.n_stages - 1)):
         below, width, stride = topology.features[level + 1], topology.features[level], topology.strides[level + 1]
         upsamplings.append(conv_transpose(len(stride))(below, width, stride, stride))
-        stages.append(_conv_blocks(2 * width, width, conv_op, topology.kernel_sizes[level]))
+        stages.append(PlainConvBlock(2 * width, width, conv_op, topology.kernel_sizes[level]))
     return upsamplings, stages
 
 
@@ -217,6 +205,9 @@ class MSDKMamba(nn.Module):
         upsamplings, stages = blocks(topology, conv_op)
         widths = topology.features[-2::-1]
         self.decoder = Decoder(upsamplings, stages, widths, num_classes, conv_op, deep_supervision)
+        if nnunet:
+            for part in (self.encoder.stem, self.decoder):
+                part.apply(InitWeights_He(1e-2))
         self.fused_head = FusedHead(n_stages - 1) if fused_head and deep_supervision else None
 
     widths_from_plan = True
