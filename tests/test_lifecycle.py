@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK
+from commands import run
 from tiny_dataset import DATASET_ID, TinyDataset
 
 TRAINER = "nnUNetTrainerMedSegMamba"
 PLANS = "tinyMedSegMambaPlans"
 MODEL = ("-tr", TRAINER, "-p", PLANS, "-c", "3d_fullres", "-f", "0")
 SETTINGS = "num_epochs=3, num_iterations_per_epoch=2, num_val_iterations_per_epoch=1, save_every=1"
-# What the installed script of a command does.
-COMMAND = """
-import sys
-from importlib.metadata import entry_points
-(command,) = entry_points(group="console_scripts", name=sys.argv.pop(1))
-sys.exit(command.load()())
-"""
 # The third checkpoint is the second write of checkpoint_latest.pth.
 DIE_IN_THE_THIRD_CHECKPOINT = """
 import io, os, signal, torch
@@ -41,17 +33,7 @@ torch.save = die_half_way
 """
 
 
-def run(folder: Path, name: str, *arguments: object, before: str = "", returncode: int = 0) -> str:
-    process = subprocess.run(
-        [sys.executable, "-c", before + COMMAND, name, *map(str, arguments)],
-        cwd=folder,
-        env={**os.environ, "NNUNETV2_MAMBA_SETTINGS": SETTINGS},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    assert process.returncode == returncode, process.stdout[-5000:]
-    return process.stdout
+run = partial(run, settings=SETTINGS)
 
 
 def segmentations(folder: Path) -> dict[str, np.ndarray]:
