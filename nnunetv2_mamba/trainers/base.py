@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
@@ -232,6 +233,24 @@ class nnUNetTrainerMamba(nnUNetTrainer):
         super().set_deep_supervision_enabled(enabled and self.enable_deep_supervision)
 
     # start, checkpoints
+
+    def get_tr_and_val_datasets(self) -> tuple[nnUNetBaseDataset, nnUNetBaseDataset]:
+        """nnU-Net's, once every case is known to be there: it would find out at a random moment of the training.
+
+        Raises:
+            FileNotFoundError: naming the cases of the split that are not preprocessed.
+        """
+        datasets = super().get_tr_and_val_datasets()
+        there = set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
+        missing = sorted({case for dataset in datasets for case in dataset.identifiers} - there)
+        if missing:
+            raise FileNotFoundError(
+                f"{self.preprocessed_dataset_folder} lacks {len(missing)} cases of the split: {', '.join(missing[:20])}"
+                f"{' ...' if len(missing) > 20 else ''}. Preprocess again (nnUNetv2_preprocess -d "
+                f"{int(self.plans_manager.dataset_name[7:10])} -plans_name {self.plans_manager.plans_name} -c "
+                f"{self.configuration_name}), or take them out of splits_final.json beside that folder"
+            )
+        return datasets
 
     def on_train_start(self) -> None:
         super().on_train_start()
