@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scan_cases import BACKENDS, Case, assert_same, make_case, relative_error
 
 every_backend = pytest.mark.parametrize(("backend", "device"), BACKENDS)
@@ -62,6 +64,14 @@ def test_long_sequences_keep_their_precision(backend, device, step, decay):
 
 
 @every_backend
+@pytest.mark.parametrize("decay", [1.0, 0.5])
+def test_a_long_memory_of_equal_steps(backend, device, decay):
+    """In fp32, exp(-1e-4) has few digits of its distance from 1: the same error 262,144 times over."""
+    case = long_case(device, 1e-4, decay)
+    assert_same(case.run_with_gradients(backend), case.to("cpu", torch.float64).run_with_gradients("torch"))
+
+
+@every_backend
 @pytest.mark.parametrize("magnitude", [50.0, 90.0, 1e4, 1e8])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_softplus_neither_overflows_nor_loses_its_slope(backend, device, magnitude, sign):
@@ -93,6 +103,20 @@ def test_the_largest_finite_half_precision_inputs(backend, device):
         case.tensors["B"] *= 1e-2
     result = case.run_with_gradients(backend, torch.full((2, 80, 5), 1e-3))
     assert torch.isfinite(result["out"]).all()
+
+
+@every_backend
+@settings(max_examples=30)
+@given(exponents=st.lists(st.integers(-8, 4), min_size=8, max_size=8), softplus=st.booleans(), seed=st.integers(0, 99))
+def test_finite_inputs_give_finite_results(backend, device, exponents, softplus, seed):
+    """Every input in a magnitude of its own, from 1e-8 to 1e4."""
+    case = make_case(length=70, channels=3, delta_softplus=softplus, seed=seed)
+    with torch.no_grad():
+        for tensor, exponent in zip(case.tensors.values(), exponents, strict=True):
+            tensor *= 10.0**exponent
+    result = case.to(device).run_with_gradients(backend)
+    for name, tensor in result.items():
+        assert torch.isfinite(tensor).all(), name
 
 
 @every_backend

@@ -143,7 +143,8 @@ void advance(const Walk<T>& walk, int64_t block, const Vec<T>* dl, const Vec<T>*
       const V step = dl[t], input = x[t];
       V sum = OUTPUT && first ? y[t] : V{};
       NM_UNROLL for (int j = 0; j < GROUP; j++) {
-        h[j] = exp2_of_product<T, CLAMP>(step, A[j]) * h[j] + input * B[t * stride + j];
+        const V shifted = exponent_of_product<T, CLAMP>(step, A[j]);
+        h[j] = decayed<T>(h[j], shifted, rest_of_product<T, CLAMP>(step, A[j], shifted)) + input * B[t * stride + j];
         if (OUTPUT) sum += h[j] * C[t * stride + j];
       }
       if (OUTPUT) y[t] = sum;
@@ -270,7 +271,7 @@ struct Backward : Walk<T> {
   V *y, *dx, *dexp;        // [block][tile step]: y_k - D u; gradients of x and, through the decays, of dl
   V *dh, *dA;              // [block][state]: gradient of the state, decayed to the step before; gradient of A
   V *dD, *dbias, *steps;   // [block]; the sum of dl
-  V *decay, *state;        // [tile step][group]: of one block, one group of states
+  V *rests, *state;        // [tile step][group]: of one block, one group of states; see rest_of_product
   V *dB_lanes, *dC_lanes;  // [tile step][group]: summed over the blocks, lanes apart
 
   // Rows of dB, then of dC, [step % slots][tile step][state], that wait for their turn to be added: an item that is
@@ -298,7 +299,7 @@ struct Backward : Walk<T> {
     dD = arena.take<V>(blocks);
     dbias = arena.take<V>(blocks);
     steps = arena.take<V>(blocks);
-    decay = arena.take<V>(TILE * GROUP);
+    rests = arena.take<V>(TILE * GROUP);
     state = arena.take<V>((TILE + 1) * GROUP);
     dB_lanes = arena.take<V>(TILE * GROUP);
     dC_lanes = arena.take<V>(TILE * GROUP);
@@ -321,9 +322,10 @@ struct Backward : Walk<T> {
             take_gradients(tokens, count, block, lanes);
             for (int t = count - 1; t >= 0; t--) {
               for (int64_t j = 0; j < states; j++) {
-                V& d = dh[block * states + j];
-                d = (d + g[block * TILE + t] * this->C[t * states + j]) *
-                    exp2_of_product<T, true>(dl[t], this->A[block * states + j]);
+                V &d = dh[block * states + j], A = this->A[block * states + j];
+                const V shifted = exponent_of_product<T, true>(dl[t], A);
+                d = decayed<T>(d + g[block * TILE + t] * this->C[t * states + j], shifted,
+                               rest_of_product<T, true>(dl[t], A, shifted));
               }
               steps[block] += dl[t];
             }
@@ -428,7 +430,7 @@ struct Backward : Walk<T> {
     const V *dl = this->dl + (block * tiles + tile) * TILE, *x = this->x + (block * tiles + tile) * TILE;
     const V *g = this->g + block * TILE, *A = this->A + block * states + first;
     V *y = this->y + block * TILE, *dx = this->dx + block * TILE, *dexp = this->dexp + block * TILE;
-    V *decay = this->decay, *state = this->state, *dB_lanes = this->dB_lanes, *dC_lanes = this->dC_lanes;
+    V *rests = this->rests, *state = this->state, *dB_lanes = this->dB_lanes, *dC_lanes = this->dC_lanes;
     const T *B = this->B + first, *C = this->C + first;
     const int64_t stride = states;
     V h[GROUP];
@@ -437,9 +439,10 @@ struct Backward : Walk<T> {
       const V step = dl[t], input = x[t], grad = g[t];
       V sum = first ? y[t] : V{};
       NM_UNROLL for (int j = 0; j < GROUP; j++) {
-        V e = exp2_of_product<T, CLAMP>(step, A[j]);
-        h[j] = e * h[j] + input * B[t * stride + j];
-        decay[t * GROUP + j] = e;
+        const V shifted = exponent_of_product<T, CLAMP>(step, A[j]);
+        const V rest = rest_of_product<T, CLAMP>(step, A[j], shifted);
+        h[j] = decayed<T>(h[j], shifted, rest) + input * B[t * stride + j];
+        rests[t * GROUP + j] = rest;
         state[(t + 1) * GROUP + j] = h[j];
         dC_lanes[t * GROUP + j] += grad * h[j];
         sum += h[j] * C[t * stride + j];
@@ -456,7 +459,7 @@ struct Backward : Walk<T> {
         V d = dh[j] + grad * C[t * stride + j];
         dB_lanes[t * GROUP + j] += d * input;
         dx_sum += d * B[t * stride + j];
-        dh[j] = d * decay[t * GROUP + j];
+        dh[j] = decayed<T>(d, exponent_of_product<T, CLAMP>(step, A[j]), rests[t * GROUP + j]);
         V dexponent = dh[j] * state[t * GROUP + j];
         dexp_sum += dexponent * A[j];
         dA[j] += dexponent * step;

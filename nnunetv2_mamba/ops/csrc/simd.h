@@ -138,9 +138,9 @@ struct Exp2<double> {
   static constexpr double ln2_high = 0x1.62e42fefa38p-1, ln2_low = 0x1.ef35793c7673p-45;
 };
 
-// Adding 1.5 * 2^mantissa rounds to an integer and leaves it in the low bits.
+// Adding this rounds to an integer and leaves it, plus the bias of an exponent, in the low bits.
 template <class T>
-constexpr T rounding = T(3) * (int64_t(1) << (Exp2<T>::mantissa - 1));
+constexpr T rounding = T(3) * (int64_t(1) << (Exp2<T>::mantissa - 1)) + T(Exp2<T>::limit + 1);
 
 // (2^f - 1) / f
 template <class T>
@@ -150,26 +150,36 @@ NM_INLINE Vec<T> exp2_series(Vec<T> f) {
   return p;
 }
 
-// p times 2^i, where `shifted` is i + rounding.
+// 2^i, where `shifted` is i + rounding.
 template <class T>
-NM_INLINE Vec<T> scale(Vec<T> p, Vec<T> shifted) {
-  typedef typename Simd<T>::Bits Bits;
-  return (Vec<T>)((Bits)p + ((Bits)shifted << Exp2<T>::mantissa));
+NM_INLINE Vec<T> power_of_two(Vec<T> shifted) {
+  return (Vec<T>)((typename Simd<T>::Bits)shifted << Exp2<T>::mantissa);
 }
 
-// 2^(a b). The product is fused into the range reduction (where there is FMA), never rounded alone. Without CLAMP
-// |a b| must be at most Exp2::limit; with it, smaller results become 0 and larger ones infinite.
+// 2^(a b) = 2^i (1 + rest), where `shifted` is i + rounding: that way a decay very close to 1 keeps the digits of its
+// distance from 1, which thousands of steps add up. The product is fused into the range reduction (where there is FMA),
+// never rounded alone. Without CLAMP |a b| must be at most Exp2::limit; with it, smaller powers become 0 and larger
+// ones infinite.
 template <class T, bool CLAMP>
-NM_INLINE Vec<T> exp2_of_product(Vec<T> a, Vec<T> b) {
-  if (CLAMP) {
-    Vec<T> x = max(min(a * b, splat<T>(Exp2<T>::limit + 2)), splat<T>(-Exp2<T>::limit - 1));
-    Vec<T> shifted = x + rounding<T>;
-    Vec<T> f = x - (shifted - rounding<T>);
-    return scale<T>(f * exp2_series<T>(f) + T(1), shifted);
-  }
-  Vec<T> shifted = a * b + rounding<T>;
-  Vec<T> f = a * b - (shifted - rounding<T>);
-  return scale<T>(f * exp2_series<T>(f) + T(1), shifted);
+NM_INLINE Vec<T> clamped_product(Vec<T> a, Vec<T> b) {
+  return CLAMP ? max(min(a * b, splat<T>(Exp2<T>::limit + 2)), splat<T>(-Exp2<T>::limit - 1)) : a * b;
+}
+
+template <class T, bool CLAMP>
+NM_INLINE Vec<T> exponent_of_product(Vec<T> a, Vec<T> b) {
+  return clamped_product<T, CLAMP>(a, b) + rounding<T>;
+}
+
+template <class T, bool CLAMP>
+NM_INLINE Vec<T> rest_of_product(Vec<T> a, Vec<T> b, Vec<T> shifted) {
+  Vec<T> f = clamped_product<T, CLAMP>(a, b) - (shifted - rounding<T>);
+  return f * exp2_series<T>(f);
+}
+
+// h 2^i (1 + rest)
+template <class T>
+NM_INLINE Vec<T> decayed(Vec<T> h, Vec<T> shifted, Vec<T> rest) {
+  return (h + h * rest) * power_of_two<T>(shifted);
 }
 
 // Of exp(x) for x <= 0: f and i + rounding with x = (f + i) ln(2), f to the last bits.
@@ -186,7 +196,7 @@ template <class T>
 NM_INLINE Vec<T> exp_of_minus_abs(Vec<T> x) {
   Vec<T> f, shifted;
   reduce_negative<T>(-abs(x), f, shifted);
-  return scale<T>(f * exp2_series<T>(f) + T(1), shifted);
+  return decayed<T>(splat<T>(1), shifted, f * exp2_series<T>(f));
 }
 
 // log(1 + w) for 0 <= w <= 1, with a small relative error down to w = 0: 2 atanh(s), s = w / (2 + w) <= 1/3.
@@ -209,7 +219,7 @@ template <class T>
 NM_INLINE Vec<T> softplus_derivative_at(Vec<T> y) {
   Vec<T> f, shifted;
   reduce_negative<T>(-y, f, shifted);
-  Vec<T> power = scale<T>(splat<T>(1), shifted);
+  Vec<T> power = power_of_two<T>(shifted);
   return (T(1) - power) - power * (f * exp2_series<T>(f));
 }
 
