@@ -26,6 +26,13 @@ def _demo(args: argparse.Namespace) -> int:
     return run(args.output)
 
 
+def _plan(args: argparse.Namespace) -> int:
+    from .planning.command import plan
+
+    plan(args.d, args.network, args.gpu_memory, args.match, args.c, args.np)
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nnunetv2_mamba", description="Mamba networks as an nnU-Net v2 plugin.")
     verbs = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB")
@@ -45,6 +52,17 @@ def _parser() -> argparse.ArgumentParser:
         help="SegMamba weights from before the residual connection around the ToM block, which no key reveals",
     )
     weights.set_defaults(call=_import_weights)
+
+    plan = verbs.add_parser("plan", help="plan a data set for a network and a GPU's memory, and preprocess it")
+    plan.add_argument("-d", type=int, required=True, metavar="ID", help="number of the data set")
+    plan.add_argument("--network", required=True, metavar="NAME", help="SegMamba, MedSegMamba, ... (docs/planning.md)")
+    plan.add_argument("--gpu-memory", type=float, metavar="GIB", help="of the GPU to train on: 8 (default), 24, 40, 80")
+    plan.add_argument(
+        "--match", metavar="PLANS", help="instead: as much memory as these plans take, such as nnUNetResEncUNetLPlans"
+    )
+    plan.add_argument("-c", nargs="+", metavar="CONFIGURATION", help="preprocess only these (default: all)")
+    plan.add_argument("-np", type=int, metavar="N", help="processes for fingerprint and preprocessing")
+    plan.set_defaults(call=_plan)
 
     demo = verbs.add_parser("demo", help="train, predict and evaluate on a synthetic data set, in minutes")
     demo.add_argument(

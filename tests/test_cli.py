@@ -24,7 +24,7 @@ def test_help_names_every_verb(capsys):
         main(["--help"])
     assert exit_.value.code == 0
     text = capsys.readouterr().out
-    assert all(verb in text for verb in ("doctor", "import-weights", "demo"))
+    assert all(verb in text for verb in ("doctor", "import-weights", "plan", "demo"))
 
 
 def one_error_line(capsys) -> str:

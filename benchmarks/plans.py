@@ -1,0 +1,61 @@
+"""Plans for data sets, networks and GPUs, as a table in Markdown. No GPU and no preprocessed data needed.
+
+python benchmarks/plans.py --raw ../shared/data -d 4 101 --networks SegMamba MedSegMamba
+"""
+
+import argparse
+import contextlib
+import io
+import os
+import tempfile
+from pathlib import Path
+
+CONFIGURATIONS = ("3d_fullres", "3d_lowres", "2d")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--raw", type=Path, required=True, help="nnUNet_raw")
+    parser.add_argument("--work", type=Path, help="nnUNet_preprocessed, for fingerprints and plans (default: dropped)")
+    parser.add_argument("-d", type=int, nargs="+", required=True, help="numbers of the data sets")
+    parser.add_argument("--networks", nargs="+", required=True)
+    parser.add_argument("--gpu-memory", type=float, nargs="+", default=[8, 24, 40, 80], help="GiB")
+    parser.add_argument("-np", type=int, default=2, help="processes for the fingerprint")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        os.environ["nnUNet_raw"] = str(arguments.raw.resolve())
+        os.environ["nnUNet_preprocessed"] = str((arguments.work or Path(scratch)).resolve())
+        print("| data set | network | GPU | configuration | patch | batch | stages | estimate |")
+        print("|---|---|---|---|---|---|---|---|")
+        for dataset in arguments.d:
+            for network in arguments.networks:
+                for gpu_memory in arguments.gpu_memory:
+                    for row in rows(dataset, network, gpu_memory, arguments.np):
+                        print("|", " | ".join(map(str, row)), "|", flush=True)
+
+
+def rows(dataset: int, network: str, gpu_memory: float, processes: int) -> list[tuple]:
+    """A row of the table for each configuration."""
+    from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    from nnunetv2_mamba.planning.memory import GIB, plan_memory
+    from nnunetv2_mamba.planning.planners import PLANNERS
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        extract_fingerprint_dataset(dataset, num_processes=processes, clean=False, verbose=False)
+        planner = PLANNERS[network](dataset, gpu_memory, plans_name=f"nnUNet{network}{gpu_memory:g}GPlans")
+        plans = PlansManager(planner.plan_experiment())
+    found = []
+    for name in CONFIGURATIONS:
+        if name in plans.available_configurations:
+            plan = plans.get_configuration(name)
+            training, _ = plan_memory(plans, name, planner.dataset_json, planner.trainer.recipe.optimizer)
+            patch, stages = " x ".join(map(str, plan.patch_size)), len(plan.pool_op_kernel_sizes)
+            size = f"{training.total / GIB:.1f} GiB"
+            found.append((dataset, network, f"{gpu_memory:g} GB", name, patch, plan.batch_size, stages, size))
+    return found
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Plans for nnU-Net, made for a network and a GPU's memory by traced estimates."""

@@ -1,0 +1,172 @@
+"""``nnunetv2_mamba plan``: fingerprint, plans and preprocessed data, each only where it is not there yet."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from batchgenerators.utilities.file_and_folder_operations import load_json
+from nnunetv2.configuration import default_num_processes
+from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset, preprocess_dataset
+from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
+from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
+
+from .memory import GIB, MemoryEstimate, plan_memory, usable_bytes
+from .planners import CONFIGURATIONS, DEFAULT_GPU_MEMORY, PLANNERS
+
+_PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}  # nnU-Net's
+
+
+def plan(
+    dataset_id: int,
+    network: str,
+    gpu_memory: float | None = None,
+    match: str | None = None,
+    configurations: Sequence[str] | None = None,
+    processes: int | None = None,
+) -> Path:
+    """Plan a data set for a network and preprocess it. Prints the plan's estimated memory.
+
+    Args:
+        network: a key of ``planners.PLANNERS``.
+        gpu_memory: GiB; None plans for 8 and leaves the number out of the name of the plans.
+        match: name of plans whose memory the new ones shall have.
+        configurations: what to preprocess; None for all that the plans have. Plans always have all.
+        processes: for fingerprint and preprocessing; None for nnU-Net's numbers.
+
+    Returns:
+        The plans file.
+
+    Raises:
+        ValueError: for what does not exist or does not fit, with the remedy.
+        OSError: where files cannot be written.
+    """
+    if network not in PLANNERS:
+        raise ValueError(f"no planner for a network {network!r}; there are {', '.join(PLANNERS)}")
+    if gpu_memory is not None and match is not None:
+        raise ValueError("--gpu-memory and --match both say how much memory there is; give one of them")
+    if gpu_memory is not None and not usable_bytes(gpu_memory) > 0:
+        raise ValueError(f"--gpu-memory must be GiB of a GPU, such as 8, 24, 40 or 80; got {gpu_memory:g}")
+    for configuration in configurations or ():
+        if configuration not in (*CONFIGURATIONS, "3d_cascade_fullres"):
+            raise ValueError(f"no configuration {configuration!r}; nnU-Net has {', '.join(CONFIGURATIONS)}")
+    raw, preprocessed = _folders(dataset_id)
+    matched = None if match is None else _plans_to_match(preprocessed, match, dataset_id)
+
+    extract_fingerprint_dataset(
+        dataset_id, num_processes=processes or default_num_processes, clean=False, verbose=False
+    )
+    planner = PLANNERS[network](
+        dataset_id,
+        gpu_memory or DEFAULT_GPU_MEMORY,
+        plans_name=_plans_name(network, gpu_memory, match),
+        match=matched,
+    )
+    plans = PlansManager(planner.plan_experiment())
+    _preprocess(dataset_id, plans, raw, preprocessed, configurations, processes)
+
+    dataset_json = load_json(str(raw / "dataset.json"))
+    budget = None if match else usable_bytes(gpu_memory or DEFAULT_GPU_MEMORY)
+    print("\n".join(describe(plans, dataset_json, planner.trainer.recipe.optimizer, budget)))
+    if matched is not None:
+        print("\n".join(describe(matched, dataset_json, "sgd")))
+    return preprocessed / f"{plans.plans_name}.json"
+
+
+def describe(plans: PlansManager, dataset_json: dict, optimizer: str = "sgd", budget: float | None = None) -> list[str]:
+    """Lines of text: each configuration of a plan with its estimated memory (traced now)."""
+    title = f"{plans.plans_name}, estimated peak of allocated GPU memory"
+    lines = [title if budget is None else f"{title} ({budget / GIB:.1f} GiB were to be used)"]
+    for name in plans.available_configurations:
+        configuration = plans.get_configuration(name)
+        training, prediction = plan_memory(plans, name, dataset_json, optimizer)
+        patch = " x ".join(map(str, configuration.patch_size))
+        over = "" if budget is None or training.total <= budget else "; MORE THAN PLANNED WITH"
+        lines.append(
+            f"  {name:<20}patch {patch}, batch size {configuration.batch_size}, "
+            f"{len(configuration.pool_op_kernel_sizes)} stages: training {_parts(training)}, "
+            f"prediction {prediction.total / GIB:.2f} GiB per patch{over}"
+        )
+    return lines
+
+
+def _parts(estimate: MemoryEstimate) -> str:
+    fixed, rest = estimate.fixed / GIB, (estimate.total - estimate.fixed) / GIB
+    return f"{estimate.total / GIB:.2f} GiB ({fixed:.2f} weights and optimiser, {rest:.2f} activations and gradients)"
+
+
+def _plans_name(network: str, gpu_memory: float | None, match: str | None) -> str:
+    if match is not None:
+        return f"nnUNet{network}As{match.removeprefix('nnUNet').removesuffix('Plans')}Plans"
+    return f"nnUNet{network}{'' if gpu_memory is None else f'{gpu_memory:g}G'}Plans"
+
+
+def _folders(dataset_id: int) -> tuple[Path, Path]:
+    """The data set's raw and preprocessed folder; the latter is made."""
+    bases = []
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
+        value = os.environ.get(variable)
+        if not value:
+            raise ValueError(f"{variable} is not set; set it to nnU-Net's folder, as nnU-Net's documentation says")
+        bases.append(Path(value))
+    names = [name for name in find_candidate_datasets(dataset_id) if (bases[0] / name / "dataset.json").is_file()]
+    if len(names) != 1:
+        found = f"{len(names)} data sets ({', '.join(names)})" if names else "no data set"
+        raise ValueError(
+            f"{found} with ID {dataset_id} in nnUNet_raw={bases[0]}; there must be one folder "
+            f"Dataset{dataset_id:03d}_NAME with a dataset.json"
+        )
+    raw, preprocessed = (base / names[0] for base in bases)
+    try:
+        preprocessed.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make {preprocessed} ({error}); set nnUNet_preprocessed to a folder for it") from error
+    if not os.access(preprocessed, os.W_OK):
+        raise ValueError(f"cannot write into {preprocessed}; set nnUNet_preprocessed to a folder where you can")
+    return raw, preprocessed
+
+
+def _plans_to_match(preprocessed: Path, name: str, dataset_id: int) -> PlansManager:
+    file = preprocessed / f"{name}.json"
+    if not file.is_file():
+        there = ", ".join(sorted(path.stem for path in preprocessed.glob("*Plans.json"))) or "none"
+        raise ValueError(
+            f"no plans {name} of this data set to match (there are: {there}); make them first, ResEncUNetL for example "
+            f"with nnUNetv2_plan_experiment -d {dataset_id} -pl nnUNetPlannerResEncL"
+        )
+    return PlansManager(str(file))
+
+
+def _preprocess(
+    dataset_id: int,
+    plans: PlansManager,
+    raw: Path,
+    preprocessed: Path,
+    configurations: Sequence[str] | None,
+    processes: int | None,
+) -> None:
+    dataset_json = load_json(str(raw / "dataset.json"))
+    cases = set(get_filenames_of_train_images_and_targets(str(raw), dataset_json))
+    missing = []
+    for name in configurations or CONFIGURATIONS:
+        if name not in plans.available_configurations:
+            print(f"{plans.plans_name} has no {name}: nnU-Net's rules make none for this data set")
+            continue
+        folder = preprocessed / plans.get_configuration(name).data_identifier
+        if _complete(folder, cases):
+            print(f"{name}: the preprocessed data in {folder.name} are there already")
+        elif folder.name not in [plans.get_configuration(other).data_identifier for other in missing]:
+            missing.append(name)
+    counts = [processes or _PROCESSES.get(name, 4) for name in missing]
+    preprocess_dataset(dataset_id, plans.plans_name, missing, counts)  # with none missing: the labels' copies
+
+
+def _complete(folder: Path, cases: set[str]) -> bool:
+    """Whether every case is there, with its ``.pkl``, which nnU-Net writes last."""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return False
+    there = set(infer_dataset_class(str(folder)).get_identifiers(str(folder)))
+    return all(case in there and (folder / f"{case}.pkl").is_file() for case in cases)

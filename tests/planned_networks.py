@@ -1,0 +1,41 @@
+"""Small networks of every kind whose memory is estimated, for patches of 32 voxels."""
+
+from functools import partial
+
+from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from torch import nn
+
+from nnunetv2_mamba.architectures import MedSegMamba, MSDKMamba, SegMamba, UMambaBot, UMambaEnc
+
+TOPOLOGY = {
+    "input_channels": 2,
+    "n_stages": 3,
+    "features_per_stage": [8, 16, 16],
+    "conv_op": nn.Conv3d,
+    "kernel_sizes": [[3, 3, 3]] * 3,
+    "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
+    "num_classes": 4,
+    "deep_supervision": True,
+}
+SMALL_BOTTLENECK = {"bottleneck_channels": 32, "n_bottleneck_blocks": 2}
+NNUNET = {
+    "norm_op": nn.InstanceNorm3d,
+    "norm_op_kwargs": {"affine": True},
+    "conv_bias": True,
+    "nonlin": nn.LeakyReLU,
+    "nonlin_kwargs": {"inplace": True},
+    "n_conv_per_stage_decoder": [1, 1],
+}
+NETWORKS = {
+    "SegMamba": partial(SegMamba, **TOPOLOGY),
+    "MedSegMamba": partial(MedSegMamba, **TOPOLOGY, **SMALL_BOTTLENECK),
+    "SegMambaBot": partial(MedSegMamba, **TOPOLOGY, **SMALL_BOTTLENECK, bottleneck="tom"),
+    "TABSurfer": partial(
+        MedSegMamba, **TOPOLOGY, **SMALL_BOTTLENECK, bottleneck="transformer", position_grid=[8, 8, 8]
+    ),
+    "UMambaBot": partial(UMambaBot, **TOPOLOGY),
+    "UMambaEnc": partial(UMambaEnc, **TOPOLOGY, patch_size=[32, 32, 32]),
+    "MSDKMamba": partial(MSDKMamba, **TOPOLOGY),
+    "PlainConvUNet": partial(PlainConvUNet, **TOPOLOGY, **NNUNET, n_conv_per_stage=[2, 2, 2]),
+    "ResidualEncoderUNet": partial(ResidualEncoderUNet, **TOPOLOGY, **NNUNET, n_blocks_per_stage=[1, 2, 2]),
+}

@@ -1,0 +1,96 @@
+"""The traced memory against what real runs keep, and what must hold between estimates."""
+
+from functools import partial
+
+import pytest
+import torch
+from planned_networks import NETWORKS, TOPOLOGY
+from torch import nn
+
+from nnunetv2_mamba.architectures import SegMamba
+from nnunetv2_mamba.planning.memory import (
+    GIB,
+    autocast_as_on_cuda,
+    inference_memory,
+    training_loss,
+    training_memory,
+    usable_bytes,
+)
+
+SHAPE = (2, 2, 32, 32, 32)
+SEGMAMBA = NETWORKS["SegMamba"]
+
+
+def bytes_kept(network: nn.Module, autocast: torch.dtype | None) -> int:
+    """What a real forward pass with the loss keeps for the backward pass, without the parameters; and the input."""
+    parameters = {p.untyped_storage().data_ptr() for p in network.parameters()}
+    image = torch.randn(SHAPE)
+    kept = {image.untyped_storage().data_ptr(): image}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage().data_ptr()
+        if storage not in parameters:
+            kept.setdefault(storage, tensor)  # held, so that no other tensor gets its address
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        training_loss(network, image, autocast)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_activations_are_those_of_a_real_run(name, autocast):
+    estimate = training_memory(NETWORKS[name], SHAPE, autocast=autocast)
+    kept = bytes_kept(NETWORKS[name](), autocast)
+    assert estimate.activations == pytest.approx(kept, rel=0.15)
+
+
+def test_autocast_computes_in_fp32_what_cuda_does():
+    norm = nn.GroupNorm(2, 8)
+    with autocast_as_on_cuda(torch.float16):
+        x = nn.functional.conv3d(torch.randn(1, 8, 4, 4, 4), torch.randn(8, 8, 1, 1, 1))
+        seen = [x.dtype, norm(x).dtype, x.softmax(1).dtype, nn.functional.silu(x).dtype]
+        with torch.autocast("cpu", enabled=False):
+            seen.append(torch.exp(x).dtype)
+    assert seen == [torch.float16, torch.float32, torch.float32, torch.float16, torch.float16]
+
+
+def test_parts_of_an_estimate():
+    weights = sum(p.numel() * 4 for p in SEGMAMBA().parameters())
+    sgd, adamw = (training_memory(SEGMAMBA, SHAPE, optimizer) for optimizer in ("sgd", "adamw"))
+    assert sgd.parameters == adamw.parameters == weights  # no buffers
+    assert sgd.optimizer == weights
+    assert adamw.optimizer == pytest.approx(2 * weights, rel=0.01)  # and a step counter per tensor
+    assert sgd.total == sum(getattr(sgd, name) for name in sgd.__dataclass_fields__)
+    assert training_memory(SEGMAMBA, SHAPE, autocast=None).activations > 1.3 * sgd.activations
+    assert inference_memory(SEGMAMBA, SHAPE).total < 0.5 * sgd.total
+
+
+def test_weights_dominate_a_step_on_a_tiny_patch():
+    wide = partial(SegMamba, **{**TOPOLOGY, "features_per_stage": [8, 64, 128]})
+    estimate = training_memory(wide, (2, 2, 8, 8, 8), "adamw")
+    assert estimate.total > estimate.fixed + 0.9 * estimate.parameters  # the peak comes when gradients are there
+    assert estimate.activations < 0.1 * estimate.total
+
+
+def test_a_larger_batch_stays_below_the_planners_bound():
+    two, six = (training_memory(SEGMAMBA, (batch, *SHAPE[1:])) for batch in (2, 6))
+    bound = two.fixed + 3 * (two.total - two.fixed)
+    assert 0.9 * bound < six.total <= bound
+
+
+def test_nothing_fake_is_left_behind():
+    training_memory(SEGMAMBA, (1, 2, 20, 12, 28))
+    network = SEGMAMBA()
+    network(torch.randn(1, 2, 20, 12, 28))[0].sum().backward()
+    assert all(type(p.grad) is torch.Tensor for p in network.parameters() if p.grad is not None)
+
+
+def test_unknown_optimizer():
+    with pytest.raises(ValueError, match="optimizer must be one of sgd, adamw, got 'lion'"):
+        training_memory(SEGMAMBA, SHAPE, "lion")
+
+
+def test_a_gpu_is_not_planned_full():
+    assert usable_bytes(24) == pytest.approx(21.1 * GIB)
