@@ -20,11 +20,19 @@ from pathlib import Path
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor, nn
+from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from nnunetv2_mamba.architectures import MedSegMamba, SegMamba  # noqa: E402
+from networks import (  # noqa: E402
+    MEDSEGMAMBA_PAPER_INFERENCE_MIB,
+    OURS,
+    SEGMAMBA_PAPER_TRAINING_MIB,
+    Network,
+    nnunet_networks,
+    training_step,
+)
+
 from nnunetv2_mamba.ops import causal_conv1d, directional_scan, scan_order  # noqa: E402
 from nnunetv2_mamba.ops.backends import mamba_ssm  # noqa: E402
 
@@ -39,15 +47,6 @@ SCANS = {
     "SegMamba stage 4": ((8, 8, 8), 768, 16, scan_order.tri_oriented),
     "MedSegMamba bottleneck": ((12, 12, 12), 1024, 64, lambda grid, device: scan_order.ss3d(grid, 0, device)),
 }
-FIVE_STAGES = {
-    "n_stages": 5,
-    "kernel_sizes": 3,
-    "strides": [1, 2, 2, 2, 2],
-    "features_per_stage": [48, 96, 192, 384, 768],
-}
-FOUR_STAGES = {"n_stages": 4, "kernel_sizes": 3, "strides": [1, 2, 2, 2], "features_per_stage": [32, 64, 128, 256]}
-SEGMAMBA_PAPER_TRAINING_MIB = 17976
-MEDSEGMAMBA_PAPER_INFERENCE_MIB = 1.988 * 1024
 
 
 # ---------------------------------------------------------------------------------------------- measuring
@@ -309,59 +308,30 @@ def mamba_ssm_figures(grid: tuple[int, ...], tensors: dict[str, Tensor]) -> dict
 # ---------------------------------------------------------------------------------------------- networks
 
 
-def networks() -> dict[str, tuple[Callable[[], nn.Module], int, int]]:
-    """Constructor, edge of the patch, and classes; batch 2 and as many input channels as the paper's."""
-    conv = {"conv_op": nn.Conv3d, "deep_supervision": False}
-    segmamba = {"input_channels": 4, "num_classes": 4, **FIVE_STAGES, **conv}
-    medsegmamba = {"input_channels": 1, "num_classes": 32, **FOUR_STAGES, **conv}
-    result = {
-        "SegMamba": (lambda: SegMamba(**segmamba), 128, 4),
-        "SegMamba, no Mamba": (lambda: SegMamba(**segmamba, mixer="none"), 128, 4),
-        "MedSegMamba": (lambda: MedSegMamba(**medsegmamba), 96, 1),
-        "MedSegMamba, no Mamba": (lambda: MedSegMamba(**medsegmamba, mixer="none"), 96, 1),
-    }
+def networks() -> dict[str, Network]:
+    """Ours and, where they are installed, nnU-Net's."""
     try:
-        from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+        return OURS | nnunet_networks()
     except ImportError as error:
         print(f"No comparison with nnU-Net's networks: {error}")
-        return result
-    rest = {"conv_bias": True, "norm_op": nn.InstanceNorm3d, "norm_op_kwargs": {"eps": 1e-5, "affine": True}}
-    rest |= {"nonlin": nn.LeakyReLU, "nonlin_kwargs": {"inplace": True}}
-    widths = {"features_per_stage": [32, 64, 128, 256, 320]}  # nnU-Net's own
-    plain = segmamba | rest | widths | {"n_conv_per_stage": 2, "n_conv_per_stage_decoder": 2}
-    residual = segmamba | rest | widths | {"n_blocks_per_stage": [1, 3, 4, 6, 6], "n_conv_per_stage_decoder": 1}
-    result["PlainConvUNet"] = (lambda: PlainConvUNet(**plain), 128, 4)
-    result["ResidualEncoderUNet"] = (lambda: ResidualEncoderUNet(**residual), 128, 4)
-    return result
-
-
-def training_step(network: nn.Module, edge: int, channels: int) -> Callable[[], None]:
-    """One step of nnU-Net's optimiser in mixed precision on a random patch."""
-    optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.99, nesterov=True)
-    scaler = torch.amp.GradScaler("cuda", enabled=low_precision() == torch.float16)
-    image = torch.randn(2, channels, edge, edge, edge, device=DEVICE)
-    target = torch.randint(4, (2, edge, edge, edge), device=DEVICE)
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(DEVICE.type, low_precision()):
-            loss = nn.functional.cross_entropy(network(image), target)
-        scaler.scale(loss).backward()
-        scaler.step(optimizer)
-        scaler.update()
-
-    return step
+        return OURS
 
 
 def time_training() -> list[dict]:
     rows = []
-    for name, (build, edge, channels) in networks().items():
+    for name, network in networks().items():
         torch.manual_seed(0)
-        step = training_step(build().to(DEVICE).train(), edge, channels)
+        grid = (network.edge,) * 3
+        step = training_step(network.build().to(DEVICE).train(), grid, network.channels, 2, low_precision())
         step()  # makes the momenta
         held = torch.cuda.memory_allocated() / MIB
         rows.append(
-            {"network": name, "patch": edge, "peak MiB": held + peak_mib(step), "step ms": milliseconds(step, 5)}
+            {
+                "network": name,
+                "patch": network.edge,
+                "peak MiB": held + peak_mib(step),
+                "step ms": milliseconds(step, 5),
+            }
         )
         del step
         gc.collect()
@@ -374,9 +344,9 @@ def time_training() -> list[dict]:
 
 
 def measure_inference() -> list[dict]:
-    build, edge, channels = networks()["MedSegMamba"]
-    network = build().to(DEVICE).eval()
-    image = torch.randn(1, channels, edge, edge, edge, device=DEVICE)
+    edge = OURS["MedSegMamba"].edge
+    network = OURS["MedSegMamba"].build().to(DEVICE).eval()
+    image = torch.randn(1, OURS["MedSegMamba"].channels, edge, edge, edge, device=DEVICE)
     with torch.inference_mode(), torch.autocast(DEVICE.type, low_precision()):
         network(image)
         held = torch.cuda.memory_allocated() / MIB
