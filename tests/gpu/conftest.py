@@ -1,12 +1,9 @@
 """Tests that need a CUDA device. The tests in ``tests/ops`` run the Triton backend too where there is one."""
 
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "ops"))  # scan_cases
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
