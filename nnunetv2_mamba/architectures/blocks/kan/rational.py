@@ -58,14 +58,19 @@ class GroupRational(nn.Module):
             return _Rational.apply(x, self.numerator, self.denominator)
 
 
+def rational(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
+    """The function of :class:`GroupRational` in plain torch: ``a`` of shape (6,), ``b`` of shape (8, 4)."""
+    v, a, b = _working_precision(x, numerator, denominator)
+    return (_polynomial(a, v) / _denominator(b, v.abs())).to(x.dtype)
+
+
 class _Rational(torch.autograd.Function):
     """Plain torch would keep the powers and both polynomials for the backward pass; this keeps its input."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
         ctx.save_for_backward(x, numerator, denominator)
-        v, a, b = _working_precision(x, numerator, denominator)
-        return (_polynomial(a, v) / _denominator(b, v.abs())).to(x.dtype)
+        return rational(x, numerator, denominator)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,0 +1,82 @@
+"""What each kind of KAN block keeps in memory for its backward pass, against the MLP of the same place.
+
+    python benchmarks/kan_memory.py [--json FILE]
+
+Counts the bytes of every tensor that autograd saves, each once and parameters not at all, in fp32 and under bfloat16
+autocast. They grow with the number of voxels and channels, so the table gives them per voxel and channel. The last row
+is the block of rational functions as plain torch would differentiate it, without the custom autograd function. What the
+backward pass allocates for a moment is not counted: for the checkpointed B-splines and RBFs, a layer's whole basis.
+"""
+
+import argparse
+import json
+import platform
+from datetime import date
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from nnunetv2_mamba.architectures.blocks.kan import KINDS, kan_block
+from nnunetv2_mamba.architectures.blocks.kan.rational import IDENTITY, SILU, GroupRational, rational
+
+CHANNELS, GRID = 32, (16, 16, 16)
+PRECISIONS = {"fp32": None, "bf16 autocast": torch.bfloat16}
+
+
+class PlainRational(GroupRational):
+    """Whose backward pass torch works out."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return rational(x, self.numerator, self.denominator)
+
+
+def plain_rational_block() -> nn.Sequential:
+    _, expand, _, compress = kan_block("rational", CHANNELS, nn.Conv3d)
+    return nn.Sequential(PlainRational(CHANNELS, IDENTITY), expand, PlainRational(2 * CHANNELS, SILU), compress)
+
+
+def bytes_saved(block: nn.Module, dtype: torch.dtype | None) -> int:
+    """Bytes of the storages that autograd keeps between forward and backward pass of a block."""
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in block.parameters()}
+    kept = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor  # held, so that no address is used twice
+        return tensor
+
+    x = torch.randn(1, CHANNELS, *GRID, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+            result = block(x)
+    assert result.requires_grad
+    return sum(t.untyped_storage().nbytes() for address, t in kept.items() if address not in parameters)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "kan_memory.json")
+    arguments = parser.parse_args()
+    blocks = {kind: kan_block(kind, CHANNELS, nn.Conv3d) for kind in KINDS}
+    blocks["rational, plain torch"] = plain_rational_block()
+    elements = CHANNELS * torch.Size(GRID).numel()
+    rows = {}
+    for name, block in blocks.items():
+        rows[name] = {p: bytes_saved(block, dtype) / elements for p, dtype in PRECISIONS.items()}
+    for name, row in rows.items():
+        ratios = {f"{p} / mlp": row[p] / rows["mlp"][p] for p in PRECISIONS}
+        row.update(ratios)
+        print(f"{name:<24}" + "".join(f"{column}: {value:6.2f}   " for column, value in row.items()))
+    result = {
+        "date": date.today().isoformat(),
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "channels": CHANNELS,
+        "grid": GRID,
+        "bytes per voxel and channel": rows,
+    }
+    arguments.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
