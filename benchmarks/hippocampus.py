@@ -18,21 +18,38 @@ import platform
 import subprocess
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # nnU-Net reads its folders from the environment when it is imported, so that comes later
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 CONFIGURATION = "3d_fullres"
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_common_arguments(parser)
+    parser.add_argument("--trainers", nargs="+", required=True)
+    return parser.parse_args()
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Where the data are and how long to train."""
     parser.add_argument("--raw", type=Path, required=True, help="nnUNet_raw folder that holds the data set")
     parser.add_argument("--work", type=Path, required=True, help="folder for everything else")
     parser.add_argument("--dataset", type=int, default=4)
     parser.add_argument("--fold", type=int, default=0)
-    parser.add_argument("--trainers", nargs="+", required=True)
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--iterations", type=int, required=True, help="per epoch")
     parser.add_argument("--batch-size", type=int, help="default: the plan's")
-    return parser.parse_args()
+
+
+def set_folders(args: argparse.Namespace, results: Path) -> None:
+    """Tell nnU-Net its folders, before it is imported."""
+    os.environ["nnUNet_raw"] = str(args.raw)
+    os.environ["nnUNet_preprocessed"] = str(args.work / "preprocessed")
+    os.environ["nnUNet_results"] = str(results)
+    args.work.mkdir(parents=True, exist_ok=True)
 
 
 def prepare(args: argparse.Namespace) -> str:
@@ -54,16 +71,27 @@ def prepare(args: argparse.Namespace) -> str:
     return configuration
 
 
-def train(trainer_name: str, configuration: str, args: argparse.Namespace) -> dict:
-    """Train and validate one trainer; return its row."""
+def make_trainer(
+    trainer_name: str, configuration: str, args: argparse.Namespace, plans: str = "nnUNetPlans", seed: int = 0
+) -> nnUNetTrainer:
+    """The trainer with the budget of ``args``; also seeds what it will draw from in this process."""
+    import numpy as np
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
+    np.random.seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    trainer = get_trainer_from_args(str(args.dataset), configuration, args.fold, trainer_name, device=device)
+    trainer = get_trainer_from_args(str(args.dataset), configuration, args.fold, trainer_name, plans, device=device)
     trainer.num_epochs, trainer.num_iterations_per_epoch = args.epochs, args.iterations
     trainer.num_val_iterations_per_epoch = 5
+    return trainer
+
+
+def train(trainer: nnUNetTrainer) -> dict:
+    """Train and validate; return the row of the results."""
+    import torch
+
     step, seconds = trainer.train_step, []
 
     def timed_step(batch: dict) -> dict:
@@ -78,17 +106,17 @@ def train(trainer_name: str, configuration: str, args: argparse.Namespace) -> di
     trainer.perform_actual_validation()
     summary = json.loads((Path(trainer.output_folder) / "validation" / "summary.json").read_text())
     return {
-        "trainer": trainer_name,
+        "trainer": type(trainer).__name__,
         "dice": {label: metrics["Dice"] for label, metrics in summary["mean"].items()},
         "mean_dice": summary["foreground_mean"]["Dice"],
         "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
         "seconds_per_iteration": sorted(seconds)[len(seconds) // 2],
-        "epochs": args.epochs,
-        "iterations_per_epoch": args.iterations,
+        "epochs": trainer.num_epochs,
+        "iterations_per_epoch": trainer.num_iterations_per_epoch,
         "batch_size": trainer.batch_size,
         "validation_cases": len(summary["metric_per_case"]),
         "device": torch.cuda.get_device_name()
-        if device.type == "cuda"
+        if trainer.device.type == "cuda"
         else f"{platform.machine()}, {os.cpu_count()} cores",
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
@@ -114,17 +142,14 @@ def table(rows: list[dict]) -> str:
 
 def main() -> None:
     args = parse_arguments()
-    os.environ["nnUNet_raw"] = str(args.raw)
-    os.environ["nnUNet_preprocessed"] = str(args.work / "preprocessed")
-    os.environ["nnUNet_results"] = str(args.work / "results")
-    args.work.mkdir(parents=True, exist_ok=True)
+    set_folders(args, args.work / "results")
     results_file = args.work / "results.json"
     rows = json.loads(results_file.read_text()) if results_file.is_file() else []
     configuration = prepare(args)
     for trainer in args.trainers:
         if any(row["trainer"] == trainer for row in rows):
             continue
-        rows.append(train(trainer, configuration, args))
+        rows.append(train(make_trainer(trainer, configuration, args)))
         results_file.write_text(json.dumps(rows, indent=2))
         print(table(rows), flush=True)
 
