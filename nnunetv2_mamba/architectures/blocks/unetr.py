@@ -24,7 +24,7 @@ class UnetrResBlock(nn.Module):
         self.conv2 = conv_op(out_channels, out_channels, tuple(kernel_size), padding=padding, bias=False)
         self.shortcut = conv_op(in_channels, out_channels, 1, bias=False) if in_channels != out_channels else None
         self.norm = norm(out_channels)  # no parameters and no statistics: one serves all three convolutions
-        self.nonlin = nn.LeakyReLU(0.01)
+        self.nonlin = nn.LeakyReLU(0.01, inplace=True)  # the norms and the sum before it are not needed again
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.shortcut is None else self.norm(self.shortcut(x))
