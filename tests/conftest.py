@@ -1,5 +1,7 @@
 """Fixtures for tests that train: see ``tiny_dataset.py``."""
 
+from collections.abc import Callable
+
 import pytest
 from tiny_dataset import TinyDataset, make_tiny_dataset
 
@@ -12,11 +14,21 @@ def tiny_dataset_files(tmp_path_factory: pytest.TempPathFactory) -> TinyDataset:
 
 
 @pytest.fixture
-def tiny_dataset(tiny_dataset_files: TinyDataset, tmp_path, monkeypatch: pytest.MonkeyPatch) -> TinyDataset:
-    """The session's data set, with nnU-Net's variables set to it and an empty results folder for this test."""
-    dataset = tiny_dataset_files.with_results(tmp_path / "results")
-    for name, value in dataset.environment().items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("nnUNet_extTrainer", DISCOVERY)
-    monkeypatch.delenv("NNUNETV2_MAMBA_SETTINGS", raising=False)
-    return dataset
+def use_dataset(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Callable[[TinyDataset], TinyDataset]:
+    """Set nnU-Net's variables to a data set, with an empty results folder for this test."""
+
+    def use(files: TinyDataset) -> TinyDataset:
+        dataset = files.with_results(tmp_path / "results")
+        for name, value in dataset.environment().items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("nnUNet_extTrainer", DISCOVERY)
+        monkeypatch.delenv("NNUNETV2_MAMBA_SETTINGS", raising=False)
+        return dataset
+
+    return use
+
+
+@pytest.fixture
+def tiny_dataset(tiny_dataset_files: TinyDataset, use_dataset) -> TinyDataset:
+    """The session's data set, in use."""
+    return use_dataset(tiny_dataset_files)

@@ -25,6 +25,7 @@ DATASET_ID = 901
 NAME = f"Dataset{DATASET_ID}_Tiny"
 N_CASES = 6
 SHAPE = (16, 24, 20)
+LABELS = {"background": 0, "large": 1, "small": 2}
 # A small network of every class, as plans that name our classes: tinySegMambaPlans, tinyMedSegMambaPlans, ...
 NETWORKS = {
     "SegMamba": {"features_per_stage": [8, 8, 8], "n_tom_layers_per_stage": 1},
@@ -90,22 +91,42 @@ class TinyDataset:
         return self.results / NAME / f"{trainer}__{plans}__{configuration}"
 
 
-def make_tiny_dataset(root: Path) -> TinyDataset:
-    """Write the cases, then let nnU-Net plan and preprocess ``3d_fullres`` and ``2d``."""
+def make_tiny_dataset(
+    root: Path,
+    channels: int = 2,
+    labels: dict = LABELS,
+    spacing: tuple[float, ...] = (1.0, 1.0, 1.0),
+    shape: tuple[int, ...] = SHAPE,
+    **description: object,
+) -> TinyDataset:
+    """Write the cases, then let nnU-Net plan and preprocess ``3d_fullres`` and ``2d``.
+
+    Args:
+        labels: of nnU-Net's ``dataset.json``, regions and ``ignore`` included.
+        spacing, shape: of every case, slowest axis first.
+        description: more of ``dataset.json``.
+    """
     dataset = TinyDataset(root / "raw", root / "preprocessed", root / "results")
     folder = dataset.raw / NAME
     for name in ("imagesTr", "labelsTr"):
         (folder / name).mkdir(parents=True)
     rng = np.random.default_rng(0)
     for index in range(N_CASES):
-        _write_case(folder, f"case_{index}", rng)
-    description = {
-        "channel_names": {"0": "first", "1": "second"},
-        "labels": {"background": 0, "large": 1, "small": 2},
+        volume = _label_volume(labels, shape, rng)
+        name = f"case_{index}"
+        for channel in range(channels):  # every second one shows all structures, the others one of them
+            signal = volume == 2 if channel % 2 else volume
+            noisy = signal + 0.1 * rng.standard_normal(shape)
+            _write_image(noisy.astype(np.float32), spacing, folder / "imagesTr" / f"{name}_{channel:04d}.nii.gz")
+        _write_image(volume, spacing, folder / "labelsTr" / f"{name}.nii.gz")
+    document = {
+        "channel_names": {str(channel): f"channel {channel}" for channel in range(channels)},
+        "labels": labels,
         "numTraining": N_CASES,
         "file_ending": ".nii.gz",
+        **description,
     }
-    (folder / "dataset.json").write_text(json.dumps(description))
+    (folder / "dataset.json").write_text(json.dumps(document))
     with (
         patch.dict(os.environ, {**dataset.environment(), "nnUNet_n_proc_DA": "1"}),  # the planner needs at least 1
         # threads, because every spawned process would import torch
@@ -119,17 +140,26 @@ def make_tiny_dataset(root: Path) -> TinyDataset:
     return dataset
 
 
-def _write_case(folder: Path, name: str, rng: np.random.Generator) -> None:
-    """Two overlapping boxes of different brightness in noise; the second channel shows one of them only."""
-    labels = np.zeros(SHAPE, dtype=np.uint8)
+def _label_volume(labels: dict, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Two overlapping boxes; one label for both or a label per 20 of their voxels where there are so few or many."""
+    volume = np.zeros(shape, dtype=np.uint8)
     corner = rng.integers(2, 5, size=3)
-    labels[tuple(slice(c, c + 9) for c in corner)] = 1
-    labels[tuple(slice(c + 6, c + 11) for c in corner)] = 2
-    channels = (labels.astype(np.float32), (labels == 2).astype(np.float32))
-    for index, channel in enumerate(channels):
-        noisy = channel + 0.1 * rng.standard_normal(SHAPE).astype(np.float32)
-        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(noisy), folder / "imagesTr" / f"{name}_{index:04d}.nii.gz")
-    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(labels), folder / "labelsTr" / f"{name}.nii.gz")
+    volume[tuple(slice(c, c + 9) for c in corner)] = 1
+    volume[tuple(slice(c + 6, c + 11) for c in corner)] = 2
+    if len(labels) == 2:
+        volume = np.minimum(volume, 1)
+    if len(labels) > 4:
+        inside = volume > 0
+        volume[inside] = 1 + np.arange(inside.sum()) // 20 % (len(labels) - 1)
+    if "ignore" in labels:
+        volume[..., -4:] = labels["ignore"]
+    return volume
+
+
+def _write_image(array: np.ndarray, spacing: tuple[float, ...], path: Path) -> None:
+    image = SimpleITK.GetImageFromArray(array)
+    image.SetSpacing(spacing[::-1])
+    SimpleITK.WriteImage(image, path)
 
 
 def _write_network_plans(dataset: TinyDataset, network: str, options: dict) -> None:
