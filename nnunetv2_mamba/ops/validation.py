@@ -7,7 +7,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_floating(like: Tensor, **tensors: Tensor | None) -> None:
-    """TypeError for an argument that is no floating tensor, ValueError for one that is not on `like`'s device."""
+    """TypeError for an argument that is no dense floating tensor, ValueError for one that is not on `like`'s device."""
     for name, tensor in tensors.items():
         if tensor is None:
             continue
@@ -15,6 +15,8 @@ def check_floating(like: Tensor, **tensors: Tensor | None) -> None:
             raise TypeError(f"{name} must be a tensor, got {type(tensor).__name__}")
         if tensor.dtype not in _FLOATS:
             raise TypeError(f"{name} must be fp16, bf16, fp32 or fp64, got {tensor.dtype}")
+        if tensor.layout != torch.strided:
+            raise TypeError(f"{name} must be a dense tensor, got {tensor.layout}")
         check_device(like, name, tensor)
 
 

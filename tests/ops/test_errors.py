@@ -74,6 +74,15 @@ def test_no_tensor(op, arguments, name):
         op(**{**arguments(), name: [1.0]})
 
 
+@pytest.mark.parametrize(("op", "arguments"), OPS)
+def test_a_sparse_tensor(op, arguments):
+    wrong = arguments()
+    first = next(iter(wrong))
+    wrong[first] = wrong[first].detach().to_sparse()
+    with pytest.raises(TypeError, match=f"^{first} must be a dense tensor"):
+        op(**wrong)
+
+
 @pytest.mark.parametrize(
     ("op", "arguments", "name"),
     [p for p in EVERY_ARGUMENT if not p.id.endswith(("-u", "-x"))],  # theirs is the device
