@@ -147,17 +147,17 @@ class SelfDistillationLoss(nn.Module):
     def _combine(self, segmentation: torch.Tensor, terms: list[torch.Tensor]) -> torch.Tensor:
         if self.uncertainty is not None:
             # nnU-Net's Dice term is -Dice: without it the segmentation term cannot be negative
-            heads = 2 if self.teacher == "fused" else 1
-            lowest = -self.segmentation_loss.weight_dice * (sum(self.weights) + (heads - 1) * self.weights[0])
+            weight = sum(self.weights) + (self.weights[0] if self.teacher == "fused" else 0)
+            lowest = -self.segmentation_loss.weight_dice * weight
             all_terms = torch.stack([segmentation.float() - lowest, *terms])
             shares = torch.full_like(all_terms, self.ramp(self.progress))
             shares[0] = 1
             return self.uncertainty(all_terms, shares)
         if self.current_weight == 0:
             return segmentation
-        total = sum(self.weights[scale] for scale in self.students)
-        shares_and_terms = zip(self.students, terms, strict=True)
-        return segmentation + self.current_weight * sum(self.weights[s] / total * term for s, term in shares_and_terms)
+        weights = [self.weights[scale] for scale in self.students]
+        distillation = sum(weight * term for weight, term in zip(weights, terms, strict=True)) / sum(weights)
+        return segmentation + self.current_weight * distillation
 
     def _distillation(
         self, outputs: Sequence[torch.Tensor], target: Sequence[torch.Tensor], teacher_logits: torch.Tensor | None
