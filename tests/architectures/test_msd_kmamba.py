@@ -168,6 +168,26 @@ def test_autocast_is_finite(kan, dtype):
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
 
 
+def test_compiles_as_one_graph_and_exports():
+    network, x = build(
+        n_stages=3, features_per_stage=8, strides=[1, 2, 2], deep_supervision=True, fused_head=True
+    )  # small, since tracing takes long
+    logits = network(x)
+    gradients = torch.autograd.grad(sum(z.square().mean() for z in logits), network.encoder.stages[0].kan.parameters())
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)(x)
+    for actual, expected in zip(compiled, logits, strict=True):
+        assert_close(actual, expected, 1e-5)
+    loss = sum(z.square().mean() for z in compiled)
+    for actual, expected in zip(
+        torch.autograd.grad(loss, network.encoder.stages[0].kan.parameters()), gradients, strict=True
+    ):
+        assert_close(actual, expected, 1e-4)
+    network.decoder.deep_supervision = False
+    with torch.no_grad():
+        exported = torch.export.export(network, (x,), strict=False)
+    assert_close(exported.module()(x), logits[0], 1e-5)
+
+
 def test_weight_decay_spares_the_rational_functions():
     network, _ = build()
     marked = {key.split(".")[-1] for key, p in network.named_parameters() if getattr(p, "_no_weight_decay", False)}
