@@ -45,6 +45,27 @@ def _step_size(delta, bias, SOFTPLUS: tl.constexpr):
 
 
 @triton.jit
+def _decayed(h, dl, decay, EXACT: tl.constexpr):
+    """h times exp2 of dl * decay, rates in `decay`.
+
+    EXACT, for steps in fp32, keeps the digits of a decay's distance from 1, which thousands of steps add up; in 16 bits
+    a step itself has fewer.
+    """
+    x = dl[None, :] * decay
+    result = h * tl.exp2(x)
+    if EXACT:
+        # 2^x - 1, the first terms of its series
+        rest = x * (LN_2 + x * (0.2402265069591007 + x * (0.05550410866 + x * (0.00961812911 + x * 0.00133335581))))
+        result = tl.where(tl.abs(x) < 0.25, h + h * rest, result)
+    return result
+
+
+@triton.jit
+def _forward_step(h, u_t, dl, B_t, decay, EXACT: tl.constexpr):
+    return _decayed(h, dl, decay, EXACT) + (dl * u_t)[None, :] * B_t[:, None]
+
+
+@triton.jit
 def _token(path, position, WIDE: tl.constexpr):
     """The token at a position; 64 bits wide if a token's offset in some tensor may not fit in 32."""
     token = tl.load(path + position)
@@ -100,6 +121,7 @@ def run_end_kernel(
     SOFTPLUS: tl.constexpr, HAS_BIAS: tl.constexpr, WIDE: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """What each run but the last adds to a zero state, stored as the next run's initial state, and its sum of dl."""
+    EXACT: tl.constexpr = delta.dtype.element_ty == tl.float32
     blocks = tl.cdiv(channels, BD) * tl.cdiv(state_size, BN)
     sequence, batch, direction, run, block = _coordinates(directions, runs - 1, blocks)
     n, d, state_block = _tile(block, channels, state_size, BN, BD)
@@ -127,7 +149,7 @@ def run_end_kernel(
         B_next = tl.load(B + token * B_token, mask=n < state_size, other=0.0)
         dl = _step_size(delta_t, shift, SOFTPLUS)
         total += dl
-        h = tl.exp2(dl[None, :] * decay) * h + (dl * u_t.to(tl.float32))[None, :] * B_t.to(tl.float32)[:, None]
+        h = _forward_step(h, u_t.to(tl.float32), dl, B_t.to(tl.float32), decay, EXACT)
         u_t, delta_t, B_t = u_next, delta_next, B_next
 
     inside = (n < state_size)[:, None] & (d < channels)[None, :]
@@ -185,6 +207,7 @@ def scan_kernel(
     BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """y of each run from its initial state, in parts per block of states; if `save`, the state before each interval."""
+    EXACT: tl.constexpr = delta.dtype.element_ty == tl.float32
     state_blocks = tl.cdiv(state_size, BN)
     sequence, batch, direction, run, block = _coordinates(directions, runs, tl.cdiv(channels, BD) * state_blocks)
     n, d, state_block = _tile(block, channels, state_size, BN, BD)
@@ -223,7 +246,7 @@ def scan_kernel(
             C_next = tl.load(C + following * C_token, mask=n < state_size, other=0.0)
             u_t = u_t.to(tl.float32)
             dl = _step_size(delta_t, shift, SOFTPLUS)
-            h = tl.exp2(dl[None, :] * decay) * h + (dl * u_t)[None, :] * B_t.to(tl.float32)[:, None]
+            h = _forward_step(h, u_t, dl, B_t.to(tl.float32), decay, EXACT)
             y = tl.sum(h * C_t.to(tl.float32)[:, None], 0) + skip * u_t
             tl.store(parts + token * channels, y.to(parts.dtype.element_ty), mask=d < channels)
             token, u_t, delta_t, B_t, C_t = following, u_next, delta_next, B_next, C_next
@@ -240,6 +263,7 @@ def run_adjoint_kernel(
 
     The adjoint of the state after a token is p = exp(dl' A) (C' g' + p'), the primes standing for the next token.
     """
+    EXACT: tl.constexpr = delta.dtype.element_ty == tl.float32
     blocks = tl.cdiv(channels, BD) * tl.cdiv(state_size, BN)
     sequence, batch, direction, run, block = _coordinates(directions, runs - 1, blocks)
     n, d, state_block = _tile(block, channels, state_size, BN, BD)
@@ -266,7 +290,7 @@ def run_adjoint_kernel(
         C_next = tl.load(C + token * C_token, mask=n < state_size, other=0.0)
         dl = _step_size(delta_t, shift, SOFTPLUS)
         total += dl
-        p = tl.exp2(dl[None, :] * decay) * (C_t.to(tl.float32)[:, None] * g_t.to(tl.float32)[None, :] + p)
+        p = _decayed(C_t.to(tl.float32)[:, None] * g_t.to(tl.float32)[None, :] + p, dl, decay, EXACT)
         g_t, delta_t, C_t = g_next, delta_next, C_next
 
     inside = (n < state_size)[:, None] & (d < channels)[None, :]
@@ -281,11 +305,6 @@ def _accumulate(pointers, value, indices, size, size_before):
     """Store value at indices below size, on top of what is there at indices below size_before."""
     before = tl.load(pointers, mask=indices < size_before, other=0.0)
     tl.store(pointers, before + value, mask=indices < size)
-
-
-@triton.jit
-def _forward_step(h, u_t, dl, B_t, decay):
-    return tl.exp2(dl[None, :] * decay) * h + (dl * u_t)[None, :] * B_t[:, None]
 
 
 @triton.jit
@@ -307,14 +326,14 @@ def _read(
 @triton.jit
 def _backward_step(
     p, h, dA, dD, dbias, token, u_t, x, dl, g_t, B_t, C_t, decay, skip, du, ddelta, dB,
-    states, columns, channels, state_size, size_before, valid, SOFTPLUS: tl.constexpr,
+    states, columns, channels, state_size, size_before, valid, SOFTPLUS: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     """Step back over a token: h is the state before it, p the adjoint of the state after it; stores its gradients."""
     p += C_t.to(tl.float32)[:, None] * g_t[None, :]
     dB_t = tl.sum(p * (dl * u_t)[None, :], 1)
     _accumulate(dB + token * state_size, dB_t, states, _if(valid, state_size), _if(valid, size_before))
     through_input = tl.sum(p * B_t.to(tl.float32)[:, None], 0)
-    p *= tl.exp2(dl[None, :] * decay)
+    p = _decayed(p, dl, decay, EXACT)
     through_decay = p * h
     slope = through_input * u_t + tl.sum(through_decay * decay, 0) * LN_2
     if SOFTPLUS:
@@ -341,6 +360,7 @@ def adjoint_kernel(
     Per interval: walk forwards from the saved state, keeping the state before every second token; then backwards, two
     tokens at a time, the state between them made again.
     """
+    EXACT: tl.constexpr = delta.dtype.element_ty == tl.float32
     state_blocks = tl.cdiv(state_size, BN)
     sequence, batch, direction, run, block = _coordinates(directions, runs, groups * state_blocks)
     group, state_block = block % groups, block // groups
@@ -395,7 +415,7 @@ def adjoint_kernel(
                     u_row, delta_row, g_row, B, C, path, position, stop, u_token, delta_token, g_token, B_token,
                     C_token, shift, n, d, channels, state_size, SOFTPLUS, WIDE,
                 )  # fmt: skip
-                h = _forward_step(h, u_t, dl, B_t.to(tl.float32), decay)
+                h = _forward_step(h, u_t, dl, B_t.to(tl.float32), decay, EXACT)
                 _accumulate(dC + token * state_size, tl.sum(h * g_t[None, :], 1), n, state_size, size_before)
             tl.debug_barrier()  # what one thread of the program stored another may read
 
@@ -411,14 +431,14 @@ def adjoint_kernel(
                     C_token, shift, n, d, channels, state_size, SOFTPLUS, WIDE,
                 )  # fmt: skip
                 h0 = tl.load(scratch + index * BN * BD)
-                h1 = _forward_step(h0, u0, dl0, B0.to(tl.float32), decay)
+                h1 = _forward_step(h0, u0, dl0, B0.to(tl.float32), decay, EXACT)
                 p, dA_run, dD_run, dbias_run = _backward_step(
                     p, h1, dA_run, dD_run, dbias_run, t1, u1, x1, dl1, g1, B1, C1, decay, skip, du_row, ddelta_row, dB,
-                    n, d, channels, state_size, size_before, position + 1 < stop, SOFTPLUS,
+                    n, d, channels, state_size, size_before, position + 1 < stop, SOFTPLUS, EXACT,
                 )  # fmt: skip
                 p, dA_run, dD_run, dbias_run = _backward_step(
                     p, h0, dA_run, dD_run, dbias_run, t0, u0, x0, dl0, g0, B0, C0, decay, skip, du_row, ddelta_row, dB,
-                    n, d, channels, state_size, size_before, position < stop, SOFTPLUS,
+                    n, d, channels, state_size, size_before, position < stop, SOFTPLUS, EXACT,
                 )  # fmt: skip
             tl.debug_barrier()
 
