@@ -9,7 +9,6 @@ from pathlib import Path
 from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset, preprocess_dataset
-from nnunetv2.training.dataloading.nnunet_dataset import infer_dataset_class
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
@@ -100,7 +99,7 @@ def _parts(estimate: MemoryEstimate) -> str:
 
 def _plans_name(network: str, gpu_memory: float | None, match: str | None) -> str:
     if match is not None:
-        return f"nnUNet{network}As{match.removeprefix('nnUNet').removesuffix('Plans')}Plans"
+        return f"nnUNet{network}As{match.removeprefix('nnUNet').removesuffix('Plans') or 'Default'}Plans"
     return f"nnUNet{network}{'' if gpu_memory is None else f'{gpu_memory:g}G'}Plans"
 
 
@@ -166,7 +165,5 @@ def _preprocess(
 
 def _complete(folder: Path, cases: set[str]) -> bool:
     """Whether every case is there, with its ``.pkl``, which nnU-Net writes last."""
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return False
-    there = set(infer_dataset_class(str(folder)).get_identifiers(str(folder)))
-    return all(case in there and (folder / f"{case}.pkl").is_file() for case in cases)
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return all(f"{case}.pkl" in there and {f"{case}.b2nd", f"{case}.npz"} & there for case in cases)

@@ -1,0 +1,208 @@
+"""Plans by nnU-Net's rules for our networks, and the command that makes them."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from tiny_dataset import DATASET_ID, NAME
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from nnunetv2_mamba import architectures
+from nnunetv2_mamba.planning import command
+from nnunetv2_mamba.planning.memory import plan_memory, usable_bytes
+from nnunetv2_mamba.planning.planners import PLANNERS, MambaPlanner
+from nnunetv2_mamba.trainers import nnUNetTrainerSegMamba
+
+INVENTED = "Dataset902_Invented"
+
+
+class nnUNetTrainerTiny(nnUNetTrainerSegMamba):
+    """SegMamba without what takes long to trace."""
+
+    network_options = {"n_tom_layers_per_stage": 1, "mixer": "none"}
+
+
+class TinyPlanner(MambaPlanner):
+    trainer = nnUNetTrainerTiny
+    max_pool = 3
+
+
+@pytest.fixture
+def invented_dataset(tmp_path, monkeypatch):
+    """A data set of 20 scans of 320 voxels per axis that nobody took: description and fingerprint."""
+    raw, preprocessed = tmp_path / "raw" / INVENTED, tmp_path / "preprocessed" / INVENTED
+    raw.mkdir(parents=True)
+    preprocessed.mkdir(parents=True)
+    description = {
+        "channel_names": {"0": "MRI"},
+        "labels": {"background": 0, "a": 1, "b": 2},
+        "numTraining": 20,
+        "file_ending": ".nii.gz",
+        "overwrite_image_reader_writer": "SimpleITKIO",
+        "dataset": {f"case_{i}": {"images": [f"i{i}.nii.gz"], "label": f"l{i}.nii.gz"} for i in range(20)},
+    }
+    fingerprint = {
+        "spacings": [[1.0, 1.0, 1.0]] * 20,
+        "shapes_after_crop": [[320, 320, 320]] * 20,
+        "foreground_intensity_properties_per_channel": {"0": {"mean": 0.0, "std": 1.0}},
+        "median_relative_size_after_cropping": 1.0,
+    }
+    (raw / "dataset.json").write_text(json.dumps(description))
+    (preprocessed / "dataset_fingerprint.json").write_text(json.dumps(fingerprint))
+    monkeypatch.setenv("nnUNet_raw", str(raw.parent))
+    monkeypatch.setenv("nnUNet_preprocessed", str(preprocessed.parent))
+    return preprocessed
+
+
+@pytest.fixture
+def tiny_planner(monkeypatch):
+    monkeypatch.setitem(PLANNERS, "Tiny", TinyPlanner)
+
+
+@pytest.fixture
+def preprocessed_now(monkeypatch) -> list:
+    """The configurations that the command has preprocessed, without doing it."""
+    names = []
+    monkeypatch.setattr(
+        command, "preprocess_dataset", lambda _, plans, configurations, counts: names.extend(configurations)
+    )
+    return names
+
+
+def test_every_configuration_is_planned_and_builds_in_the_stock_trainer(invented_dataset):
+    planner = TinyPlanner(902, 8)
+    planner.plan_experiment()
+    plans = PlansManager(str(invented_dataset / "nnUNetTinyPlans.json"))
+    assert set(plans.available_configurations) == {"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
+    assert list(invented_dataset.glob("*.partial")) == []
+    for name in ("2d", "3d_fullres", "3d_lowres"):
+        plan = plans.get_configuration(name)
+        assert plan.batch_size >= 2
+        training, prediction = plan_memory(plans, name, planner.dataset_json)
+        assert prediction.total < training.total <= usable_bytes(8)
+        with FakeTensorMode():
+            network = nnUNetTrainer.build_network_architecture(plans, plan, 1, 3, True)
+        assert type(network) is architectures.SegMamba
+        assert network.topology.n_stages == 4  # max_pool, where nnU-Net's rules would give more
+    assert plans.get_configuration("3d_fullres").data_identifier == "nnUNetPlans_3d_fullres"
+    assert plans.get_configuration("3d_lowres").data_identifier == "nnUNetTinyPlans_3d_lowres"
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (4.0, 1.0, 1.0)])
+def test_more_memory_never_gives_less(invented_dataset, spacing):
+    shape = np.array([320 // spacing[0], 320, 320])
+    plans = [
+        TinyPlanner(902, gpu_memory).get_plans_for_configuration(
+            np.array(spacing), shape, "Tiny_3d_fullres", 20 * shape.prod(), {}
+        )
+        for gpu_memory in (4, 8, 24)
+    ]
+    patches = [int(np.prod(plan["patch_size"])) for plan in plans]
+    batches = [patch * plan["batch_size"] for patch, plan in zip(patches, plans, strict=True)]
+    assert patches == sorted(patches) and patches[0] < patches[-1]
+    assert batches == sorted(batches)
+
+
+def test_a_gpu_too_small_for_any_patch(invented_dataset):
+    with pytest.raises(ValueError, match=r"Tiny 3d_fullres does not fit: 0.0 GiB .* give a larger --gpu-memory"):
+        TinyPlanner(902, 0.56).get_plans_for_configuration(np.ones(3), np.full(3, 32), "Tiny_3d_fullres", 1e6, {})
+
+
+def test_images_too_small_for_two_stages(invented_dataset):
+    with pytest.raises(ValueError, match=r"patches of \(6, 6\) voxels, too few"):
+        TinyPlanner(902).get_plans_for_configuration(np.ones(2), np.array([6, 6]), "Tiny_2d", 1000, {})
+
+
+def test_data_preprocessed_in_another_way_are_left_alone(invented_dataset, capsys):
+    planner = TinyPlanner(902)
+    mine = {"data_identifier": "nnUNetPlans_3d_fullres", "spacing": [1.0, 1.0, 1.0]}
+    other = {"configurations": {"3d_fullres": {**mine, "spacing": [2.0, 2.0, 2.0]}}}
+    (invented_dataset / "nnUNetPlans.json").write_text(json.dumps(other))
+    planner.save_plans({"configurations": {"3d_fullres": mine}})
+    written = json.loads((invented_dataset / "nnUNetTinyPlans.json").read_text())
+    assert written["configurations"]["3d_fullres"]["data_identifier"] == "nnUNetTinyPlans_3d_fullres"
+    assert "nnUNetPlans.json preprocesses nnUNetPlans_3d_fullres in another way" in capsys.readouterr().out
+
+
+def test_configurations_that_a_user_added_are_kept(invented_dataset):
+    file = invented_dataset / "nnUNetTinyPlans.json"
+    file.write_text(json.dumps({"configurations": {"2d": {"old": 1}, "mine": {"inherits_from": "2d"}}}))
+    TinyPlanner(902).save_plans({"configurations": {"2d": {"new": np.int64(1)}}})
+    assert json.loads(file.read_text())["configurations"] == {"2d": {"new": 1}, "mine": {"inherits_from": "2d"}}
+
+
+def test_the_command_reuses_what_is_there_and_the_stock_trainer_trains(
+    tiny_dataset, tiny_planner, preprocessed_now, monkeypatch, capsys
+):
+    fingerprint = tiny_dataset.preprocessed / NAME / "dataset_fingerprint.json"
+    made = fingerprint.stat().st_mtime_ns
+    monkeypatch.setenv("nnUNet_compile", "f")
+    file = command.plan(DATASET_ID, "Tiny", 2, configurations=["3d_fullres", "3d_lowres"])
+    assert file.name == "nnUNetTiny2GPlans.json"
+    assert fingerprint.stat().st_mtime_ns == made
+    assert preprocessed_now == []
+    out = capsys.readouterr().out
+    assert "nnUNetTiny2GPlans has no 3d_lowres" in out
+    assert "3d_fullres          patch 16 x 24 x 20" in out
+
+    plans = {**json.loads(file.read_text()), "continue_training": False}  # as run_training.py does
+    trainer = nnUNetTrainer(plans, "3d_fullres", 0, tiny_dataset.dataset_json(), torch.device("cpu"))
+    trainer.initialize()
+    patch, batch = trainer.configuration_manager.patch_size, trainer.configuration_manager.batch_size
+    scales = trainer._get_deep_supervision_scales()
+    target = [torch.zeros(batch, 1, *(round(p * s) for p, s in zip(patch, scale, strict=True))) for scale in scales]
+    result = trainer.train_step({"data": torch.randn(batch, 2, *patch), "target": target})
+    assert np.isfinite(result["loss"])
+
+
+def test_the_command_preprocesses_what_is_incomplete(tiny_dataset, tiny_planner, preprocessed_now):
+    properties = next((tiny_dataset.preprocessed / NAME / "nnUNetPlans_3d_fullres").glob("*.pkl"))
+    hidden = properties.rename(properties.with_suffix(".hidden"))
+    try:
+        command.plan(DATASET_ID, "Tiny", configurations=["3d_fullres", "2d"])
+    finally:
+        hidden.rename(properties)
+    assert preprocessed_now == ["3d_fullres"]
+
+
+def test_matching_the_memory_of_other_plans(tiny_dataset, tiny_planner, preprocessed_now, capsys):
+    file = command.plan(DATASET_ID, "Tiny", match="nnUNetPlans", configurations=["3d_fullres"])
+    assert file.name == "nnUNetTinyAsDefaultPlans.json"
+    out = capsys.readouterr().out
+    assert "nnUNetTinyAsDefaultPlans, estimated peak" in out and "nnUNetPlans, estimated peak" in out
+    ours, theirs = PlansManager(str(file)), PlansManager(str(file.with_name("nnUNetPlans.json")))
+    for name in ("2d", "3d_fullres"):
+        description = tiny_dataset.dataset_json()
+        assert plan_memory(ours, name, description)[0].total <= plan_memory(theirs, name, description)[0].total
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"network": "SegMamab"}, "no planner for a network 'SegMamab'; there are SegMamba, MedSegMamba, .*UMambaEnc"),
+        ({"gpu_memory": 24, "match": "nnUNetPlans"}, "give one of them"),
+        ({"gpu_memory": 0.5}, "GiB of a GPU, such as 8, 24, 40 or 80; got 0.5"),
+        ({"configurations": ["3d_fulres"]}, "no configuration '3d_fulres'; nnU-Net has 2d, 3d_fullres, 3d_lowres"),
+        ({"dataset_id": 903}, "no data set with ID 903 in nnUNet_raw="),
+        (
+            {"match": "nnUNetResEncUNetLPlans"},
+            "no plans nnUNetResEncUNetLPlans .*none.* nnUNetv2_plan_experiment -d 902",
+        ),
+    ],
+)
+def test_bad_arguments(invented_dataset, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        command.plan(**{"dataset_id": 902, "network": "SegMamba", **arguments})
+
+
+def test_folders_that_are_not_there(invented_dataset, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path / "file"))
+    with pytest.raises(ValueError, match="cannot make .*file.*; set nnUNet_preprocessed"):
+        command.plan(902, "SegMamba")
+    monkeypatch.delenv("nnUNet_preprocessed")
+    with pytest.raises(ValueError, match="nnUNet_preprocessed is not set"):
+        command.plan(902, "SegMamba")
