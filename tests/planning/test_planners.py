@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from tiny_dataset import DATASET_ID, NAME
+from tiny_dataset import DATASET_ID
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunetv2_mamba import architectures
