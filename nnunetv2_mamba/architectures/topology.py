@@ -46,8 +46,8 @@ class Topology:
             raise ValueError(f"input must have {dims + 2} axes (batch, channels, {dims} spatial), got {tuple(x.shape)}")
         if x.shape[1] != channels:
             raise ValueError(
-                f"input has {x.shape[1]} channels, the network was built for {channels}; check the channel files of the "
-                "case (_0000, _0001, ...) against dataset.json"
+                f"input has {x.shape[1]} channels, the network was built for {channels}; check the channel files of "
+                "the case (_0000, _0001, ...) against dataset.json"
             )
         self.check_size(x.shape[2:])
 

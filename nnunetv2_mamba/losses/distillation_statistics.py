@@ -15,8 +15,8 @@ class Summary:
     Attributes:
         segmentation: float ``(scales,)``, the segmentation loss of every scale, unweighted.
         distillation: float ``(students,)``, the distillation loss of every student, unweighted.
-        gated: float ``(students,)``, share of the valid decisions with a gate below 1/2, that is (advantage gate) at
-            which the teacher is worse than the student, or which a brake holds.
+        gated: float ``(students,)``, share of the valid decisions that gate and brake keep from teaching, the mean of
+            ``1 - g``.
         dice: float ``(students, 2, classes)``, Dice of teacher and student against the labels of the student's scale,
             all training voxels of the epoch together; NaN for an absent class.
     """
@@ -37,7 +37,7 @@ class EpochStatistics:
 
     def __init__(self, scales: int, students: int, classes: int, device: torch.device):
         self._losses = torch.zeros(1 + scales + students, device=device)
-        self._gated = torch.zeros(students, 2, dtype=torch.int64, device=device)
+        self._gated = torch.zeros(students, 2, device=device)
         self._overlaps = torch.zeros(students, 2, 3, classes, dtype=torch.int64, device=device)
         self._scales = scales
 
@@ -48,7 +48,7 @@ class EpochStatistics:
 
     def add_gate(self, student: int, gate: torch.Tensor, valid: torch.Tensor) -> None:
         """``gate`` float and ``valid`` bool, both ``(batch, decisions, *grid)``."""
-        self._gated[student] += torch.stack([(valid & (gate < 0.5)).sum(), valid.sum()])
+        self._gated[student] += torch.stack([((1 - gate) * valid).sum(), valid.sum()])
 
     def add_decisions(
         self, student: int, teacher: torch.Tensor, own: torch.Tensor, truth: torch.Tensor, valid: torch.Tensor

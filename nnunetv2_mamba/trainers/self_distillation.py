@@ -36,7 +36,7 @@ class SelfDistillationRecipe(Recipe):
         temperature: tau.
         teacher: ``"final"`` (the full-resolution head), ``"fused"`` (a learned fusion of all heads) or ``"ema"`` (a
             copy of the network whose weights follow).
-        gate: ``"advantage"``, ``"correct"`` or ``"none"``: how far a voxel teaches.
+        gate: ``"advantage"``, ``"confidence"``, ``"correct"`` or ``"none"``: how far a voxel teaches.
         distillation_warmup_share: share of the training without distillation.
         distillation_ramp_share: share of the training, after that, over which its weight grows to the full one.
         brake: do not teach classes in which the teacher is worse than the student.
@@ -51,7 +51,7 @@ class SelfDistillationRecipe(Recipe):
     distillation_weight: float = number(0.5, low=0)
     temperature: float = number(3.0, low=0.1)
     teacher: Literal["final", "fused", "ema"] = "final"
-    gate: Literal["advantage", "correct", "none"] = "advantage"
+    gate: Literal["advantage", "confidence", "correct", "none"] = "advantage"
     distillation_warmup_share: float = number(0.05, low=0, high=1)
     distillation_ramp_share: float = number(0.1, low=0, high=1)
     brake: bool = True

@@ -66,7 +66,12 @@ def plain_term(student, teacher, target, tau, gate, regions, ignore, standardise
 
 
 def plain_gate(gate: str, teacher_ce: float, student_ce: float, right: bool) -> float:
-    return {"none": 1.0, "correct": float(right), "advantage": 1 / (1 + math.exp(teacher_ce - student_ce))}[gate]
+    return {
+        "none": 1.0,
+        "correct": float(right),
+        "confidence": 1 / (1 + math.exp(teacher_ce - student_ce)),
+        "advantage": max(0.0, math.tanh((student_ce - teacher_ce) / 2)),
+    }[gate]
 
 
 @pytest.mark.parametrize("dims", [2, 3])
@@ -232,10 +237,12 @@ def test_gates_at_their_ends(regions):
     for teacher, student in itertools.product((sure, unsure, wrong), repeat=2):
         assert gate("none", teacher, student) == [1.0]
     assert gate("correct", sure, wrong) == [1.0] and gate("correct", wrong, wrong) == [0.0]
-    assert gate("advantage", sure, sure) == [0.5] and gate("advantage", wrong, wrong) == [0.5]
-    assert gate("advantage", sure, wrong) == pytest.approx([1.0])
-    assert gate("advantage", wrong, sure) == pytest.approx([0.0], abs=1e-7)
-    assert gate("advantage", sure, unsure) == pytest.approx([2 / 3])
+    for name, equal, better in (("confidence", 0.5, 2 / 3), ("advantage", 0.0, 1 / 3)):
+        assert gate(name, sure, sure) == gate(name, wrong, wrong) == [equal]
+        assert gate(name, sure, wrong) == pytest.approx([1.0])
+        assert gate(name, wrong, sure) == pytest.approx([0.0], abs=1e-7)
+        assert gate(name, sure, unsure) == pytest.approx([better])
+    assert gate("advantage", wrong, unsure) == [0.0]
 
 
 @pytest.mark.parametrize("regions", [False, True])
@@ -303,7 +310,7 @@ def test_statistics_are_means_of_the_epoch():
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="teacher must be one of final, fused, ema"):
         make_loss(teacher="mean")
-    with pytest.raises(ValueError, match="gate must be one of none, correct, advantage"):
+    with pytest.raises(ValueError, match="gate must be one of none, correct, confidence, advantage"):
         make_loss(gate="hard")
     for regions, classes in ((True, 4), (False, 2)):
         with pytest.raises(ValueError, match="standardise_logits needs"):

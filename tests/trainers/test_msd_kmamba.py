@@ -201,7 +201,7 @@ def initialized(trainer: nnUNetTrainer) -> nnUNetTrainer:
         ({"enable_deep_supervision": False}, "no lower-resolution head"),
         ({"uncertainty_weighting": True, "distillation_weight": 0}, "leave one of them out"),
         ({"teacher": "mean"}, "one of 'final', 'fused', 'ema'"),
-        ({"gate": "hard"}, "one of 'advantage', 'correct', 'none'"),
+        ({"gate": "hard"}, "one of 'advantage', 'confidence', 'correct', 'none'"),
         ({"temperature": 0}, "at least 0.1"),
         ({"lambda": 1}, "unknown setting lambda; .*distillation_weight, temperature, teacher"),
     ],
