@@ -43,8 +43,8 @@ def confidence_gate(kind: LabelKind, teacher: torch.Tensor, student: torch.Tenso
 def advantage_gate(kind: LabelKind, teacher: torch.Tensor, student: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """A voxel teaches only as far as the teacher beats the student.
 
-    ``g = max(0, (p_T(y) - p_s(y)) / (p_T(y) + p_s(y))) = max(0, tanh((CE(p_s, y) - CE(p_T, y)) / 2))``: what ``confidence_gate`` gives above one half, stretched to
-    [0, 1]. Chosen here.
+    ``g = max(0, (p_T(y) - p_s(y)) / (p_T(y) + p_s(y))) = max(0, tanh((CE(p_s, y) - CE(p_T, y)) / 2))``: what
+    ``confidence_gate`` gives above one half, stretched to [0, 1]. Chosen here.
     """
     return (2 * confidence_gate(kind, teacher, student, truth) - 1).clamp_min(0)
 
