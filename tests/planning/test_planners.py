@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from tiny_dataset import DATASET_ID
+from tiny_dataset import DATASET_ID, NAME
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunetv2_mamba import architectures
@@ -171,3 +172,37 @@ def test_folders_that_are_not_there(invented_dataset, tmp_path, monkeypatch):
     monkeypatch.delenv("nnUNet_preprocessed")
     with pytest.raises(ValueError, match="nnUNet_preprocessed is not set"):
         command.plan(902, "SegMamba")
+
+
+def test_the_command_reuses_what_is_there_and_the_stock_trainer_trains(
+    tiny_dataset, tiny_planner, preprocessed_now, monkeypatch, capsys
+):
+    fingerprint = tiny_dataset.preprocessed / NAME / "dataset_fingerprint.json"
+    made = fingerprint.stat().st_mtime_ns
+    monkeypatch.setenv("nnUNet_compile", "f")
+    file = command.plan(DATASET_ID, "Tiny", 2, configurations=["3d_fullres", "3d_lowres"])
+    assert file.name == "nnUNetTiny2GPlans.json"
+    assert fingerprint.stat().st_mtime_ns == made
+    assert preprocessed_now == []
+    out = capsys.readouterr().out
+    assert "nnUNetTiny2GPlans has no 3d_lowres" in out
+    assert "3d_fullres          patch 16 x 24 x 20" in out
+
+    plans = {**json.loads(file.read_text()), "continue_training": False}  # as run_training.py does
+    trainer = nnUNetTrainer(plans, "3d_fullres", 0, tiny_dataset.dataset_json(), torch.device("cpu"))
+    trainer.initialize()
+    patch, batch = trainer.configuration_manager.patch_size, trainer.configuration_manager.batch_size
+    scales = trainer._get_deep_supervision_scales()
+    target = [torch.zeros(batch, 1, *(round(p * s) for p, s in zip(patch, scale, strict=True))) for scale in scales]
+    result = trainer.train_step({"data": torch.randn(batch, 2, *patch), "target": target})
+    assert np.isfinite(result["loss"])
+
+
+def test_the_command_preprocesses_what_is_incomplete(tiny_dataset, tiny_planner, preprocessed_now):
+    properties = next((tiny_dataset.preprocessed / NAME / "nnUNetPlans_3d_fullres").glob("*.pkl"))
+    hidden = properties.rename(properties.with_suffix(".hidden"))
+    try:
+        command.plan(DATASET_ID, "Tiny", configurations=["3d_fullres", "2d"])
+    finally:
+        hidden.rename(properties)
+    assert preprocessed_now == ["3d_fullres"]

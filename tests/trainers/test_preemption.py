@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.synchronize
 import os
 import signal
 import time
@@ -71,12 +72,20 @@ def test_another_error_is_not_hidden(make_trainer):
         trainer.run_training()
 
 
+def _wait(started: multiprocessing.synchronize.Event) -> None:
+    started.set()
+    time.sleep(60)
+
+
 def test_forked_children_still_die_of_it():
+    fork = multiprocessing.get_context("fork")
+    started = fork.Event()
     with TerminationRequest() as request:
-        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child = fork.Process(target=_wait, args=(started,))
         child.start()
+        assert started.wait(60)
         child.terminate()
-        child.join(20)
+        child.join(60)
         assert child.exitcode == -signal.SIGTERM
         request.check()
         os.kill(os.getpid(), signal.SIGTERM)
