@@ -35,6 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--validation-cases", type=int, help="default: all")
     parser.add_argument("--flip-share", type=float, default=0.0, help="share of training cases with exchanged labels")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--settings", default="", help="for all runs, as in NNUNETV2_MAMBA_SETTINGS")
     parser.add_argument("--jobs", type=int, default=1, help="runs side by side")
     parser.add_argument("--only", nargs=2, metavar=("RUN", "SEED"), help="one run, in this process")
     return parser.parse_args()
@@ -145,7 +146,7 @@ def start(args: argparse.Namespace, name: str, seed: int) -> None:
         return
     environment = {
         **os.environ,
-        "NNUNETV2_MAMBA_SETTINGS": runs(args.flip_share > 0)[name][1],
+        "NNUNETV2_MAMBA_SETTINGS": ", ".join(filter(None, (runs(args.flip_share > 0)[name][1], args.settings))),
         "nnUNet_results": str(args.work / "results" / file.stem),
         "nnUNet_n_proc_DA": "0",
         "nnUNet_def_n_proc": "1",
