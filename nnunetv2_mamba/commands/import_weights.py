@@ -1,0 +1,24 @@
+"""``nnunetv2_mamba import-weights``."""
+
+import argparse
+from pathlib import Path
+
+HELP = "turn published weights into a file for -pretrained_weights"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="checkpoint of SegMamba, MedSegMamba or U-Mamba")
+    parser.add_argument("-o", dest="output", type=Path, required=True, metavar="OUT.pth", help="file to write")
+    parser.add_argument(
+        "--no-tom-residual",
+        dest="tom_residual",
+        action="store_false",
+        help="SegMamba weights from before the residual connection around the ToM block, which no key reveals",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..architectures.reference_weights import convert
+
+    print(convert(args.file, args.output, tom_residual=args.tom_residual))
+    return 0

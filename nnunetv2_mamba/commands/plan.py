@@ -1,0 +1,25 @@
+"""``nnunetv2_mamba plan``."""
+
+import argparse
+
+HELP = "plan a data set for a network and a GPU's memory, and preprocess it"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-d", type=int, required=True, metavar="ID", help="number of the data set")
+    parser.add_argument("--network", required=True, help="SegMamba, MedSegMamba, ... (docs/planning.md)")
+    parser.add_argument(
+        "--gpu-memory", type=float, metavar="GIB", help="of the GPU to train on: 8 (default), 24, 40, 80"
+    )
+    parser.add_argument(
+        "--match", metavar="PLANS", help="instead: as much memory as these plans take, such as nnUNetResEncUNetLPlans"
+    )
+    parser.add_argument("-c", nargs="+", metavar="CONFIGURATION", help="preprocess only these (default: all)")
+    parser.add_argument("-np", type=int, metavar="N", help="processes for fingerprint and preprocessing")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..planning.command import plan
+
+    plan(args.d, args.network, args.gpu_memory, args.match, args.c, args.np)
+    return 0
