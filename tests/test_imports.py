@@ -22,6 +22,7 @@ ALLOWED = {
     "trainers": {"architectures", "losses", "ops"},
     "doctor": {"_register", "trainers", "architectures", "ops"},
     "planning": {"trainers"},
+    "evaluation": set(),
     "demo": {"_register"},
     "commands": {"doctor", "demo", "planning", "architectures"},
     "cli": {"commands"},

@@ -1,0 +1,85 @@
+"""The tidy table of an evaluation: one row per case, label and metric.
+
+Columns ``case`` and ``label`` (the name in ``dataset.json``, a region's included), ``metric`` (one of ``METRICS``) and
+``value`` (millimetres for ``hd95`` and ``assd``, a share from 0 to 1 for the others; NaN where a label is in neither
+image, infinite where a distance has no end; see ``metrics``).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+COLUMNS = ("case", "label", "metric", "value")
+METRICS = ("dice", "iou", "volume_similarity", "hd95", "assd", "nsd")
+CSV = "evaluation.csv"
+
+
+def read_metrics(path: str | Path) -> pd.DataFrame:
+    """The table of one model.
+
+    Args:
+        path: an ``evaluation.csv``; a folder with one; or a folder with ``fold_*/validation/evaluation.csv``, such as
+            a trainer's results folder, whose folds are joined.
+
+    Returns:
+        ``COLUMNS``; every case has every label and every metric, once.
+
+    Raises:
+        ValueError: for what is missing, there twice or no such table, with the remedy.
+    """
+    table = pd.concat([_read(file) for file in _files(Path(path))], ignore_index=True)
+    keys = ["case", "label", "metric"]
+    twice = table.loc[table.duplicated(keys), "case"].unique()
+    if len(twice):
+        raise ValueError(f"{path}: more than one value for case {_listed(twice)}; a case belongs in one fold only")
+    expected = pd.MultiIndex.from_product([table[key].unique() for key in keys], names=keys)
+    missing = expected.difference(pd.MultiIndex.from_frame(table[keys]))
+    if len(missing):
+        rows = [" / ".join(row) for row in missing]
+        raise ValueError(f"{path}: no value for {_listed(rows)}; evaluate again, all folds with the same options")
+    return table
+
+
+def format_metrics(table: pd.DataFrame) -> str:
+    """The text of an ``evaluation.csv``: values to the last bit, ``nan`` and ``inf`` spelled out."""
+    return table.to_csv(columns=list(COLUMNS), index=False, na_rep="nan", lineterminator="\n")
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
+    if not path.is_dir():
+        raise ValueError(f"{path} is neither a file nor a folder")
+    if (path / CSV).is_file():
+        return [path / CSV]
+    validations = sorted(path.glob("fold_*/validation")) or [*path.glob("validation")]
+    files = [folder / CSV for folder in validations]
+    missing = [str(file.relative_to(path)) for file in files if not file.is_file()]
+    if missing:
+        raise ValueError(f"{path} has no {_listed(missing)}; make it with: nnunetv2_mamba evaluate {path}")
+    if not files:
+        raise ValueError(
+            f"{path} has neither {CSV} nor fold_*/validation; if it holds predictions, evaluate them with: "
+            f"nnunetv2_mamba evaluate REF_DIR {path}"
+        )
+    return files
+
+
+def _read(file: Path) -> pd.DataFrame:
+    try:  # a case may be called 001 and a label NA: only the values may be converted
+        table = pd.read_csv(file, dtype=str, keep_default_na=False)
+        if tuple(table.columns) != COLUMNS:
+            raise ValueError(f"its columns are {', '.join(table.columns)}")
+        table["value"] = table["value"].map(float).astype(float)
+    except ValueError as error:  # pandas' errors of parsing are ValueErrors too
+        raise ValueError(f"{file} is no table {','.join(COLUMNS)} ({error}); write it with evaluate") from error
+    if table.empty:
+        raise ValueError(f"{file} has no rows; write it with evaluate")
+    return table
+
+
+def _listed(names: object, most: int = 10) -> str:
+    names = [str(name) for name in names]
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
