@@ -1,0 +1,48 @@
+"""The verb ``benchmark``: a file in, trained models, their evaluation, comparison and report out."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import estimate, results
+from .checks import resolve
+from .display import EventLines, LiveTable
+from .runners import make_runner
+from .scheduler import Scheduler
+from .sweep import find_file, read_sweep
+
+
+def conduct(name: str, folder: Path, datasets: Sequence[str] = (), dry_run: bool = False) -> int:
+    """Run the sweep in file ``name`` (a path or a ready-made one) in ``folder``, from where it was left.
+
+    Returns:
+        The exit code: 1 if a run failed.
+
+    Raises:
+        ValueError: for what is wrong with the file or the folder.
+        OSError: for what cannot be read or written.
+    """
+    file = find_file(name)
+    sweep = resolve(read_sweep(file, [int(d) if d.isdecimal() else d for d in datasets]))
+    folder = folder.resolve()
+    if dry_run:
+        print("\n".join(estimate.describe(sweep, folder)))
+        return 0
+    folder.mkdir(parents=True, exist_ok=True)
+    if not ((copy := folder / file.name).exists() and copy.samefile(file)):
+        shutil.copyfile(file, copy)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that running jobs are ended too
+    display = LiveTable(sweep.runs, folder) if sys.stdout.isatty() else EventLines()
+    failed = Scheduler(folder, make_runner(folder, sweep.machine, sweep.slurm), display).execute(sweep.runs)
+    print(results.summary(sweep.runs, folder))
+    print(f"Scores of every fold and label: {results.write_scores(sweep.runs, folder)}", flush=True)
+    if failed:
+        print(f"{len(failed)} of {len(sweep.runs)} runs failed:", file=sys.stderr)
+        for run in failed:
+            print(f"  {run.name}: {run.log(folder)}", file=sys.stderr)
+        print("They are tried again when the same command is given again.", file=sys.stderr)
+    return 1 if failed else 0

@@ -1,0 +1,117 @@
+"""What a training costs, measured inside its process by hooks around the epochs, and kept across interruptions."""
+
+from __future__ import annotations
+
+import json
+import platform
+import resource
+import statistics
+import sys
+import time
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from .energy import EnergyMeter
+from .flops import network_cost
+from .run import COST, MEASUREMENTS, Run, write_json
+
+_PACKAGES = ("torch", "nnunetv2", "numpy", "nnunetv2-mamba")
+
+
+class CostRecord:
+    """Measures every epoch of ``trainer`` and its peak memory, from the trainer's own hooks.
+
+    An epoch is its training and validation iterations with the loading of their data, without checkpoints and plots.
+    What an interrupted process measured is in ``cost_partial.json`` beside the checkpoints; an epoch that is repeated
+    after an interruption counts once.
+    """
+
+    def __init__(self, trainer: nnUNetTrainer):
+        self.trainer = trainer
+        self.file = Path(trainer.output_folder) / MEASUREMENTS
+        self.content: dict[str, Any] = {"epochs": {}, "peak_memory": {}}
+        if self.file.is_file():
+            self.content = json.loads(self.file.read_text(encoding="utf-8"))
+        self._meter = EnergyMeter(trainer.device)
+        self._on_epoch_start, self._on_epoch_end = trainer.on_epoch_start, trainer.on_epoch_end
+        trainer.on_epoch_start, trainer.on_epoch_end = self._epoch_start, self._epoch_end
+
+    def _epoch_start(self) -> None:
+        self._on_epoch_start()
+        self._began, self._joules = time.perf_counter(), self._meter.joules()
+
+    def _epoch_end(self) -> None:
+        joules = self._meter.joules()
+        self.content["epochs"][str(self.trainer.current_epoch)] = {
+            "seconds": time.perf_counter() - self._began,
+            "joules": None if joules is None else joules - self._joules,
+        }
+        for name, value in peak_memory(self.trainer.device).items():
+            before = self.content["peak_memory"].get(name)
+            self.content["peak_memory"][name] = value if before is None else max(value, before)
+        write_json(self.content, self.file)  # before the checkpoint: an epoch in a checkpoint is never missing here
+        self._on_epoch_end()
+
+    def write(self, run: Run, threads: int | None) -> None:
+        """Write ``cost.json`` beside the checkpoints; see docs/benchmarking.md for what is in it."""
+        trainer = self.trainer
+        epochs = list(self.content["epochs"].values())
+        joules = [epoch["joules"] for epoch in epochs]
+        cost = network_cost(type(trainer), trainer.plans_manager, trainer.configuration_name, trainer.dataset_json)
+        content = {
+            **asdict(run),
+            "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
+            "flops": cost.flops,
+            "seconds_per_epoch": statistics.median(epoch["seconds"] for epoch in epochs) if epochs else None,
+            "epochs": trainer.num_epochs,
+            "iterations_per_epoch": trainer.num_iterations_per_epoch,
+            "batch_size": trainer.configuration_manager.batch_size,
+            "peak_memory": self.content["peak_memory"],
+            "energy_joules": None if not joules or None in joules else sum(joules),
+            "device": device_name(trainer.device),
+            "threads": threads,
+            "versions": versions(),
+        }
+        write_json(content, self.file.with_name(COST))
+
+
+def peak_memory(device: torch.device) -> dict[str, int | None]:
+    """Bytes: allocated and reserved by torch on the GPU (None without one), and the process's resident memory."""
+    gpu = device.type == "cuda"
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "allocated_bytes": torch.cuda.max_memory_allocated(device) if gpu else None,
+        "reserved_bytes": torch.cuda.max_memory_reserved(device) if gpu else None,
+        "process_bytes": resident if sys.platform == "darwin" else resident * 1024,
+    }
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu" and Path("/proc/cpuinfo").is_file():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return f"{device.type}, {platform.machine()}"
+
+
+def versions() -> dict[str, str | None]:
+    return {
+        "python": platform.python_version(),
+        **{package: _version(package) for package in _PACKAGES},
+        "cuda": torch.version.cuda,
+        "cudnn": str(torch.backends.cudnn.version()) if torch.backends.cudnn.is_available() else None,
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except ModuleNotFoundError:  # a checkout that is not installed
+        return "not installed"

@@ -1,0 +1,59 @@
+"""Energy counters of the GPU's driver and of the CPU, where they can be read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+_RAPL = Path("/sys/class/powercap")
+
+
+class EnergyMeter:
+    """Joules used since a fixed moment: of the GPU, or of all CPU packages where the training runs on the CPU.
+
+    Counters are of whole devices: what other processes use at the same time is in it.
+    """
+
+    def __init__(self, device: torch.device):
+        self._read = _gpu_counter() if device.type == "cuda" else _cpu_counter()
+
+    def joules(self) -> float | None:
+        """None where the driver does not tell."""
+        return None if self._read is None else self._read()
+
+
+def _gpu_counter():
+    try:
+        import pynvml  # nvidia-ml-py
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
+        pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)  # some GPUs have no counter
+    except pynvml.NVMLError:
+        return None
+    return lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
+
+
+def _cpu_counter():
+    files = sorted(_RAPL.glob("intel-rapl:*/energy_uj"))  # of packages; their parts are one level down
+    files = [file for file in files if file.parent.name.count(":") == 1]
+    try:
+        limits = [int((file.parent / "max_energy_range_uj").read_text()) for file in files]
+        last = [int(file.read_text()) for file in files]
+    except OSError:  # only root may read it on most machines
+        return None
+    if not files:
+        return None
+    wraps = [0] * len(files)
+
+    def read() -> float:
+        for index, file in enumerate(files):
+            value = int(file.read_text())
+            wraps[index] += value < last[index]
+            last[index] = value
+        return sum(value + limit * count for value, limit, count in zip(last, limits, wraps, strict=True)) / 1e6
+
+    return read

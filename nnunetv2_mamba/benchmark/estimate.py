@@ -1,0 +1,104 @@
+"""How long a sweep will take, from what was measured, declared or, roughly, from traced FLOPs."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from .checks import dataset_json, plans_of, trainer_class
+from .flops import network_cost
+from .run import COST, Run
+from .sweep import Machine, Sweep
+
+_BACKWARD = 2  # times the forward pass
+# Sustained, in nnU-Net's trainings: about 140 GFLOP/s per thread were measured on a CPU with AVX-512 (2026, 2 threads).
+_FLOPS_PER_SECOND = {"cuda": 1e13, "mps": 1e12, "cpu": 1e11}
+_EPOCHS, _ITERATIONS, _VALIDATION_ITERATIONS = 1000, 250, 50  # nnU-Net's
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Seconds for the epochs of a run, without the validation at its end, and where the number comes from."""
+
+    seconds: float
+    source: str
+
+
+def estimate(sweep: Sweep, folder: Path) -> dict[str, Estimate]:
+    """For every unfinished run by name. Measured where a run with the same model and budget is finished."""
+    costs = _costs(sweep.runs, folder)
+    left = [run for run in sweep.runs if not run.finished(folder)]
+    return {run.name: _estimate(run, sweep, costs) for run in left}
+
+
+def _costs(runs: Iterable[Run], folder: Path) -> list[tuple[Run, float]]:
+    finished = [run for run in runs if run.finished(folder)]
+    return [(run, json.loads((run.folder(folder) / COST).read_text())["seconds_per_epoch"]) for run in finished]
+
+
+def _estimate(run: Run, sweep: Sweep, costs: list[tuple[Run, float]]) -> Estimate:
+    epochs = run.budget.epochs or _trainers_epochs(run.trainer)
+    measured = [seconds for other, seconds in costs if (other.dataset, other.model) == (run.dataset, run.model)]
+    if measured:
+        return Estimate(epochs * statistics.median(measured), "measured")
+    if run.name in sweep.declared:
+        return Estimate(epochs * sweep.declared[run.name], "declared")
+    return Estimate(epochs * _epoch_flops(run) / _throughput(sweep.machine), "rough, from FLOPs")
+
+
+def _epoch_flops(run: Run) -> float:
+    budget = run.budget
+    recipe = getattr(trainer_class(run.trainer), "recipe", None)
+    iterations = budget.iterations or getattr(recipe, "num_iterations_per_epoch", 0) or _ITERATIONS
+    validation = budget.validation_iterations or _VALIDATION_ITERATIONS
+    batch = budget.batch_size or plans_of(run).get_configuration(run.configuration).batch_size
+    flops = _forward_flops(run.dataset, run.configuration, run.plans, run.trainer)
+    return batch * flops * ((1 + _BACKWARD) * iterations + validation)
+
+
+@cache
+def _forward_flops(dataset: str, configuration: str, plans: str, trainer: str) -> int:
+    run = Run(dataset, configuration, plans, trainer, 0, 0)
+    return network_cost(trainer_class(trainer), plans_of(run), configuration, dataset_json(run)).flops
+
+
+def _throughput(machine: Machine) -> float:
+    if machine.flops_per_second is not None:
+        return machine.flops_per_second
+    return _FLOPS_PER_SECOND[machine.device] * (machine.threads or 1 if machine.device == "cpu" else 1)
+
+
+def _trainers_epochs(name: str) -> int:
+    recipe = getattr(trainer_class(name), "recipe", None)
+    if recipe is not None:
+        return recipe.num_epochs
+    named = re.search(r"_(\d+)epochs?", name)  # nnU-Net's own set it in their constructors
+    return int(named[1]) if named else _EPOCHS
+
+
+def describe(sweep: Sweep, folder: Path) -> list[str]:
+    """The runs, a line each, and the sum, for ``--dry-run``."""
+    estimates = estimate(sweep, folder)
+    unit = "GPU hours" if sweep.machine.device != "cpu" else "CPU hours"
+    lines = []
+    for run in sweep.runs:
+        found = estimates.get(run.name)
+        state = "finished" if found is None else f"{found.seconds / 3600:.2f} h ({found.source})"
+        lines.append(f"{run.name}  {state}")
+    total = sum(found.seconds for found in estimates.values()) / 3600
+    rough = any(found.source.startswith("rough") for found in estimates.values())
+    lines.append(
+        f"{len(sweep.runs)} runs, {len(sweep.runs) - len(estimates)} finished; about {total:.1f} {unit} left for "
+        f"training, {sweep.machine.jobs or 'all' if sweep.slurm is not None else sweep.machine.jobs or 1} at a time; "
+        "the validation of each fold comes on top"
+    )
+    if rough:
+        lines.append(
+            "Rough numbers assume a throughput ([machine] flops_per_second); they may be off by several times."
+        )
+    return lines

@@ -1,0 +1,73 @@
+"""What a sweep changes about any nnU-Net trainer: its budget, its seeds and how it writes checkpoints."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from .run import Budget
+
+
+def set_budget(trainer: nnUNetTrainer, budget: Budget) -> None:
+    """Set the attributes that nnU-Net's loop reads, and the batch size of the plan that the trainer holds, which it
+    also saves beside the model. Says so in the training log."""
+    names = budget.settings()
+    for name, value in names.items():
+        setattr(trainer, name, value)
+    if budget.batch_size is not None:
+        names["batch_size"] = budget.batch_size
+        trainer.configuration_manager.configuration["batch_size"] = budget.batch_size
+        trainer.plans_manager.plans["configurations"][trainer.configuration_name]["batch_size"] = budget.batch_size
+    if not budget.mirroring:
+        names["mirroring in validation"] = False
+        _validate_without_mirroring(trainer)
+    if names:
+        trainer.print_to_log_file("Set by nnunetv2_mamba benchmark:", names, add_timestamp=False)
+
+
+def _validate_without_mirroring(trainer: nnUNetTrainer) -> None:
+    validate = trainer.perform_actual_validation
+
+    def without_mirroring(*args, **kwargs) -> None:
+        trainer.inference_allowed_mirroring_axes = None  # after the last checkpoint, which keeps the trainer's own
+        validate(*args, **kwargs)
+
+    trainer.perform_actual_validation = without_mirroring
+
+
+def seed_everything(*numbers: int) -> None:
+    """Seed torch, numpy and random of this process from several numbers."""
+    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def seed_every_epoch(trainer: nnUNetTrainer, seed: int) -> None:
+    """Seed at the start of each epoch from its number, so that an interrupted training goes on with the random numbers
+    that it would have drawn. Worker processes of the augmentation (``nnUNet_n_proc_DA`` above 0) draw their own."""
+    on_epoch_start = trainer.on_epoch_start
+
+    def seeded() -> None:
+        seed_everything(seed, trainer.current_epoch + 1)
+        on_epoch_start()
+
+    trainer.on_epoch_start = seeded
+
+
+def save_checkpoints_whole(trainer: nnUNetTrainer) -> None:
+    """Let a checkpoint appear under its name only when it is complete, which nnU-Net's own trainers do not."""
+    save_checkpoint = trainer.save_checkpoint
+
+    def save(filename: str) -> None:
+        partial = Path(f"{filename}.partial")
+        save_checkpoint(str(partial))
+        if partial.is_file():  # not with checkpoints switched off
+            os.replace(partial, filename)  # noqa: PTH105  (atomic)
+
+    trainer.save_checkpoint = save

@@ -1,0 +1,119 @@
+"""One training of a sweep: what it is, where its files lie, how far it is."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+COST = "cost.json"
+MEASUREMENTS = "cost_partial.json"  # what was measured so far
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long to train, the same for every trainer; None leaves the trainer's own.
+
+    Attributes:
+        epochs, iterations, validation_iterations: epochs, and iterations of each.
+        batch_size: instead of the plan's.
+        mirroring: whether the validation at the end predicts with nnU-Net's mirroring.
+    """
+
+    epochs: int | None = None
+    iterations: int | None = None
+    validation_iterations: int | None = None
+    batch_size: int | None = None
+    mirroring: bool = True
+
+    def settings(self) -> dict[str, int]:
+        """The same for ``NNUNETV2_MAMBA_SETTINGS``, where the batch size is not a setting."""
+        given = {
+            "num_epochs": self.epochs,
+            "num_iterations_per_epoch": self.iterations,
+            "num_val_iterations_per_epoch": self.validation_iterations,
+            "save_every": self.save_every,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+    @property
+    def save_every(self) -> int | None:
+        """Epochs between checkpoints: ten of them on the way, as nnU-Net's short trainers have."""
+        return None if self.epochs is None else min(50, max(1, self.epochs // 10))
+
+
+@dataclass(frozen=True)
+class Run:
+    """One fold of one trainer with one seed. Written to ``jobs/NAME.json`` of the sweep's folder."""
+
+    dataset: str
+    configuration: str
+    plans: str
+    trainer: str
+    fold: int | str
+    seed: int
+    budget: Budget = field(default_factory=Budget)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        return f"{self.dataset}__{self.model}__fold_{self.fold}__seed_{self.seed}"
+
+    @property
+    def model(self) -> str:
+        """nnU-Net's name for the folder of a model."""
+        return f"{self.trainer}__{self.plans}__{self.configuration}"
+
+    def file(self, sweep: Path) -> Path:
+        return sweep / "jobs" / f"{self.name}.json"
+
+    def log(self, sweep: Path) -> Path:
+        return sweep / "logs" / f"{self.name}.txt"
+
+    def results(self, sweep: Path) -> Path:
+        """nnUNet_results of this run. nnU-Net's names say nothing of a seed, so every seed has its own."""
+        return sweep / "results" / f"seed_{self.seed}"
+
+    def folder(self, sweep: Path) -> Path:
+        return self.results(sweep) / self.dataset / self.model / f"fold_{self.fold}"
+
+    def finished(self, sweep: Path) -> bool:
+        """Whether training, validation and measurement are complete; ``cost.json`` is written last."""
+        folder = self.folder(sweep)
+        return all((folder / file).is_file() for file in ("checkpoint_final.pth", "validation/summary.json", COST))
+
+    def epochs_done(self, sweep: Path) -> int:
+        try:
+            return len(json.loads((self.folder(sweep) / MEASUREMENTS).read_text())["epochs"])
+        except FileNotFoundError:
+            return 0
+
+    def write(self, sweep: Path) -> Path:
+        """Write the file that ``benchmark.job`` reads.
+
+        Raises:
+            ValueError: if the folder holds results of this name with another budget or other settings.
+        """
+        file = self.file(sweep)
+        if self.folder(sweep).is_dir() and file.is_file() and Run.read(file) != self:
+            raise ValueError(
+                f"{self.folder(sweep)} holds results of another budget or other settings ({file} says which); name "
+                "another folder with -o, or delete both"
+            )
+        write_json(asdict(self), file)
+        return file
+
+    @classmethod
+    def read(cls, file: Path) -> Run:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return cls(**{**content, "budget": Budget(**content["budget"])})
+
+
+def write_json(content: dict[str, Any], file: Path) -> None:
+    """Write so that a process killed at any moment leaves the old file or the new one."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    partial.replace(file)

@@ -1,0 +1,125 @@
+"""Starting the process of a run: on this machine, or on a cluster through submitit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Protocol
+
+from .run import Run
+from .sweep import Machine, SweepError
+
+
+class Started(Protocol):
+    """A run under way."""
+
+    def poll(self) -> int | None:
+        """Its exit code; None while it runs."""
+
+    def stop(self) -> None:
+        """End it, in order: our trainers write a checkpoint."""
+
+
+class Runner(Protocol):
+    """Starts runs; ``slots`` is how many may be under way (None: any number)."""
+
+    slots: int | None
+
+    def start(self, run: Run, slot: int) -> Started: ...
+
+
+def make_runner(folder: Path, machine: Machine, slurm: dict[str, Any] | None) -> Runner:
+    return LocalRunner(folder, machine) if slurm is None else SubmititRunner(folder, machine, slurm)
+
+
+def run_process(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen:
+    """Start ``command`` in this environment and more, its output appended to ``log``."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    variables = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
+    with log.open("ab") as output:
+        return subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+
+
+def _command(run: Run, folder: Path, machine: Machine) -> list[str]:
+    command = [sys.executable, "-m", "nnunetv2_mamba.benchmark.job", str(run.file(folder)), "--device", machine.device]
+    return command if machine.threads is None else [*command, "--threads", str(machine.threads)]
+
+
+def _environment(machine: Machine) -> dict[str, str]:
+    threads = {} if machine.threads is None else {"OMP_NUM_THREADS": str(machine.threads)}
+    return {**threads, **machine.environment}
+
+
+class LocalRunner:
+    """Subprocesses, of this process's group: what ends the group ends them."""
+
+    def __init__(self, folder: Path, machine: Machine):
+        self.folder, self.machine, self.slots = folder, machine, machine.jobs or 1
+
+    def start(self, run: Run, slot: int) -> Started:
+        environment = _environment(self.machine)
+        if self.machine.gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = str(self.machine.gpus[slot % len(self.machine.gpus)])
+        return _LocalProcess(run_process(_command(run, self.folder, self.machine), environment, run.log(self.folder)))
+
+
+class _LocalProcess:
+    def __init__(self, process: subprocess.Popen):
+        self.process = process
+
+    def poll(self) -> int | None:
+        return self.process.poll()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+class SubmititRunner:
+    """Jobs of a cluster. ``parameters`` are submitit's (``slurm_partition``, ``timeout_min``, ...), and ``cluster``."""
+
+    def __init__(self, folder: Path, machine: Machine, parameters: dict[str, Any]):
+        try:
+            import submitit
+        except ImportError as error:
+            raise SweepError("[slurm] needs submitit: pip install 'nnunetv2-mamba[slurm]'") from error
+        parameters = dict(parameters)
+        cluster = parameters.pop("cluster", "slurm")
+        self.folder, self.machine, self.slots = folder, machine, machine.jobs
+        try:
+            self.executor = submitit.AutoExecutor(folder / "submitit", cluster=cluster)
+            self.executor.update_parameters(name="nnunetv2_mamba", **parameters)
+        except (RuntimeError, ValueError, TypeError, NameError) as error:  # submitit's, for what it does not know
+            raise SweepError(f"[slurm]: submitit does not accept this: {error}") from error
+
+    def start(self, run: Run, slot: int) -> Started:
+        command, log = _command(run, self.folder, self.machine), run.log(self.folder)
+        return _SubmittedJob(self.executor.submit(run_to_end, command, _environment(self.machine), log))
+
+
+def run_to_end(command: list[str], environment: dict[str, str], log: Path) -> int:
+    """On the cluster's machine: run ``command`` and return its exit code."""
+    return run_process(command, environment, log).wait()
+
+
+class _SubmittedJob:
+    def __init__(self, job: Any):
+        self.job = job
+
+    def poll(self) -> int | None:
+        if not self.job.done():
+            return None
+        try:
+            return self.job.result()
+        except Exception as error:  # the job was cancelled, ran out of time, its machine died, ...
+            print(f"job {self.job.job_id} of the cluster ended without a result: {error}", file=sys.stderr)
+            return 1
+
+    def stop(self) -> None:
+        self.job.cancel()

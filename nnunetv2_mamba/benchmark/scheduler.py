@@ -1,0 +1,98 @@
+"""Keeps runs going until all are finished or have failed twice."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from .job import BUSY
+from .run import Run
+from .runners import Runner, Started
+
+ATTEMPTS = 2
+_BUSY_PAUSE = 10.0  # seconds until a run that another process is at is looked at again
+
+
+class Display(Protocol):
+    def event(self, text: str) -> None: ...
+    def update(self, states: dict[str, str]) -> None: ...
+
+
+@dataclass
+class _Waiting:
+    run: Run
+    not_before: float = 0.0
+
+
+@dataclass
+class Scheduler:
+    """Attributes:
+    folder: of the sweep.
+    pause: seconds between two looks at the running processes.
+    states: of every run by name: waiting, running, elsewhere (another sweep is at it), finished or failed.
+    """
+
+    folder: Path
+    runner: Runner
+    display: Display
+    pause: float = 1.0
+    states: dict[str, str] = field(default_factory=dict)
+
+    def execute(self, runs: tuple[Run, ...]) -> list[Run]:
+        """Run what is not finished; returns the runs that failed ``ATTEMPTS`` times."""
+        for run in runs:
+            run.write(self.folder)
+            self.states[run.name] = "finished" if run.finished(self.folder) else "waiting"
+        waiting = [_Waiting(run) for run in runs if self.states[run.name] == "waiting"]
+        failures: Counter[str] = Counter()
+        active: dict[int, tuple[Run, Started]] = {}
+        try:
+            while waiting or active:
+                self._start(waiting, active)
+                self.display.update(self.states)
+                time.sleep(self.pause)
+                for slot, (run, started) in list(active.items()):
+                    code = started.poll()
+                    if code is not None:
+                        del active[slot]
+                        waiting += self._ended(run, code, failures)
+        finally:
+            for _, started in active.values():
+                started.stop()
+        self.display.update(self.states)
+        return [run for run in runs if self.states[run.name] == "failed"]
+
+    def _start(self, waiting: list[_Waiting], active: dict[int, tuple[Run, Started]]) -> None:
+        slots = self.runner.slots or len(waiting) + len(active)
+        for slot in [slot for slot in range(slots) if slot not in active]:
+            due = next((entry for entry in waiting if entry.not_before <= time.monotonic()), None)
+            if due is None:
+                return
+            waiting.remove(due)
+            if self.states[due.run.name] != "elsewhere":
+                self.display.event(f"starts   {due.run.name}")
+                self.states[due.run.name] = "running"
+            active[slot] = due.run, self.runner.start(due.run, slot)
+
+    def _ended(self, run: Run, code: int, failures: Counter[str]) -> list[_Waiting]:
+        """Note how a run ended; returns it if it is to be started again."""
+        if run.finished(self.folder):
+            self.states[run.name] = "finished"
+            self.display.event(f"finished {run.name}")
+            return []
+        if code == BUSY:
+            if self.states[run.name] != "elsewhere":
+                self.display.event(f"elsewhere {run.name}: another process is at it; waiting for it")
+            self.states[run.name] = "elsewhere"
+            return [_Waiting(run, time.monotonic() + _BUSY_PAUSE)]
+        failures[run.name] += 1
+        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        again = failures[run.name] < ATTEMPTS
+        self.display.event(
+            f"failed   {run.name} ({how}), {'trying again' if again else 'giving up'}; see {run.log(self.folder)}"
+        )
+        self.states[run.name] = "waiting" if again else "failed"
+        return [_Waiting(run)] if again else []

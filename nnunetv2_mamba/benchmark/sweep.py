@@ -1,0 +1,229 @@
+"""The TOML file of a sweep: parsed, checked, and multiplied out to its runs. See docs/benchmarking.md."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from .run import Budget, Run
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DEVICES = ("cuda", "cpu", "mps")
+# Set for every run by the sweep itself.
+_OWN_VARIABLES = ("nnUNet_results", "NNUNETV2_MAMBA_SETTINGS")
+_AXES = {"datasets": (int, str), "configurations": (str,), "folds": (int, str), "seeds": (int,)}
+_GROUP = {"trainers": (str,), "plans": (str,)}
+_EXCLUDE = ("dataset", "configuration", "plans", "trainer", "fold", "seed")
+
+
+class SweepError(ValueError):
+    """Something in the file does not fit. The message names file, key and remedy."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the runs are computed.
+
+    Attributes:
+        device: ``-device`` of nnU-Net.
+        jobs: runs side by side; None for one at a time on this machine, all at once on a cluster.
+        threads: of torch in each run; None leaves nnU-Net's choice.
+        gpus: numbers of the GPUs that runs side by side take in turn.
+        environment: more variables for every run, such as nnUNet_n_proc_DA.
+        flops_per_second: of the device, for estimates where nothing was measured.
+    """
+
+    device: str = "cuda"
+    jobs: int | None = None
+    threads: int | None = None
+    gpus: tuple[int, ...] = ()
+    environment: dict[str, str] = field(default_factory=dict)
+    flops_per_second: float | None = None
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Attributes:
+    file: it came from.
+    runs: in the order of the file.
+    declared: seconds per epoch by the name of the run, where the file says so.
+    slurm: submitit's parameters; None to run on this machine.
+    """
+
+    file: Path
+    runs: tuple[Run, ...]
+    machine: Machine
+    declared: dict[str, float]
+    slurm: dict[str, Any] | None
+
+
+def ready_made() -> dict[str, Path]:
+    """The files that come with the package, by name."""
+    folder = Path(str(files("nnunetv2_mamba.benchmark") / "files"))
+    return {file.name: file for file in sorted(folder.glob("*.toml"))}
+
+
+def find_file(name: str) -> Path:
+    """``name`` as a path, or the ready-made file of that name.
+
+    Raises:
+        FileNotFoundError: if there is neither.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    if name not in ready_made():
+        raise FileNotFoundError(f"no file {name}, and no ready-made one of this name: {', '.join(ready_made())}")
+    return ready_made()[name]
+
+
+def read_sweep(file: Path, datasets: Sequence[int | str] | None = None) -> Sweep:
+    """Read a sweep; ``datasets`` replaces those of the file.
+
+    Data sets stand in the runs as the file writes them (``checks.resolve`` turns numbers into names).
+
+    Raises:
+        SweepError: for what is not TOML, unknown or missing keys, and values that do not fit.
+    """
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise SweepError(f"{file} is not TOML: {error}") from error
+    return _Reader(file).sweep(document, datasets)
+
+
+class _Reader:
+    def __init__(self, file: Path):
+        self.file = file
+
+    def error(self, key: str, remedy: str) -> SweepError:
+        return SweepError(f"{self.file}, {key}: {remedy}")
+
+    def sweep(self, document: dict[str, Any], datasets: Sequence[int | str] | None) -> Sweep:
+        tables = ("budget", "settings", "machine", "slurm", "group", "exclude")
+        self.known(document, (*_AXES, *tables), "top level")
+        shared = {"folds": [0, 1, 2, 3, 4], "seeds": [0], "configurations": ["3d_fullres"]}
+        shared |= {axis: document[axis] for axis in _AXES if axis in document}
+        if datasets:
+            shared["datasets"] = list(datasets)
+        budget = self.budget(document.get("budget", {}))
+        settings = self.settings(document.get("settings", {}), "settings", budget)
+        groups = self.tables(document, "group")
+        if not groups:
+            raise self.error("group", "there is no [[group]] with trainers and plans; add one")
+        runs: dict[str, Run] = {}
+        declared: dict[str, float] = {}
+        for number, group in enumerate(groups, 1):
+            key = f"[[group]] {number}"
+            self.known(group, (*_GROUP, *_AXES, "settings", "seconds_per_epoch"), key)
+            own = settings | self.settings(group.get("settings", {}), f"{key} settings", budget)
+            axes = shared | {axis: group[axis] for axis in _AXES if axis in group}
+            if datasets:
+                axes["datasets"] = list(datasets)
+            for run in self.group(axes | {name: group.get(name) for name in _GROUP}, budget, own, key):
+                if run.name in runs:
+                    raise self.error(key, f"{run.name} stands in the file twice; take it out of one group")
+                runs[run.name] = run
+                if "seconds_per_epoch" in group:
+                    declared[run.name] = self.positive(group["seconds_per_epoch"], f"{key} seconds_per_epoch")
+        kept = self.without_excluded(list(runs.values()), self.tables(document, "exclude"))
+        return Sweep(self.file, tuple(kept), self.machine(document.get("machine", {})), declared, document.get("slurm"))
+
+    def group(self, axes: dict[str, Any], budget: Budget, settings: dict[str, Any], key: str) -> list[Run]:
+        for name, types in {**_AXES, **_GROUP}.items():
+            self.check_axis(axes.get(name), types, f"{key} {name}", name)
+        order = ("datasets", "configurations", "folds", "seeds", "plans", "trainers")
+        return [
+            Run(str(dataset), configuration, plans, trainer, fold, seed, budget, settings)
+            for dataset, configuration, fold, seed, plans, trainer in itertools.product(*(axes[a] for a in order))
+        ]
+
+    def check_axis(self, values: Any, types: tuple[type, ...], key: str, name: str) -> None:
+        if name == "datasets" and not values:
+            raise self.error(key, "no data set; write datasets = [ID] or give -d ID on the command line")
+        kind = " or ".join({"int": "numbers", "str": "names"}[t.__name__] for t in types)
+        if not isinstance(values, list) or not values or not all(type(value) in types for value in values):
+            raise self.error(key, f"must be a list of {kind} with at least one in it, got {values!r}")
+        if name == "folds" and not all(value == "all" if isinstance(value, str) else value >= 0 for value in values):
+            raise self.error(key, f"folds are numbers from 0 or 'all', got {values!r}")
+        if name == "seeds" and min(values) < 0:
+            raise self.error(key, f"seeds are numbers from 0, got {values!r}")
+        if len(set(values)) < len(values):
+            raise self.error(key, f"{values!r} has something twice; write it once")
+
+    def budget(self, table: Any) -> Budget:
+        self.known(table, [entry.name for entry in fields(Budget)], "[budget]")
+        for name, value in table.items():
+            if name == "mirroring":
+                if not isinstance(value, bool):
+                    raise self.error("[budget] mirroring", f"must be true or false, got {value!r}")
+            elif type(value) is not int or value < 1:
+                raise self.error(f"[budget] {name}", f"must be a whole number of at least 1, got {value!r}")
+        return Budget(**table)
+
+    def settings(self, table: Any, key: str, budget: Budget) -> dict[str, Any]:
+        self.known(table, table if isinstance(table, dict) else (), key)
+        for name, value in table.items():
+            if isinstance(value, dict | list):
+                raise self.error(f"{key} {name}", f"must be a number, a text, true or false, got {value!r}")
+            if name in budget.settings():
+                raise self.error(f"{key} {name}", "is set in [budget] for every trainer already; take it out here")
+        return table
+
+    def machine(self, table: Any) -> Machine:
+        self.known(table, [entry.name for entry in fields(Machine)], "[machine]")
+        if table.get("device", "cuda") not in DEVICES:
+            raise self.error("[machine] device", f"must be one of {', '.join(DEVICES)}, got {table['device']!r}")
+        for name in ("jobs", "threads"):
+            if name in table and (type(table[name]) is not int or table[name] < 1):
+                raise self.error(f"[machine] {name}", f"must be a whole number of at least 1, got {table[name]!r}")
+        gpus = table.get("gpus", [])
+        if not isinstance(gpus, list) or not all(type(gpu) is int and gpu >= 0 for gpu in gpus):
+            raise self.error("[machine] gpus", f"must be a list of the GPUs' numbers, got {gpus!r}")
+        environment = table.get("environment", {})
+        self.known(environment, environment if isinstance(environment, dict) else (), "[machine] environment")
+        for name in _OWN_VARIABLES:
+            if name in environment:
+                raise self.error(f"[machine] environment {name}", "is set by the sweep for every run; take it out")
+        checked = {**table, "gpus": tuple(gpus), "environment": {k: str(v) for k, v in environment.items()}}
+        if "flops_per_second" in table:
+            self.positive(table["flops_per_second"], "[machine] flops_per_second")
+        return Machine(**checked)
+
+    def without_excluded(self, runs: list[Run], rules: list[dict[str, Any]]) -> list[Run]:
+        for number, rule in enumerate(rules, 1):
+            key = f"[[exclude]] {number}"
+            self.known(rule, _EXCLUDE, key)
+            matched = [run for run in runs if all(str(getattr(run, name)) == str(v) for name, v in rule.items())]
+            if not rule or not matched:
+                raise self.error(key, "matches no run; correct or delete it")
+            runs = [run for run in runs if run not in matched]
+        if not runs:
+            raise self.error("[[exclude]]", "leaves no run")
+        return runs
+
+    def tables(self, document: dict[str, Any], key: str) -> list[dict[str, Any]]:
+        tables = document.get(key, [])
+        if not isinstance(tables, list) or not all(isinstance(table, dict) for table in tables):
+            raise self.error(key, f"write [[{key}]] with two brackets: there can be several")
+        return tables
+
+    def known(self, table: Any, allowed: Sequence[str], key: str) -> None:
+        if not isinstance(table, dict):
+            raise self.error(key, f"must be a table of name = value, got {table!r}")
+        unknown = [name for name in table if name not in allowed]
+        if unknown:
+            raise self.error(key, f"unknown key {', '.join(unknown)}; there are {', '.join(allowed)}")
+
+    def positive(self, value: Any, key: str) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise self.error(key, f"must be a number above 0, got {value!r}")
+        return float(value)

@@ -1,0 +1,25 @@
+"""``nnunetv2_mamba benchmark``."""
+
+import argparse
+from pathlib import Path
+
+HELP = "train, evaluate and compare a sweep of data sets, plans, trainers, folds and seeds"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file",
+        metavar="FILE.toml",
+        help="the sweep (docs/benchmarking.md); also mamba_vs_nnunet.toml or medsegmamba_paper.toml, which are ready",
+    )
+    parser.add_argument(
+        "-o", dest="output", type=Path, metavar="FOLDER", help="for all results (default: named like FILE); resumes"
+    )
+    parser.add_argument("-d", dest="datasets", nargs="+", default=[], metavar="ID", help="instead of the file's")
+    parser.add_argument("--dry-run", action="store_true", help="print the runs and how long they may take")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..benchmark.conduct import conduct
+
+    return conduct(args.file, args.output or Path(Path(args.file).stem), args.datasets, args.dry_run)
