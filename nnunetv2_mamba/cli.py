@@ -5,12 +5,13 @@ import pickle
 import subprocess
 import sys
 
-from .commands import demo, doctor, import_weights, plan
+from .commands import benchmark, demo, doctor, import_weights, plan
 
 VERBS = {
     "doctor": doctor,
     "import-weights": import_weights,
     "plan": plan,
+    "benchmark": benchmark,
     "demo": demo,
 }
 

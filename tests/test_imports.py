@@ -23,8 +23,9 @@ ALLOWED = {
     "doctor": {"_register", "trainers", "architectures", "ops"},
     "planning": {"trainers"},
     "evaluation": set(),
+    "benchmark": {"_register", "evaluation", "ops", "planning", "trainers"},
     "demo": {"_register"},
-    "commands": {"doctor", "demo", "planning", "architectures"},
+    "commands": {"benchmark", "doctor", "demo", "planning", "architectures"},
     "cli": {"commands"},
 }
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
