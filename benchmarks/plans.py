@@ -39,7 +39,7 @@ def rows(dataset: int, network: str, gpu_memory: float, processes: int) -> list[
     from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from nnunetv2_mamba.planning.memory import GIB, plan_memory
+    from nnunetv2_mamba.memory.estimate import GIB, plan_memory
     from nnunetv2_mamba.planning.planners import PLANNERS
 
     with contextlib.redirect_stdout(io.StringIO()):

@@ -13,7 +13,8 @@ from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_dataset
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
-from .memory import GIB, MemoryEstimate, plan_memory, usable_bytes
+from nnunetv2_mamba.memory.estimate import GIB, MemoryEstimate, plan_memory, usable_bytes
+
 from .planners import CONFIGURATIONS, DEFAULT_GPU_MEMORY, PLANNERS
 
 _PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}  # nnU-Net's

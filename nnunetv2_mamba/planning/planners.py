@@ -17,6 +17,7 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunetv2_mamba.memory.estimate import GIB, MemoryEstimate, architecture_memory, plan_memory, usable_bytes
 from nnunetv2_mamba.trainers import (
     nnUNetTrainerMedSegMamba,
     nnUNetTrainerMSDKMamba,
@@ -27,8 +28,6 @@ from nnunetv2_mamba.trainers import (
     nnUNetTrainerUMambaEnc,
 )
 from nnunetv2_mamba.trainers.base import nnUNetTrainerMamba
-
-from .memory import GIB, MemoryEstimate, architecture_memory, plan_memory, usable_bytes
 
 DEFAULT_GPU_MEMORY = 8  # GiB, as nnU-Net's own planner
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")

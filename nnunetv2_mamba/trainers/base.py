@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,11 +17,13 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 
 from nnunetv2_mamba.architectures.from_plans import network_from_plans
+from nnunetv2_mamba.memory.estimate import GIB
 
 from .activation_checkpointing import checkpoint_activations
 from .checkpoint import load_own_checkpoint, remove_unfinished, save_atomically
 from .nonfinite import NonFiniteCounter, NonFiniteError, finite, first_non_finite
 from .optimizers import WarmupPolyLR, fused_option, parameter_groups
+from .out_of_memory import advice, estimated_bytes, out_of_memory_explained
 from .precision import VARIABLE as AMP_VARIABLE
 from .precision import Precision
 from .preemption import TerminationRequest
@@ -149,8 +152,13 @@ class nnUNetTrainerMamba(nnUNetTrainer):
         Raises:
             preemption.Preempted: if SIGTERM came.
             NonFiniteError: after too many steps in a row with NaN or Inf.
+            OutOfMemoryError: naming the plan, its estimate and the next smaller setting.
         """
         self._termination.check()
+        with self._out_of_memory_explained(batch):
+            return self._step(batch)
+
+    def _step(self, batch: dict) -> dict:
         self.lr_scheduler.step(self.current_epoch + self._iteration / self.num_iterations_per_epoch)
         self._iteration += 1
         self.optimizer.zero_grad(set_to_none=True)
@@ -228,6 +236,38 @@ class nnUNetTrainerMamba(nnUNetTrainer):
         finally:
             self.network = network
 
+    def _out_of_memory_explained(self, batch: dict) -> AbstractContextManager:
+        return out_of_memory_explained(lambda: self._explain_memory(batch))
+
+    def _explain_memory(self, batch: dict) -> str:
+        """What is trained, what it is estimated to need, and the next smaller setting."""
+        labels, recipe = self.label_manager, self.recipe
+        shape = next(part["data"].shape for part, _ in self.micro_batches(batch))
+
+        def build() -> nn.Module:
+            return self.build_network_architecture(
+                self.plans_manager,
+                self.configuration_manager,
+                self.num_input_channels,
+                labels.num_segmentation_heads,
+                self.enable_deep_supervision,
+            )
+
+        estimate = estimated_bytes(build, shape, recipe.optimizer, self.precision.dtype)
+        size = "not known (too little memory to trace it)" if estimate is None else f"{estimate / GIB:.2f} GiB"
+        return (
+            f"{self.plans_manager.plans_name} {self.configuration_name} trains patches of "
+            f"{' x '.join(map(str, shape[2:]))} with {shape[1]} channels, {shape[0]} at once; the estimate of a step "
+            f"{'without activation checkpointing ' if recipe.activation_checkpointing else ''}is {size}, besides what "
+            "the device's libraries and other processes take; "
+            + advice(
+                estimate,
+                int(self.plans_manager.dataset_name[7:10]),
+                self.network_class.__name__,
+                recipe.activation_checkpointing,
+            )
+        )
+
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
         """As nnU-Net's, which also switches it on after validation where the training never had it."""
         super().set_deep_supervision_enabled(enabled and self.enable_deep_supervision)
@@ -294,7 +334,8 @@ class nnUNetTrainerMamba(nnUNetTrainer):
 
     def validation_step(self, batch: dict) -> dict:
         self._termination.check()
-        return super().validation_step(batch)
+        with self._out_of_memory_explained(batch):
+            return super().validation_step(batch)
 
     def checkpoint_content(self) -> dict[str, Any]:
         """What a checkpoint holds: nnU-Net's keys, and the settings."""

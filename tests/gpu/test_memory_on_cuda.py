@@ -6,7 +6,7 @@ import pytest
 import torch
 from planned_networks import NETWORKS
 
-from nnunetv2_mamba.planning.memory import training_loss, training_memory
+from nnunetv2_mamba.memory.estimate import training_loss, training_memory
 
 SHAPE = (2, 2, 96, 96, 96)
 

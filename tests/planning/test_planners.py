@@ -11,8 +11,8 @@ from tiny_dataset import DATASET_ID, NAME
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunetv2_mamba import architectures
+from nnunetv2_mamba.memory.estimate import plan_memory, usable_bytes
 from nnunetv2_mamba.planning import command
-from nnunetv2_mamba.planning.memory import plan_memory, usable_bytes
 from nnunetv2_mamba.planning.planners import PLANNERS, MambaPlanner
 from nnunetv2_mamba.trainers import nnUNetTrainerSegMamba
 

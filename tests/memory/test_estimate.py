@@ -8,7 +8,7 @@ from planned_networks import NETWORKS, TOPOLOGY
 from torch import nn
 
 from nnunetv2_mamba.architectures import SegMamba
-from nnunetv2_mamba.planning.memory import (
+from nnunetv2_mamba.memory.estimate import (
     GIB,
     autocast_as_on_cuda,
     inference_memory,
