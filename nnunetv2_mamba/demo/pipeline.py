@@ -16,7 +16,7 @@ from . import phantom, picture
 DATASET = "Dataset001_HeadPhantom"
 TRAINER = "nnUNetTrainerMedSegMamba"
 TRAIN_CASES, TEST_CASES, SEED = 20, 4, 2026
-SETTINGS = "num_epochs=6, num_iterations_per_epoch=25, num_val_iterations_per_epoch=3, initial_lr=1e-3"
+SETTINGS = "num_epochs=5, num_iterations_per_epoch=25, num_val_iterations_per_epoch=3, initial_lr=1e-3"
 ENOUGH_DICE = 0.80
 
 MARKER = "nnunetv2_mamba_demo.json"  # tells an earlier demo from a folder of the user's
@@ -45,7 +45,7 @@ def run(folder: Path) -> int:
     _heading("2/5 Plan and preprocess")
     nnunet(variables, "plan_and_preprocess", "-d", "1", "-c", "3d_fullres")
 
-    _heading("3/5 Train, the longest step: about 5 minutes on two CPU cores")
+    _heading("3/5 Train, the longest step: about 4 minutes on two CPU cores")
     nnunet(variables, "train", "1", "3d_fullres", "0", "-tr", TRAINER, "-device", device)
 
     _heading("4/5 Predict the test cases")
