@@ -1,0 +1,40 @@
+"""Operations of the networks, counted on tensors without data."""
+
+import pytest
+import torch
+from tiny_dataset import TinyDataset
+from torch.utils.flop_counter import FlopCounterMode
+
+from nnunetv2_mamba.benchmark.checks import trainer_class
+from nnunetv2_mamba.benchmark.flops import _scan_formulas, network_cost
+from nnunetv2_mamba.ops import causal_conv1d, directional_scan, scan_order
+
+
+def test_scan_and_convolution_are_counted():
+    batch, length, channels, states, taps = 2, 6, 4, 3, 4
+    paths = scan_order.bidirectional((length,), torch.device("cpu"))
+    directions = len(paths)
+    u, delta = torch.randn(batch, length, channels), torch.randn(batch, directions, length, channels)
+    A, D = -torch.rand(directions, channels, states), torch.randn(directions, channels)
+    B = C = torch.randn(batch, directions, length, states)
+    with FlopCounterMode(display=False, custom_mapping=_scan_formulas()) as counter:
+        directional_scan(u, delta, A, B, C, paths, D)
+        causal_conv1d(u, torch.randn(directions, channels, taps), None, paths)
+    positions = batch * directions * length * channels
+    assert counter.get_total_flops() == positions * (7 * states + 3) + positions * 2 * taps
+
+
+@pytest.mark.parametrize(("trainer", "plans"), [("nnUNetTrainer", "nnUNetPlans"), ("SegMamba", "tinySegMambaPlans")])
+def test_network_cost_of_any_trainer(tiny_dataset: TinyDataset, trainer, plans):
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    manager, description = PlansManager(tiny_dataset.plans(plans)), tiny_dataset.dataset_json()
+    name = trainer if trainer.startswith("nnUNet") else f"nnUNetTrainer{trainer}"
+    cost = network_cost(trainer_class(name), manager, "3d_fullres", description)
+    arguments = (manager, manager.get_configuration("3d_fullres"), 2, 3, True)
+    real = trainer_class(name).build_network_architecture(*arguments)
+    assert cost.parameters == sum(parameter.numel() for parameter in real.parameters())
+    assert cost.flops > 2 * cost.parameters
+    if trainer == "SegMamba":
+        twin = network_cost(trainer_class(f"{name}NoMamba"), manager, "3d_fullres", description)
+        assert twin.flops < cost.flops and twin.parameters < cost.parameters

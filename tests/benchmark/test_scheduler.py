@@ -1,0 +1,130 @@
+"""Which run is started when, and what happens when one dies. Processes are faked."""
+
+import io
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+from sweep_cases import RUN, pretend_finished
+
+from nnunetv2_mamba.benchmark import scheduler as module
+from nnunetv2_mamba.benchmark.display import EventLines, LiveTable, progress_table
+from nnunetv2_mamba.benchmark.job import BUSY
+from nnunetv2_mamba.benchmark.results import summary, write_scores
+from nnunetv2_mamba.benchmark.scheduler import Scheduler
+
+RUNS = tuple(replace(RUN, fold=fold) for fold in range(4))
+
+
+class FakeRunner:
+    """Ends every run at the second look with the next of its exit codes; 0 leaves a finished run."""
+
+    def __init__(self, folder, slots=1, codes=None):
+        self.folder, self.slots, self.codes = folder, slots, codes or {}
+        self.started, self.stopped, self.under_way, self.most = [], [], 0, 0
+
+    def start(self, run, slot):
+        self.started.append(run.fold)
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        return FakeProcess(self, run)
+
+
+class FakeProcess:
+    def __init__(self, runner, run):
+        self.runner, self.run, self.looks = runner, run, 0
+
+    def poll(self):
+        self.looks += 1
+        if self.looks < 2:
+            return None
+        self.runner.under_way -= 1
+        codes = self.runner.codes.get(self.run.fold, [])
+        code = codes.pop(0) if codes else 0
+        if isinstance(code, BaseException):
+            raise code
+        if code == 0:
+            pretend_finished(self.run, self.runner.folder)
+        return code
+
+    def stop(self):
+        self.runner.stopped.append(self.run.fold)
+
+
+def execute(folder, runner, runs=RUNS):
+    log = io.StringIO()
+    scheduler = Scheduler(folder, runner, EventLines(log), pause=0)
+    return scheduler.execute(runs), log.getvalue(), scheduler
+
+
+@pytest.mark.parametrize("slots", [1, 2, None])
+def test_side_by_side(tmp_path, slots):
+    runner = FakeRunner(tmp_path, slots)
+    failed, _, _ = execute(tmp_path, runner)
+    assert failed == [] and runner.started == [0, 1, 2, 3] and runner.most == (slots or 4)
+
+
+def test_finished_runs_are_not_started(tmp_path):
+    for run in RUNS[:3]:
+        pretend_finished(run, tmp_path)
+    runner = FakeRunner(tmp_path)
+    execute(tmp_path, runner)
+    assert runner.started == [3]
+
+
+def test_a_killed_run_is_tried_once_more(tmp_path):
+    runner = FakeRunner(tmp_path, codes={1: [-9]})
+    failed, log, _ = execute(tmp_path, runner)
+    assert failed == [] and sorted(runner.started) == [0, 1, 1, 2, 3]
+    assert "fold_1__seed_0 (killed by signal 9), trying again" in log and str(RUNS[1].log(tmp_path)) in log
+
+
+def test_the_others_go_on_when_one_fails_twice(tmp_path):
+    runner = FakeRunner(tmp_path, codes={1: [-9, 1]})
+    failed, log, scheduler = execute(tmp_path, runner)
+    assert failed == [RUNS[1]] and sorted(runner.started) == [0, 1, 1, 2, 3]
+    assert "(exit code 1), giving up" in log
+    assert scheduler.states[RUNS[1].name] == "failed" and scheduler.states[RUNS[3].name] == "finished"
+
+
+def test_exit_code_0_without_results_is_a_failure(tmp_path, monkeypatch):
+    monkeypatch.setattr("test_scheduler.pretend_finished", lambda *_: None)
+    failed, _, _ = execute(tmp_path, FakeRunner(tmp_path), RUNS[:1])
+    assert failed == [RUNS[0]]
+
+
+def test_a_run_of_another_sweep_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_BUSY_PAUSE", 0.0)
+    runner = FakeRunner(tmp_path, codes={0: [BUSY, BUSY, BUSY]})
+    failed, log, _ = execute(tmp_path, runner)
+    assert failed == [] and runner.started.count(0) == 4
+    assert log.count("elsewhere") == 1 and log.count("starts   " + RUNS[0].name) == 1
+
+
+def test_running_processes_are_stopped_when_the_sweep_is(tmp_path):
+    runner = FakeRunner(tmp_path, slots=2, codes={0: [KeyboardInterrupt()]})
+    with pytest.raises(KeyboardInterrupt):
+        execute(tmp_path, runner)
+    assert runner.stopped == [0, 1]
+
+
+def test_tables(tmp_path):
+    several = (*RUNS, *(replace(run, trainer="nnUNetTrainerSegMamba") for run in RUNS))
+    for run, dice in zip(several[:6], (0.1, 0.2, 0.3, 0.4, 0.8, 0.9), strict=True):
+        pretend_finished(run, tmp_path, dice)
+    states = {run.name: "finished" for run in several[:6]} | {several[6].name: "running", several[7].name: "failed"}
+    lines = progress_table(several, states, tmp_path)
+    assert "SegMamba" in lines[0] and lines[0].endswith("0 finished | 1 finished | 2 epoch 0/? | 3 failed")
+    assert lines[-1] == "1 failed, 6 finished, 1 running"
+    assert "| nnUNetTrainer | 4 | 0.2500 | 1.0 M | 1.0 | 36.0 | 1.00 GiB |" in summary(several, tmp_path)
+    scores = pd.read_csv(write_scores(several, tmp_path))
+    assert len(scores) == 12 and set(scores["label"]) == {"1", "foreground mean"}
+    assert scores["dice"].tolist() == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.8, 0.8, 0.9, 0.9]
+
+
+def test_the_live_table_is_printed_over_itself(tmp_path):
+    stream = io.StringIO()
+    table = LiveTable(RUNS, tmp_path, stream)
+    table.update({run.name: "waiting" for run in RUNS})
+    table.update({run.name: "finished" for run in RUNS})
+    assert stream.getvalue().count("\x1b[2A\x1b[J") == 1 and stream.getvalue().endswith("4 finished\n")

@@ -1,0 +1,119 @@
+"""The TOML file of a sweep."""
+
+import pytest
+from sweep_cases import write_sweep
+
+from nnunetv2_mamba.benchmark.run import Budget
+from nnunetv2_mamba.benchmark.sweep import SweepError, find_file, read_sweep, ready_made
+
+GROUP = '[[group]]\ntrainers = ["nnUNetTrainer"]\nplans = ["nnUNetPlans"]\n'
+FULL = """
+datasets = [4]
+folds = [0, 1]
+seeds = [0, 7]
+[budget]
+epochs = 5
+iterations = 13
+batch_size = 2
+mirroring = false
+[settings]
+initial_lr = 1e-3
+[machine]
+device = "cpu"
+threads = 1
+environment = { nnUNet_n_proc_DA = 0 }
+[[group]]
+trainers = ["nnUNetTrainer"]
+plans = ["nnUNetPlans", "nnUNetResEncUNetMPlans"]
+[[group]]
+trainers = ["nnUNetTrainerSegMamba", "nnUNetTrainerSegMambaNoMamba"]
+plans = ["nnUNetSegMambaPlans"]
+folds = [0]
+settings = { optimizer = "adamw" }
+seconds_per_epoch = 12
+[[exclude]]
+plans = "nnUNetResEncUNetMPlans"
+fold = 1
+"""
+
+
+def test_groups_are_multiplied_out(tmp_path):
+    sweep = read_sweep(write_sweep(tmp_path, FULL))
+    found = [(run.trainer, run.plans, run.fold, run.seed) for run in sweep.runs]
+    stock = [("nnUNetTrainer", "nnUNetPlans", fold, seed) for fold in (0, 1) for seed in (0, 7)]
+    residual = [("nnUNetTrainer", "nnUNetResEncUNetMPlans", 0, seed) for seed in (0, 7)]
+    ours = [
+        (f"nnUNetTrainerSegMamba{twin}", "nnUNetSegMambaPlans", 0, seed) for twin in ("", "NoMamba") for seed in (0, 7)
+    ]
+    assert sorted(found) == sorted(stock + residual + ours)
+    assert {run.budget for run in sweep.runs} == {Budget(5, 13, None, 2, False)}
+    assert sweep.machine.environment == {"nnUNet_n_proc_DA": "0"}
+    for run in sweep.runs:
+        if run.plans == "nnUNetSegMambaPlans":
+            assert run.settings == {"initial_lr": 1e-3, "optimizer": "adamw"} and sweep.declared[run.name] == 12
+        else:
+            assert run.settings == {"initial_lr": 1e-3} and run.name not in sweep.declared
+
+
+def test_data_sets_of_the_command_line_replace_those_of_the_file(tmp_path):
+    sweep = read_sweep(write_sweep(tmp_path, FULL), [5, "Dataset006_Lung"])
+    assert {run.dataset for run in sweep.runs} == {"5", "Dataset006_Lung"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("datasets = [4", "is not TOML"),
+        ("datasets = [4]", r"group: there is no \[\[group\]\]"),
+        ("datasets = [4]\nfold = [0]\n" + GROUP, "top level: unknown key fold; there are datasets"),
+        ("datasets = [4]\n[budget]\nepoch = 5\n" + GROUP, r"\[budget\]: unknown key epoch; there are epochs"),
+        ("datasets = [4]\n[budget]\nepochs = 0\n" + GROUP, r"\[budget\] epochs: must be a whole number"),
+        ("datasets = [4]\n[budget]\nmirroring = 1\n" + GROUP, r"mirroring: must be true or false"),
+        ("datasets = [4]\nfolds = 0\n" + GROUP, r"\[\[group\]\] 1 folds: must be a list of numbers or names"),
+        ("datasets = [4]\nfolds = ['five']\n" + GROUP, "folds are numbers from 0 or 'all'"),
+        ("datasets = [4]\nseeds = [1, 1]\n" + GROUP, "has something twice"),
+        ("datasets = [4]\nseeds = [true]\n" + GROUP, "must be a list of numbers"),
+        (GROUP, "datasets: no data set; .* -d ID"),
+        ("datasets = [4]\n[[group]]\nplans = ['nnUNetPlans']\n", "trainers: must be a list of names"),
+        ("datasets = [4]\n" + GROUP + GROUP, "stands in the file twice"),
+        ("datasets = [4]\n" + GROUP + "epochs = 5\n", r"\[\[group\]\] 1: unknown key epochs"),
+        ("datasets = [4]\n[group]\n", r"write \[\[group\]\] with two brackets"),
+        ("datasets = [4]\n[[exclude]]\nfold = 9\n" + GROUP, r"\[\[exclude\]\] 1: matches no run"),
+        ("datasets = [4]\n[[exclude]]\nseed = 0\n" + GROUP, "leaves no run"),
+        ("datasets = [4]\n[machine]\ndevice = 'gpu'\n" + GROUP, "device: must be one of cuda, cpu, mps"),
+        ("datasets = [4]\n[machine]\njobs = 'two'\n" + GROUP, r"\[machine\] jobs: must be a whole number"),
+        ("datasets = [4]\n[machine]\nenvironment = {nnUNet_results = 'x'}\n" + GROUP, "is set by the sweep"),
+        (
+            "datasets = [4]\n[budget]\nepochs = 5\n[settings]\nnum_epochs = 9\n" + GROUP,
+            r"settings num_epochs: is set in \[budget\]",
+        ),
+        ("datasets = [4]\nsettings = 3\n" + GROUP, "settings: must be a table"),
+        ("datasets = [4]\n" + GROUP + "seconds_per_epoch = -1\n", "must be a number above 0"),
+    ],
+)
+def test_what_does_not_fit_is_named(tmp_path, text, message):
+    file = write_sweep(tmp_path, text)
+    with pytest.raises(SweepError, match=message) as error:
+        read_sweep(file)
+    assert str(file) in str(error.value)
+
+
+def test_ready_made_files():
+    assert list(ready_made()) == ["mamba_vs_nnunet.toml", "medsegmamba_paper.toml"]
+    runs = read_sweep(find_file("mamba_vs_nnunet.toml"), [4]).runs
+    assert {run.fold for run in runs} == {0, 1, 2, 3, 4}
+    trainers = {run.trainer for run in runs}
+    for network in ("SegMamba", "MedSegMamba", "MSDKMamba", "UMambaBot", "UMambaEnc"):
+        assert {f"nnUNetTrainer{network}{twin}" for twin in ("", "NoMamba", "Conv")} <= trainers
+    stock = {run.plans for run in runs if run.trainer == "nnUNetTrainer"}
+    assert stock == {"nnUNetPlans", "nnUNetResEncUNetMPlans", "nnUNetResEncUNetLPlans"}
+    with pytest.raises(FileNotFoundError, match="no ready-made one of this name: mamba_vs_nnunet"):
+        find_file("mamba_vs_unet.toml")
+
+
+def test_trainers_of_the_ready_made_files_exist():
+    from nnunetv2_mamba.benchmark.checks import trainer_class
+
+    for name in ready_made():
+        for run in read_sweep(find_file(name), [4]).runs:
+            assert trainer_class(run.trainer).__name__ == run.trainer
