@@ -1,0 +1,48 @@
+"""``nnunetv2_mamba evaluate``."""
+
+import argparse
+from pathlib import Path
+
+HELP = "measure predictions: Dice, IoU, volume similarity, HD95, ASSD, NSD per case and label"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder",
+        type=Path,
+        metavar="REF_DIR",
+        help="references; or, with no PRED_DIR, a trainer's results folder or a fold in it, to evaluate its validation",
+    )
+    parser.add_argument("predictions", type=Path, nargs="?", metavar="PRED_DIR", help="predictions of the same cases")
+    parser.add_argument("--dataset-json", type=Path, metavar="FILE", help="default: beside PRED_DIR's, above REF_DIR")
+    parser.add_argument("--plans", type=Path, metavar="FILE", help="plans.json; default: PRED_DIR's, if there")
+    parser.add_argument("-o", dest="output", type=Path, metavar="OUT", help="folder; default: that of the predictions")
+    parser.add_argument(
+        "--nsd-tolerance", type=float, default=1.0, metavar="MM", help="of the surfaces, for NSD (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--empty-distance",
+        choices=("inf", "diagonal"),
+        default="inf",
+        help="HD95 and ASSD of a label in one of the images only: infinite (default) or the image's diagonal",
+    )
+    parser.add_argument("-np", type=int, metavar="N", help="processes")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..evaluation.folders import from_folders, from_results
+    from ..evaluation.metrics import Options
+    from ..evaluation.run import evaluate
+    from ..evaluation.summary import format_means
+
+    options = Options(args.nsd_tolerance, args.empty_distance)
+    if args.predictions is None:
+        if args.dataset_json or args.plans:
+            raise ValueError("a results folder has its own dataset.json and plans.json: leave the options out")
+        pairings = from_results(args.folder, args.output)
+    else:
+        pairings = [from_folders(args.folder, args.predictions, args.dataset_json, args.plans, args.output)]
+    tables = evaluate(pairings, options, args.np)
+    print(format_means(tables, options))
+    print("\n".join(f"written: {pairing.output / 'evaluation.csv'} and .json" for pairing in pairings))
+    return 0

@@ -1,0 +1,95 @@
+"""One case: a reference and a prediction, read, checked and measured."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from scipy.ndimage import find_objects
+
+from .images import Segmentation, read_segmentation
+from .labels import Labels
+from .metrics import Options, overlap, surface
+
+
+def measure_files(
+    reference: Path, prediction: Path, reader: type[BaseReaderWriter], labels: Labels, options: Options
+) -> dict:
+    """Measure a case, given as two files.
+
+    Returns:
+        ``shape`` and ``spacing`` (mm) in the order of the array's axes, and ``metrics``, see ``measure``.
+
+    Raises:
+        ValueError: for all that is wrong with the two files, each named.
+    """
+    problems, images = [], []
+    for file, ignore in ((reference, labels.ignore), (prediction, None)):
+        try:
+            images.append(read_segmentation(file, reader, labels.known, ignore))
+        except ValueError as error:
+            problems.append(str(error))
+    if len(images) == 2:
+        differences = images[0].geometry.differences(images[1].geometry)
+        if differences:
+            problems.append(f"{prediction} lies elsewhere than {reference}: {', '.join(differences)}")
+    if problems:
+        raise ValueError("; ".join(problems))
+    geometry = images[0].geometry
+    metrics = measure(*images, labels, options)
+    return {"shape": list(geometry.shape), "spacing": list(geometry.spacing), "metrics": metrics}
+
+
+def measure(
+    reference: Segmentation, prediction: Segmentation, labels: Labels, options: Options
+) -> dict[str, dict[str, float]]:
+    """Measure a case, given as two segmentations of the same geometry.
+
+    Voxels that the reference ignores belong to no mask. Surfaces are measured along the axes that are longer than one
+    voxel: an image of one slice is a plane, not a sheet of which every voxel is surface.
+
+    Returns:
+        By nnU-Net's key of the label: nnU-Net's metrics by its names, then ours by those in ``tables.METRICS``.
+    """
+    indices = (reference.indices, np.where(reference.indices == 0, 0, prediction.indices))
+    size = len(labels.known) + 1
+    # Voxels by index in the reference and in the prediction; every count of every label is a sum of these.
+    pairs = indices[0].astype(np.int64) * size + indices[1]
+    counts = np.bincount(pairs.ravel(), minlength=size * size).reshape(size, size)[1:, 1:]
+    boxes = [find_objects(array, max_label=size - 1) for array in indices]
+    axes, flat = _axes(reference.geometry.shape)
+    spacing = np.array(reference.geometry.spacing)[axes]
+    diagonal = float(np.linalg.norm(spacing * np.array(reference.geometry.shape)[axes]))
+
+    results = {}
+    for label in labels.measured:
+        inside = np.isin(labels.known, label.values)
+        tp = int(counts[np.ix_(inside, inside)].sum())
+        fn = int(counts[inside].sum()) - tp
+        fp = int(counts[:, inside].sum()) - tp
+        tn = int(counts.sum()) - tp - fn - fp
+        box = _joint([found[index] for found in boxes for index in np.flatnonzero(inside)])
+        member = np.concatenate(([False], inside))
+        masks = [np.squeeze(member[array[box]], axis=flat) for array in indices]
+        shares = overlap(tp, fp, fn)
+        results[label.key] = {
+            "Dice": shares["dice"],
+            "IoU": shares["iou"],
+            **{"FP": fp, "TP": tp, "FN": fn, "TN": tn, "n_pred": fp + tp, "n_ref": fn + tp},
+            **shares,
+            **surface(*masks, tuple(spacing.tolist()), options, diagonal),
+        }
+    return results
+
+
+def _axes(shape: tuple[int, ...]) -> tuple[list[int], tuple[int, ...]]:
+    """The axes along which there are surfaces, at least one, and the others, which have one voxel."""
+    axes = [axis for axis, length in enumerate(shape) if length > 1] or [0]
+    return axes, tuple(axis for axis in range(len(shape)) if axis not in axes)
+
+
+def _joint(boxes: list[tuple[slice, ...] | None]) -> tuple[slice, ...]:
+    """The smallest box around some, of which None are empty; one voxel if all are."""
+    boxes = [box for box in boxes if box is not None] or [(slice(0, 1),) * 3]
+    return tuple(slice(min(s.start for s in side), max(s.stop for s in side)) for side in zip(*boxes, strict=True))

@@ -1,0 +1,134 @@
+"""Measures the cases of a pairing in processes, keeps what is finished, and writes the results."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict
+from multiprocessing import get_context, parent_process
+from pathlib import Path
+
+import pandas as pd
+from nnunetv2.configuration import default_num_processes
+from tqdm import tqdm
+
+from .cases import measure_files
+from .folders import Pairing
+from .metrics import Options
+from .summary import JSON, summarize, to_table, versions
+from .tables import CSV, format_metrics
+
+FINISHED = "evaluation_cases"
+
+
+def evaluate(pairings: list[Pairing], options: Options, processes: int | None = None) -> list[pd.DataFrame]:
+    """Measure all cases and write ``evaluation.json`` and ``evaluation.csv`` into each pairing's output.
+
+    Finished cases are kept in a folder ``evaluation_cases`` there. They are not measured again unless a file, the
+    labels, an option or a version of a package changes.
+
+    Args:
+        processes: at most so many; 1 for none besides this. None for as many as nnU-Net would take and there are cores.
+
+    Returns:
+        The tables, as in the files.
+
+    Raises:
+        ValueError: for all that is wrong with any of the files; the results are not written, finished cases are kept.
+        OSError: files cannot be written, or a process was killed.
+    """
+    if processes is not None and processes < 1:
+        raise ValueError(f"-np must be at least 1, got {processes}")
+    jobs = [(number, case) for number, pairing in enumerate(pairings) for case in pairing.cases]
+    processes = min(processes or min(default_num_processes, os.cpu_count() or 1), len(jobs))
+    results: list[dict[str, dict]] = [{} for _ in pairings]
+    problems = []
+    for pairing in pairings:
+        (pairing.output / FINISHED).mkdir(parents=True, exist_ok=True)
+    with tqdm(total=len(jobs), desc="evaluate", unit="case") as progress:
+        for (number, case), result in _measure_all(pairings, jobs, options, processes):
+            if isinstance(result, ValueError):
+                problems.append(str(result))
+            else:
+                results[number][case] = result
+            progress.update()
+    if problems:
+        raise ValueError(f"{len(problems)} of {len(jobs)} cases cannot be evaluated: {'; '.join(sorted(problems))}")
+    return [_write(pairing, options, found) for pairing, found in zip(pairings, results, strict=True)]
+
+
+def _measure_all(
+    pairings: list[Pairing], jobs: list[tuple[int, str]], options: Options, processes: int
+) -> Iterator[tuple[tuple[int, str], dict | ValueError]]:
+    if processes == 1:
+        for number, case in jobs:
+            yield (number, case), _measure(pairings[number], case, options)
+        return
+    # spawn: a fork of a process with torch's threads may hang
+    pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_prepare_worker)
+    try:
+        futures = {pool.submit(_measure, pairings[number], case, options): (number, case) for number, case in jobs}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        raise OSError("a process was killed, maybe for memory; run again with a smaller -np to go on") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _prepare_worker() -> None:
+    """Ctrl-C is the parent's to handle, and a worker ends with it, however it ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
+
+
+def _measure(pairing: Pairing, case: str, options: Options) -> dict | ValueError:
+    """The result of a case, of an earlier run if it holds; an error is returned, so that others can be added to it."""
+    reference, prediction = pairing.cases[case]
+    file = pairing.output / FINISHED / f"{case}.json"
+    try:
+        key = _key(pairing, case, options)
+        kept = json.loads(file.read_text()) if file.is_file() else {}
+        if kept.get("key") == key:
+            return kept["result"]
+        result = measure_files(reference, prediction, pairing.reader, pairing.labels, options)
+        _write_atomically(file, json.dumps({"key": key, "result": result}))
+        return result
+    except ValueError as error:
+        return error
+
+
+def _key(pairing: Pairing, case: str, options: Options) -> str:
+    """A digest of all that the result depends on."""
+    settings = [asdict(pairing.labels), asdict(options), pairing.reader.__name__, versions()]
+    digest = hashlib.sha256(json.dumps(settings).encode())
+    for file in pairing.cases[case]:
+        spacing = file.with_name(f"{case}.json")  # of a TIFF
+        for content in (file, spacing):
+            digest.update(hashlib.sha256(content.read_bytes()).digest() if content.is_file() else b"none")
+    return digest.hexdigest()
+
+
+def _write(pairing: Pairing, options: Options, results: dict[str, dict]) -> pd.DataFrame:
+    table = to_table(pairing, results)
+    csv = pairing.output / CSV
+    csv.unlink(missing_ok=True)  # never an old table beside a new summary
+    _write_atomically(pairing.output / JSON, json.dumps(summarize(pairing, options, results), indent=1))
+    _write_atomically(csv, format_metrics(table))
+    return table
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    """Write so that a process killed at any moment leaves the old file or the new one."""
+    partial = path.with_name(f"{path.name}.partial")
+    with partial.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
