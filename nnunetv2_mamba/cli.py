@@ -5,12 +5,13 @@ import pickle
 import subprocess
 import sys
 
-from .commands import benchmark, demo, doctor, import_weights, plan
+from .commands import benchmark, demo, doctor, evaluate, import_weights, plan
 
 VERBS = {
     "doctor": doctor,
     "import-weights": import_weights,
     "plan": plan,
+    "evaluate": evaluate,
     "benchmark": benchmark,
     "demo": demo,
 }

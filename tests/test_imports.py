@@ -26,7 +26,7 @@ ALLOWED = {
     "evaluation": set(),
     "benchmark": {"_register", "evaluation", "ops", "planning", "trainers"},
     "demo": {"_register"},
-    "commands": {"benchmark", "doctor", "demo", "planning", "architectures"},
+    "commands": {"benchmark", "doctor", "demo", "evaluation", "planning", "architectures"},
     "cli": {"commands"},
 }
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
