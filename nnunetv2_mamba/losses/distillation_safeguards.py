@@ -45,14 +45,17 @@ def standardised(logits: torch.Tensor) -> torch.Tensor:
 
 
 class UncertaintyWeights(nn.Module):
-    """Learned weights of loss terms: ``sum_i share_i * (L_i / (2 exp(s_i)) + s_i / 2)``.
+    """Learned weights of loss terms: ``sum_i share_i * ((L_i + 0.01) / (2 exp(s_i)) + s_i / 2)``.
 
     Kendall, Gal & Cipolla, CVPR 2018 (arXiv 1705.07115), with ``s_i`` the log variance of term ``i``. Without
-    ``s_i / 2`` all weights would fall to 0. The terms must not be negative, or ``s_i`` falls without bound.
+    ``s_i / 2`` all weights would fall to 0. The terms must not be negative, or ``s_i`` falls without bound; the 0.01,
+    added here, keeps it from doing so for a term that a closed gate makes 0: no weight settles above 50.
 
     Args:
         weights: the weights ``1 / (2 exp(s_i))`` to start from, all positive.
     """
+
+    _FLOOR = 0.01
 
     def __init__(self, weights: Sequence[float]):
         super().__init__()
@@ -60,7 +63,7 @@ class UncertaintyWeights(nn.Module):
 
     def forward(self, terms: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
         """Args: ``terms`` and ``shares`` float ``(n,)``. Returns the sum, a scalar."""
-        return (shares * (terms * (-self.log_variances).exp() + self.log_variances) / 2).sum()
+        return (shares * ((terms + self._FLOOR) * (-self.log_variances).exp() + self.log_variances) / 2).sum()
 
 
 class ClassBrake:

@@ -53,7 +53,19 @@ def test_uncertainty_weights_start_as_given_and_settle_at_the_logarithm():
         optimizer.zero_grad()
         weights(terms.detach(), shares).backward()
         optimizer.step()
-    torch.testing.assert_close(weights.log_variances.detach(), terms.detach().log(), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(weights.log_variances.detach(), (terms.detach() + 0.01).log(), rtol=1e-3, atol=1e-3)
+
+
+def test_uncertainty_weights_stay_finite_where_a_gate_makes_a_term_zero():
+    """With nnU-Net's momentum; a brake on all regions is such a gate."""
+    weights = UncertaintyWeights([1.0, 0.3])
+    optimizer = torch.optim.SGD(weights.parameters(), 1e-2, momentum=0.99, nesterov=True)
+    for _ in range(400):
+        optimizer.zero_grad()
+        weights(torch.tensor([0.3, 0.0]), torch.ones(2)).backward()
+        optimizer.step()
+        assert weights.log_variances.isfinite().all() and weights.log_variances[1] > -20
+    assert weights.log_variances[1].item() == pytest.approx(math.log(0.01), abs=0.1)
 
 
 @pytest.mark.parametrize("teacher", ["final", "fused"])
@@ -68,7 +80,7 @@ def test_uncertainty_weighting_of_the_loss(teacher):
     torch.testing.assert_close(*gradients)
     second.backward()
     terms = distillation(plain, [*outputs, *fused], target)
-    expected = (1 - 2 * torch.stack([w * t for w, t in zip((1 / 3, 1 / 6), terms, strict=True)])) / 2
+    expected = (1 - 2 * torch.stack([w * (t + 0.01) for w, t in zip((1 / 3, 1 / 6), terms, strict=True)])) / 2
     torch.testing.assert_close(module.log_variances.grad[1:], expected.detach())
 
 
