@@ -86,5 +86,6 @@ def _draw(panel: Axes, title: str | None, history: Sequence[Record], key: str, l
         panel.plot(epochs, values, color=f"C{scale}", linestyle=linestyle, marker=".", label=label)
     if title:
         panel.set(title=title, xlabel="epoch")
+        panel.xaxis.get_major_locator().set_params(integer=True)
         if scales:
             panel.legend()

@@ -44,6 +44,11 @@ class EMATeacher:
         """Logits ``(batch, classes, *grid)``, under the autocast in use."""
         return self._run(data)
 
+    def start(self, student: nn.Module) -> None:
+        """Copy the student unless there is an average already: its weights may have been loaded in the meantime."""
+        if not self._average.n_averaged:
+            self._average.module.load_state_dict(student.state_dict())
+
     def update(self, student: nn.Module) -> None:
         """Follow the student, after every step of the optimiser; the first update copies it."""
         self._average.update_parameters(student)

@@ -16,7 +16,6 @@ class nnUNetTrainerMSDKMamba(SelfDistillationTrainer):
     """
 
     network_class = MSDKMamba
-    network_options = {"kan": "rational"}
 
 
 class nnUNetTrainerMSDKMambaNoDistillation(nnUNetTrainerMSDKMamba):

@@ -49,7 +49,7 @@ class SelfDistillationRecipe(Recipe):
     """
 
     distillation_weight: float = number(0.5, low=0)
-    temperature: float = number(3.0, low=0.1)
+    temperature: float = number(3.0, low=0.1, high=100)  # above, fp32 has no digits left for the KL
     teacher: Literal["final", "fused", "ema"] = "final"
     gate: Literal["advantage", "confidence", "correct", "none"] = "advantage"
     distillation_warmup_share: float = number(0.05, low=0, high=1)
@@ -61,9 +61,10 @@ class SelfDistillationRecipe(Recipe):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.distillation_weight > 0 and not self.enable_deep_supervision:
+        if not self.enable_deep_supervision and (self.distillation_weight > 0 or self.teacher == "fused"):
             raise ValueError(
-                "enable_deep_supervision=false leaves no lower-resolution head to teach; set distillation_weight=0 too"
+                "enable_deep_supervision=false leaves no lower-resolution head to teach or to fuse; set "
+                "distillation_weight=0 and teacher='final' too"
             )
         if self.uncertainty_weighting and self.distillation_weight == 0:
             raise ValueError(
@@ -131,6 +132,8 @@ class SelfDistillationTrainer(nnUNetTrainerMamba):
 
     def on_train_start(self) -> None:
         super().on_train_start()
+        if self._ema is not None:
+            self._ema.start(self._bare_network())
         if self.recipe.distillation_weight > 0 and not self.loss.students:
             self.print_to_log_file(
                 "Nothing is distilled: with fewer than four resolutions, nnU-Net's deep supervision weighs no head "
@@ -202,7 +205,8 @@ class SelfDistillationTrainer(nnUNetTrainerMamba):
         super().load_checkpoint(checkpoint)
         content = load_own_checkpoint(checkpoint) if isinstance(checkpoint, str) else checkpoint
         state = content.get(_CHECKPOINT_KEY, {})
-        self._history = list(state.get("history", []))
+        # SIGTERM after the last step of an epoch leaves its entry, and the epoch is repeated
+        self._history = [entry for entry in state.get("history", []) if entry["epoch"] < self.current_epoch]
         for name, part in self._stateful().items():
             if name in state:
                 part.load_state_dict(state[name])

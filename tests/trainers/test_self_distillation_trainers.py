@@ -20,6 +20,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tiny_dataset import NAME, TinyDataset
 from torch import nn
 
+from nnunetv2_mamba.architectures.blocks.kan.basis import BasisConv
 from nnunetv2_mamba.trainers import nnUNetTrainerMSDKMamba
 from nnunetv2_mamba.trainers.ema_teacher import EMATeacher
 from nnunetv2_mamba.trainers.self_distillation import SelfDistillationRecipe
@@ -158,6 +159,36 @@ def test_resume_continues_the_distillation(make, variant):
     assert [entry["epoch"] for entry in second._history] == [0, 1, 2]
 
 
+def test_an_epoch_that_sigterm_ended_is_in_the_history_once(make):
+    """The signal comes after the last step of epoch 1, whose record is there by then."""
+    first = make(save_every=1)
+    train(first, 1)
+    first.on_train_epoch_start()
+    first.on_train_epoch_end([first.train_step(next(first.dataloader_train)) for _ in range(2)])
+    first._save_for_continuation()
+    second = make()
+    second.load_checkpoint(str(Path(first.output_folder) / "checkpoint_latest.pth"))
+    assert [entry["epoch"] for entry in first._history] == [0, 1] and second.current_epoch == 1
+    assert [entry["epoch"] for entry in second._history] == [0]
+
+
+def test_the_ema_teacher_starts_from_pretrained_weights(make):
+    trainer = make("EMATeacher")
+    trainer.initialize()
+    for parameter in trainer.network.parameters():
+        nn.init.constant_(parameter, 0.01)  # as nnUNetv2_train -pretrained_weights, after initialize()
+    trainer.on_train_start()
+    for name, value in trainer.network.state_dict().items():
+        assert torch.equal(trainer._ema.state_dict()[f"module.{name}"], value)
+    average = trainer._ema.state_dict()
+    average["n_averaged"] += 1
+    average["module.encoder.stem.0.bias"] += 1
+    trainer._ema.start(trainer.network)  # a training that continues
+    assert not torch.equal(
+        trainer._ema.state_dict()["module.encoder.stem.0.bias"], trainer.network.encoder.stem[0].bias
+    )
+
+
 @pytest.mark.parametrize("setting", [{"teacher": "ema"}, {"uncertainty_weighting": True}])
 def test_resume_refuses_what_the_checkpoint_has_no_tensors_for(make, setting):
     first = make(save_every=1)
@@ -202,13 +233,26 @@ def initialized(trainer: nnUNetTrainer) -> nnUNetTrainer:
         ({"uncertainty_weighting": True, "distillation_weight": 0}, "leave one of them out"),
         ({"teacher": "mean"}, "one of 'final', 'fused', 'ema'"),
         ({"gate": "hard"}, "one of 'advantage', 'confidence', 'correct', 'none'"),
-        ({"temperature": 0}, "at least 0.1"),
+        ({"enable_deep_supervision": False, "distillation_weight": 0, "teacher": "fused"}, "to teach or to fuse"),
+        ({"temperature": 0}, "temperature must be a number of at least 0.1 and at most 100"),
+        ({"temperature": 1000}, "at most 100"),
+        ({"distillation_weight": -0.5}, "distillation_weight must be a number of at least 0"),
         ({"lambda": 1}, "unknown setting lambda; .*distillation_weight, temperature, teacher"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(make, settings, message):
     with pytest.raises(ValueError, match=message):
         make(**settings)
+
+
+def test_the_plan_chooses_the_kan(four_stages, make):
+    plans = four_stages.plans(PLANS)
+    plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["kan"] = "rbf"
+    four_stages.write_plans(PLANS, plans)
+    for variant, kan in (("", "rbf"), ("NoKAN", "mlp")):
+        network = initialized(make(variant)).network
+        first = network.encoder.stages[0].kan[1]
+        assert isinstance(first, BasisConv if kan == "rbf" else nn.Conv3d)
 
 
 def test_deep_supervision_can_be_off_without_distillation(make):
