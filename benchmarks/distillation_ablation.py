@@ -113,7 +113,7 @@ def flip_labels(trainer, share: float) -> None:
             data, labels, previous, properties = load(name)
             if name in flipped:
                 labels = np.asarray(labels[:])
-                labels = np.where(labels > 0, last + 1 - labels, labels)
+                labels = np.where((labels > 0) & (labels <= last), last + 1 - labels, labels)  # not those to ignore
             return data, labels, previous, properties
 
         training.load_case = load_case

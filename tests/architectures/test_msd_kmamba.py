@@ -169,9 +169,9 @@ def test_autocast_is_finite(kan, dtype):
 
 
 def test_compiles_as_one_graph_and_exports():
-    network, x = build(
-        n_stages=3, features_per_stage=8, strides=[1, 2, 2], deep_supervision=True, fused_head=True
-    )  # small, since tracing takes long
+    """With the fused head; the scans, which take long to trace, are in the tests of the trainers and of the ops."""
+    smaller = dict(n_stages=3, features_per_stage=8, strides=[1, 2, 2], mixer="none")
+    network, x = build(**smaller, deep_supervision=True, fused_head=True)
     logits = network(x)
     gradients = torch.autograd.grad(sum(z.square().mean() for z in logits), network.encoder.stages[0].kan.parameters())
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)(x)
