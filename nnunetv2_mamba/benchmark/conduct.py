@@ -11,6 +11,7 @@ from pathlib import Path
 from . import estimate, results
 from .checks import resolve
 from .display import EventLines, LiveTable
+from .evaluated import complete_models, evaluate_models
 from .runners import make_runner
 from .scheduler import Scheduler
 from .sweep import find_file, read_sweep
@@ -40,6 +41,8 @@ def conduct(name: str, folder: Path, datasets: Sequence[str] = (), dry_run: bool
     failed = Scheduler(folder, make_runner(folder, sweep.machine, sweep.slurm), display).execute(sweep.runs)
     print(results.summary(sweep.runs, folder))
     print(f"Scores of every fold and label: {results.write_scores(sweep.runs, folder)}", flush=True)
+    for models in complete_models(sweep.runs, folder).values():
+        evaluate_models(models)
     if failed:
         print(f"{len(failed)} of {len(sweep.runs)} runs failed:", file=sys.stderr)
         for run in failed:

@@ -1,4 +1,4 @@
-"""Keeps runs going until all are finished or have failed twice."""
+"""Keeps runs going until all are finished or have failed for good."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .job import BUSY
 from .run import Run
 from .runners import Runner, Started
 
-ATTEMPTS = 2
+ATTEMPTS = 2  # without an epoch more than before: a cluster's time limit may end a long training many times
 _BUSY_PAUSE = 10.0  # seconds until a run that another process is at is looked at again
 
 
@@ -42,13 +42,14 @@ class Scheduler:
     states: dict[str, str] = field(default_factory=dict)
 
     def execute(self, runs: tuple[Run, ...]) -> list[Run]:
-        """Run what is not finished; returns the runs that failed ``ATTEMPTS`` times."""
+        """Run what is not finished; returns the runs that failed for good (``ATTEMPTS``)."""
         for run in runs:
             run.write(self.folder)
             self.states[run.name] = "finished" if run.finished(self.folder) else "waiting"
         waiting = [_Waiting(run) for run in runs if self.states[run.name] == "waiting"]
         failures: Counter[str] = Counter()
         active: dict[int, tuple[Run, Started]] = {}
+        epochs = {run.name: run.epochs_done(self.folder) for run in runs}
         try:
             while waiting or active:
                 self._start(waiting, active)
@@ -58,7 +59,7 @@ class Scheduler:
                     code = started.poll()
                     if code is not None:
                         del active[slot]
-                        waiting += self._ended(run, code, failures)
+                        waiting += self._ended(run, code, failures, epochs)
         finally:
             for _, started in active.values():
                 started.stop()
@@ -77,7 +78,7 @@ class Scheduler:
                 self.states[due.run.name] = "running"
             active[slot] = due.run, self.runner.start(due.run, slot)
 
-    def _ended(self, run: Run, code: int, failures: Counter[str]) -> list[_Waiting]:
+    def _ended(self, run: Run, code: int, failures: Counter[str], epochs: dict[str, int]) -> list[_Waiting]:
         """Note how a run ended; returns it if it is to be started again."""
         if run.finished(self.folder):
             self.states[run.name] = "finished"
@@ -88,7 +89,8 @@ class Scheduler:
                 self.display.event(f"elsewhere {run.name}: another process is at it; waiting for it")
             self.states[run.name] = "elsewhere"
             return [_Waiting(run, time.monotonic() + _BUSY_PAUSE)]
-        failures[run.name] += 1
+        before, epochs[run.name] = epochs[run.name], run.epochs_done(self.folder)
+        failures[run.name] = 1 if epochs[run.name] > before else failures[run.name] + 1
         how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
         again = failures[run.name] < ATTEMPTS
         self.display.event(

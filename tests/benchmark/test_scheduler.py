@@ -11,6 +11,7 @@ from nnunetv2_mamba.benchmark import scheduler as module
 from nnunetv2_mamba.benchmark.display import EventLines, LiveTable, progress_table
 from nnunetv2_mamba.benchmark.job import BUSY
 from nnunetv2_mamba.benchmark.results import summary, write_scores
+from nnunetv2_mamba.benchmark.run import Run
 from nnunetv2_mamba.benchmark.scheduler import Scheduler
 
 RUNS = tuple(replace(RUN, fold=fold) for fold in range(4))
@@ -85,6 +86,14 @@ def test_the_others_go_on_when_one_fails_twice(tmp_path):
     assert failed == [RUNS[1]] and sorted(runner.started) == [0, 1, 1, 2, 3]
     assert "(exit code 1), giving up" in log
     assert scheduler.states[RUNS[1].name] == "failed" and scheduler.states[RUNS[3].name] == "finished"
+
+
+def test_a_run_that_gets_further_every_time_is_never_given_up(tmp_path, monkeypatch):
+    epochs = iter([0, 1, 2, 3, 4, 4])  # at the start and after each of five failures
+    monkeypatch.setattr(Run, "epochs_done", lambda *_: next(epochs))
+    runner = FakeRunner(tmp_path, codes={0: [-9, -9, -9, -9, -9, -9]})
+    failed, _, _ = execute(tmp_path, runner, RUNS[:1])
+    assert failed == [RUNS[0]] and len(runner.started) == 5
 
 
 def test_exit_code_0_without_results_is_a_failure(tmp_path, monkeypatch):

@@ -1,0 +1,155 @@
+"""Real sweeps on the tiny data set, by the command itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from sweep_cases import write_sweep
+from tiny_dataset import DATASET_ID, TinyDataset
+
+from nnunetv2_mamba.benchmark.run import Run
+
+# Augmentation in the process (of the tiny data set's environment) and one thread: then the scores are reproducible.
+SWEEP = f"""
+datasets = [{DATASET_ID}]
+folds = [0]
+[budget]
+epochs = 4
+iterations = 2
+validation_iterations = 1
+batch_size = 2
+mirroring = false
+[machine]
+device = "cpu"
+threads = 1
+[[group]]
+trainers = ["nnUNetTrainer"]
+plans = ["nnUNetPlans"]
+[[group]]
+trainers = ["nnUNetTrainerSegMamba"]
+plans = ["tinySegMambaPlans"]
+"""
+
+
+def start(file: Path, folder: Path, *more: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-m", "nnunetv2_mamba", "benchmark", str(file), "-o", str(folder), *more],
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,  # a process group to kill, with all that it starts
+    )
+
+
+def run(file: Path, folder: Path, *more: str, returncode: int = 0) -> str:
+    process = start(file, folder, *more)
+    output, _ = process.communicate()
+    logs = "".join(log.read_text()[-3000:] for log in folder.glob("logs/*.txt"))
+    assert process.returncode == returncode, output + logs
+    return output
+
+
+def kill_when(process: subprocess.Popen, reached) -> None:
+    while not reached():
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+@pytest.mark.slow
+def test_killed_twice_it_ends_with_the_same_results(tiny_dataset: TinyDataset, tmp_path):
+    file = write_sweep(tmp_path, SWEEP)
+    run(file, tmp_path / "whole")
+
+    folder = tmp_path / "killed"
+    stock, ours = (
+        Run("Dataset901_Tiny", "3d_fullres", plans, trainer, 0, 0)
+        for trainer, plans in (("nnUNetTrainer", "nnUNetPlans"), ("nnUNetTrainerSegMamba", "tinySegMambaPlans"))
+    )
+    kill_when(start(file, folder), lambda: stock.epochs_done(folder) >= 2)
+    kill_when(start(file, folder), lambda: ours.epochs_done(folder) >= 2)
+    assert stock.finished(folder) and not ours.finished(folder)
+    output = run(file, folder)
+    assert f"starts   {ours.name}" in output and stock.name not in output
+
+    assert (folder / "results.csv").read_bytes() == (tmp_path / "whole" / "results.csv").read_bytes()
+    for one in (stock, ours):
+        log = one.log(folder).read_text()
+        assert log.count("$ nnUNetv2_train") == 2 and "--c" in log
+        assert re.findall(r"Epoch (\d+) *$", log, re.M).count("0") == 1  # continued, not begun again
+        cost = json.loads((one.folder(folder) / "cost.json").read_text())
+        assert cost["epochs"] == 4 and cost["batch_size"] == 2 and cost["seconds_per_epoch"] > 0
+        assert cost["flops"] > 0 and cost["peak_memory"]["process_bytes"] > 2**20
+        assert (one.folder(folder) / "validation" / "evaluation.csv").is_file()
+        assert len(json.loads((one.folder(folder) / "cost_partial.json").read_text())["epochs"]) == 4
+    assert not list(folder.rglob("*.partial"))
+
+    again = run(file, folder)
+    assert "starts" not in again
+    assert "2 runs, 2 finished; about 0.0 CPU hours left" in run(file, folder, "--dry-run")
+
+
+@pytest.mark.slow
+def test_on_a_cluster(tiny_dataset: TinyDataset, tmp_path):
+    pytest.importorskip("submitit", reason="the extra slurm is not installed")
+    one = SWEEP.split('[[group]]\ntrainers = ["nnUNetTrainerSegMamba"]')[0]
+    file = write_sweep(tmp_path, one + '[slurm]\ncluster = "local"\ntimeout_min = 30\n')
+    output = run(file, tmp_path / "sweep")
+    assert "finished Dataset901_Tiny__nnUNetTrainer__nnUNetPlans__3d_fullres__fold_0__seed_0" in output
+    assert list((tmp_path / "sweep" / "submitit").glob("*_submission.sh")) or list(
+        (tmp_path / "sweep" / "submitit").glob("*_submitted.pkl")
+    )
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_reported(tiny_dataset: TinyDataset, tmp_path):
+    text = SWEEP.replace("[machine]", "[settings]\ngradient_klip = 1\n[machine]")  # known to our trainers only at start
+    output = run(write_sweep(tmp_path, text), tmp_path / "sweep", returncode=1)
+    assert "nnUNetTrainerSegMamba__tinySegMambaPlans" in output and "giving up" in output
+    assert "1 of 2 runs failed" in output and "| nnUNetTrainer | 1 |" in output
+
+
+def test_dry_run_tells_the_runs(tiny_dataset: TinyDataset, tmp_path, capsys):
+    from nnunetv2_mamba.cli import main
+
+    file = write_sweep(tmp_path, SWEEP + "seconds_per_epoch = 900\n")
+    assert main(["benchmark", str(file), "-o", str(tmp_path / "sweep"), "--dry-run"]) == 0
+    stock, ours, total, note = capsys.readouterr().out.splitlines()
+    assert stock.startswith("Dataset901_Tiny__nnUNetTrainer__") and stock.endswith("(rough, from FLOPs)")
+    assert ours.endswith("1.00 h (declared)")
+    assert total.startswith("2 runs, 0 finished; about 1.0 CPU hours left") and "flops_per_second" in note
+    assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("nnUNetTrainerSegMamba", "nnUNetTrainerSegMmaba", "no trainer nnUNetTrainerSegMmaba; .*nnUNetTrainerSegMamba"),
+        ("tinySegMambaPlans", "nnUNetSegMambaPlans", "nnunetv2_mamba plan -d 901 --network SegMamba"),
+        ('"nnUNetPlans"', '"nnUNetResEncUNetMPlans"', "nnUNetv2_plan_and_preprocess -d 901 -pl nnUNetPlannerResEncM"),
+        (f"[{DATASET_ID}]", "[902]", "0 data sets 902 .*Dataset901_Tiny"),
+        ("folds = [0]", "folds = [7]", "has 5 folds, counted from 0; there is no 7"),
+        ("folds = [0]", 'folds = [0]\nconfigurations = ["3d_lowres"]', "has no 3d_lowres; it has 2d, 3d_fullres"),
+    ],
+)
+def test_what_is_not_there_is_told_at_once(tiny_dataset: TinyDataset, tmp_path, capsys, old, new, message):
+    from nnunetv2_mamba.cli import main
+
+    (tiny_dataset.preprocessed / "Dataset901_Tiny" / "splits_final.json").write_text(json.dumps([{}] * 5))
+    try:
+        file = write_sweep(tmp_path, SWEEP.replace(old, new))
+        assert main(["benchmark", str(file), "-o", str(tmp_path / "sweep")]) == 1
+    finally:
+        (tiny_dataset.preprocessed / "Dataset901_Tiny" / "splits_final.json").unlink()
+    error = capsys.readouterr().err
+    assert re.search(message, error) and str(file) in error or "nnU-Net finds no trainer" in error
