@@ -1,0 +1,83 @@
+"""One training step of every network on given samples; run as a script, one of two processes of a DDP training.
+
+Arguments of the script: rank, file to meet at, dataset.json, folder of the plans, folder for the results.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from unittest.mock import patch
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunetv2_mamba import trainers
+
+NETWORKS = ("SegMamba", "MedSegMamba", "MSDKMamba", "UMambaBot", "UMambaEnc")
+CONFIGURATIONS = ("2d", "3d_fullres")  # Dice over the batch and over each sample
+
+
+def make_trainers(dataset_json: Path, plans: Path) -> dict[str, trainers.nnUNetTrainerSegMamba]:
+    made = {}
+    for network in NETWORKS:
+        for configuration in CONFIGURATIONS:
+            document = json.loads((plans / f"tiny{network}Plans.json").read_text())
+            made[f"{network} {configuration}"] = getattr(trainers, f"nnUNetTrainer{network}")(
+                plans={**document, "continue_training": False},
+                configuration=configuration,
+                fold=0,
+                dataset_json=json.loads(dataset_json.read_text()),
+                device=torch.device("cpu"),
+            )
+    return made
+
+
+def step(trainer: trainers.nnUNetTrainerSegMamba, samples: slice) -> dict[str, object]:
+    """A step on ``samples`` of a batch of two: the loss, the clipped gradients, the new weights."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)  # biases before a norm have a gradient of 0, in fp32 mere rounding
+    try:
+        trainer.initialize()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    network = trainer._bare_network().eval()  # no dropout
+    patch_size = trainer.configuration_manager.patch_size
+    images = torch.randn(2, trainer.num_input_channels, *patch_size, dtype=torch.float64)
+    labels = (images[:, :1] > 0.8).long() + (images[:, 1:2] > 0.3)
+    labels[1] = labels[1].clamp(max=1)  # the second sample lacks a class
+    targets = [
+        torch.nn.functional.interpolate(labels.double(), scale_factor=scale, mode="nearest-exact")
+        for scale in trainer._get_deep_supervision_scales()
+    ]
+    result = trainer.train_step({"data": images[samples], "target": [target[samples] for target in targets]})
+    parameters = {name: parameter for name, parameter in network.named_parameters() if parameter.grad is not None}
+    return {
+        "loss": float(result["loss"]),
+        "gradients": {name: parameter.grad for name, parameter in parameters.items()},
+        "weights": {name: parameter.detach() for name, parameter in parameters.items()},
+    }
+
+
+def main(rank: int, meeting_point: str, dataset_json: str, plans: str, output: str) -> None:
+    torch.set_num_threads(1)
+    os.environ["NNUNETV2_MAMBA_SETTINGS"] = ""
+    made = make_trainers(Path(dataset_json), Path(plans))  # before: nnU-Net takes CUDA for granted afterwards
+    dist.init_process_group("gloo", init_method=f"file://{meeting_point}", rank=rank, world_size=2)
+    results = {}
+    with patch(
+        "nnunetv2.training.nnUNetTrainer.nnUNetTrainer.DDP",
+        lambda network, device_ids: DistributedDataParallel(network),
+    ):
+        for name, trainer in made.items():
+            trainer.is_ddp, trainer.local_rank = True, rank
+            results[name] = step(trainer, slice(rank, rank + 1))
+    dist.destroy_process_group()
+    torch.save(results, Path(output) / f"{rank}.pt")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), *sys.argv[2:])

@@ -1,0 +1,58 @@
+"""Two processes with a sample each do what one process does with both."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_dataset import NAME, TinyDataset
+
+import distributed_step  # isort: skip
+
+
+@pytest.fixture(scope="module")
+def two_processes(tiny_dataset_files: TinyDataset, tmp_path_factory) -> list[dict]:
+    """What each of two gloo processes saw."""
+    folder = tmp_path_factory.mktemp("ddp")
+    preprocessed = tiny_dataset_files.preprocessed / NAME
+    arguments = [folder / "meeting_point", preprocessed / "dataset.json", preprocessed, folder]
+    environment = {**os.environ, **tiny_dataset_files.with_results(folder / "results").environment()}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, distributed_step.__file__, str(rank), *map(str, arguments)],
+            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )
+        for rank in range(2)
+    ]  # fmt: skip
+    for process in processes:
+        output, _ = process.communicate(timeout=400)
+        assert process.returncode == 0, output
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+@pytest.fixture
+def one_process(tiny_dataset: TinyDataset, monkeypatch):
+    torch.set_num_threads(1)
+    monkeypatch.setenv("NNUNETV2_MAMBA_SETTINGS", "")
+    folder = Path(tiny_dataset.preprocessed) / NAME
+    return distributed_step.make_trainers(folder / "dataset.json", folder)
+
+
+@pytest.mark.parametrize("configuration", distributed_step.CONFIGURATIONS)
+@pytest.mark.parametrize("network", distributed_step.NETWORKS)
+def test_loss_gradients_and_step_are_those_of_the_joined_batch(network, configuration, two_processes, one_process):
+    name = f"{network} {configuration}"
+    first, second = (results[name] for results in two_processes)
+    joined = distributed_step.step(one_process[name], slice(0, 2))
+    assert (first["loss"] + second["loss"]) / 2 == pytest.approx(joined["loss"], rel=1e-4)
+    assert first["loss"] != pytest.approx(second["loss"], rel=1e-4)  # the samples differ
+    # With several processes nnU-Net's loss trains the lowest head too, by 1e-6, as DDP wants a gradient for everything.
+    lowest_head = first["weights"].keys() - joined["weights"].keys()
+    assert all(key.startswith("decoder.seg_layers.") for key in lowest_head) and len(lowest_head) <= 2
+    torch.testing.assert_close(first["weights"], second["weights"], rtol=0, atol=0)
+    trained = {key: first["gradients"][key] for key in joined["gradients"]}
+    torch.testing.assert_close(trained, joined["gradients"], rtol=1e-3, atol=2e-6)
