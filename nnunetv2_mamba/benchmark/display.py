@@ -12,6 +12,7 @@ from typing import TextIO
 from .run import Run
 
 _REFRESH = 2.0  # seconds
+_CELL = 7  # characters: 100/250
 
 
 class EventLines:
@@ -59,24 +60,33 @@ class LiveTable(EventLines):
 
 
 def progress_table(runs: tuple[Run, ...], states: dict[str, str], folder: Path) -> list[str]:
-    """Lines of text: rows with something under way first, a count of the states last."""
-    rows: dict[str, list[str]] = {}
+    """Lines of text: a head, rows with something under way first, a count of the states last."""
+    told = [name for name in ("dataset", "configuration", "plans") if len({getattr(run, name) for run in runs}) > 1]
+    several_seeds = len({run.seed for run in runs}) > 1
+    rows: dict[str, dict[str, str]] = {}
     busy = set()
     for run in runs:
-        title, state = f"{run.dataset} {run.model}", states[run.name]
-        if state == "running":
+        title = " ".join([run.trainer, *(getattr(run, name) for name in told)])
+        column = f"{run.fold}/{run.seed}" if several_seeds else str(run.fold)
+        rows.setdefault(title, {})[column] = _cell(run, states[run.name], folder)
+        if states[run.name] == "running":
             busy.add(title)
-            state = f"epoch {run.epochs_done(folder)}/{run.budget.epochs or '?'}"
-        rows.setdefault(title, []).append(f"{_column(run, runs)} {state}")
-    width = max(map(len, rows))
+    columns = list(dict.fromkeys(column for cells in rows.values() for column in cells))
+    head = "fold/seed" if several_seeds else "fold"
+    width = max(map(len, [head, *rows]))
     ordered = sorted(rows, key=lambda title: title not in busy)  # otherwise as in the file
     counts = Counter(states.values())
     return [
-        *(f"{title:<{width}}  {' | '.join(rows[title])}" for title in ordered),
+        "  ".join([head.ljust(width), *(f"{column:<{_CELL}}" for column in columns)]).rstrip(),
+        *(
+            "  ".join([title.ljust(width), *(f"{rows[title].get(column, ''):<{_CELL}}" for column in columns)]).rstrip()
+            for title in ordered
+        ),
         ", ".join(f"{count} {state}" for state, count in sorted(counts.items())),
     ]
 
 
-def _column(run: Run, runs: tuple[Run, ...]) -> str:
-    several_seeds = len({other.seed for other in runs}) > 1
-    return f"{run.fold}/{run.seed}" if several_seeds else f"{run.fold}"
+def _cell(run: Run, state: str, folder: Path) -> str:
+    if state == "running":
+        return f"{run.epochs_done(folder)}/{run.budget.epochs or '?'}"  # epochs
+    return {"waiting": "-", "finished": "done", "elsewhere": "other", "failed": "FAILED"}[state]
