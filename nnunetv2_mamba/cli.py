@@ -5,7 +5,7 @@ import pickle
 import subprocess
 import sys
 
-from .commands import benchmark, demo, doctor, evaluate, import_weights, plan
+from .commands import benchmark, convert_freesurfer, demo, doctor, evaluate, import_weights, package, plan
 
 VERBS = {
     "doctor": doctor,
@@ -13,6 +13,8 @@ VERBS = {
     "plan": plan,
     "evaluate": evaluate,
     "benchmark": benchmark,
+    "convert-freesurfer": convert_freesurfer,
+    "package": package,
     "demo": demo,
 }
 

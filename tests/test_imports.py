@@ -25,8 +25,10 @@ ALLOWED = {
     "planning": {"memory", "trainers"},
     "evaluation": set(),
     "benchmark": {"_register", "evaluation", "ops", "planning", "trainers"},
+    "freesurfer": set(),
+    "packaging": {"architectures", "ops"},
     "demo": {"_register"},
-    "commands": {"benchmark", "doctor", "demo", "evaluation", "planning", "architectures"},
+    "commands": {"benchmark", "doctor", "demo", "evaluation", "planning", "architectures", "freesurfer", "packaging"},
     "cli": {"commands"},
 }
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
