@@ -1,0 +1,128 @@
+"""What a sweep changes about a trainer and measures of it, on a stand-in with nnU-Net's hooks."""
+
+import json
+import random
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from nnunetv2_mamba.benchmark import cost
+from nnunetv2_mamba.benchmark.cost import CostRecord
+from nnunetv2_mamba.benchmark.prepare import save_checkpoints_whole, seed_every_epoch, set_budget
+from nnunetv2_mamba.benchmark.run import Budget
+
+
+class StandIn:
+    """Has what nnU-Net's trainers have, as far as it is touched."""
+
+    device = torch.device("cpu")
+    configuration_name = "3d_fullres"
+
+    def __init__(self, folder: Path, epoch: int = 0):
+        self.output_folder, self.current_epoch = str(folder), epoch
+        self.num_epochs, self.num_iterations_per_epoch, self.save_every = 1000, 250, 50
+        self.configuration_manager = SimpleNamespace(configuration={"batch_size": 9})
+        self.plans_manager = SimpleNamespace(plans={"configurations": {"3d_fullres": {"batch_size": 9}}})
+        self.inference_allowed_mirroring_axes = (0, 1, 2)
+        self.log, self.drawn, self.mirrored = [], [], None
+
+    def print_to_log_file(self, *words, add_timestamp):
+        self.log.append(words)
+
+    def on_epoch_start(self):
+        self.drawn.append((random.random(), np.random.rand(), torch.rand(1).item()))
+
+    def on_epoch_end(self):
+        self.current_epoch += 1
+
+    def perform_actual_validation(self, save_probabilities=False):
+        self.mirrored = self.inference_allowed_mirroring_axes
+
+    def save_checkpoint(self, filename):
+        Path(filename).write_text("half")
+        if self.current_epoch == 1:
+            raise KeyboardInterrupt
+        Path(filename).write_text(f"whole, epoch {self.current_epoch}")
+
+    def epoch(self):
+        self.on_epoch_start()
+        self.on_epoch_end()
+
+
+def test_budget(tmp_path):
+    trainer = StandIn(tmp_path)
+    set_budget(trainer, Budget(20, 7, None, 2, mirroring=False))
+    assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.save_every) == (20, 7, 2)
+    assert not hasattr(trainer, "num_val_iterations_per_epoch")  # not given, not touched
+    assert trainer.configuration_manager.configuration["batch_size"] == 2
+    assert trainer.plans_manager.plans["configurations"]["3d_fullres"]["batch_size"] == 2
+    trainer.perform_actual_validation()
+    assert trainer.mirrored is None and "num_epochs" in str(trainer.log)
+
+
+def test_no_budget_changes_nothing(tmp_path):
+    trainer, untouched = StandIn(tmp_path), StandIn(tmp_path)
+    set_budget(trainer, Budget())
+    assert vars(trainer).keys() == vars(untouched).keys() and trainer.num_epochs == 1000 and trainer.log == []
+
+
+def test_a_continued_training_draws_what_it_would_have_drawn(tmp_path):
+    whole, continued, other = StandIn(tmp_path), StandIn(tmp_path, epoch=2), StandIn(tmp_path)
+    for trainer, seed in ((whole, 3), (continued, 3), (other, 4)):
+        seed_every_epoch(trainer, seed)
+        for _ in range(3):
+            trainer.epoch()
+    assert whole.drawn[2] == continued.drawn[0]
+    assert len(set(whole.drawn)) == 3 and whole.drawn[0] != other.drawn[0]
+
+
+def test_an_interrupted_write_leaves_the_checkpoint_that_was_there(tmp_path):
+    trainer, file = StandIn(tmp_path), tmp_path / "checkpoint_latest.pth"
+    save_checkpoints_whole(trainer)
+    trainer.save_checkpoint(str(file))
+    trainer.current_epoch = 1
+    with pytest.raises(KeyboardInterrupt):
+        trainer.save_checkpoint(str(file))
+    assert file.read_text() == "whole, epoch 0"
+    trainer.current_epoch = 2
+    trainer.save_checkpoint(str(file))
+    assert file.read_text() == "whole, epoch 2" and list(tmp_path.iterdir()) == [file]
+
+
+def test_measurements_outlive_interruptions_and_count_an_epoch_once(tmp_path, monkeypatch):
+    peaks = iter([300, 200, 100, 400])
+    monkeypatch.setattr(cost, "peak_memory", lambda _: {"allocated_bytes": None, "process_bytes": next(peaks)})
+    joules = iter(range(0, 80, 10))
+    monkeypatch.setattr(cost, "EnergyMeter", lambda _: SimpleNamespace(joules=lambda: next(joules)))
+    for first in (0, 1):  # the second process repeats epoch 1
+        trainer = StandIn(tmp_path, first)
+        CostRecord(trainer)
+        trainer.epoch()
+        trainer.epoch()
+    content = json.loads((tmp_path / "cost_partial.json").read_text())
+    assert list(content["epochs"]) == ["0", "1", "2"]
+    assert {epoch["joules"] for epoch in content["epochs"].values()} == {10}
+    assert content["peak_memory"] == {"allocated_bytes": None, "process_bytes": 400}
+
+
+def test_energy_counters_that_wrap(tmp_path, monkeypatch):
+    from nnunetv2_mamba.benchmark import energy
+
+    for number in (0, 1):
+        package = tmp_path / f"intel-rapl:{number}"
+        package.mkdir()
+        (package / "max_energy_range_uj").write_text("1000000")
+        (package / "energy_uj").write_text("900000")
+    part = tmp_path / "intel-rapl:0:0"  # of package 0
+    part.mkdir()
+    (part / "energy_uj").write_text("77")
+    monkeypatch.setattr(energy, "_RAPL", tmp_path)
+    meter = energy.EnergyMeter(torch.device("cpu"))
+    before = meter.joules()
+    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("100000")
+    assert meter.joules() - before == pytest.approx(0.2)
+    monkeypatch.setattr(energy, "_RAPL", tmp_path / "none")
+    assert energy.EnergyMeter(torch.device("cpu")).joules() is None
