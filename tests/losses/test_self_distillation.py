@@ -307,6 +307,17 @@ def test_statistics_are_means_of_the_epoch():
                 torch.testing.assert_close(summary.dice[index, source, label], dice)
 
 
+def test_statistics_of_an_epoch_know_nothing_of_the_one_before():
+    target = make_target()
+    used, fresh = make_loss(), make_loss()
+    used(make_outputs(seed=0), target)
+    used.end_epoch(distributed=False)
+    for loss in (used, fresh):
+        loss(make_outputs(seed=1), target)
+    actual, expected = (vars(loss.end_epoch(distributed=False)) for loss in (used, fresh))
+    torch.testing.assert_close(actual, expected, rtol=0, atol=0)
+
+
 def test_wrong_arguments_are_refused():
     with pytest.raises(ValueError, match="teacher must be one of final, fused, ema"):
         make_loss(teacher="mean")
