@@ -156,6 +156,28 @@ def test_autocast(kind, dtype):
         assert tensor.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_basis_is_computed_in_fp32(dtype):
+    """Close to its edges, half precision leaves few digits of the cubes' differences."""
+    seen = []
+
+    def basis(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.dtype)
+        return bspline_basis(x)
+
+    layer = BasisConv(8, nn.Conv2d, basis)
+    seen.clear()
+    with torch.autocast("cpu", dtype=dtype):
+        assert layer(torch.randn(1, 8, 4, 4, dtype=dtype)).dtype == dtype
+    assert seen == [torch.float32]
+
+
+def test_rational_block_starts_with_the_variance_of_its_input():
+    torch.manual_seed(0)
+    y = kan_block("rational", 128, nn.Conv2d)(torch.randn(2, 128, 16, 16))
+    assert y.var().item() == pytest.approx(1, rel=0.2)
+
+
 def bytes_saved(block: nn.Module, x: torch.Tensor, dtype: torch.dtype | None) -> int:
     """Memory that the block keeps for its backward pass, each tensor counted once; its parameters not at all."""
     parameters = {p.untyped_storage().data_ptr() for p in block.parameters()}
