@@ -178,6 +178,16 @@ def test_rational_block_starts_with_the_variance_of_its_input():
     assert y.var().item() == pytest.approx(1, rel=0.2)
 
 
+@pytest.mark.parametrize("kind", BASES)
+def test_the_second_basis_layer_sees_normalised_features(kind):
+    """So that they lie in its range, however large the first layer's weights have become."""
+    block, x = kan_block(kind, 8, nn.Conv2d), torch.randn(2, 8, 6, 6)
+    with torch.no_grad():
+        expected = block(x)
+        block[0].conv.weight *= 100
+        assert_close(block(x), expected, 1e-3)
+
+
 def bytes_saved(block: nn.Module, x: torch.Tensor, dtype: torch.dtype | None) -> int:
     """Memory that the block keeps for its backward pass, each tensor counted once; its parameters not at all."""
     parameters = {p.untyped_storage().data_ptr() for p in block.parameters()}
