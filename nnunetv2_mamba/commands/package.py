@@ -1,0 +1,67 @@
+"""``nnunetv2_mamba package``."""
+
+import argparse
+from pathlib import Path
+
+HELP = "write a Docker build context of a trained model, to submit it to a challenge"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model",
+        type=Path,
+        metavar="MODEL_FOLDER|ZIP",
+        help="TRAINER__PLANS__CONFIGURATION in nnU-Net's results, or a file of nnUNetv2_export_model_to_zip",
+    )
+    parser.add_argument("--for", dest="platform", required=True, choices=("grand-challenge", "brats", "flare"))
+    parser.add_argument("-o", dest="output", type=Path, required=True, metavar="DIR", help="made, or empty")
+    parser.add_argument("--folds", nargs="+", metavar="FOLD", help="(default: all that the model has)")
+    parser.add_argument("--checkpoint", default="checkpoint_final.pth", metavar="FILE", help="(default: %(default)s)")
+    parser.add_argument(
+        "--interface",
+        dest="interfaces",
+        action="append",
+        default=[],
+        metavar="SLUG=CHANNEL|SLUG=output",
+        help="grand-challenge: the socket of an input channel (number or name; not needed for one channel) or of the "
+        "segmentation; SLUG@images/FOLDER=output where its path is not images/SLUG. Repeat",
+    )
+    parser.add_argument(
+        "--modalities", nargs="+", metavar="M", help="brats: t1c, t1n, t2f, t2w in the order of the model's channels"
+    )
+    parser.add_argument("--cpu", action="store_true", help="an image without CUDA")
+    parser.add_argument(
+        "--torch-index", metavar="URL", help="pip's index for PyTorch, for the CUDA version of the platform's driver"
+    )
+    parser.add_argument("--image", default="nnunetv2-mamba", metavar="NAME", help="of the image (default: %(default)s)")
+    choices = parser.add_argument_group("inference, to be changed later in inference.json")
+    choices.add_argument("--disable-tta", action="store_true", help="no mirroring")
+    choices.add_argument("--step-size", type=float, default=0.5, metavar="SHARE", help="(default: %(default)s)")
+    choices.add_argument(
+        "--precision",
+        choices=("default", "fp32", "fp16", "bf16"),
+        default="default",
+        help="of the network (default: nnU-Net's, fp16 on a GPU and fp32 else)",
+    )
+    choices.add_argument(
+        "--time-budget", type=float, metavar="SECONDS", help="per case: gives up mirroring, folds, overlap to keep it"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..packaging.context import Request, write_context
+    from ..packaging.settings import Choices
+
+    choices = Choices(
+        checkpoint=args.checkpoint,
+        mirroring=not args.disable_tta,
+        step_size=args.step_size,
+        precision=args.precision,
+        time_budget=args.time_budget,
+    )
+    names = ("platform", "folds", "interfaces", "modalities", "torch_index", "image")
+    chosen = {name: getattr(args, name) for name in names}
+    model = write_context(Request(args.model, **chosen, gpu=not args.cpu, choices=choices), args.output)
+    print(f"{model.trainer}, {model.configuration}, fold(s) {', '.join(model.folds)}: {args.output}")
+    print(f"Next: {args.output / 'test_run.sh'} INPUT OUTPUT")
+    return 0

@@ -1,0 +1,117 @@
+"""Images in and out: what arrives is checked, what leaves is complete and lies exactly where the input lies."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import SimpleITK
+
+# Of origins and spacings in mm and of direction cosines: what NIfTI's 32-bit numbers leave of equal geometries.
+_TOLERANCE = 1e-3
+_CHUNK = 1 << 22
+
+
+def read_geometry(files: Sequence[Path]) -> SimpleITK.ImageFileReader:
+    """Size, spacing, origin and direction of the channels of a case, from their headers; those of the first file.
+
+    Raises:
+        FileNotFoundError: naming a file that is missing.
+        ValueError: naming a file that cannot be read, is no 3D image of one channel, or lies elsewhere than the first.
+    """
+    headers = [_read_header(file) for file in files]
+    for file, header in zip(files[1:], headers[1:], strict=True):
+        difference = _difference(headers[0], header)
+        if difference:
+            raise ValueError(f"{file} and {files[0]} are on different voxel grids: {difference}")
+    return headers[0]
+
+
+def check_complete(file: Path) -> None:
+    """Read a ``.gz`` to its end: ITK takes a truncated one without a word, with zeros for what is missing.
+
+    Raises:
+        ValueError: for a file that is damaged.
+    """
+    if file.suffix == ".gz":
+        try:
+            with gzip.open(file) as stream:
+                while stream.read(_CHUNK):
+                    pass
+        except (EOFError, OSError, zlib.error) as error:
+            raise ValueError(f"{file} is damaged: {error}") from error
+
+
+def as_nifti(file: Path, copy: Path) -> Path:
+    """Copy an image to the NIfTI file ``copy``, for readers that know no other format.
+
+    Raises:
+        ValueError: for a file that cannot be read.
+    """
+    try:
+        SimpleITK.WriteImage(SimpleITK.ReadImage(file), copy)
+    except RuntimeError as error:
+        raise ValueError(f"{file} cannot be read: {_last_line(error)}") from error
+    return copy
+
+
+def check_finite(array: np.ndarray, files: Sequence[Path]) -> None:
+    """Raise a ValueError that names the file of a channel, the array's first axis, with NaN or infinite voxels."""
+    for file, channel in zip(files, array, strict=True):
+        if not np.isfinite(channel).all():
+            raise ValueError(f"{file} has voxels that are NaN or infinite")
+
+
+def write_atomically(image: SimpleITK.Image, file: Path) -> None:
+    """Write a compressed image that is there complete or not at all; makes its folder.
+
+    Raises:
+        OSError: where it cannot be written.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".partial-{file.name}")  # the ending decides on the format
+    try:
+        SimpleITK.WriteImage(image, partial, useCompression=True)
+        partial.replace(file)
+    except RuntimeError as error:
+        raise OSError(f"{file} cannot be written: {_last_line(error)}") from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _read_header(file: Path) -> SimpleITK.ImageFileReader:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing")
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(file))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise ValueError(f"{file} cannot be read: {_last_line(error)}") from error
+    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
+        raise ValueError(
+            f"{file} must be a 3D image of one channel; it has {reader.GetDimension()} dimensions and "
+            f"{reader.GetNumberOfComponents()} channels"
+        )
+    return reader
+
+
+def _difference(one: SimpleITK.ImageFileReader, other: SimpleITK.ImageFileReader) -> str:
+    if one.GetSize() != other.GetSize():
+        return f"{_numbers(other.GetSize())} and {_numbers(one.GetSize())} voxels"
+    for what in ("Spacing", "Origin", "Direction"):
+        values = [getattr(header, f"Get{what}")() for header in (other, one)]
+        if not np.allclose(*values, rtol=0, atol=_TOLERANCE):
+            return f"{what.lower()} {_numbers(values[0])} and {_numbers(values[1])}"
+    return ""
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:g}" for value in values)
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1]

@@ -1,0 +1,178 @@
+"""A trained nnU-Net model as files: found in a folder or ZIP, checked, and reduced to what inference needs."""
+
+from __future__ import annotations
+
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import torch
+from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+from nnunetv2_mamba.architectures.reference_weights.state import read_plain
+
+_OURS = ("nnunetv2", "nnunetv2_mamba")
+
+
+@dataclass(frozen=True)
+class Model:
+    """What there is to know of a model without its weights.
+
+    Attributes:
+        folds: that were copied.
+        channel_names: of the input, in their order.
+    """
+
+    trainer: str
+    configuration: str
+    dataset: str
+    folds: tuple[str, ...]
+    channel_names: tuple[str, ...]
+
+
+def open_model(source: Path) -> Path | zipfile.Path:
+    """nnU-Net's folder ``TRAINER__PLANS__CONFIGURATION``, or the one in a ZIP of ``nnUNetv2_export_model_to_zip``.
+
+    Nothing is unpacked: the members of a ZIP are read one by one.
+
+    Raises:
+        FileNotFoundError: where there is nothing.
+        ValueError: for a ZIP that is damaged, has no model or several, or a member that points out of it.
+    """
+    if source.is_dir():
+        return source
+    if not source.exists():
+        raise FileNotFoundError(f"{source} does not exist")
+    try:
+        names = zipfile.ZipFile(source).namelist()
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{source} is neither a model's folder nor a ZIP file: {error}") from error
+    for name in names:
+        path = PurePosixPath(name.replace("\\", "/"))
+        if path.is_absolute() or ".." in path.parts:
+            raise ValueError(f"{source} has a member that points out of it, {name!r}: do not use this file")
+    folders = [str(PurePosixPath(name).parent) for name in names if PurePosixPath(name).name == "plans.json"]
+    if len(folders) != 1:
+        found = f"{len(folders)} models ({', '.join(sorted(folders))})" if folders else "no plans.json"
+        raise ValueError(f"{source} has {found}; give a ZIP of one model, or unpack it and give the model's folder")
+    return zipfile.Path(source, "" if folders[0] == "." else f"{folders[0]}/")
+
+
+def copy_for_inference(
+    source: Path | zipfile.Path, target: Path, folds: Sequence[str] | None, checkpoint: str
+) -> Model:
+    """Check a model and copy what prediction needs: plans, data set's description and the weights of some folds.
+
+    Optimizer state, logs and everything else in the checkpoints is left out. Checkpoints are read as plain data.
+
+    Args:
+        source: as from ``open_model``.
+        target: a folder, made here.
+        folds: as ``["0", "all"]``; None for all of 0 to 4 that have the checkpoint, else ``all``.
+        checkpoint: name of the file in the folders ``fold_*``.
+
+    Raises:
+        FileNotFoundError: for a file that is missing.
+        ValueError: for a file that is not what it should be, or a model that a container could not run.
+        pickle.UnpicklingError: for a checkpoint with anything but plain data in it.
+    """
+    plans, dataset = (_read_json(source / name) for name in ("plans.json", "dataset.json"))
+    _require(plans, ("configurations", "dataset_name", "image_reader_writer"), source / "plans.json")
+    _require(dataset, ("channel_names", "labels", "file_ending"), source / "dataset.json")
+    folds = _folds(source, folds, checkpoint)
+    target.mkdir(parents=True)
+    for name, document in (("plans.json", plans), ("dataset.json", dataset)):
+        (target / name).write_text(json.dumps(document, indent=2), encoding="utf-8")
+    kinds = set()
+    for fold in folds:
+        file = source / f"fold_{fold}" / checkpoint
+        slim = _slim(_read_checkpoint(file), file)
+        kinds.add((slim["trainer_name"], slim["init_args"]["configuration"]))
+        (target / f"fold_{fold}").mkdir()
+        torch.save(slim, target / f"fold_{fold}" / checkpoint)
+    if len(kinds) > 1:
+        raise ValueError(f"the folds of {source} are different models: {sorted(kinds)}")
+    trainer, configuration = kinds.pop()
+    _check_runnable(trainer, configuration, plans, source)
+    channels = sorted(dataset["channel_names"].items(), key=lambda item: int(item[0]))
+    return Model(trainer, configuration, plans["dataset_name"], folds, tuple(str(name) for _, name in channels))
+
+
+def _read_json(file: Path | zipfile.Path) -> dict:
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} is missing: give the folder TRAINER__PLANS__CONFIGURATION of nnU-Net's results"
+        )
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+
+
+def _require(document: Any, keys: Sequence[str], file: Path | zipfile.Path) -> None:
+    missing = [key for key in keys if key not in document] if isinstance(document, dict) else keys
+    if missing:
+        raise ValueError(f"{file} is not nnU-Net's: it has no {', '.join(missing)}")
+
+
+def _folds(source: Path | zipfile.Path, folds: Sequence[str] | None, checkpoint: str) -> tuple[str, ...]:
+    present = [fold for fold in (*"01234", "all") if (source / f"fold_{fold}" / checkpoint).is_file()]
+    if not present:
+        raise FileNotFoundError(f"{source} has no fold_0, fold_1, ... with {checkpoint}; see --checkpoint")
+    if folds is None:
+        return tuple(fold for fold in present if fold != "all") or ("all",)
+    missing = [fold for fold in folds if fold not in present]
+    if missing:
+        raise FileNotFoundError(
+            f"{source / f'fold_{missing[0]}' / checkpoint} is missing; folds with it: {', '.join(present)}"
+        )
+    return tuple(dict.fromkeys(folds))
+
+
+def _read_checkpoint(file: Path | zipfile.Path) -> Any:
+    try:
+        return read_plain(io.BytesIO(file.read_bytes()) if isinstance(file, zipfile.Path) else file)
+    except pickle.UnpicklingError as error:
+        raise pickle.UnpicklingError(
+            f"{file} holds more than weights and numbers, so it is not read: {error}"
+        ) from error
+    except (RuntimeError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
+
+
+def _slim(checkpoint: Any, file: Path | zipfile.Path) -> dict[str, Any]:
+    """What ``nnUNetPredictor.initialize_from_trained_model_folder`` reads of a checkpoint."""
+    _require(checkpoint, ("network_weights", "trainer_name", "init_args"), file)
+    weights, arguments = checkpoint["network_weights"], checkpoint["init_args"]
+    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise ValueError(f"{file}: network_weights are not tensors")
+    _require(arguments, ("configuration",), file)
+    return {
+        "network_weights": weights,
+        "trainer_name": checkpoint["trainer_name"],
+        "init_args": {"configuration": arguments["configuration"]},
+        "inference_allowed_mirroring_axes": checkpoint.get("inference_allowed_mirroring_axes"),
+    }
+
+
+def _check_runnable(trainer: str, configuration: str, plans: dict, source: Path | zipfile.Path) -> None:
+    if configuration not in plans["configurations"]:
+        raise ValueError(
+            f"{source / 'plans.json'} has no configuration {configuration!r}, of which the checkpoints are"
+        )
+    if plans["configurations"][configuration].get("previous_stage"):
+        raise ValueError(f"{source} is the second model of nnU-Net's cascade and cannot predict on its own")
+    try:
+        module = recursive_find_trainer_class_by_name(trainer).__module__
+    except RuntimeError as error:
+        raise ValueError(f"the trainer {trainer} of {source} is not installed here") from error
+    if module.split(".")[0] not in _OURS:
+        raise ValueError(
+            f"the trainer {trainer} comes from {module}, which the container would not have: it holds nnU-Net and this "
+            "package only"
+        )

@@ -1,0 +1,229 @@
+"""One model, loaded once, that segments case after case in this process: what ``nnUNetv2_predict`` does, to the voxel."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import SimpleITK
+import torch
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+from .images import as_nifti, check_complete, check_finite, read_geometry
+from .settings import Choices
+from .time_budget import Guard, Plan, ladder
+
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Segmentation(NamedTuple):
+    """Labels on the grid of the input, how they were made, and whether the time was enough for all tiles."""
+
+    image: SimpleITK.Image
+    how: str
+    complete: bool = True
+
+
+class CasePredictor:
+    """A model of ``copy_for_inference``, ready to segment.
+
+    Args:
+        folder: the model's.
+        choices: how it is run.
+        device: ``cuda``, ``cpu`` or ``mps``.
+        clock: seconds; the time budget is kept on it.
+
+    Raises:
+        OSError, ValueError, RuntimeError: for a folder that does not have what ``choices`` asks for.
+    """
+
+    def __init__(self, folder: Path, choices: Choices, device: str, clock: Callable[[], float] = time.perf_counter):
+        self._choices, self._clock = choices, clock
+        self._tiles = _Tiles(choices, device, clock)
+        self._tiles.initialize_from_trained_model_folder(str(folder), choices.folds, choices.checkpoint)
+        self._folds = self._tiles.list_of_parameters
+
+    @property
+    def n_channels(self) -> int:
+        return len(self._tiles.dataset_json["channel_names"])
+
+    def segment(self, files: Sequence[Path], started: float | None = None) -> Segmentation:
+        """Segment one case.
+
+        Args:
+            files: the channels in the model's order, 3D images on one grid.
+            started: on the clock, when the time budget began; None for now.
+
+        Returns:
+            The labels lie on exactly the grid of the first file.
+
+        Raises:
+            OSError, ValueError: for images that are missing or not as they should be; the message names the file.
+        """
+        started = self._clock() if started is None else started
+        if len(files) != self.n_channels:
+            names = ", ".join(str(file) for file in files)
+            raise ValueError(f"the model takes {self.n_channels} channel(s), this case has {len(files)}: {names}")
+        geometry = read_geometry(files)
+        reader = self._tiles.plans_manager.image_reader_writer_class()
+        begin = self._clock()
+        array, properties = _read(files, reader)
+        data, properties = self._preprocess(array, properties)
+        logits, how, complete = self._logits(data, properties, started, self._clock() - begin)
+        labels = convert_predicted_logits_to_segmentation_with_correct_shape(
+            logits.numpy(),
+            self._tiles.plans_manager,
+            self._tiles.configuration_manager,
+            self._tiles.label_manager,
+            properties,
+        )
+        return Segmentation(_image(labels, properties, reader, geometry), how, complete)
+
+    def _preprocess(self, array: np.ndarray, properties: dict) -> tuple[torch.Tensor, dict]:
+        configuration = self._tiles.configuration_manager
+        data, _, properties = configuration.preprocessor_class(verbose=False).run_case_npy(
+            array, None, properties, self._tiles.plans_manager, configuration, self._tiles.dataset_json
+        )
+        return torch.from_numpy(data).to(torch.float32, memory_format=torch.contiguous_format), properties
+
+    def _logits(
+        self, data: torch.Tensor, properties: dict, started: float, reading: float
+    ) -> tuple[torch.Tensor, str, bool]:
+        asked = Plan(len(self._folds), self._choices.mirroring, self._choices.step_size)
+        if self._choices.time_budget is None:
+            return self._run(asked, data), str(asked), True
+        finishing = reading + self._resampling_seconds(properties, data)
+        guard = Guard(started + self._choices.time_budget - finishing, self._clock)
+        self._tiles.pilot(data, guard)
+        plans = ladder(asked)
+        cheapest = plans[-1]
+        chosen = guard.choose(plans, lambda plan: self._passes(plan, data))
+        how = str(cheapest)
+        if chosen != cheapest:
+            guard.open(reserved=self._passes(cheapest, data))
+            logits = self._run(chosen, data, guard)
+            if not guard.closed:
+                return logits, str(chosen), True
+            how += f" ({chosen} took too long)"
+        guard.open(reserved=0)
+        return self._run(cheapest, data, guard), how, not guard.closed
+
+    def _run(self, plan: Plan, data: torch.Tensor, guard: Guard | None = None) -> torch.Tensor:
+        self._tiles.list_of_parameters = self._folds[: plan.folds]
+        self._tiles.use_mirroring, self._tiles.tile_step_size = plan.mirroring, plan.step_size
+        self._tiles.guard = guard
+        return self._tiles.predict_logits_from_preprocessed_data(data)
+
+    def _passes(self, plan: Plan, data: torch.Tensor) -> int:
+        return plan.folds * self._tiles.n_tiles(data, plan.step_size) * self._tiles.passes_per_tile(plan.mirroring)
+
+    def _resampling_seconds(self, properties: dict, data: torch.Tensor) -> float:
+        """How long the logits will take to resample to the image's grid: measured on one class, for all of them."""
+        configuration = self._tiles.configuration_manager
+        target = properties["shape_after_cropping_and_before_resampling"]
+        spacing = [properties["spacing"][axis] for axis in self._tiles.plans_manager.transpose_forward]
+        current = [*spacing[: len(target) - len(configuration.spacing)], *configuration.spacing]
+        begin = self._clock()
+        one = np.zeros((1, *data.shape[1:]), dtype=np.float16)
+        configuration.resampling_fn_probabilities(one, target, current, spacing)
+        return (self._clock() - begin) * self._tiles.label_manager.num_segmentation_heads
+
+
+class _Tiles(nnUNetPredictor):
+    """nnU-Net's predictor, its tiles in a chosen precision and, with a guard, only while there is time."""
+
+    def __init__(self, choices: Choices, device: str, clock: Callable[[], float]):
+        super().__init__(device=torch.device(device), allow_tqdm=False)
+        self._dtype, self._clock = _DTYPES.get(choices.precision), clock
+        self.guard: Guard | None = None
+        self._warm = False
+
+    def n_tiles(self, data: torch.Tensor, step_size: float) -> int:
+        self.tile_step_size = step_size
+        patch = self.configuration_manager.patch_size
+        ndim = len(patch)
+        padded = [max(size, edge) for size, edge in zip(data.shape[-ndim:], patch, strict=True)]
+        return len(self._internal_get_sliding_window_slicers((*data.shape[1:-ndim], *padded)))
+
+    def passes_per_tile(self, mirroring: bool) -> int:
+        return 2 ** len(self.allowed_mirroring_axes or ()) if mirroring else 1
+
+    @torch.inference_mode()
+    def pilot(self, data: torch.Tensor, guard: Guard) -> None:
+        """Time a pass; before the first of all, one that is not timed, for what is compiled or chosen on first use."""
+        self.network.load_state_dict(self.list_of_parameters[0])
+        self.network.to(self.device).eval()
+        self.use_mirroring = False
+        tile = torch.zeros((1, data.shape[0], *self.configuration_manager.patch_size), device=self.device)
+        with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():  # as nnU-Net around its tiles
+            if not self._warm:
+                self._finished(tile)
+                self._warm = True
+            begin = self._clock()
+            self._finished(tile)
+        guard.record(self._clock() - begin, passes=1)
+
+    @torch.inference_mode()
+    def _internal_maybe_mirror_and_predict(self, x: torch.Tensor) -> torch.Tensor:
+        if self.guard is None:
+            return self._logits(x)
+        logits = self.guard.run(lambda: self._finished(x), self.passes_per_tile(self.use_mirroring))
+        if logits is None:  # zeros are background, of regions too
+            return x.new_zeros((x.shape[0], self.label_manager.num_segmentation_heads, *x.shape[2:]))
+        return logits
+
+    def _finished(self, x: torch.Tensor) -> torch.Tensor:
+        """The logits once they are there: a GPU computes on after the call."""
+        logits = self._logits(x)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return logits
+
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        with self._precision():
+            return super()._internal_maybe_mirror_and_predict(x)
+
+    def _precision(self):
+        if self._dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32)
+
+
+def _read(files: Sequence[Path], reader) -> tuple[np.ndarray, dict]:
+    """The images as nnU-Net reads them; what its reader for this model does not know is turned into NIfTI before."""
+    for file in files:
+        check_complete(file)
+    with tempfile.TemporaryDirectory() as folder:
+        known = tuple(reader.supported_file_endings)
+        readable = [
+            file if file.name.endswith(known) else as_nifti(file, Path(folder) / f"{channel}.nii")
+            for channel, file in enumerate(files)
+        ]
+        try:
+            array, properties = reader.read_images([str(file) for file in readable])
+        except (RuntimeError, OSError, EOFError) as error:
+            names = ", ".join(str(file) for file in files)
+            raise ValueError(f"{names} cannot be read: {str(error).strip() or 'on different grids'}") from error
+    check_finite(array, files)
+    return array, properties
+
+
+def _image(labels: np.ndarray, properties: dict, reader, geometry: SimpleITK.ImageFileReader) -> SimpleITK.Image:
+    """The labels on the grid of the input: through the model's writer, which undoes what its reader did to the axes."""
+    with tempfile.TemporaryDirectory() as folder:
+        ending = ".mha" if ".mha" in reader.supported_file_endings else ".nii.gz"  # the former knows any direction
+        file = Path(folder) / f"labels{ending}"
+        reader.write_seg(labels, str(file), properties)
+        image = SimpleITK.ReadImage(file)
+    if image.GetSize() != geometry.GetSize():
+        raise ValueError(f"the model's writer {type(reader).__name__} turned the axes of {geometry.GetFileName()}")
+    image.SetSpacing(geometry.GetSpacing())
+    image.SetOrigin(geometry.GetOrigin())
+    image.SetDirection(geometry.GetDirection())
+    return image

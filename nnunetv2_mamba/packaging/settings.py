@@ -1,0 +1,76 @@
+"""What a container is told when it is built: platform, model, channels and inference choices, as a JSON file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+PLATFORMS = ("grand-challenge", "brats", "flare")
+PRECISIONS = ("default", "fp32", "fp16", "bf16")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """How the model is run.
+
+    Attributes:
+        folds: whose predictions are averaged, as ``("0", "1")``.
+        checkpoint: name of the file in each fold's folder.
+        mirroring: test-time mirroring over the axes that the model was trained with.
+        step_size: stride of the sliding window as a share of the patch, above 0 and at most 1.
+        precision: of the network's forward: ``default`` is nnU-Net's (fp16 on CUDA, else fp32).
+        time_budget: seconds per case, or None; see ``time_budget.py``.
+    """
+
+    folds: tuple[str, ...] = ("0",)
+    checkpoint: str = "checkpoint_final.pth"
+    mirroring: bool = True
+    step_size: float = 0.5
+    precision: str = "default"
+    time_budget: float | None = None
+
+    def __post_init__(self):
+        if not 0 < self.step_size <= 1:
+            raise ValueError(f"step_size must be above 0 and at most 1, got {self.step_size}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
+        if self.time_budget is not None and self.time_budget <= 0:
+            raise ValueError(f"time_budget must be above 0 seconds, got {self.time_budget}")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A container's ``inference.json``.
+
+    Attributes:
+        platform: one of ``PLATFORMS``.
+        channels: where the model's input channels come from, in their order: slugs of grand-challenge's sockets, or
+            BraTS modalities. Empty for FLARE, whose files are numbered.
+        output: folder of grand-challenge's output socket below ``/output``, as ``images/organs``.
+        model: folder of the model in the container.
+    """
+
+    platform: str
+    channels: tuple[str, ...] = ()
+    output: str = ""
+    model: str = "/opt/ml/model"
+    choices: Choices = field(default_factory=Choices)
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, path: Path) -> Settings:
+        """Read the file.
+
+        Raises:
+            ValueError: for a file that is not what ``write`` writes.
+        """
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            choices = document.pop("choices")
+            choices = Choices(**{**choices, "folds": tuple(choices["folds"])})
+            return cls(**{**document, "channels": tuple(document["channels"])}, choices=choices)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{path} is not a container's settings: {error!r}") from error
