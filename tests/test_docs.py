@@ -1,0 +1,371 @@
+"""The documentation: its command blocks are run, the names in it exist, its messages are those that are printed."""
+
+import ast
+import io
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import textwrap
+from contextlib import redirect_stdout
+from dataclasses import dataclass, replace
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from commands import run
+from tiny_dataset import DATASET_ID
+
+from nnunetv2_mamba import cli
+from nnunetv2_mamba.architectures import SegMamba, UMambaEnc
+from nnunetv2_mamba.architectures.from_plans import network_from_plans
+from nnunetv2_mamba.architectures.reference_weights import build_from_reference
+from nnunetv2_mamba.ops.selection import choose_backend
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
+FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
+COMMENT = re.compile(r"<!--((?:(?!-->).)*)-->\s*\Z", re.DOTALL)
+HERE = "tests/test_docs.py"
+STOCK_TRAINERS = {"nnUNetTrainer"}
+SHORT = "num_epochs=1, num_iterations_per_epoch=1, num_val_iterations_per_epoch=1"
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block and the HTML comment right before it."""
+
+    page: str
+    line: int
+    language: str
+    body: str
+    comment: str
+
+    @property
+    def commands(self) -> list[list[str]]:
+        """The words of every command, without variables set before it, prompts and comments."""
+        joined = self.body.replace("\\\n", " ")
+        commands = [shlex.split(line.removeprefix("$ "), comments=True) for line in joined.splitlines()]
+        variable = re.compile(r"[A-Za-z_]\w*=")
+        for words in commands:
+            while words and variable.match(words[0]):
+                del words[0]
+        return [words for words in commands if words and words[0] not in ("export", "unset")]
+
+
+def blocks_of(page: Path) -> list[Block]:
+    text = page.read_text(encoding="utf-8")
+    blocks = []
+    for match in FENCE.finditer(text):
+        before = text[: match.start()]
+        comment = COMMENT.search(before)
+        blocks.append(
+            Block(
+                page.relative_to(ROOT).as_posix(),
+                before.count("\n") + 1,
+                match["language"],
+                textwrap.dedent(match["body"]),
+                " ".join(comment[1].split()) if comment else "",
+            )
+        )
+    return blocks
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+SHELL = [block for block in BLOCKS if block.language in ("bash", "console", "sh", "shell", "powershell")]
+PYTHON = [block for block in BLOCKS if block.language in ("python", "py")]
+
+
+def named(blocks: list[Block]) -> list:
+    return [pytest.param(block, id=f"{block.page}:{block.line}") for block in blocks]
+
+
+def what_it_runs(words: list[str]) -> str:
+    """What a test that runs the command must name: nnU-Net's command without its prefix, the verb, the script."""
+    if words[0] == "nnunetv2_mamba":
+        return words[1]
+    if words[0] == "python":
+        return Path(words[1]).name
+    if words[0] == "pip":
+        return words[1]
+    return words[0].removeprefix("nnUNetv2_")
+
+
+@pytest.mark.parametrize("block", named(SHELL))
+def test_every_command_block_is_run_by_a_test_or_says_why_not(block):
+    if reason := re.fullmatch(r"not executed: (.+)", block.comment):
+        assert len(reason[1].split()) > 2
+        return
+    files = re.fullmatch(r"executed by (.+)", block.comment)
+    assert files, "needs a comment before it: <!-- executed by tests/FILE.py --> or <!-- not executed: REASON -->"
+    if HERE in files[1]:
+        return
+    tests = "".join((ROOT / file).read_text(encoding="utf-8") for file in re.findall(r"tests/\S+\.py", files[1]))
+    missing = [what_it_runs(words) for words in block.commands if what_it_runs(words) not in tests]
+    assert not missing, f"{files[1]} does not run {missing}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("block", named([block for block in SHELL if block.comment == f"executed by {HERE}"]))
+def test_command_blocks_run_on_a_tiny_data_set(block, tiny_dataset_files, use_dataset, tmp_path, monkeypatch):
+    for part in ("raw", "preprocessed"):
+        shutil.copytree(getattr(tiny_dataset_files, part), tmp_path / part)
+    dataset = use_dataset(replace(tiny_dataset_files, raw=tmp_path / "raw", preprocessed=tmp_path / "preprocessed"))
+    monkeypatch.setenv("nnUNet_n_proc_DA", "1")  # nnU-Net's planner needs at least 1
+    dataset.write_plans("nnUNetResEncUNetLPlans", dataset.plans("nnUNetPlans"))  # for --match
+    here = {"4": DATASET_ID, "ID": DATASET_ID, "IMAGES": dataset.images, "OUT": tmp_path / "out"}
+    for name, *arguments in block.commands:
+        arguments = [here.get(argument, argument) for argument in arguments]
+        if name == "nnunetv2_mamba":
+            subprocess.run([sys.executable, "-m", name, *map(str, arguments)], cwd=tmp_path, check=True)
+            continue
+        if name in ("nnUNetv2_train", "nnUNetv2_predict"):
+            arguments += ["-device", "cpu"]
+        run(tmp_path, name, *arguments, settings=SHORT)
+    assert "nnUNetv2_predict" not in block.body or list((tmp_path / "out").glob("*.nii.gz"))
+
+
+@pytest.mark.parametrize("block", named(PYTHON))
+def test_python_blocks_run(block, tmp_path, monkeypatch):
+    if not block.comment.startswith("not executed: "):
+        monkeypatch.chdir(tmp_path)
+        exec(compile(ast.parse(block.body), f"{block.page}:{block.line}", "exec"), {})
+    else:
+        compile(block.body, block.page, "exec")
+
+
+@pytest.mark.parametrize("block", named(SHELL))
+def test_our_commands_are_understood(block, monkeypatch, capsys):
+    for command in cli.VERBS.values():
+        monkeypatch.setattr(command, "run", lambda args: 0)
+    for words in block.commands:
+        if words[0] == "nnunetv2_mamba":
+            arguments = ["4" if word == "ID" else word for word in words[1:]]
+            try:
+                assert cli.main(arguments) == 0
+            except SystemExit as exit_:
+                pytest.fail(f"{shlex.join(words)}: {capsys.readouterr().err}") if exit_.code else None
+
+
+def test_verbs_and_options_within_the_text_exist(capsys):
+    unknown = []
+    for page in PAGES:
+        for verb, rest in re.findall(r"`nnunetv2_mamba ([a-z][a-z-]*)([^`]*)`", page.read_text(encoding="utf-8")):
+            options = re.findall(r"(?<!\S)--?[a-z][\w-]*", rest)
+            known = options_of_verb(verb, capsys) if verb in cli.VERBS else ()
+            unknown += [(page.name, verb, option) for option in options or [""] if option and option not in known]
+            unknown += [(page.name, verb)] if verb not in cli.VERBS else []
+    assert not unknown
+
+
+def options_of_verb(verb: str, capsys) -> set[str]:
+    with pytest.raises(SystemExit):
+        cli.main([verb, "--help"])
+    return set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", capsys.readouterr().out))
+
+
+def options_of_nnunet(name: str) -> set[str]:
+    (command,) = entry_points(group="console_scripts", name=name)
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output), pytest.raises(SystemExit):
+        patch.setattr(sys, "argv", [name, "--help"])
+        command.load()()
+    return set(re.findall(r"(?<![\w-])--?[a-zA-Z][\w-]*", output.getvalue()))
+
+
+def test_commands_of_nnunet_know_the_options():
+    commands = [words for block in SHELL for words in block.commands if words[0].startswith("nnUNetv2_")]
+    assert commands
+    for name in {words[0] for words in commands}:
+        options = {word for words in commands if words[0] == name for word in words if re.match("--?[a-zA-Z]", word)}
+        assert options <= options_of_nnunet(name), name
+
+
+def test_trainers_exist():
+    from nnunetv2_mamba import trainers
+
+    trainer = re.compile(r"\bnnUNetTrainer\w*?(?=__|\b)")  # in the name of a results folder two underscores end it
+    names = {name for page in PAGES for name in trainer.findall(page.read_text(encoding="utf-8"))} - STOCK_TRAINERS
+    assert len(names) > 10
+    assert names <= {*trainers.__all__, "nnUNetTrainerMamba"}, names - set(trainers.__all__)
+
+
+def test_variables_exist():
+    sources = [*(ROOT / "nnunetv2_mamba").rglob("*.py"), ROOT / "hatch_build.py"]
+    known = {name for path in sources for name in re.findall(r"NNUNETV2_MAMBA_\w+", path.read_text(encoding="utf-8"))}
+    for page in PAGES:
+        assert set(re.findall(r"NNUNETV2_MAMBA_[A-Z_]*[A-Z]", page.read_text(encoding="utf-8"))) <= known, page
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
+def test_links_lead_somewhere(page):
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not re.match(r"[a-z]+:|#", target):
+            assert (page.parent / target.split("#")[0]).is_file(), target
+
+
+def test_the_site_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs", reason='pip install "nnunetv2-mamba[docs]" builds the site')
+    pytest.importorskip("material", reason='pip install "nnunetv2-mamba[docs]" builds the site')
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    html = [path.read_text(encoding="utf-8") for path in (tmp_path / "site").rglob("*.html")]
+    fetched = re.compile(
+        r"<(?:script|img|iframe|link(?! rel=.?canonical))\b[^>]*(?:src|href)=[\"']?(?:https?:)?//[^>]*>"
+    )
+    assert len(html) > 10 and not [tag for page in html for tag in fetched.findall(page)]
+
+
+def test_version_and_citation_agree():
+    yaml = pytest.importorskip("yaml", reason="comes with nnU-Net's dependencies")
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    pyproject = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    version, licence = (re.search(rf'^{key} = "(.+)"$', pyproject, re.MULTILINE)[1] for key in ("version", "license"))
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    assert (citation["version"], citation["license"]) == (version, licence)
+    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+# The messages of docs/troubleshooting.md
+
+SMALL = {
+    "input_channels": 2,
+    "n_stages": 3,
+    "features_per_stage": [8, 16, 128],
+    "conv_op": torch.nn.Conv3d,
+    "kernel_sizes": 3,
+    "strides": [1, 2, 2],
+    "num_classes": 3,
+}
+TRANSFORMER = SimpleNamespace(
+    network_arch_init_kwargs={},
+    network_arch_class_name="dynamic_network_architectures.architectures.primus.Primus",
+    network_arch_init_kwargs_req_import=[],
+)
+
+
+def segmamba(*shape: int) -> None:
+    with torch.device("meta"):
+        SegMamba(**SMALL)(torch.empty(shape))
+
+
+def umamba_enc_on_another_patch() -> None:
+    with torch.device("meta"):
+        UMambaEnc(**SMALL, patch_size=(16, 16, 16))(torch.empty(1, 2, 32, 16, 16))
+
+
+def umamba_enc_with_weights_of_another_patch() -> None:
+    weights = UMambaEnc(**SMALL, patch_size=(16, 16, 16)).state_dict()
+    UMambaEnc(**SMALL, patch_size=(16, 16, 8)).load_state_dict(weights)
+
+
+def settings(value: str) -> None:
+    from nnunetv2_mamba.trainers.recipe import Recipe
+    from nnunetv2_mamba.trainers.settings import VARIABLE, read_settings, with_settings
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, value)
+        with_settings(Recipe(), read_settings())
+
+
+def mixed_precision() -> None:
+    from nnunetv2_mamba.trainers.precision import VARIABLE, Precision
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(VARIABLE, "fp8")
+        Precision(torch.device("cpu"))
+
+
+def mamba_ssm() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NNUNETV2_MAMBA_SCAN", "mamba_ssm")
+        choose_backend("cuda")
+
+
+def documented(message: str) -> Block | None:
+    """The block of the troubleshooting page that holds the message; ``…`` there stands for anything."""
+    for block in BLOCKS:
+        if block.page == "docs/troubleshooting.md" and block.language == "output":
+            pattern = ".*".join(re.escape(part) for part in " ".join(block.body.split()).split("…"))
+            if re.fullmatch(pattern, " ".join(message.split())):
+                return block
+    return None
+
+
+PROVOKED = [
+    lambda: segmamba(1, 2, 18, 16, 16),
+    lambda: segmamba(1, 2, 4, 4, 4),
+    lambda: segmamba(1, 1, 16, 16, 16),
+    umamba_enc_on_another_patch,
+    umamba_enc_with_weights_of_another_patch,
+    lambda: network_from_plans(SegMamba, TRANSFORMER, 1, 2, True),
+    lambda: build_from_reference({"mamba_encoder.weight": torch.zeros(1)}),
+    lambda: build_from_reference({"foo": torch.zeros(1)}),
+    lambda: settings("epochs=2"),
+    lambda: settings("num_epochs=2.5"),
+    lambda: settings("optimizer=adamw"),
+    lambda: settings("mine.toml"),
+    mixed_precision,
+    lambda: choose_backend("cpu", backend="cuda"),
+    pytest.param(
+        lambda: choose_backend("cuda", backend="triton"),
+        marks=pytest.mark.skipif(torch.cuda.is_available(), reason="the message of a machine without a GPU"),
+    ),
+    pytest.param(
+        mamba_ssm,
+        marks=pytest.mark.skipif(torch.cuda.is_available(), reason="the message of a machine without the kernel"),
+    ),
+]
+
+
+@pytest.mark.parametrize("provoke", PROVOKED)
+def test_messages_are_as_documented(provoke):
+    with pytest.raises(Exception) as caught:  # noqa: B017, PT011  (which one is what is compared)
+        provoke()
+    message = f"{type(caught.value).__name__}: {caught.value}"
+    assert documented(message), message
+
+
+def plan_without_folders(folder: Path) -> list[str]:
+    return ["plan", "-d", "901", "--network", "SegMamba"]
+
+
+def plan_an_unknown_data_set(folder: Path) -> list[str]:
+    (folder / "raw").mkdir()
+    return ["plan", "-d", "77", "--network", "SegMamba"]
+
+
+def plan_to_match_missing_plans(folder: Path) -> list[str]:
+    for base in ("raw", "preprocessed"):
+        (folder / base / "Dataset901_Tiny").mkdir(parents=True)
+    (folder / "raw" / "Dataset901_Tiny" / "dataset.json").write_text("{}")
+    for name in ("nnUNetPlans", "nnUNetResEncUNetMPlans"):
+        (folder / "preprocessed" / "Dataset901_Tiny" / f"{name}.json").write_text("{}")
+    return ["plan", "-d", "901", "--network", "SegMamba", "--match", "nnUNetResEncUNetLPlans"]
+
+
+def import_pickled_weights(folder: Path) -> list[str]:
+    torch.save({"model": torch.nn.Linear(2, 2)}, folder / "weights.pth")
+    return ["import-weights", str(folder / "weights.pth"), "-o", str(folder / "out.pth")]
+
+
+@pytest.mark.parametrize(
+    "prepare",
+    [plan_without_folders, plan_an_unknown_data_set, plan_to_match_missing_plans, import_pickled_weights],
+)
+def test_messages_of_the_command_are_as_documented(prepare, tmp_path, monkeypatch, capsys):
+    arguments = prepare(tmp_path)
+    for variable, folder in (("nnUNet_raw", "raw"), ("nnUNet_preprocessed", "preprocessed")):
+        if (tmp_path / "raw").exists():
+            monkeypatch.setenv(variable, str(tmp_path / folder))
+        else:
+            monkeypatch.delenv(variable, raising=False)
+    assert cli.main(arguments) == 1
+    message = capsys.readouterr().err
+    assert documented(message), message
