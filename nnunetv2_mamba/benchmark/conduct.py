@@ -11,7 +11,7 @@ from pathlib import Path
 from . import estimate, results
 from .checks import resolve
 from .display import EventLines, LiveTable
-from .evaluated import complete_models, evaluate_models
+from .run import Run
 from .runners import make_runner
 from .scheduler import Scheduler
 from .sweep import find_file, read_sweep
@@ -41,11 +41,19 @@ def conduct(name: str, folder: Path, datasets: Sequence[str] = (), dry_run: bool
     failed = Scheduler(folder, make_runner(folder, sweep.machine, sweep.slurm), display).execute(sweep.runs)
     print(results.summary(sweep.runs, folder))
     print(f"Scores of every fold and label: {results.write_scores(sweep.runs, folder)}", flush=True)
-    for models in complete_models(sweep.runs, folder).values():
-        evaluate_models(models)
+    _conclude(sweep.runs, folder)
     if failed:
         print(f"{len(failed)} of {len(sweep.runs)} runs failed:", file=sys.stderr)
         for run in failed:
             print(f"  {run.name}: {run.log(folder)}", file=sys.stderr)
         print("They are tried again when the same command is given again.", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _conclude(runs: tuple[Run, ...], folder: Path) -> None:
+    # MONAI and matplotlib are not to stand in memory beside the trainings
+    from .evaluated import compare_models, complete_models, evaluate_models
+
+    for compared, models in complete_models(runs, folder).items():
+        evaluate_models(models)
+        print("\n".join(compare_models(models, folder / "comparison" / compared)), flush=True)

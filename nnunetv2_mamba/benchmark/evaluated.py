@@ -1,12 +1,15 @@
-"""The end of a sweep: the models that are complete, evaluated."""
+"""The end of a sweep: the models that are complete, evaluated and compared."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
 
+from nnunetv2_mamba.evaluation.compare import compare_results
 from nnunetv2_mamba.evaluation.folders import from_results
 from nnunetv2_mamba.evaluation.metrics import Options
+from nnunetv2_mamba.evaluation.report.runs import default_names, read_run
+from nnunetv2_mamba.evaluation.report.wording import findings
 from nnunetv2_mamba.evaluation.run import evaluate
 
 from .run import Run
@@ -29,3 +32,17 @@ def complete_models(runs: Iterable[Run], folder: Path) -> dict[str, list[Path]]:
 def evaluate_models(models: Iterable[Path]) -> None:
     """Write ``evaluation.csv`` and ``.json`` into the validation folders of all folds of the models; resumes."""
     evaluate([pairing for model in models for pairing in from_results(model)], Options())
+
+
+def compare_models(models: list[Path], output: Path) -> list[str]:
+    """Write the comparison and the report of evaluated models into ``output``; seeds are repetitions of a model.
+
+    Returns:
+        What it says, in sentences.
+    """
+    first = {model.name: model for model in reversed(models)}  # of each model one seed
+    if len(first) < 2:
+        return [f"{', '.join(first)}: nothing to compare with"]
+    names = dict(zip(first, default_names([read_run(model) for model in first.values()]), strict=True))
+    comparison = compare_results(models, output, names=[names[model.name] for model in models])
+    return [*findings(comparison), f"Report: {output / 'report.html'}"]

@@ -82,7 +82,10 @@ def test_killed_twice_it_ends_with_the_same_results(tiny_dataset: TinyDataset, t
     output = run(file, folder)
     assert f"starts   {ours.name}" in output and stock.name not in output
 
-    assert (folder / "results.csv").read_bytes() == (tmp_path / "whole" / "results.csv").read_bytes()
+    comparison = "comparison/Dataset901_Tiny__3d_fullres"
+    for table in ("results.csv", f"{comparison}/values.csv"):
+        assert (folder / table).read_bytes() == (tmp_path / "whole" / table).read_bytes()
+    assert (folder / comparison / "report.html").is_file()
     for one in (stock, ours):
         log = one.log(folder).read_text()
         assert log.count("$ nnUNetv2_train") == 2 and "--c" in log
