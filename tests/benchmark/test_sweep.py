@@ -1,5 +1,8 @@
 """The TOML file of a sweep."""
 
+import re
+from pathlib import Path
+
 import pytest
 from sweep_cases import write_sweep
 
@@ -96,6 +99,13 @@ def test_what_does_not_fit_is_named(tmp_path, text, message):
     with pytest.raises(SweepError, match=message) as error:
         read_sweep(file)
     assert str(file) in str(error.value)
+
+
+def test_the_examples_of_the_documentation(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "benchmarking.md").read_text(encoding="utf-8")
+    example, slurm = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    sweep = read_sweep(write_sweep(tmp_path, example + slurm))
+    assert len(sweep.runs) == 3 and sweep.slurm["timeout_min"] == 2880 and sweep.machine.gpus == (0, 1)
 
 
 def test_ready_made_files():
