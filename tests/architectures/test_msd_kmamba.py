@@ -188,6 +188,14 @@ def test_compiles_as_one_graph_and_exports():
     assert_close(exported.module()(x), logits[0], 1e-5)
 
 
+def test_convolutions_of_nnunet_start_as_nnunets():
+    """He's initialisation for LeakyReLU(0.01), biases 0."""
+    network, _ = build(features_per_stage=[32] * 4)
+    for conv in (network.encoder.stem[3], network.decoder.stages[-1][3]):
+        assert conv.weight.std().item() == pytest.approx((2 / (1 + 1e-4) / (32 * 27)) ** 0.5, rel=0.05)
+        assert not conv.bias.any()
+
+
 def test_weight_decay_spares_the_rational_functions():
     network, _ = build()
     marked = {key.split(".")[-1] for key, p in network.named_parameters() if getattr(p, "_no_weight_decay", False)}

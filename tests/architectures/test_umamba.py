@@ -44,6 +44,16 @@ def test_parameter_counts_are_the_released_networks():
     assert parameters(UMambaEnc, channels=4, classes=4, patch_size=(128, 128, 128)) == 42_755_220
 
 
+def test_convolutions_start_as_nnunets():
+    """He's initialisation for LeakyReLU(0.01), biases 0; Mamba keeps its own."""
+    network = UMambaBot(**SMALL | dict(features_per_stage=32))
+    for conv in (network.encoder.stages[1][0].conv1, network.decoder.stages[0][0].conv1):
+        fan_in = conv.weight[0].numel()
+        assert conv.weight.std().item() == pytest.approx((2 / (1 + 1e-4) / fan_in) ** 0.5, rel=0.05)
+        assert not conv.bias.any()
+    assert network.encoder.mamba_layers[-1].mamba.conv_bias.any()
+
+
 @pytest.mark.parametrize(("variant", "options"), [(UMambaBot, {}), (UMambaEnc, {"patch_size": (128, 128, 128)})])
 def test_conv_twin_has_about_as_many_parameters(variant, options):
     """Compared are the weights of the Mamba layers, which are few among all."""

@@ -21,7 +21,9 @@ from tiny_dataset import NAME, TinyDataset
 from torch import nn
 
 from nnunetv2_mamba.architectures.blocks.kan.basis import BasisConv
+from nnunetv2_mamba.losses.distillation_statistics import Summary
 from nnunetv2_mamba.trainers import nnUNetTrainerMSDKMamba
+from nnunetv2_mamba.trainers.distillation_history import lines, record
 from nnunetv2_mamba.trainers.ema_teacher import EMATeacher
 from nnunetv2_mamba.trainers.self_distillation import SelfDistillationRecipe
 
@@ -98,6 +100,24 @@ def test_log_picture_and_history(make, variant):
         assert set(entry["scales"]) == {0, 1} and all(map(math.isfinite, row.values()))
         assert row["distillation"] > 0 and 0 <= row["gated"] <= 1 and 0 <= row["student_dice"] <= 1
     assert saved["nnunetv2_mamba_settings"]["distillation_weight"] == 0.5
+
+
+def test_record_and_lines_say_whose_dice_it_is_and_leave_the_background_out():
+    dice = torch.tensor([[[0.9, 0.2, 0.4, math.nan], [0.9, 0.5, 0.9, math.nan]]])
+    summary = Summary(torch.tensor([-0.5, 0.25]), torch.tensor([0.125]), torch.tensor([0.75]), dice)
+    entry = record(3, 0.5, [0, 1], [1], slice(1, None), summary)
+    assert (entry["epoch"], entry["weight"]) == (3, 0.5) and entry["scales"][0] == {"segmentation": -0.5}
+    assert lines(entry) == [
+        "Scale 0: segmentation loss -0.5000",
+        "Scale 1: segmentation loss 0.2500, distillation loss 0.1250, share gated 0.7500, teacher Dice 0.3000, "
+        "student Dice 0.7000",
+    ]
+
+
+def test_learned_weights_are_not_decayed(make):
+    trainer = initialized(make(uncertainty_weighting=True))
+    (group,) = [group for group in trainer.optimizer.param_groups if group["params"] == [*trainer.loss.parameters()]]
+    assert group["weight_decay"] == 0
 
 
 @pytest.mark.parametrize("variant", ["", "FusedTeacher", "EMATeacher"])
