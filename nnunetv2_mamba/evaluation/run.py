@@ -94,7 +94,7 @@ def _measure(pairing: Pairing, case: str, options: Options) -> dict | ValueError
     file = pairing.output / FINISHED / f"{case}.json"
     try:
         key = _key(pairing, case, options)
-        kept = json.loads(file.read_text()) if file.is_file() else {}
+        kept = _read_kept(file)
         if kept.get("key") == key:
             return kept["result"]
         result = measure_files(reference, prediction, pairing.reader, pairing.labels, options)
@@ -102,6 +102,13 @@ def _measure(pairing: Pairing, case: str, options: Options) -> dict | ValueError
         return result
     except ValueError as error:
         return error
+
+
+def _read_kept(file: Path) -> dict:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # none yet, or damaged
+        return {}
 
 
 def _key(pairing: Pairing, case: str, options: Options) -> str:

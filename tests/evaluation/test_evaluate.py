@@ -1,0 +1,259 @@
+"""The whole command: files, nnU-Net's numbers, going on after a kill, refusals."""
+
+import json
+import multiprocessing
+import os
+import signal
+from multiprocessing.pool import ThreadPool
+from types import SimpleNamespace
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+import pytest
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder, load_summary_json
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from segmentation_folders import DATASET, write_cases, write_folders, write_image, write_json, write_results
+
+from nnunetv2_mamba.cli import main
+from nnunetv2_mamba.evaluation import run, summary
+from nnunetv2_mamba.evaluation.folders import from_folders
+from nnunetv2_mamba.evaluation.metrics import Options
+from nnunetv2_mamba.evaluation.tables import METRICS, read_metrics
+
+CASES = ["a", "a_1", "b", "c"]
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return write_folders(tmp_path, CASES)
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Names of the prediction files that are measured."""
+    names, measure = [], run.measure_files
+    monkeypatch.setattr(run, "measure_files", lambda *a: names.append(a[1].name.split(".")[0]) or measure(*a))
+    return names
+
+
+def evaluate(folders, *options):
+    return main(["evaluate", *map(str, folders), "-np", "1", *map(str, options)])
+
+
+def error_line(capsys):
+    return capsys.readouterr().err.splitlines()[-1]
+
+
+def same(found, expected):
+    """Whether nested dicts and lists hold the same, NaN equal to NaN, for all that is expected."""
+    if isinstance(expected, dict):
+        return all(key in found and same(found[key], value) for key, value in expected.items())
+    if isinstance(expected, list):
+        return len(found) == len(expected) and all(map(same, found, expected))
+    return found == expected or (found != found and expected != expected)
+
+
+def test_nnunets_own_numbers_are_in_it(folders):
+    """The same keys, files and values to the last bit, and nnU-Net's own summary is left as it was."""
+    references, predictions = folders
+    summary_json = predictions / "summary.json"
+    write_image(predictions / "b.nii.gz", np.zeros((12, 14, 16), np.uint8))  # so that a mean has an infinite distance
+    with patch("multiprocessing.get_context", return_value=SimpleNamespace(Pool=ThreadPool)):
+        compute_metrics_on_folder(
+            str(references), str(predictions), str(summary_json), SimpleITKIO(), ".nii.gz", [1, 2, 3], num_processes=1
+        )
+    before = summary_json.read_bytes()
+    assert evaluate(folders) == 0
+    assert summary_json.read_bytes() == before
+    written = predictions / "evaluation.json"
+    assert same(json.loads(written.read_text()), json.loads(before))
+    assert same(load_summary_json(str(written)), load_summary_json(str(summary_json)))
+    content = json.loads(written.read_text())
+    assert np.isnan(content["foreground_mean"]["Dice"]) and np.isnan(content["mean"]["3"]["hd95"])  # never there
+    assert content["mean"]["1"]["hd95"] == np.inf and 0 < content["mean"]["1"]["nsd"] < 1
+
+
+def test_the_table_is_what_is_in_the_json(folders):
+    _, predictions = folders
+    assert evaluate(folders, "--nsd-tolerance", 2) == 0
+    content = json.loads((predictions / "evaluation.json").read_text())
+    rows = [
+        (case["case"], content["evaluation"]["labels"][key], metric, case["metrics"][key][metric])
+        for case in content["metric_per_case"]
+        for key in ("1", "2", "3")
+        for metric in METRICS
+    ]
+    expected = pd.DataFrame(rows, columns=["case", "label", "metric", "value"])
+    pd.testing.assert_frame_equal(read_metrics(predictions), expected, check_exact=True)
+    assert expected["case"].unique().tolist() == CASES
+    assert (predictions / "evaluation.csv").read_text().startswith("case,label,metric,value\na,left,dice,0.")
+    assert "a,never there,hd95,nan" in (predictions / "evaluation.csv").read_text()
+    assert content["metric_per_case"][0]["spacing"] == pytest.approx([2.0, 0.8, 1.1])
+    about = content["evaluation"]
+    assert about["nsd_tolerance_mm"] == 2 and set(about["definitions"]) == set(METRICS)
+    assert "monai" in about["versions"] and any("infinite" in rule for rule in about["empty"])
+
+
+def test_processes_change_nothing(folders, tmp_path):
+    assert evaluate(folders, "-o", tmp_path / "one") == 0
+    assert evaluate(folders, "-o", tmp_path / "two", "-np", 2) == 0
+    for name in ("evaluation.csv", "evaluation.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+    assert {path.name for path in folders[1].iterdir()} == {f"{case}.nii.gz" for case in CASES}
+
+
+def test_a_results_folder(tmp_path, monkeypatch, capsys):
+    results, preprocessed = write_results(tmp_path, {"fold_0": ["a", "b"], "fold_1": ["c"]}, [["a", "b"], ["c"]])
+    monkeypatch.setenv("nnUNet_preprocessed", str(preprocessed.parent))
+    assert evaluate([results]) == 0
+    assert "Means over 3 cases" in capsys.readouterr().out
+    joined = read_metrics(results)
+    assert evaluate([results / "fold_1"], "-o", tmp_path / "out") == 0
+    expected = joined[joined["case"] == "c"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(read_metrics(tmp_path / "out"), expected, check_exact=True)
+    assert evaluate([results], "--plans", results / "plans.json") == 1
+    assert "leave the options out" in error_line(capsys)
+
+
+# --- going on
+
+
+def test_finished_cases_are_not_measured_again(folders, measured, monkeypatch):
+    references, predictions = folders
+    assert evaluate(folders) == 0
+    assert measured == CASES
+    first = (predictions / "evaluation.csv").read_bytes()
+
+    def again(*options):
+        measured.clear()
+        assert evaluate(folders, *options) == 0
+        return measured
+
+    assert again() == [] and (predictions / "evaluation.csv").read_bytes() == first
+    (predictions / "b.nii.gz").touch()
+    assert again() == []
+    write_cases(predictions, ["b"], 3)
+    assert again() == ["b"] and (predictions / "evaluation.csv").read_bytes() != first
+    write_cases(references, ["c"], 3)
+    assert again() == ["c"]
+    assert again("--nsd-tolerance", 2) == CASES
+    assert again("--nsd-tolerance", 2, "--empty-distance", "diagonal") == CASES
+    write_json(references.parent / "dataset.json", {**DATASET, "labels": {"background": 0, "one": 1, "two": 2}})
+    assert again() == CASES
+    monkeypatch.setattr(run, "versions", lambda: {"monai": "9"})
+    assert again() == CASES
+    (predictions / "evaluation_cases" / "a.json").write_text('{"key": ')
+    assert again() == ["a"]
+
+
+@pytest.mark.parametrize("moment", ["measuring", "writing"])
+def test_killed_and_started_again(moment, folders, tmp_path, measured):
+    """kill -9 in the third case, or with its result half written: the others are kept, the end is the same."""
+    references, predictions = folders
+
+    def die_in_the_third_case():
+        place, name = {"measuring": (run, "measure_files"), "writing": (run.os, "fsync")}[moment]
+        original, calls = getattr(place, name), []
+
+        def count(*arguments):
+            calls.append(arguments)
+            if len(calls) == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*arguments)
+
+        with patch.object(place, name, count):
+            evaluate(folders)
+
+    process = multiprocessing.get_context("fork").Process(target=die_in_the_third_case)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not list(predictions.glob("evaluation.*"))
+    finished = predictions / "evaluation_cases"
+    assert {path.name for path in finished.glob("*.json")} == {"a.json", "a_1.json"}
+    assert len(list(finished.glob("*.partial"))) == (moment == "writing")
+
+    measured.clear()
+    assert evaluate(folders) == 0
+    assert measured == ["b", "c"]
+    assert not list(predictions.rglob("*.partial"))
+    assert evaluate(folders, "-o", tmp_path / "uninterrupted") == 0
+    for name in ("evaluation.csv", "evaluation.json"):
+        assert (predictions / name).read_bytes() == (tmp_path / "uninterrupted" / name).read_bytes()
+
+
+def test_a_disk_that_is_full(folders, monkeypatch, capsys):
+    """No table that is half written, and the old one is not passed off as the new summary's."""
+    assert evaluate(folders) == 0
+
+    def full(_):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(run.os, "fsync", full)
+    assert evaluate(folders) == 1
+    assert "No space left" in error_line(capsys)
+    assert not (folders[1] / "evaluation.csv").exists()
+
+
+# --- refusals
+
+
+def test_all_that_is_wrong_is_named_and_nothing_written(folders, capsys, measured):
+    references, predictions = folders
+    write_image(predictions / "a.nii.gz", np.zeros((12, 14, 17), np.uint8))
+    write_image(references / "b.nii.gz", np.full((12, 14, 16), 7, np.uint8))
+    assert evaluate(folders) == 1
+    line = error_line(capsys)
+    assert line.startswith("nnunetv2_mamba evaluate: 2 of 4 cases cannot be evaluated: ")
+    assert f"{predictions}/a.nii.gz lies elsewhere than {references}/a.nii.gz: shape (12, 14, 16)" in line
+    assert f"{references}/b.nii.gz has values that are no label in dataset.json: 7" in line
+    assert not list(predictions.glob("evaluation.*"))
+    write_cases(predictions, ["a"], 2)
+    write_cases(references, ["b"], 1)
+    measured.clear()
+    assert evaluate(folders) == 0
+    assert measured == ["a", "b"]  # the others were kept
+
+
+def test_missing_cases_are_one_line(folders, capsys):
+    (folders[1] / "b.nii.gz").unlink()
+    assert evaluate(folders) == 1
+    assert error_line(capsys).endswith(f"no prediction in {folders[1]} for b")
+    assert [path.name for path in folders[1].glob("evaluation*")] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"), [(["-np", "0"], "-np must be at least 1"), (["--nsd-tolerance", "-1"], "tolerance of NSD")]
+)
+def test_wrong_options(options, message, folders, capsys):
+    assert evaluate(folders, *options) == 1
+    assert message in error_line(capsys)
+
+
+@pytest.mark.slow  # processes that import torch
+def test_a_worker_that_is_killed(folders, monkeypatch):
+    """As the system does where memory runs out: an error with a remedy, not a wait for ever."""
+    pairing = from_folders(*folders)
+    started = []
+    submit = run.ProcessPoolExecutor.submit
+
+    def kill_after(self, *arguments):
+        future = submit(self, *arguments)
+        started.append(future)
+        if len(started) == len(CASES):
+            for process in self._processes.values():
+                os.kill(process.pid, signal.SIGKILL)
+        return future
+
+    monkeypatch.setattr(run.ProcessPoolExecutor, "submit", kill_after)
+    with pytest.raises(OSError, match="killed, maybe for memory; run again with a smaller -np"):
+        run.evaluate([pairing], Options(), 2)
+    monkeypatch.undo()
+    (table,) = run.evaluate([pairing], Options(), 1)
+    assert set(table["case"]) == set(CASES)
+
+
+def test_versions_outside_of_an_installation(monkeypatch):
+    monkeypatch.setattr(summary, "version", lambda name: (_ for _ in ()).throw(summary.PackageNotFoundError(name)))
+    assert set(summary.versions().values()) == {"not installed"}
