@@ -1,4 +1,4 @@
-"""The documentation: its command blocks are run, the names in it exist, its messages are those that are printed."""
+"""The documentation: its command blocks are run, what it names exists, its links lead somewhere, the site is built."""
 
 import ast
 import io
@@ -7,75 +7,21 @@ import shlex
 import shutil
 import subprocess
 import sys
-import textwrap
 from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import torch
 from commands import run
+from documentation import BLOCKS, FENCE, PAGES, ROOT, Block
 from tiny_dataset import DATASET_ID
 
 from nnunetv2_mamba import cli
-from nnunetv2_mamba.architectures import SegMamba, UMambaEnc
-from nnunetv2_mamba.architectures.from_plans import network_from_plans
-from nnunetv2_mamba.architectures.reference_weights import build_from_reference
-from nnunetv2_mamba.ops.selection import choose_backend
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
-TROUBLESHOOTING = ROOT / "docs" / "troubleshooting.md"
-FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\w*)\n(?P<body>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL)
-COMMENT = re.compile(r"<!--((?:(?!-->).)*)-->\s*\Z", re.DOTALL)
 HERE = "tests/test_docs.py"
 STOCK_TRAINERS = {"nnUNetTrainer"}
 SHORT = "num_epochs=1, num_iterations_per_epoch=1, num_val_iterations_per_epoch=1"
-
-
-@dataclass(frozen=True)
-class Block:
-    """A fenced block and the HTML comment right before it."""
-
-    page: str
-    line: int
-    language: str
-    body: str
-    comment: str
-
-    @property
-    def commands(self) -> list[list[str]]:
-        """The words of every command, without variables set before it, prompts and comments."""
-        joined = self.body.replace("\\\n", " ")
-        commands = [shlex.split(line.removeprefix("$ "), comments=True) for line in joined.splitlines()]
-        variable = re.compile(r"[A-Za-z_]\w*=")
-        for words in commands:
-            while words and variable.match(words[0]):
-                del words[0]
-        return [words for words in commands if words and words[0] not in ("export", "unset")]
-
-
-def blocks_of(page: Path) -> list[Block]:
-    text = page.read_text(encoding="utf-8")
-    blocks = []
-    for match in FENCE.finditer(text):
-        before = text[: match.start()]
-        comment = COMMENT.search(before)
-        blocks.append(
-            Block(
-                page.relative_to(ROOT).as_posix(),
-                before.count("\n") + 1,
-                match["language"],
-                textwrap.dedent(match["body"]),
-                " ".join(comment[1].split()) if comment else "",
-            )
-        )
-    return blocks
-
-
-BLOCKS = [block for page in PAGES for block in blocks_of(page)]
 SHELL = [block for block in BLOCKS if block.language in ("bash", "console", "sh", "shell", "powershell")]
 PYTHON = [block for block in BLOCKS if block.language in ("python", "py")]
 
@@ -230,142 +176,3 @@ def test_version_and_citation_agree():
     assert {"cff-version", "message", "title", "authors"} <= citation.keys()
     assert (citation["version"], citation["license"]) == (version, licence)
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-
-
-# The messages of docs/troubleshooting.md
-
-SMALL = {
-    "input_channels": 2,
-    "n_stages": 3,
-    "features_per_stage": [8, 16, 128],
-    "conv_op": torch.nn.Conv3d,
-    "kernel_sizes": 3,
-    "strides": [1, 2, 2],
-    "num_classes": 3,
-}
-TRANSFORMER = SimpleNamespace(
-    network_arch_init_kwargs={},
-    network_arch_class_name="dynamic_network_architectures.architectures.primus.Primus",
-    network_arch_init_kwargs_req_import=[],
-)
-
-
-def segmamba(*shape: int) -> None:
-    with torch.device("meta"):
-        SegMamba(**SMALL)(torch.empty(shape))
-
-
-def umamba_enc_on_another_patch() -> None:
-    with torch.device("meta"):
-        UMambaEnc(**SMALL, patch_size=(16, 16, 16))(torch.empty(1, 2, 32, 16, 16))
-
-
-def umamba_enc_with_weights_of_another_patch() -> None:
-    weights = UMambaEnc(**SMALL, patch_size=(16, 16, 16)).state_dict()
-    UMambaEnc(**SMALL, patch_size=(16, 16, 8)).load_state_dict(weights)
-
-
-def settings(value: str) -> None:
-    from nnunetv2_mamba.trainers.recipe import Recipe
-    from nnunetv2_mamba.trainers.settings import VARIABLE, read_settings, with_settings
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, value)
-        with_settings(Recipe(), read_settings())
-
-
-def mixed_precision() -> None:
-    from nnunetv2_mamba.trainers.precision import VARIABLE, Precision
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(VARIABLE, "fp8")
-        Precision(torch.device("cpu"))
-
-
-def mamba_ssm() -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("NNUNETV2_MAMBA_SCAN", "mamba_ssm")
-        choose_backend("cuda")
-
-
-def documented(message: str) -> Block | None:
-    """The block of the troubleshooting page that holds the message; ``…`` there stands for anything."""
-    for block in BLOCKS:
-        if block.page == "docs/troubleshooting.md" and block.language == "output":
-            pattern = ".*".join(re.escape(part) for part in " ".join(block.body.split()).split("…"))
-            if re.fullmatch(pattern, " ".join(message.split())):
-                return block
-    return None
-
-
-PROVOKED = [
-    lambda: segmamba(1, 2, 18, 16, 16),
-    lambda: segmamba(1, 2, 4, 4, 4),
-    lambda: segmamba(1, 1, 16, 16, 16),
-    umamba_enc_on_another_patch,
-    umamba_enc_with_weights_of_another_patch,
-    lambda: network_from_plans(SegMamba, TRANSFORMER, 1, 2, True),
-    lambda: build_from_reference({"mamba_encoder.weight": torch.zeros(1)}),
-    lambda: build_from_reference({"foo": torch.zeros(1)}),
-    lambda: settings("epochs=2"),
-    lambda: settings("num_epochs=2.5"),
-    lambda: settings("optimizer=adamw"),
-    lambda: settings("mine.toml"),
-    mixed_precision,
-    lambda: choose_backend("cpu", backend="cuda"),
-    pytest.param(
-        lambda: choose_backend("cuda", backend="triton"),
-        marks=pytest.mark.skipif(torch.cuda.is_available(), reason="the message of a machine without a GPU"),
-    ),
-    pytest.param(
-        mamba_ssm,
-        marks=pytest.mark.skipif(torch.cuda.is_available(), reason="the message of a machine without the kernel"),
-    ),
-]
-
-
-@pytest.mark.parametrize("provoke", PROVOKED)
-def test_messages_are_as_documented(provoke):
-    with pytest.raises(Exception) as caught:  # noqa: B017, PT011  (which one is what is compared)
-        provoke()
-    message = f"{type(caught.value).__name__}: {caught.value}"
-    assert documented(message), message
-
-
-def plan_without_folders(folder: Path) -> list[str]:
-    return ["plan", "-d", "901", "--network", "SegMamba"]
-
-
-def plan_an_unknown_data_set(folder: Path) -> list[str]:
-    (folder / "raw").mkdir()
-    return ["plan", "-d", "77", "--network", "SegMamba"]
-
-
-def plan_to_match_missing_plans(folder: Path) -> list[str]:
-    for base in ("raw", "preprocessed"):
-        (folder / base / "Dataset901_Tiny").mkdir(parents=True)
-    (folder / "raw" / "Dataset901_Tiny" / "dataset.json").write_text("{}")
-    for name in ("nnUNetPlans", "nnUNetResEncUNetMPlans"):
-        (folder / "preprocessed" / "Dataset901_Tiny" / f"{name}.json").write_text("{}")
-    return ["plan", "-d", "901", "--network", "SegMamba", "--match", "nnUNetResEncUNetLPlans"]
-
-
-def import_pickled_weights(folder: Path) -> list[str]:
-    torch.save({"model": torch.nn.Linear(2, 2)}, folder / "weights.pth")
-    return ["import-weights", str(folder / "weights.pth"), "-o", str(folder / "out.pth")]
-
-
-@pytest.mark.parametrize(
-    "prepare",
-    [plan_without_folders, plan_an_unknown_data_set, plan_to_match_missing_plans, import_pickled_weights],
-)
-def test_messages_of_the_command_are_as_documented(prepare, tmp_path, monkeypatch, capsys):
-    arguments = prepare(tmp_path)
-    for variable, folder in (("nnUNet_raw", "raw"), ("nnUNet_preprocessed", "preprocessed")):
-        if (tmp_path / "raw").exists():
-            monkeypatch.setenv(variable, str(tmp_path / folder))
-        else:
-            monkeypatch.delenv(variable, raising=False)
-    assert cli.main(arguments) == 1
-    message = capsys.readouterr().err
-    assert documented(message), message
