@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from commands import run
 from documentation import BLOCKS, FENCE, PAGES, ROOT, Block
+from test_imports import ALLOWED
 from tiny_dataset import DATASET_ID
 
 from nnunetv2_mamba import cli
@@ -166,6 +167,15 @@ def test_the_site_is_built_without_a_warning(tmp_path):
         r"<(?:script|img|iframe|link(?! rel=.?canonical))\b[^>]*(?:src|href)=[\"']?(?:https?:)?//[^>]*>"
     )
     assert len(html) > 10 and not [tag for page in html for tag in fetched.findall(page)]
+
+
+def test_the_import_diagram_is_the_one_that_is_tested():
+    drawn = {}
+    for line in (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").splitlines():
+        if match := re.fullmatch(r"([\w, ]+?) +→ (.+)", line):
+            below = set() if match[2] == "nothing of ours" else set(match[2].split(", "))
+            drawn |= dict.fromkeys(match[1].split(", "), below)
+    assert drawn == {room: below for room, below in ALLOWED.items() if not room.startswith("__")}
 
 
 def test_version_and_citation_agree():
