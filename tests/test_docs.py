@@ -21,7 +21,7 @@ from tiny_dataset import DATASET_ID
 from nnunetv2_mamba import cli
 
 HERE = "tests/test_docs.py"
-STOCK_TRAINERS = {"nnUNetTrainer"}
+STOCK_TRAINERS = {"nnUNetTrainer", "nnUNetTrainerNoMirroring"}
 SHORT = "num_epochs=1, num_iterations_per_epoch=1, num_val_iterations_per_epoch=1"
 SHELL = [block for block in BLOCKS if block.language in ("bash", "console", "sh", "shell", "powershell")]
 PYTHON = [block for block in BLOCKS if block.language in ("python", "py")]
@@ -64,7 +64,10 @@ def test_command_blocks_run_on_a_tiny_data_set(block, tiny_dataset_files, use_da
     dataset = use_dataset(replace(tiny_dataset_files, raw=tmp_path / "raw", preprocessed=tmp_path / "preprocessed"))
     monkeypatch.setenv("nnUNet_n_proc_DA", "1")  # nnU-Net's planner needs at least 1
     dataset.write_plans("nnUNetResEncUNetLPlans", dataset.plans("nnUNetPlans"))  # for --match
-    here = {"4": DATASET_ID, "ID": DATASET_ID, "IMAGES": dataset.images, "OUT": tmp_path / "out"}
+    (tmp_path / "images").mkdir()
+    for file in dataset.images.glob("case_0_*"):
+        shutil.copy(file, tmp_path / "images")
+    here = {"4": DATASET_ID, "ID": DATASET_ID, "IMAGES": tmp_path / "images", "OUT": tmp_path / "out"}
     for name, *arguments in block.commands:
         arguments = [here.get(argument, argument) for argument in arguments]
         if name == "nnunetv2_mamba":
@@ -137,8 +140,9 @@ def test_trainers_exist():
 
     trainer = re.compile(r"\bnnUNetTrainer\w*?(?=__|\b)")  # in the name of a results folder two underscores end it
     names = {name for page in PAGES for name in trainer.findall(page.read_text(encoding="utf-8"))} - STOCK_TRAINERS
+    examples = {name for block in PYTHON for name in re.findall(r"^class (\w+)", block.body, re.MULTILINE)}
     assert len(names) > 10
-    assert names <= {*trainers.__all__, "nnUNetTrainerMamba"}, names - set(trainers.__all__)
+    assert names <= {*trainers.__all__, *examples}
 
 
 def test_variables_exist():
