@@ -5,7 +5,17 @@ import pickle
 import subprocess
 import sys
 
-from .commands import benchmark, convert_freesurfer, demo, doctor, evaluate, import_weights, package, plan
+from .commands import (
+    benchmark,
+    convert_freesurfer,
+    demo,
+    doctor,
+    evaluate,
+    import_weights,
+    package,
+    plan,
+    predict_roi,
+)
 
 VERBS = {
     "doctor": doctor,
@@ -14,6 +24,7 @@ VERBS = {
     "evaluate": evaluate,
     "benchmark": benchmark,
     "convert-freesurfer": convert_freesurfer,
+    "predict-roi": predict_roi,
     "package": package,
     "demo": demo,
 }

@@ -1,0 +1,208 @@
+"""Two-stage prediction: a box is found, cropped, segmented and put back, whatever the axes and voxels of the input.
+
+The models are fakes that threshold intensities: the first marks bright (1) and brighter (2) voxels, the second the
+same two in its box, plus 3 where it sees the end of each axis of its input.
+"""
+
+from types import SimpleNamespace
+
+import nibabel
+import numpy as np
+import pytest
+import SimpleITK
+from subjects import LIA, save, turned
+
+from nnunetv2_mamba.freesurfer.two_stage import Stage, TwoStage, find_cases, predict_cases
+
+LEFT, RIGHT = 150, 220
+IDS = {"left": 1203, "right": 2203, "corner": 77}
+
+
+class FakePredictor:
+    def __init__(self, labels, patch=(8, 8, 8), **description):
+        self.dataset_json = {"channel_names": {"0": "T1"}, "labels": {"background": 0, **labels}, **description}
+        self.plans_manager = SimpleNamespace(
+            image_reader_writer_class=nibabel.Nifti1Image, transpose_backward=[0, 1, 2]
+        )
+        self.configuration_manager = SimpleNamespace(patch_size=patch, spacing=[1.0] * len(patch))
+        self.seen = []
+
+    def predict_single_npy_array(self, array, properties, previous, output, probabilities):
+        assert array.dtype == np.float32 and array.ndim == 4
+        self.seen.append((array[0].copy(), properties["spacing"]))
+        segmentation = np.where(array[0] > 200, 2, np.where(array[0] > 100, 1, 0)).astype(np.uint8)
+        if 3 in self.dataset_json["labels"].values():
+            segmentation[-1, -1, -1] = 3
+        return segmentation
+
+
+def models(first=None, second=None, **options):
+    first = first or FakePredictor({"left": 1, "right": 2}, orientation="LIA")
+    second = second or FakePredictor(
+        {"left": 1, "right": 2, "corner": 3}, orientation="LIA", freesurfer_ids=IDS, roi_box_mm=[8, 12, 16]
+    )
+    return TwoStage(Stage(first), Stage(second), ("left", "right"), **options)
+
+
+def scene(left=((20, 23), (10, 14), (12, 16)), right=((10, 13), (10, 14), (12, 16)), shape=(40, 30, 50)):
+    array = np.full(shape, 10, dtype=np.uint8)
+    for value, ranges in ((LEFT, left), (RIGHT, right)):
+        if ranges:
+            array[tuple(slice(*limits) for limits in ranges)] = value
+    return array
+
+
+def predict(tmp_path, array, affine=LIA, two_stage=None, name="case_0000.nii.gz"):
+    (tmp_path / "in").mkdir(exist_ok=True)
+    if name.endswith(".mgz"):
+        save(array, affine, tmp_path / "in" / name)
+    else:
+        nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / "in" / name)
+    assert predict_cases(two_stage or models(), tmp_path / "in", tmp_path / "out") == []
+    image = nibabel.load(tmp_path / "out" / "case.nii.gz")
+    return np.asanyarray(image.dataobj), image
+
+
+def expected_ids(array):
+    return np.select([array == LEFT, array == RIGHT], [1203, 2203], 0)
+
+
+def test_the_box_is_cropped_segmented_and_put_back(tmp_path):
+    array, two_stage = scene(), models()
+    ids, image = predict(tmp_path, array, two_stage=two_stage)
+    assert image.get_data_dtype() == np.uint16
+    crop, spacing = two_stage.second.predictor.seen[0]
+    assert crop.shape == (8, 12, 16) and spacing == [1, 1, 1]  # D, H, W of nnU-Net's axes
+    # in the image's axes: the region 10-23, 10-14, 12-16 in the middle of 16, 12, 8
+    box = (slice(9, 25), slice(6, 18), slice(10, 18))
+    np.testing.assert_array_equal(crop.transpose(2, 1, 0), array[box])
+    expected = expected_ids(array)
+    expected[24, 17, 17] = 77
+    np.testing.assert_array_equal(ids, expected)
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "LPS", "PIR", "ASL"])
+def test_any_axes_go_to_the_models_and_come_back(tmp_path, orientation):
+    array = scene()
+    reference, _ = predict(tmp_path, array)
+    other, affine = turned(array, LIA, orientation)
+    two_stage = models()
+    ids, image = predict(tmp_path, other, affine, two_stage)
+    np.testing.assert_array_equal(two_stage.first.predictor.seen[0][0].transpose(2, 1, 0), array)
+    np.testing.assert_allclose(image.affine, affine)
+    assert ids.shape == other.shape
+    np.testing.assert_array_equal(turned(ids.astype(np.int32), affine, "LIA")[0], reference)
+
+
+def test_oblique_anisotropic_images_keep_their_place(tmp_path):
+    angle = np.deg2rad(20)
+    turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
+    affine = np.eye(4)
+    affine[:3, :3] = turn @ np.diag([0.5, 2.0, 1.0])
+    affine[:3, 3] = (-30, 12, 7)
+    array, two_stage = scene(), models()
+    ids, _ = predict(tmp_path, array, affine, two_stage)
+    crop, spacing = two_stage.second.predictor.seen[0]
+    # the axes become L, I, A: x stays, y and z swap. W 16 mm in voxels of 0.5, H 12 of 1, D 8 of 2
+    np.testing.assert_allclose(spacing, [2, 1, 0.5], rtol=1e-5)
+    assert crop.shape == (4, 12, 32)
+    expected = expected_ids(array)
+    assert np.count_nonzero(ids == 77) == 1
+    np.testing.assert_array_equal(np.where(ids == 77, 0, ids), expected)
+    written = SimpleITK.ReadImage(tmp_path / "out" / "case.nii.gz")
+    given = SimpleITK.ReadImage(tmp_path / "in" / "case_0000.nii.gz")
+    for property_ in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        np.testing.assert_allclose(getattr(written, property_)(), getattr(given, property_)(), atol=1e-5)
+
+
+def test_a_region_at_the_border_and_a_volume_smaller_than_the_box(tmp_path):
+    array = scene(left=((0, 3), (0, 4), (46, 50)), right=None, shape=(40, 10, 50))
+    two_stage = models()
+    ids, _ = predict(tmp_path, array, two_stage=two_stage)
+    assert two_stage.second.predictor.seen[0][0].shape == (8, 10, 16)
+    expected = expected_ids(array)
+    expected[15, 9, 49] = 77
+    np.testing.assert_array_equal(ids, expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "shape"),
+    [({"box_mm": (10, 20, 30)}, (10, 20, 30)), ({"margin_mm": 2.0}, (8, 8, 17)), ({}, (8, 12, 16))],
+)
+def test_the_box_can_be_chosen(tmp_path, options, shape):
+    two_stage = models(**options)
+    predict(tmp_path, scene(), two_stage=two_stage)
+    assert two_stage.second.predictor.seen[0][0].shape == shape
+
+
+def test_a_model_that_knows_no_box_has_that_of_its_patch(tmp_path):
+    two_stage = models(second=FakePredictor({"left": 1}, patch=(6, 10, 14), orientation="LIA"))
+    predict(tmp_path, scene(), two_stage=two_stage)
+    assert two_stage.second.predictor.seen[0][0].shape == (6, 10, 14)
+    with pytest.raises(ValueError, match="--box"):
+        Stage(FakePredictor({"left": 1}, patch=(6, 10))).trained_box_mm()
+
+
+def test_plain_labels_and_models_without_ids(tmp_path):
+    array = scene()
+    labels = np.select([array == LEFT, array == RIGHT], [1, 2], 0)
+    plain, image = predict(tmp_path, array, two_stage=models(freesurfer_ids=False))
+    assert image.get_data_dtype() == np.uint8
+    np.testing.assert_array_equal(np.where(plain == 3, 0, plain), labels)
+    without, _ = predict(tmp_path, array, two_stage=models(second=FakePredictor({"left": 1, "right": 2})))
+    np.testing.assert_array_equal(without, labels)
+    second = FakePredictor({"left": 1, "right": 2, "corner": 3}, freesurfer_ids={"left": 17})
+    with pytest.raises(ValueError, match="no id of right, corner"):
+        predict(tmp_path, array, two_stage=models(second=second))
+
+
+def test_mgz_as_freesurfer_writes_it_is_taken(tmp_path):
+    ids, image = predict(tmp_path, scene(), name="case.mgz")
+    np.testing.assert_array_equal(image.affine, LIA)
+    assert set(np.unique(ids)) == {0, 77, 1203, 2203}
+
+
+def test_a_case_without_the_region_is_named_and_the_others_go_on(tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for name, array in (("a", scene(left=None, right=None)), ("b", scene(left=None)), ("c", scene())):
+        nibabel.save(nibabel.Nifti1Image(array, LIA), tmp_path / "in" / f"{name}_0000.nii.gz")
+    (tmp_path / "in" / "d_0000.nii.gz").write_bytes(b"nothing")
+    assert predict_cases(models(), tmp_path / "in", tmp_path / "out") == ["a", "d"]
+    output = capsys.readouterr().out
+    assert "a: FAILED: the first stage found no left, no right" in output
+    assert "b: left was not found" in output and "d: FAILED: " in output
+    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["b.nii.gz", "c.nii.gz"]
+    again = models()
+    (tmp_path / "out" / "b.nii.gz").unlink()
+    assert predict_cases(again, tmp_path / "in", tmp_path / "out", overwrite=False) == ["a", "d"]
+    assert len(again.second.predictor.seen) == 1
+
+
+def test_structures_by_name_or_number():
+    stage = Stage(FakePredictor({"left": 1, "both": [1, 2]}))
+    assert stage.values(["left", "both"]) == {"left": [1], "both": [1, 2]}
+    assert stage.values(["1"]) == {"left": [1]}
+    for wrong in ("amygdala", "7", "background", "0"):
+        with pytest.raises(ValueError, match=f"no structure '{wrong}'; it has left, both"):
+            stage.values([wrong])
+
+
+def test_files_that_make_no_case_are_named(tmp_path):
+    with pytest.raises(ValueError, match="has no images"):
+        find_cases(tmp_path, 1)
+    for name in ("a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "b_0000.mgz", "c.nii", "notes.txt"):
+        (tmp_path / name).touch()
+    with pytest.raises(ValueError, match="not so: a, b$"):
+        find_cases(tmp_path, 1)
+    with pytest.raises(ValueError, match="not so: b, c$"):
+        find_cases(tmp_path, 2)
+    (tmp_path / "b_0000.mgz").rename(tmp_path / "b_0001.mgz")
+    (tmp_path / "c.nii").unlink()
+    assert {name: len(files) for name, files in find_cases(tmp_path, 2).items()} == {"a": 2, "b": 2}
+
+
+def test_models_of_different_channels_do_not_fit(tmp_path):
+    second = FakePredictor({"left": 1})
+    second.dataset_json["channel_names"] = {"0": "T1", "1": "T2"}
+    with pytest.raises(ValueError, match="takes 1 channel"):
+        predict_cases(models(second=second), tmp_path, tmp_path / "out")
