@@ -63,7 +63,10 @@ def test_command_blocks_run_on_a_tiny_data_set(block, tiny_dataset_files, use_da
         shutil.copytree(getattr(tiny_dataset_files, part), tmp_path / part)
     dataset = use_dataset(replace(tiny_dataset_files, raw=tmp_path / "raw", preprocessed=tmp_path / "preprocessed"))
     monkeypatch.setenv("nnUNet_n_proc_DA", "1")  # nnU-Net's planner needs at least 1
-    dataset.write_plans("nnUNetResEncUNetLPlans", dataset.plans("nnUNetPlans"))  # for --match
+    to_match = dataset.plans("nnUNetPlans")
+    for configuration in to_match["configurations"].values():
+        configuration["batch_size"] = 20
+    dataset.write_plans("nnUNetResEncUNetLPlans", to_match)
     (tmp_path / "images").mkdir()
     for file in dataset.images.glob("case_0_*"):
         shutil.copy(file, tmp_path / "images")
