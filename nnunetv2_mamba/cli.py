@@ -7,6 +7,7 @@ import sys
 
 from .commands import (
     benchmark,
+    compare,
     convert_freesurfer,
     demo,
     doctor,
@@ -22,6 +23,7 @@ VERBS = {
     "import-weights": import_weights,
     "plan": plan,
     "evaluate": evaluate,
+    "compare": compare,
     "benchmark": benchmark,
     "convert-freesurfer": convert_freesurfer,
     "predict-roi": predict_roi,

@@ -1,0 +1,48 @@
+"""The verb ``compare``: folders in, statistics, tables, figures and a report out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .comparison import DEFAULT_METRICS, Comparison, compare
+from .report.case_images import CaseImages
+from .report.runs import default_names, read_run
+from .report.write import write
+from .tables import read_metrics
+
+
+def compare_results(
+    paths: Sequence[Path],
+    output: Path,
+    names: Sequence[str] | None = None,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    seed: int = 0,
+    images: Path | None = None,
+    references: Path | None = None,
+) -> Comparison:
+    """Compare evaluated results and write the report into ``output``.
+
+    Args:
+        paths: as for ``tables.read_metrics``.
+        names: one for each path; the same name twice for repetitions (seeds) of a model. None for short ones made of
+            nnU-Net's folder names.
+        metrics: of ``tables.METRICS``; the first chooses the cases that are shown.
+        seed: of the bootstrap.
+        images, references: folders, where they are not where the evaluation found them.
+
+    Raises:
+        ValueError: for what cannot be compared, see ``comparison.compare``.
+        OSError: if the report cannot be written.
+    """
+    if names is not None and len(names) != len(paths):
+        raise ValueError(f"--names has {len(names)} names for {len(paths)} results; give one for each")
+    tables = [read_metrics(path) for path in paths]
+    runs = [read_run(Path(path)) for path in paths]
+    names = default_names(runs) if names is None else list(names)
+    comparison = compare(list(zip(names, tables, strict=True)), metrics, seed)
+    grouped = {
+        name: [run for run, other in zip(runs, names, strict=True) if other == name] for name in comparison.names
+    }
+    write(comparison, grouped, output, CaseImages(images, references))
+    return comparison

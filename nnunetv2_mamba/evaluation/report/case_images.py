@@ -1,0 +1,102 @@
+"""Which cases are shown, and where their files are."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..comparison import LOWER_IS_BETTER, Comparison
+from .html import Illustration, Section
+from .overlays import Case, extremes, find_image, overlay
+from .runs import Run
+from .wording import TITLES, number
+
+_TITLE = "Worst, median and best case"
+
+
+@dataclass(frozen=True)
+class CaseImages:
+    """Folders given by the user: ``images`` in nnU-Net's naming and ``references``; None: those of the data set in
+    nnUNet_raw, and those that the evaluation read."""
+
+    images: Path | None = None
+    references: Path | None = None
+
+    def section(self, comparison: Comparison, runs: dict[str, list[Run]]) -> Section:
+        """The cases by the mean over the models of the first metric, or a sentence that says what is missing.
+
+        Raises:
+            ValueError: if a folder that the user named lacks a file.
+        """
+        items = comparison.of(comparison.metrics[0])
+        if not items:
+            return Section(_TITLE, ("No cases: nothing was compared.",))
+        values = items[0].values
+        sign = -1 if items[0].metric in LOWER_IS_BETTER else 1
+        chosen = extremes((sign * values.mean(axis=1)).to_dict())
+        illustrations = []
+        for kind, name in chosen.items():
+            try:
+                case = self._files(name, runs)
+                labels = _labels(runs)
+                captions = {model: number(values.loc[name, model], items[0].metric) for model in comparison.names}
+                figure, alt = overlay(case, labels, captions)
+            except ValueError as error:
+                if self.images or self.references:
+                    raise
+                return Section(_TITLE, (f"No images: {error}. --images and --references name the folders.",))
+            caption = (
+                f"{kind.capitalize()} case: {name}. Below each model: {TITLES[items[0].metric]}, {items[0].structure}. "
+                "Slices with most of the reference's foreground; cropped to the structures."
+            )
+            illustrations.append(Illustration(f"case_{kind}", figure, caption, alt, photo=True))
+        return Section(
+            _TITLE,
+            (
+                f"Chosen by the mean over the models of {TITLES[items[0].metric]} ({items[0].structure}), so that no "
+                "model chooses; of repeated trainings the first is shown.",
+            ),
+            illustrations=tuple(illustrations),
+        )
+
+    def _files(self, name: str, runs: dict[str, list[Run]]) -> Case:
+        predictions, reference, image = {}, None, None
+        for model, (run, *_) in runs.items():
+            if name not in run.cases:
+                raise ValueError(f"{run.path} says not which files belong to {name}; evaluate writes it")
+            given, predictions[model] = run.cases[name]
+            reference = reference or given
+            ending = predictions[model].name.removeprefix(name)
+            image = image or self._image(run, name, ending)
+        if self.references is not None:
+            reference = self.references / f"{name}{ending}"
+        for file in (reference, *predictions.values()):
+            if not file.is_file():
+                raise ValueError(f"no file {file}")
+        if image is None:
+            raise ValueError(f"nnUNet_raw has no image of {name}")
+        return Case(name, image, reference, predictions)
+
+    def _image(self, run: Run, name: str, ending: str) -> Path | None:
+        if self.images is not None:
+            return find_image(self.images, name, ending)
+        raw, dataset = os.environ.get("nnUNet_raw"), run.dataset or run.plans.get("dataset_name")
+        if not raw or not dataset:
+            return None
+        return find_image(Path(raw) / dataset / "imagesTr", name, ending)
+
+
+def _labels(runs: dict[str, list[Run]]) -> dict[int, str]:
+    """Names by value. Regions have several values, of which each keeps the name of its smallest region."""
+    names: dict[int, str] = {}
+    for run in (run for own in runs.values() for run in own):
+        labels = {name: value if isinstance(value, list) else [value] for name, value in
+                  run.dataset_json.get("labels", {}).items()}  # fmt: skip
+        for name, values in sorted(labels.items(), key=lambda item: len(item[1])):
+            for value in values:
+                if value and name != "ignore":
+                    names.setdefault(int(value), name)
+    if not names:
+        raise ValueError("no results folder has a dataset.json with the labels' names")
+    return names

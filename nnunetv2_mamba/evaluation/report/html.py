@@ -1,0 +1,64 @@
+"""The report as one HTML file: no script, nothing fetched, every name escaped."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from dataclasses import dataclass
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+
+from .summary_tables import Table
+
+DPI = 150
+# Spaces within an interval and after a sign: lines break elsewhere.
+_TOGETHER = re.compile(r"(?<=\d,) (?=-?\d)|(?<=[=<]) (?=\d)|(?<=\bp) (?=[=<])")
+
+
+@dataclass(frozen=True)
+class Illustration:
+    """A figure for the report. ``name``: of its files; ``alt``: the same in words; ``photo``: pixels, not lines."""
+
+    name: str
+    figure: Figure
+    caption: str
+    alt: str
+    photo: bool = False
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the report, in the order text, tables, illustrations; ``folded`` tables open on a click or in print."""
+
+    title: str
+    paragraphs: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    illustrations: tuple[Illustration, ...] = ()
+    folded: tuple[Table, ...] = ()
+
+
+def render(title: str, lead: str, findings: list[str], notes: list[str], sections: list[Section]) -> str:
+    """The whole file."""
+    loader = PackageLoader("nnunetv2_mamba.evaluation.report", package_path="")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    environment.filters["data_uri"] = data_uri
+    environment.filters["together"] = lambda text: _TOGETHER.sub("\N{NO-BREAK SPACE}", text)
+    return environment.get_template("report.html.jinja").render(
+        title=title, lead=lead, findings=findings, notes=notes, sections=sections
+    )
+
+
+def data_uri(illustration: Illustration) -> Markup:
+    """The picture itself: lines stay lines."""
+    if illustration.photo:
+        return Markup(f"data:image/png;base64,{_encoded(illustration.figure, 'png')}")
+    return Markup(f"data:image/svg+xml;base64,{_encoded(illustration.figure, 'svg')}")
+
+
+def _encoded(figure: Figure, file_format: str) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=file_format, dpi=DPI, metadata={"Date": None} if file_format == "svg" else None)
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,174 @@
+"""What the folders of a model say about its training: plans, folds, costs, learning curves.
+
+Reads text and JSON only; checkpoints stay closed.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, median
+
+EVALUATION = "evaluation.json"  # of evaluation.summary, whose import brings torch
+COST = "cost.json"
+CURVES = {"Pseudo dice": "validation Dice of patches", "train_loss": "training loss", "val_loss": "validation loss"}
+_LINE = re.compile(rf"^[-\d]+ [:.\d]+: (Epoch|{'|'.join(CURVES)}) (.+)$")
+_NUMBER = re.compile(r"(?:nan|[-+.\de]+)(?=[,)\]])")  # in [np.float32(0.5), np.float32(nan)] and in [0.5, nan]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A trained fold.
+
+    Attributes:
+        curves: by the names of ``CURVES``: value by epoch.
+        cost: what ``cost.json`` holds; empty where there is none.
+        debug: what nnU-Net's ``debug.json`` holds.
+    """
+
+    name: str
+    curves: dict[str, dict[int, float]]
+    cost: dict
+    debug: dict
+
+
+@dataclass(frozen=True)
+class Run:
+    """A path given to ``compare``.
+
+    Attributes:
+        dataset, trainer, plans_name, configuration: from nnU-Net's folder names, None for other paths.
+        plans, dataset_json: what nnU-Net's ``plans.json`` and ``dataset.json`` hold, else empty.
+        cases: ``reference_file`` and ``prediction_file`` by case, where ``evaluate`` has written them.
+        evaluation: how ``evaluate`` measured, else empty.
+    """
+
+    path: Path
+    dataset: str | None
+    trainer: str | None
+    plans_name: str | None
+    configuration: str | None
+    plans: dict
+    dataset_json: dict
+    folds: tuple[Fold, ...]
+    cases: dict[str, tuple[Path, Path]]
+    evaluation: dict
+
+
+def read_run(path: Path) -> Run:
+    """Read what is there of a results folder, a folder of predictions, or nothing, for a CSV file."""
+    parts = path.name.split("__")
+    is_results = len(parts) == 3 and any(path.glob("fold_*"))
+    fold_folders = sorted(path.glob("fold_*")) if is_results else []
+    cases, evaluation = {}, {}
+    for folder in [folder / "validation" for folder in fold_folders] or [path]:
+        content = _json(folder / EVALUATION)
+        evaluation = content.get("evaluation", evaluation)
+        for case in content.get("metric_per_case", []):
+            cases[case["case"]] = Path(case["reference_file"]), Path(case["prediction_file"])
+    return Run(
+        path=path,
+        dataset=path.parent.name if is_results else None,
+        trainer=parts[0] if is_results else None,
+        plans_name=parts[1] if is_results else None,
+        configuration=parts[2] if is_results else None,
+        plans=_json(path / "plans.json"),
+        dataset_json=_json(path / "dataset.json"),
+        folds=tuple(_read_fold(folder) for folder in fold_folders),
+        cases=cases,
+        evaluation=evaluation,
+    )
+
+
+def default_names(runs: list[Run]) -> list[str]:
+    """Short names: of trainer, plans and configuration only what differs, else the folder's name.
+
+    Raises:
+        ValueError: if two get the same name.
+    """
+    fields = ("trainer", "plans_name", "configuration")
+    if all(run.trainer for run in runs):
+        differing = [field for field in fields if len({getattr(run, field) for run in runs}) > 1] or ["trainer"]
+        # SegMamba is enough for nnUNetTrainerSegMamba; nnUNetTrainer_5epochs stays
+        names = [
+            re.sub(r"^nnUNetTrainer(?=[A-Z])", "", ", ".join(getattr(run, field) for field in differing))
+            for run in runs
+        ]
+    else:
+        paths = [run.path.resolve() for run in runs]
+        names = [path.parent.name if path.stem == "evaluation" else path.stem for path in paths]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"several results would be called the same ({', '.join(names)}): give --names, one for each; the same name "
+            "twice for repetitions of one model, such as seeds"
+        )
+    return names
+
+
+def curve_of(folds: list[Fold], name: str) -> dict[int, float]:
+    """Mean over the folds that have reached an epoch, by epoch."""
+    curves = [fold.curves[name] for fold in folds]
+    epochs = sorted({epoch for curve in curves for epoch in curve})
+    return {epoch: fmean(curve[epoch] for curve in curves if epoch in curve) for epoch in epochs}
+
+
+COSTS = {
+    "parameters": ("parameters [million]", 1e6),
+    "flops": ("forward pass of a patch [GFLOP]", 1e9),
+    "seconds_per_epoch": ("time per epoch [s]", 1),
+    "peak_memory.allocated_bytes": ("peak GPU memory, allocated [GiB]", 2**30),
+    "peak_memory.reserved_bytes": ("peak GPU memory, reserved [GiB]", 2**30),
+    "peak_memory.process_bytes": ("peak memory of the process [GiB]", 2**30),
+    "energy_joules": ("energy of a training [kWh]", 3.6e6),
+}
+
+
+def costs(runs: list[Run]) -> dict[str, float]:
+    """The costs of a model, medians over its folds, by the keys of ``COSTS`` and in their units; what is not known is
+    left out."""
+    found = {}
+    for key, (_, unit) in COSTS.items():
+        values = []
+        for fold in (fold for run in runs for fold in run.folds):
+            value = fold.cost
+            for part in key.split("."):
+                value = value.get(part) if isinstance(value, dict) else None
+            if isinstance(value, int | float):
+                values.append(value / unit)
+        if values:
+            found[key] = median(values)
+    return found
+
+
+def _read_fold(folder: Path) -> Fold:
+    curves: dict[str, dict[int, float]] = {name: {} for name in CURVES}
+    for log in sorted(folder.glob("training_log_*.txt")):  # a continued training has several, the later one holds
+        epoch = 0
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+            if not (match := _LINE.match(line.rstrip())):
+                continue
+            key, text = match.groups()
+            if key == "Epoch":
+                epoch = int(text) if text.isdecimal() else epoch
+                continue
+            numbers = [float(number) for number in _NUMBER.findall(f"{text},")]
+            numbers = [number for number in numbers if number == number]
+            if numbers:
+                curves[key][epoch] = fmean(numbers)
+    return Fold(folder.name.removeprefix("fold_"), curves, _json(folder / COST), _json(folder / "debug.json"))
+
+
+def _json(path: Path) -> dict:
+    """The content of a file, empty where there is none.
+
+    Raises:
+        ValueError: if it is not JSON.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not JSON ({error}); make it again or delete it") from error

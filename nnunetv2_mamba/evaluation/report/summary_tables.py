@@ -1,0 +1,170 @@
+"""The tables of a comparison as rows of text, and these as Markdown and LaTeX."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..comparison import Comparison, StructureComparison
+from .runs import COSTS
+from .wording import TITLES, direction, p_value, verdict, with_interval
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells are unescaped text; ``bold`` holds (row, column) of what stands out."""
+
+    caption: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    bold: frozenset[tuple[int, int]] = frozenset()
+
+
+def overview(comparison: Comparison) -> Table:
+    """Models x metrics: mean with its interval, rank; the best mean of a metric is bold."""
+    head, columns, bold = ["model"], [list(comparison.names)], set()
+    items = [comparison.of(metric)[0] for metric in comparison.metrics if comparison.of(metric)]
+    for item in items:
+        head += [f"{TITLES[item.metric]}, {direction(item.metric)}", "rank (first place)"]
+        columns.append([_mean(item, i) for i in range(len(item.results))])
+        columns.append([f"{result.rank} ({result.rank_shares[0]:.0%})" for result in item.results])
+        best = min(result.mean for result in item.results)
+        if direction(item.metric).startswith("higher"):
+            best = max(result.mean for result in item.results)
+        bold |= {(row, len(columns) - 2) for row, result in enumerate(item.results) if result.mean == best}
+    caption = (
+        f"{items[0].structure.capitalize() if items else 'Nothing'}: mean over {len(comparison.cases)} cases with its "
+        "95 % confidence interval (bootstrap, BCa); rank (each case ranks the models, then the mean ranks are ranked) "
+        "and the share of bootstrap samples in which the model is first. Bold: best mean, which need not be a "
+        "significant difference"
+    )
+    return Table(caption, tuple(head), tuple(zip(*columns, strict=True)), frozenset(bold))
+
+
+def per_structure(comparison: Comparison, metric: str) -> Table:
+    """Structures x models: mean with its interval."""
+    items = comparison.of(metric)
+    rows = [
+        (item.structure, str(len(item.values)), *(_mean(item, i) for i in range(len(item.results)))) for item in items
+    ]
+    caption = f"{TITLES[metric]} ({direction(metric)}): mean with its 95 % confidence interval"
+    return Table(caption, ("structure", "cases", *comparison.names), tuple(rows))
+
+
+def pairs(items: list[StructureComparison], caption: str) -> Table:
+    """All pairs of models on some structures."""
+    rows, bold = [], set()
+    for item in items:
+        for pair in item.pairs:
+            if pair.significant:
+                bold.add((len(rows), 8))
+            rows.append(
+                (
+                    item.structure,
+                    pair.first,
+                    pair.second,
+                    with_interval(pair.difference, pair.low, pair.high, item.metric),
+                    p_value(pair.p),
+                    p_value(pair.p_holm),
+                    f"{pair.rank_biserial:+.2f}",
+                    f"{pair.wins}/{pair.ties}/{pair.losses}",
+                    verdict(pair),
+                )
+            )
+    head = ("structure", "first", "second", "first - second", "p", "p (Holm)", "effect", "wins/ties/losses", "finding")
+    return Table(caption, head, tuple(rows), frozenset(bold))
+
+
+def main_pairs(comparison: Comparison, metric: str) -> Table:
+    """All pairs on the mean over structures, or on the only structure."""
+    item = comparison.of(metric)[0]
+    caption = (
+        f"{TITLES[metric]}, {item.structure}, {len(item.values)} cases: mean difference with its 95 % confidence "
+        "interval, Wilcoxon's p, the same adjusted by Holm, rank-biserial effect size and cases won by the first model"
+    )
+    return pairs([item], caption)
+
+
+def cost_table(costs: dict[str, dict[str, float]]) -> Table | None:
+    """Models x costs, or None if none is known."""
+    known = [key for key in COSTS if any(key in cost for cost in costs.values())]
+    if not known:
+        return None
+    rows = [
+        (name, *(f"{cost[key]:.3g}" if key in cost else "unknown" for key in known)) for name, cost in costs.items()
+    ]
+    return Table(
+        "Cost of one training: median over its folds", ("model", *(COSTS[key][0] for key in known)), tuple(rows)
+    )
+
+
+def markdown(table: Table) -> str:
+    def cell(text: str, strong: bool) -> str:
+        return f"**{_for_markdown(text)}**" if strong else _for_markdown(text)
+
+    lines = [
+        f"| {' | '.join(_for_markdown(text) for text in table.head)} |",
+        "|---" * len(table.head) + "|",
+        *(
+            f"| {' | '.join(cell(text, (i, j) in table.bold) for j, text in enumerate(row))} |"
+            for i, row in enumerate(table.rows)
+        ),
+        "",
+        f"{_for_markdown(table.caption)}.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def latex(table: Table) -> str:
+    """For the packages booktabs and graphicx."""
+
+    def cell(text: str, strong: bool) -> str:
+        return rf"\textbf{{{for_latex(text)}}}" if strong else for_latex(text)
+
+    lines = [
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{for_latex(table.caption)}.}}",
+        r"\resizebox{\linewidth}{!}{%",
+        rf"\begin{{tabular}}{{{'l' * len(table.head)}}}",
+        r"\toprule",
+        " & ".join(for_latex(text) for text in table.head) + r" \\",
+        r"\midrule",
+        *(
+            " & ".join(cell(text, (i, j) in table.bold) for j, text in enumerate(row)) + r" \\"
+            for i, row in enumerate(table.rows)
+        ),
+        r"\bottomrule",
+        r"\end{tabular}}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "''",
+    "[": "{[}",  # after \\ it would be a length
+    **{sign: f"\\{sign}" for sign in "&%$#_{}"},
+}
+
+
+def for_latex(text: str) -> str:
+    """Text in which nothing is a command; line breaks become spaces."""
+    return "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
+
+
+def _for_markdown(text: str) -> str:
+    """Text in which nothing is a tag, a link or a column."""
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return "".join(f"\\{sign}" if sign in r"\`*_[]|" else sign for sign in text)
+
+
+def _mean(item: StructureComparison, position: int) -> str:
+    result = item.results[position]
+    failures = f", {result.failures} failed" if result.failures else ""
+    return with_interval(result.mean, result.low, result.high, item.metric) + failures

@@ -1,0 +1,109 @@
+"""Numbers and findings in words, honest where nothing was found."""
+
+from __future__ import annotations
+
+import math
+
+from ..comparison import LOWER_IS_BETTER, Comparison, Pair, StructureComparison
+
+TITLES = {
+    "dice": "Dice",
+    "iou": "IoU",
+    "volume_similarity": "Volume similarity",
+    "hd95": "HD95 [mm]",
+    "assd": "ASSD [mm]",
+    "nsd": "NSD",
+}
+
+
+def number(value: float, metric: str) -> str:
+    """Four digits of a share, two of millimetres."""
+    if math.isnan(value):
+        return "unknown"
+    return f"{value:.2f}" if metric in LOWER_IS_BETTER else f"{value:.4f}"
+
+
+def with_interval(value: float, low: float, high: float, metric: str) -> str:
+    """``0.8123 [0.8011, 0.8230]``."""
+    text = number(value, metric)
+    return text if math.isnan(low) else f"{text} [{number(low, metric)}, {number(high, metric)}]"
+
+
+def p_value(p: float) -> str:
+    if p < 0.0001:
+        return "< 0.0001"
+    return f"{p:.4f}" if p < 0.1 else f"{p:.2f}"
+
+
+def direction(metric: str) -> str:
+    return "lower is better" if metric in LOWER_IS_BETTER else "higher is better"
+
+
+def verdict(pair: Pair) -> str:
+    return f"{pair.better} better" if pair.significant else "no significant difference"
+
+
+def finding(item: StructureComparison) -> str:
+    """One paragraph: what the comparison shows of one metric on one structure, and what it does not."""
+    lower = item.metric in LOWER_IS_BETTER
+    by_mean = sorted(item.results, key=lambda result: result.mean if lower else -result.mean)
+    best = by_mean[0]
+    head = f"{TITLES[item.metric]}, {item.structure}, {len(item.values)} cases: "
+    tied = [result.name for result in by_mean if result.mean == best.mean]
+    mean = with_interval(best.mean, best.low, best.high, item.metric)
+    head += f"{_and(tied)} {'has' if len(tied) == 1 else 'have'} the {'lowest' if lower else 'highest'} mean, {mean}. "
+    n_significant = sum(pair.significant for pair in item.pairs)
+    if not n_significant:
+        between = "the two models" if len(item.results) == 2 else "any two models"
+        return head + f"No significant difference between {between} was found ({_open(item.pairs, item.metric)})."
+    sentences = []
+    own = [pair for pair in item.pairs if best.name in (pair.first, pair.second)]
+    better = [pair for pair in own if pair.significant and pair.better == best.name]
+    worse = [pair for pair in own if pair.significant and pair.better != best.name]
+    level = [pair for pair in own if not pair.significant]
+    if better:
+        sentences.append(f"It is significantly better than {_and([_against(pair, best.name) for pair in better])}.")
+    if worse:
+        others = _and([_against(pair, best.name) for pair in worse])
+        sentences.append(f"Yet over the cases the test speaks against it and for {others}: look at the single cases.")
+    if level:
+        others = _and([pair.second if pair.first == best.name else pair.first for pair in level])
+        sentences.append(f"No significant difference between it and {others} was found ({_open(level, item.metric)}).")
+    if len(item.pairs) > 1:
+        sentences.append(f"In all, {n_significant} of {len(item.pairs)} pairs differ significantly.")
+    return head + " ".join(sentences)
+
+
+def findings(comparison: Comparison) -> list[str]:
+    """One paragraph per metric, and what holds for all where something was not found."""
+    items = [comparison.of(metric)[0] for metric in comparison.metrics if comparison.of(metric)]
+    texts = [finding(item) for item in items]
+    if any(not pair.significant for item in items for pair in item.pairs):
+        texts.append(
+            "A difference that is not significant is not shown to be absent: the confidence interval of the mean "
+            "difference says how large it may still be."
+        )
+    return texts
+
+
+def _against(pair: Pair, best: str) -> str:
+    return f"{pair.second if pair.first == best else pair.first} (p {_p(pair.p_holm)})"
+
+
+def _p(p: float) -> str:
+    text = p_value(p)
+    return text if text.startswith("<") else f"= {text}"
+
+
+def _open(pairs: tuple[Pair, ...] | list[Pair], metric: str) -> str:
+    """How large the differences may be that were not found."""
+    least = min(pair.p_holm for pair in pairs)
+    ends = [abs(end) for pair in pairs for end in (pair.low, pair.high) if not math.isnan(end)]
+    p = f"{'smallest ' if len(pairs) > 1 else ''}p {_p(least)}"
+    if not ends:
+        return p
+    return f"{p}; the intervals leave room for mean differences of up to {number(max(ends), metric)}"
+
+
+def _and(texts: list[str]) -> str:
+    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"

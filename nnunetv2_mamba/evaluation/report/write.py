@@ -1,0 +1,133 @@
+"""Writes everything that ``compare`` leaves: the HTML report, figures, tables, values and the methods paragraph."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from pathlib import Path
+
+from ..comparison import Comparison
+from . import figures, methods, summary_tables
+from .case_images import CaseImages
+from .html import DPI, Illustration, Section, render
+from .runs import CURVES, Run, costs, curve_of
+from .style import style
+from .wording import TITLES, findings
+
+_PAIRED = (
+    "Every dot is a case, every line connects the same case over the models. Black: mean and its 95 % confidence "
+    "interval."
+)
+_BOXES = "Box: median and quartiles; whiskers: the furthest cases within 1.5 times the box's length; dots: the others."
+_MATRIX = (
+    "P-values of Wilcoxon's signed-rank test, adjusted by Holm's method. Numbers below stand for the rows' models."
+)
+_COST = "Mean and its 95 % confidence interval; costs as in the table."
+_CURVES = "Means over the folds that have reached an epoch; thin: single folds. Dice of random patches, not of cases."
+
+
+def write(comparison: Comparison, runs: dict[str, list[Run]], output: Path, case_images: CaseImages) -> Path:
+    """Write all files into ``output``, over those of an earlier comparison there.
+
+    Args:
+        runs: the paths behind each name.
+
+    Returns:
+        The HTML file.
+    """
+    (output / "figures").mkdir(parents=True, exist_ok=True)
+    cost = {name: costs(own) for name, own in runs.items()}
+    tables = _tables(comparison, cost)
+    texts = methods.paragraphs(comparison, runs)
+
+    content = comparison.as_dict() | {"findings": findings(comparison), "costs": cost}
+    _text(output / "comparison.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
+    _text(output / "values.csv", comparison.values().to_csv(index=False, lineterminator="\n"))
+    _text(output / "table.md", "\n".join(summary_tables.markdown(table) for table in tables))
+    _text(output / "table.tex", "\n".join(summary_tables.latex(table) for table in tables))
+    _text(output / "methods.txt", "\n\n".join([*texts, *methods.REFERENCES]) + "\n")
+
+    with style():
+        sections = [
+            Section("Result", tables=(tables[0],)),
+            *(_of_metric(comparison, metric) for metric in comparison.metrics if comparison.of(metric)),
+            _cost(comparison, cost),
+            _curves(runs),
+            case_images.section(comparison, runs),
+            Section("Methods", tuple(texts), (methods.models(comparison, runs),)),
+            Section("References", methods.REFERENCES),
+        ]
+        for illustration in (item for section in sections for item in section.illustrations):
+            for ending in ("png", "pdf"):
+                file = output / "figures" / f"{illustration.name}.{ending}"
+                illustration.figure.savefig(file, dpi=DPI)
+        datasets = {run.dataset for own in runs.values() for run in own if run.dataset}
+        where = f" on {', '.join(sorted(datasets))}" if datasets else ""
+        lead = (
+            f"{len(comparison.cases)} cases, {len(comparison.labels)} "
+            f"{'structure' if len(comparison.labels) == 1 else 'structures'}; models: {', '.join(comparison.names)}. "
+            f"Written by nnunetv2_mamba compare on {date.today().isoformat()}."
+        )
+        title = f"Comparison of {len(comparison.names)} segmentation models{where}"
+        html = render(title, lead, findings(comparison), list(comparison.notes), sections)
+    _text(output / "report.html", html)
+    return output / "report.html"
+
+
+def _tables(comparison: Comparison, cost: dict[str, dict[str, float]]) -> list[summary_tables.Table]:
+    """What goes into the files: overview, pairs, structures, costs."""
+    tables = [summary_tables.overview(comparison)]
+    for metric in comparison.metrics:
+        if comparison.of(metric):
+            tables.append(summary_tables.main_pairs(comparison, metric))
+            tables.append(summary_tables.per_structure(comparison, metric))
+    costs_known = summary_tables.cost_table(cost)
+    return tables if costs_known is None else [*tables, costs_known]
+
+
+def _of_metric(comparison: Comparison, metric: str) -> Section:
+    items = comparison.of(metric)
+    drawn = [
+        ("paired", figures.paired_dots, _PAIRED),
+        ("boxes", figures.boxes, _BOXES),
+        ("significance", figures.significance, _MATRIX),
+    ]
+    illustrations = []
+    for name, draw, caption in drawn:
+        figure, alt = draw(items)
+        illustrations.append(Illustration(f"{name}_{metric}", figure, caption, alt))
+    single = items[1:]
+    return Section(
+        TITLES[metric],
+        tables=(summary_tables.main_pairs(comparison, metric), summary_tables.per_structure(comparison, metric)),
+        illustrations=tuple(illustrations),
+        folded=(summary_tables.pairs(single, f"{TITLES[metric]}: all pairs of models on each structure"),)
+        if single
+        else (),
+    )
+
+
+def _cost(comparison: Comparison, cost: dict[str, dict[str, float]]) -> Section:
+    table = summary_tables.cost_table(cost)
+    first = next((comparison.of(metric)[0] for metric in comparison.metrics if comparison.of(metric)), None)
+    drawn = None if first is None else figures.cost_versus_score(first, cost)
+    if table is None or drawn is None:
+        return Section(
+            "Cost", ("No costs: the fold folders have no cost.json, which nnunetv2_mamba benchmark writes.",)
+        )
+    return Section("Cost", (), (table,), (Illustration("cost", drawn[0], _COST, drawn[1]),))
+
+
+def _curves(runs: dict[str, list[Run]]) -> Section:
+    curves = {}
+    for name, own in runs.items():
+        folds = [fold for run in own for fold in run.folds]
+        curves[name] = {key: [curve_of(folds, key), *(fold.curves[key] for fold in folds)] for key in CURVES}
+    drawn = figures.learning_curves(curves)
+    if drawn is None:
+        return Section("Learning curves", ("No learning curves: there are no training logs beside the results.",))
+    return Section("Learning curves", illustrations=(Illustration("curves", drawn[0], _CURVES, drawn[1]),))
+
+
+def _text(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")

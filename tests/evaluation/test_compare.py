@@ -1,0 +1,108 @@
+"""The verb: what it takes, what it says, and what it refuses."""
+
+import pytest
+from made_up_models import results_folder, table_of
+
+from nnunetv2_mamba.cli import main
+from nnunetv2_mamba.evaluation import statistics
+from nnunetv2_mamba.evaluation.comparison import compare
+from nnunetv2_mamba.evaluation.report.overlays import extremes
+from nnunetv2_mamba.evaluation.report.runs import COSTS, costs, curve_of, default_names, read_run
+from nnunetv2_mamba.evaluation.report.wording import findings
+from nnunetv2_mamba.evaluation.tables import format_metrics
+
+
+@pytest.fixture(autouse=True)
+def few_resamples(monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 199)
+
+
+def test_one_result_is_refused(tmp_path, capsys):
+    folder = results_folder(tmp_path, "nnUNetTrainer", table_of())
+    assert main(["compare", str(folder), "-o", str(tmp_path / "out")]) == 1
+    assert "at least two models" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_cases_are_listed_on_one_line(tmp_path, capsys):
+    whole = results_folder(tmp_path, "nnUNetTrainer", table_of())
+    part = results_folder(tmp_path, "nnUNetTrainerSegMamba", table_of().query("case > 'case_02'"))
+    assert main(["compare", str(whole), str(part), "-o", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert "SegMamba lacks dice of case case_00, case case_01, case case_02" in error and error.count("\n") == 1
+
+
+def test_names_must_fit(tmp_path, capsys):
+    folders = [str(results_folder(tmp_path / str(i), "nnUNetTrainer", table_of())) for i in range(2)]
+    assert main(["compare", *folders, "--names", "A"]) == 1
+    assert "--names has 1 names for 2 results" in capsys.readouterr().err
+    assert main(["compare", *folders]) == 1
+    assert "several results would be called the same (nnUNetTrainer, nnUNetTrainer)" in capsys.readouterr().err
+
+
+def test_results_without_evaluation_are_refused_with_the_remedy(tmp_path, capsys):
+    folders = [results_folder(tmp_path, f"nnUNetTrainer{i}", table_of()) for i in range(2)]
+    (folders[1] / "fold_1" / "validation" / "evaluation.csv").unlink()
+    assert main(["compare", *map(str, folders)]) == 1
+    assert "nnunetv2_mamba evaluate" in capsys.readouterr().err
+
+
+def test_default_names_say_what_differs(tmp_path):
+    def named(*folders):
+        return default_names([read_run(tmp_path / "Dataset998_MadeUp" / folder) for folder in folders])
+
+    results_folder(tmp_path, "nnUNetTrainer", table_of())
+    results_folder(tmp_path, "nnUNetTrainerSegMamba", table_of())
+    results_folder(tmp_path, "nnUNetTrainer_5epochs", table_of())
+    ours = [f"{trainer}__nnUNetPlans__3d_fullres" for trainer in ("nnUNetTrainer", "nnUNetTrainerSegMamba")]
+    assert named(*ours) == ["nnUNetTrainer", "SegMamba"]
+    assert named(ours[0], "nnUNetTrainer_5epochs__nnUNetPlans__3d_fullres")[1] == "nnUNetTrainer_5epochs"
+    for name in ("first", "second"):
+        (tmp_path / f"{name}.csv").write_text(format_metrics(table_of()))
+    assert default_names([read_run(tmp_path / "first.csv"), read_run(tmp_path / "second.csv")]) == ["first", "second"]
+
+
+def test_learning_curves_are_read_from_the_logs(tmp_path):
+    folder = results_folder(tmp_path, "nnUNetTrainer", table_of(), epochs=3)
+    (folder / "fold_0" / "training_log_2026_1_2_00_00_00.txt").write_text(  # continued from epoch 2
+        "2026-01-02 00:00:00.000000: Epoch 2 \n2026-01-02 00:00:00.000000: train_loss -5.0 \n"
+        "2026-01-02 00:00:00.000000: Pseudo dice [np.float32(0.5), 0.7] \n"
+        "2026-01-02 00:00:00.000000: Epoch 3 \n2026-01-02 00:00:00.000000: train_loss -1e-3 \n"
+    )
+    run = read_run(folder)
+    first = run.folds[0].curves
+    assert first["train_loss"] == {0: 0, 1: -0.1, 2: -5, 3: -0.001}
+    assert first["Pseudo dice"] == {0: 0, 1: 0.3, 2: pytest.approx(0.6)}  # nan: a class without voxels
+    assert curve_of(list(run.folds), "train_loss")[2] == pytest.approx((-5 - 0.2) / 2)
+    assert run.trainer == "nnUNetTrainer" and run.dataset == "Dataset998_MadeUp"
+
+
+def test_costs_are_medians_of_what_is_there(tmp_path):
+    folder = results_folder(
+        tmp_path, "nnUNetTrainer", table_of(), cost={"parameters": 2e6, "flops": None, "peak_memory": None}
+    )
+    assert costs([read_run(folder)]) == {"parameters": 2}
+    assert set(costs([read_run(folder)])) < set(COSTS)
+
+
+def test_no_difference_is_said_to_be_none_and_not_equality():
+    comparison = compare([("A", table_of(0, 1)), ("B", table_of(0, 2))], ["dice"])
+    text = findings(comparison)
+    assert "No significant difference between the two models was found (p = " in text[0]
+    assert "leave room for mean differences of up to 0.0" in text[0]
+    assert "is not shown to be absent" in text[1]
+    assert "better" not in text[0]
+
+
+def test_a_difference_is_said_with_its_p_value():
+    tables = [("A", table_of(0, 1)), ("B", table_of(0.05, 2)), ("C", table_of(0.05, 3))]
+    text = findings(compare(tables, ["hd95"]))[0]
+    assert "lowest mean" in text
+    assert "significantly better than A (p = 0.00" in text
+    assert "No significant difference between it and" in text and "2 of 3 pairs" in text
+
+
+def test_extreme_cases():
+    assert extremes({"a": 0.9, "b": 0.1, "c": 0.5}) == {"worst": "b", "median": "c", "best": "a"}
+    assert extremes({"a": 0.9, "b": 0.1}) == {"worst": "b", "best": "a"}
+    assert extremes({"a": 0.9}) == {"worst": "a"}

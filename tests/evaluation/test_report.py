@@ -1,0 +1,184 @@
+"""The report of a made-up comparison with hostile names: complete, self-contained, escaped."""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK
+from made_up_models import results_folder, table_of
+
+from nnunetv2_mamba.cli import main
+from nnunetv2_mamba.evaluation import statistics
+
+LABELS = ('<script>alert("label")</script>', r"50%_of $x^2$ & \input{x}|`a`")
+NAMES = ("<script>alert('trainer')</script>", "nnUNetTrainer_SegMamba")
+COST = {
+    "parameters": 5_000_000,
+    "flops": None,
+    "seconds_per_epoch": 2.5,
+    "peak_memory": {"allocated_bytes": None, "process_bytes": 2**31},
+    "device": "a machine <b>",
+    "versions": {"torch": "2.9"},
+    "epochs": 3,
+}
+
+
+def write_images(base, folders, cases):
+    """Images, references and predictions, and the ``evaluation.json`` that says where they are."""
+    shape = (8, 10, 12)
+    for case in cases:
+        voxels = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        mask = np.zeros(shape, np.uint8)
+        mask[2:6, 3:7, 3:6], mask[2:6, 3:7, 6:9] = 1, 2
+        files = {base / "imagesTr" / f"{case}_0000.nii.gz": voxels, base / "labelsTr" / f"{case}.nii.gz": mask}
+        files |= {folder / f"fold_{i}" / "validation" / f"{case}.nii.gz": mask for folder in folders for i in range(2)}
+        for file, array in files.items():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            SimpleITK.WriteImage(SimpleITK.GetImageFromArray(array), str(file))
+    for folder in folders:
+        for fold in range(2):
+            validation = folder / f"fold_{fold}" / "validation"
+            per_case = [
+                {
+                    "case": case,
+                    "reference_file": str(base / "labelsTr" / f"{case}.nii.gz"),
+                    "prediction_file": str(validation / f"{case}.nii.gz"),
+                }
+                for case in cases[fold::2]
+            ]
+            content = {"metric_per_case": per_case, "evaluation": {"nsd_tolerance_mm": 1.0, "versions": {"monai": "1"}}}
+            (validation / "evaluation.json").write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    """Two models, six cases, two folds; costs of the first only."""
+    base = tmp_path_factory.mktemp("report")
+    tables = [table_of(gain, seed, cases=6, labels=LABELS) for seed, gain in enumerate((0, 0.03))]
+    tables[0].loc[(tables[0].case == "case_00") & (tables[0].metric == "hd95"), "value"] = np.inf
+    folders = [
+        results_folder(base / "res", f"nnUNetTrainer{i}", table, labels=LABELS, cost=None if i else COST)
+        for i, table in enumerate(tables)
+    ]
+    write_images(base / "raw" / "Dataset998_MadeUp", folders, [f"case_{i:02d}" for i in range(6)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_raw", str(base / "raw"))
+        patch.setattr(statistics, "RESAMPLES", 199)
+        with matplotlib.rc_context({"font.size": 30, "text.usetex": True}):  # a user's settings that must not matter
+            code = main(["compare", *map(str, folders), "--names", *NAMES, "--metric", "hd95", "-o", str(base / "out")])
+    assert code == 0
+    return base / "out"
+
+
+@pytest.fixture(scope="module")
+def html(output):
+    return (output / "report.html").read_text(encoding="utf-8")
+
+
+def test_everything_is_there(output):
+    assert {path.name for path in output.iterdir()} == {
+        "report.html", "comparison.json", "values.csv", "table.md", "table.tex", "methods.txt", "figures",
+    }  # fmt: skip
+    figures = ("paired_hd95", "boxes_hd95", "significance_hd95", "cost", "curves", *CASES)
+    assert {path.name for path in (output / "figures").iterdir()} == {
+        f"{name}.{ending}" for name in figures for ending in ("png", "pdf")
+    }
+    content = json.loads((output / "comparison.json").read_text())
+    assert content["costs"][NAMES[0]] == {
+        "parameters": 5, "seconds_per_epoch": 2.5, "peak_memory.process_bytes": 2,
+    }  # fmt: skip
+    assert content["structures"][0]["results"][0]["failures"] == 1
+    values = pd.read_csv(output / "values.csv")
+    assert len(values) == 2 * 3 * 6 and set(values["result"]) == set(NAMES)
+
+
+CASES = ("case_worst", "case_median", "case_best")
+
+
+def test_nothing_is_fetched_and_no_name_becomes_a_tag(html):
+    assert len(html) < 10_000_000
+    assert not re.search(r"https?://|<script|<b>|javascript:|@import|url\(", html)
+    targets = re.findall(r'(?:src|href)="([^"]{5})', html)
+    assert len(targets) >= 8 and all(target.startswith(("data:", "#")) for target in targets)
+    assert "default-src &#39;none&#39;" in html or "default-src 'none'" in html
+    for name in (NAMES[0], LABELS[0]):
+        assert name.replace("<", "&lt;").replace(">", "&gt;").replace("'", "&#39;").replace('"', "&#34;") in html
+
+
+def test_every_picture_is_described_and_whole(html):
+    pictures = re.findall(r'<img src="data:image/([a-z+]+);base64,([^"]+)" alt="([^"]+)">', html)
+    assert len(pictures) == html.count("<img ") == 8
+    for kind, data, description in pictures:
+        assert len(description) > 40
+        content = base64.b64decode(data)
+        if kind == "png":
+            assert content.startswith(b"\x89PNG")
+        else:
+            text = content.decode()
+            assert "<script" not in text and not re.search(r'href="(?!#|data:)', text)
+
+
+def test_latex_cannot_be_broken_by_names(output):
+    text = (output / "table.tex").read_text()
+    assert r"\textless{}script\textgreater{}alert('trainer')" in text
+    assert r"50\%\_of \$x\textasciicircum{}2\$ \& \textbackslash{}input\{x\}\textbar{}`a`" in text
+    plain = re.sub(r"\\[{}%$&_#]", "", text)
+    assert plain.count("{") == plain.count("}")
+    assert not re.search(r"(?<!\\)[$#_]", text)
+
+
+def test_markdown_has_columns_and_no_tags(output):
+    text = (output / "table.md").read_text()
+    assert "<script" not in text
+    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
+    assert len(tables) == 4  # overview, pairs, structures, costs
+    for lines in tables:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
+
+
+def test_methods_say_what_is_known_and_what_is_not(output, html):
+    text = (output / "methods.txt").read_text()
+    assert "patch 40 x 56 x 40, batch size 9, spacing 1 x 1 x 1 mm; folds 0, 1; seeds 7; epochs 3; on a machine" in text
+    assert "seeds not recorded" in text  # of the second
+    for word in ("scipy", "statsmodels", "Holm", "Wilcoxon", "BCa" if "BCa" in text else "bias-corrected"):
+        assert word in text
+    assert "1 failed" in html and "twice the largest finite distance" in html
+
+
+def browse(page, folder):
+    """Open a page in headless Chromium: its picture, its console, and who asked for something on the network."""
+    browser = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if browser is None:
+        pytest.skip("no Chromium here")
+    log = folder / "net.json"
+    result = subprocess.run(
+        [
+            browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+            "--disable-component-update", "--no-first-run", "--host-resolver-rules=MAP * ~NOTFOUND",
+            "--enable-logging=stderr", f"--log-net-log={log}", f"--user-data-dir={folder / 'profile'}",
+            "--window-size=1400,1000", f"--screenshot={folder / 'page.png'}", page.as_uri(),
+        ],
+        capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    console = [line for line in result.stderr.splitlines() if "CONSOLE" in line]
+    # What the browser wants for itself (updates, the time) has no origin.
+    initiators = set(re.findall(r'"initiator":"([^"]+)"', log.read_text(errors="replace"))) - {"not an origin"}
+    picture = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(folder / "page.png")))[..., :3]
+    return picture, console, initiators
+
+
+def test_a_browser_shows_it_without_errors_or_requests(output, tmp_path):
+    picture, console, initiators = browse(output / "report.html", tmp_path)
+    assert picture.shape[:2] == (1000, 1400) and picture.std() > 10
+    assert not console and not initiators
+    page = tmp_path / "page.html"  # the same test sees what a page does wrong
+    page.write_text('<!DOCTYPE html><img src="http://example.invalid/x.png"><script>console.error("no")</script>')
+    _, console, initiators = browse(page, tmp_path)
+    assert console and initiators
