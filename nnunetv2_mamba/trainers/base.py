@@ -166,11 +166,11 @@ class nnUNetTrainerMamba(nnUNetTrainer):
         if self.grad_scaler is not None:
             self.grad_scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self.recipe.gradient_clip)
-        if self.grad_scaler is not None:  # skips the step itself
-            self.grad_scaler.step(self.optimizer)
-            self.grad_scaler.update()
-        elif finite(norm):  # the same on every GPU, unlike the loss
+        # Not left to the scaler: skipping the first step, it leaves fused SGD with momentum that nobody initialised.
+        if finite(norm):  # the same on every GPU, unlike the loss
             self.optimizer.step()
+        if self.grad_scaler is not None:
+            self.grad_scaler.update()
         self._non_finite.count(finite(loss) and finite(norm))
         if self._non_finite.in_a_row:
             self._report_non_finite(batch, loss)

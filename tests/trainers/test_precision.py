@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tiny_dataset import NETWORKS
 
 from nnunetv2_mamba.trainers.precision import VARIABLE, Precision
 
@@ -13,10 +14,10 @@ from nnunetv2_mamba.trainers.precision import VARIABLE, Precision
     [("", torch.float32, False), ("none", torch.float32, False), ("bf16", torch.bfloat16, False),
      ("fp16", torch.float16, True), ("BF16", torch.bfloat16, False)],
 )  # fmt: skip
-@pytest.mark.parametrize("trainer_name", ["nnUNetTrainerSegMamba", "nnUNetTrainerMedSegMamba"])
-def test_a_step_in_this_type(make_trainer, monkeypatch, trainer_name, value, dtype, scaled):
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_step_in_this_type(make_trainer, monkeypatch, network, value, dtype, scaled):
     monkeypatch.setenv(VARIABLE, value)
-    trainer = make_trainer(trainer_name)
+    trainer = make_trainer(f"nnUNetTrainer{network}")
     trainer.on_train_start()
     trainer.on_train_epoch_start()
     assert (trainer.grad_scaler is not None) == scaled
