@@ -65,7 +65,7 @@ def test_command_blocks_run_on_a_tiny_data_set(block, tiny_dataset_files, use_da
     monkeypatch.setenv("nnUNet_n_proc_DA", "1")  # nnU-Net's planner needs at least 1
     to_match = dataset.plans("nnUNetPlans")
     for configuration in to_match["configurations"].values():
-        configuration["batch_size"] = 20
+        configuration["batch_size"] = 200
     dataset.write_plans("nnUNetResEncUNetLPlans", to_match)
     (tmp_path / "images").mkdir()
     for file in dataset.images.glob("case_0_*"):
