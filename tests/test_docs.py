@@ -151,8 +151,9 @@ def test_trainers_exist():
 def test_variables_exist():
     sources = [*(ROOT / "nnunetv2_mamba").rglob("*.py"), ROOT / "hatch_build.py"]
     known = {name for path in sources for name in re.findall(r"NNUNETV2_MAMBA_\w+", path.read_text(encoding="utf-8"))}
-    for page in PAGES:
-        assert set(re.findall(r"NNUNETV2_MAMBA_[A-Z_]*[A-Z]", page.read_text(encoding="utf-8"))) <= known, page
+    named_in = {page.name: re.findall(r"NNUNETV2_MAMBA_[A-Z_]*[A-Z]", page.read_text("utf-8")) for page in PAGES}
+    assert known == set(named_in["installation.md"])  # the table there is complete
+    assert known >= {name for names in named_in.values() for name in names}
 
 
 @pytest.mark.parametrize("page", [pytest.param(page, id=page.name) for page in PAGES])
