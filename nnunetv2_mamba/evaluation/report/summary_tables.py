@@ -50,38 +50,46 @@ def per_structure(comparison: Comparison, metric: str) -> Table:
     return Table(caption, ("structure", "cases", *comparison.names), tuple(rows))
 
 
-def pairs(items: list[StructureComparison], caption: str) -> Table:
-    """All pairs of models on some structures."""
-    rows, bold = [], set()
-    for item in items:
-        for pair in item.pairs:
-            if pair.significant:
-                bold.add((len(rows), 8))
-            rows.append(
-                (
-                    item.structure,
-                    pair.first,
-                    pair.second,
-                    with_interval(pair.difference, pair.low, pair.high, item.metric),
-                    p_value(pair.p),
-                    p_value(pair.p_holm),
-                    f"{pair.rank_biserial:+.2f}",
-                    f"{pair.wins}/{pair.ties}/{pair.losses}",
-                    verdict(pair),
-                )
-            )
-    head = ("structure", "first", "second", "first - second", "p", "p (Holm)", "effect", "wins/ties/losses", "finding")
-    return Table(caption, head, tuple(rows), frozenset(bold))
-
-
 def main_pairs(comparison: Comparison, metric: str) -> Table:
-    """All pairs on the mean over structures, or on the only structure."""
+    """All pairs of models on the mean over structures, or on the only structure."""
     item = comparison.of(metric)[0]
     caption = (
         f"{TITLES[metric]}, {item.structure}, {len(item.values)} cases: mean difference with its 95 % confidence "
         "interval, Wilcoxon's p, the same adjusted by Holm, rank-biserial effect size and cases won by the first model"
     )
-    return pairs([item], caption)
+    return Table(caption, _PAIR_HEAD, *_pair_rows(item))
+
+
+def single_pairs(comparison: Comparison, metric: str) -> Table | None:
+    """All pairs of models on every structure; None where there is only one."""
+    rows, bold = [], set()
+    for item in comparison.of(metric)[1:]:
+        own, strong = _pair_rows(item)
+        bold |= {(len(rows) + row, column + 1) for row, column in strong}
+        rows += [(item.structure, *row) for row in own]
+    caption = f"{TITLES[metric]}: all pairs of models on each structure"
+    return Table(caption, ("structure", *_PAIR_HEAD), tuple(rows), frozenset(bold)) if rows else None
+
+
+_PAIR_HEAD = ("first", "second", "first - second", "p", "p (Holm)", "effect", "wins/ties/losses", "finding")
+
+
+def _pair_rows(item: StructureComparison) -> tuple[tuple[tuple[str, ...], ...], frozenset[tuple[int, int]]]:
+    rows = tuple(
+        (
+            pair.first,
+            pair.second,
+            with_interval(pair.difference, pair.low, pair.high, item.metric),
+            p_value(pair.p),
+            p_value(pair.p_holm),
+            f"{pair.rank_biserial:+.2f}",
+            f"{pair.wins}/{pair.ties}/{pair.losses}",
+            verdict(pair),
+        )
+        for pair in item.pairs
+    )
+    last = len(_PAIR_HEAD) - 1
+    return rows, frozenset((row, last) for row, pair in enumerate(item.pairs) if pair.significant)
 
 
 def cost_table(costs: dict[str, dict[str, float]]) -> Table | None:

@@ -40,7 +40,9 @@ def direction(metric: str) -> str:
 
 
 def verdict(pair: Pair) -> str:
-    return f"{pair.better} better" if pair.significant else "no significant difference"
+    if not pair.significant:
+        return "no significant difference"
+    return "first better" if pair.better == pair.first else "second better"
 
 
 def finding(item: StructureComparison) -> str:

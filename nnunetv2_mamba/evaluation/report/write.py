@@ -96,14 +96,12 @@ def _of_metric(comparison: Comparison, metric: str) -> Section:
     for name, draw, caption in drawn:
         figure, alt = draw(items)
         illustrations.append(Illustration(f"{name}_{metric}", figure, caption, alt))
-    single = items[1:]
+    single = summary_tables.single_pairs(comparison, metric)
     return Section(
         TITLES[metric],
         tables=(summary_tables.main_pairs(comparison, metric), summary_tables.per_structure(comparison, metric)),
         illustrations=tuple(illustrations),
-        folded=(summary_tables.pairs(single, f"{TITLES[metric]}: all pairs of models on each structure"),)
-        if single
-        else (),
+        folded=() if single is None else (single,),
     )
 
 
