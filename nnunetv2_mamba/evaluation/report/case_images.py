@@ -10,6 +10,7 @@ from ..comparison import LOWER_IS_BETTER, Comparison
 from .html import Illustration, Section
 from .overlays import Case, extremes, find_image, overlay
 from .runs import Run
+from .style import COLOURS
 from .wording import TITLES, number
 
 _TITLE = "Worst, median and best case"
@@ -49,6 +50,7 @@ class CaseImages:
             caption = (
                 f"{kind.capitalize()} case: {name}. Below each model: {TITLES[items[0].metric]}, {items[0].structure}. "
                 "Slices with most of the reference's foreground; cropped to the structures."
+                + (" Colours repeat: there are more structures than colours." if len(labels) > len(COLOURS) else "")
             )
             illustrations.append(Illustration(f"case_{kind}", figure, caption, alt, photo=True))
         return Section(

@@ -16,7 +16,6 @@ from .style import COLOURS, wrapped
 
 PLANES = ("axial", "coronal", "sagittal")
 _MARGIN = 0.15  # around the structures, as a share of their box
-_MOST_NAMED = 14
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def overlay(case: Case, labels: dict[int, str], captions: dict[str, str]) -> tup
                 panel.set_title(wrapped(name, 18) + f"\n{captions.get(name, '')}".rstrip(), fontsize=7.5)
         row[0].set_ylabel(PLANES[axis])
     handles = [Patch(color=colours(place), label=labels[value]) for place, value in enumerate(values)]
-    if len(handles) <= _MOST_NAMED:
+    if len(handles) <= len(COLOURS):
         figure.legend(handles=handles, loc="outside lower center", ncols=min(7, len(handles)), frameon=False)
     scores = "; ".join(f"{name} {caption}" for name, caption in captions.items())
     return figure, f"Case {case.name}: image, reference and predictions in {len(planes)} planes. {scores}."
