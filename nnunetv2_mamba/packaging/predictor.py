@@ -1,4 +1,4 @@
-"""One model, loaded once, that segments case after case in this process: what ``nnUNetv2_predict`` does, to the voxel."""
+"""A model, loaded once, that segments case after case in this process: the same voxels as ``nnUNetv2_predict``."""
 
 from __future__ import annotations
 

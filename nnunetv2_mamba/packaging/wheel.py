@@ -22,8 +22,9 @@ _NAME = "nnunetv2-mamba"
 # Of an installation, not of a wheel. Compiled kernels are left out too: the image compiles its own.
 _LEFT_OUT = {"INSTALLER", "REQUESTED", "RECORD", "WHEEL", "direct_url.json"}
 _COMPILED = {".so", ".dylib", ".dll", ".pyc"}
-# What torch's CUDA build needs; it names the versions itself, and a build for another device needs none of them.
-_OF_TORCH = re.compile(r"(nvidia|cuda|triton|pytorch-triton)(-|$)")
+# Not pinned: what torch's CUDA build needs, because it names the versions itself and a build for another device needs
+# none of them; and argparse, which is Python's own.
+_NOT_PINNED = re.compile(r"(nvidia|cuda|triton|pytorch-triton)(-|$)|argparse$")
 
 
 def write_wheel(folder: Path) -> Path:
@@ -61,7 +62,7 @@ def pinned_requirements(wheel: Path) -> list[str]:
         requirement, extra = pending.pop()
         name = canonicalize_name(requirement.name)
         applies = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
-        if not applies or _OF_TORCH.match(name):
+        if not applies or _NOT_PINNED.match(name):
             continue
         for wanted in ("", *requirement.extras):
             if (name, wanted) not in seen:

@@ -1,0 +1,69 @@
+"""A model of four channels that has seen nothing: small, but in all else what nnU-Net's training leaves."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from tiny_dataset import NAME, make_tiny_dataset
+
+from nnunetv2_mamba._register import DISCOVERY
+from nnunetv2_mamba.trainers import nnUNetTrainerUMambaBot
+
+MODALITIES = ("t1n", "t1c", "t2w", "t2f")
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model's folder, cases as nnU-Net's files, and what nnU-Net predicts for them."""
+
+    folder: Path
+    cases: dict[str, list[Path]]
+    references: dict[str, Path]
+
+
+@pytest.fixture(scope="session")
+def trained_model(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
+    root = tmp_path_factory.mktemp("packaging")
+    dataset = make_tiny_dataset(root, channels=4)
+    folder = root / "results" / NAME / "nnUNetTrainerUMambaBot__tinyUMambaBotPlans__3d_fullres"
+    with patch.dict(os.environ, {**dataset.environment(), "nnUNet_extTrainer": DISCOVERY}):
+        torch.manual_seed(0)
+        trainer = nnUNetTrainerUMambaBot(
+            {**dataset.plans("tinyUMambaBotPlans"), "continue_training": False},
+            "3d_fullres",
+            0,
+            dataset.dataset_json(),
+            torch.device("cpu"),
+        )
+        trainer.initialize()
+        (folder / "fold_0").mkdir(parents=True, exist_ok=True)
+        trainer.inference_allowed_mirroring_axes = (0, 1)
+        trainer.save_checkpoint(str(folder / "fold_0" / "checkpoint_final.pth"))
+        shutil.copytree(folder / "fold_0", folder / "fold_1")
+        for name in ("tinyUMambaBotPlans", "dataset"):
+            source = dataset.preprocessed / NAME / f"{name}.json"
+            shutil.copy(source, folder / ("dataset.json" if name == "dataset" else "plans.json"))
+        images = sorted(dataset.images.iterdir())
+        cases = {f"case_{index}": images[4 * index : 4 * index + 4] for index in range(3)}
+        references = _predict_with_nnunet(folder, cases, root / "references")
+    return TrainedModel(folder, cases, references)
+
+
+def _predict_with_nnunet(folder: Path, cases: dict[str, list[Path]], output: Path) -> dict[str, Path]:
+    """What ``nnUNetv2_predict`` does, without its background processes."""
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(folder), (0, 1))
+    output.mkdir()
+    references = {name: output / f"{name}.nii.gz" for name in cases}
+    predictor.predict_from_files_sequential(
+        [[str(file) for file in files] for files in cases.values()],
+        [str(file).removesuffix(".nii.gz") for file in references.values()],
+    )
+    return references

@@ -1,0 +1,105 @@
+import json
+
+import layouts
+import pytest
+import SimpleITK
+
+from nnunetv2_mamba.packaging import adapters
+from nnunetv2_mamba.packaging.adapters.brats import modality_of
+from nnunetv2_mamba.packaging.settings import Settings
+
+
+@pytest.fixture
+def files(tmp_path):
+    names = [tmp_path / f"source_{number}.nii.gz" for number in range(2)]
+    for name in names:
+        SimpleITK.WriteImage(SimpleITK.Image(4, 5, 6, SimpleITK.sitkUInt8), name)
+    return names
+
+
+def find(platform, folder, target, **settings):
+    return adapters.load(platform).find_cases(folder, target, Settings(platform, **settings))
+
+
+@pytest.mark.parametrize("key", ["interface", "socket"])
+def test_grand_challenge_takes_its_channels_by_slug(tmp_path, files, key):
+    folder = layouts.grand_challenge(tmp_path / "input", ["ct", "pet"], files, key)
+    (case,) = find("grand-challenge", folder, tmp_path / "out", channels=("pet", "ct"), output="images/organs")
+    assert [file.parent.name for file in case.images] == ["pet", "ct"]
+    assert case.output == tmp_path / "out/images/organs/output.mha"
+
+
+def test_grand_challenge_follows_the_relative_path_of_a_socket(tmp_path, files):
+    folder = layouts.grand_challenge(tmp_path / "input", ["ct"], files[:1])
+    sockets = [{"interface": {"slug": "ct-image", "relative_path": "images/ct"}}]
+    (folder / "inputs.json").write_text(json.dumps(sockets))
+    for channels in ((), ("ct-image",)):
+        (case,) = find("grand-challenge", folder, tmp_path, channels=channels, output="images/organs")
+        assert case.images[0].parent == folder / "images/ct"
+
+
+@pytest.mark.parametrize(
+    ("channels", "change", "message"),
+    [
+        ((), lambda folder: None, r"inputs.json has several images \(ct, pet\)"),
+        (("mri",), lambda folder: None, "inputs.json has no image mri; it has ct, pet"),
+        (("ct",), lambda folder: (folder / "inputs.json").write_text("{"), "inputs.json is not grand-challenge's"),
+        (
+            ("ct",),
+            lambda folder: (folder / "inputs.json").write_text('{"a": 1}'),
+            "inputs.json is not grand-challenge's",
+        ),
+        (("ct",), lambda folder: (folder / "inputs.json").write_text("[]"), "inputs.json names no image"),
+        (("ct",), lambda folder: (folder / "inputs.json").unlink(), "inputs.json is missing"),
+        (("ct",), lambda folder: (folder / "images/ct/b.mha").touch(), "images/ct must have one .mha file and has 2"),
+        (
+            ("ct",),
+            lambda folder: next((folder / "images/ct").iterdir()).rename(folder / "images/ct/x.tif"),
+            "images/ct must have one .mha file and has 0; it has x.tif",
+        ),
+    ],
+)
+def test_grand_challenge_names_what_is_wrong(tmp_path, files, channels, change, message):
+    folder = layouts.grand_challenge(tmp_path / "input", ["ct", "pet"], files)
+    change(folder)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        find("grand-challenge", folder, tmp_path, channels=channels, output="images/organs")
+
+
+def test_brats_has_a_folder_per_case(tmp_path, files):
+    names = ["BraTS-GLI-00001-000", "BraTS-GLI-00000-000"]
+    folder = layouts.brats(tmp_path / "input", ["t1c", "t2w"], dict.fromkeys(names, files))
+    (folder / "readme.txt").touch()
+    cases = find("brats", folder, tmp_path / "out", channels=("t2w", "t1c"))
+    assert [case.name for case in cases] == sorted(names)
+    assert [file.name for file in cases[0].images] == [f"{names[1]}-t2w.nii.gz", f"{names[1]}-t1c.nii.gz"]
+    assert cases[0].output == tmp_path / f"out/{names[1]}.nii.gz"
+
+
+@pytest.mark.parametrize(
+    ("name", "modality"),
+    [("T1", "t1n"), ("T1Gd", "t1c"), ("t1ce", "t1c"), ("T2-FLAIR", "t2f"), ("T2w", "t2w"), ("MRI", None), ("CT", None)],
+)
+def test_brats_tells_modalities_by_their_names(name, modality):
+    assert modality_of(name) == modality
+
+
+def test_flare_strips_the_channel(tmp_path, files):
+    folder = layouts.flare(tmp_path / "inputs", {"FLARETs_0002": files, "FLARETs_0001": files[:1]})
+    (folder / "notes.txt").touch()
+    cases = find("flare", folder, tmp_path / "outputs")
+    assert [(case.name, len(case.images)) for case in cases] == [("FLARETs_0001", 1), ("FLARETs_0002", 2)]
+    assert cases[0].output == tmp_path / "outputs/FLARETs_0001.nii.gz"
+
+
+def test_flare_lists_a_channel_that_is_missing_before_another(tmp_path, files):
+    folder = layouts.flare(tmp_path / "inputs", {"a": files})
+    (folder / "a_0000.nii.gz").unlink()
+    (case,) = find("flare", folder, tmp_path)
+    assert [file.name for file in case.images] == ["a_0000.nii.gz", "a_0001.nii.gz"]
+
+
+@pytest.mark.parametrize("platform", ["brats", "flare"])
+def test_an_empty_folder_is_named(tmp_path, platform):
+    with pytest.raises(ValueError, match=f"{tmp_path} has no"):
+        find(platform, tmp_path, tmp_path)

@@ -1,0 +1,218 @@
+import json
+import pickle
+import shutil
+import subprocess
+import tarfile
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import MODALITIES
+
+from nnunetv2_mamba._register import DISCOVERY
+from nnunetv2_mamba.cli import main
+from nnunetv2_mamba.packaging import context, wheel
+from nnunetv2_mamba.packaging.context import Request, write_context
+from nnunetv2_mamba.packaging.settings import Choices, Settings
+
+
+@pytest.fixture(scope="session")
+def built_wheel(tmp_path_factory):
+    return wheel.write_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(autouse=True)
+def one_wheel(built_wheel, monkeypatch):
+    """Building it takes pip seconds, so it is built once."""
+    monkeypatch.setattr(context, "write_wheel", lambda folder: Path(shutil.copy(built_wheel, folder)))
+    monkeypatch.setenv("nnUNet_extTrainer", DISCOVERY)
+
+
+@pytest.fixture
+def model(trained_model, tmp_path):
+    """A copy to be spoilt."""
+    return shutil.copytree(trained_model.folder, tmp_path / trained_model.folder.name)
+
+
+def zipped(folder, file, prefix="Dataset901_Tiny"):
+    """As nnUNetv2_export_model_to_zip does."""
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, f"{prefix}/{folder.name}/{path.relative_to(folder).as_posix()}")
+    return file
+
+
+def test_grand_challenge_from_a_zip(model, tmp_path):
+    output = tmp_path / "context"
+    interfaces = ["organs@images/all-organs=output", *(f"mri-{number}={number}" for number in range(4))]
+    write_context(Request(zipped(model, tmp_path / "m.zip"), "grand-challenge", interfaces=interfaces), output)
+    names = {path.name for path in output.iterdir()}
+    assert names == {
+        *("Dockerfile", ".dockerignore", "README.md", "inference.json", "requirements.txt"),
+        *("model.tar.gz", "test_run.sh", wheel_name(output)),
+    }
+    settings = Settings.read(output / "inference.json")
+    assert settings.channels == ("mri-0", "mri-1", "mri-2", "mri-3")
+    assert settings.output == "images/all-organs"
+    assert settings.choices == Choices(("0", "1"))
+    with tarfile.open(output / "model.tar.gz") as archive:
+        members = {member.name: member for member in archive.getmembers()}
+        checkpoint = torch.load(archive.extractfile("fold_0/checkpoint_final.pth"), weights_only=True)
+    assert {"plans.json", "dataset.json", "fold_0", "fold_1/checkpoint_final.pth"} <= set(members)
+    assert all(member.mode & 0o004 and member.uid == 0 for member in members.values())
+    assert set(checkpoint) == {
+        *("network_weights", "trainer_name", "init_args", "inference_allowed_mirroring_axes"),
+    }
+    assert "model" not in (output / ".dockerignore").read_text()
+
+
+def wheel_name(folder):
+    (file,) = folder.glob("*.whl")
+    return file.name
+
+
+def test_brats_by_the_command(model, tmp_path, capsys):
+    output = tmp_path / "context"
+    options = ["--modalities", *MODALITIES, "--folds", "1", "--cpu", "--time-budget", "60", "--disable-tta"]
+    assert main(["package", str(model), "--for", "brats", "-o", str(output), *options]) == 0
+    assert sorted(path.name for path in (output / "model").iterdir()) == ["dataset.json", "fold_1", "plans.json"]
+    settings = Settings.read(output / "inference.json")
+    assert settings.channels == MODALITIES
+    assert settings.choices == Choices(("1",), mirroring=False, time_budget=60)
+    dockerfile = (output / "Dockerfile").read_text()
+    assert "COPY model /opt/ml/model" in dockerfile
+    assert "NVIDIA" not in dockerfile
+    assert (
+        (output / "requirements.txt").read_text().startswith("--extra-index-url https://download.pytorch.org/whl/cpu")
+    )
+    assert main(["package", str(model), "--for", "brats", "-o", str(output), *options]) == 1
+    assert f"{output} exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("platform", ["grand-challenge", "brats", "flare"])
+def test_scripts_are_bash(model, tmp_path, platform):
+    options = {"grand-challenge": {"interfaces": ["o=output", "a=0", "b=1", "c=2", "d=channel 3"]}}
+    options["brats"] = {"modalities": MODALITIES}
+    write_context(Request(model, platform, **options.get(platform, {})), tmp_path / "context")
+    scripts = list((tmp_path / "context").glob("*.sh"))
+    for script in scripts:
+        subprocess.run(["bash", "-n", script], check=True)
+        assert script.stat().st_mode & 0o111
+    assert scripts
+
+
+@pytest.mark.parametrize(
+    ("platform", "options", "message"),
+    [
+        ("grand-challenge", {}, "needs --interface SLUG=output"),
+        ("grand-challenge", {"interfaces": ["o=output"]}, "missing for the channel.*channel 0, channel 1"),
+        ("grand-challenge", {"interfaces": ["o=output", "a=0", "b=7"]}, "b=7: give each channel once"),
+        ("grand-challenge", {"interfaces": ["o=output", "a=0", "b=0"]}, "b=0: give each channel once"),
+        ("grand-challenge", {"interfaces": ["o=output", "p=output"]}, "two outputs"),
+        ("grand-challenge", {"interfaces": ["organs"]}, "takes SLUG=CHANNEL or SLUG=output"),
+        ("brats", {}, "--modalities must name one of"),
+        ("brats", {"modalities": ["t1n", "t1n", "t2w", "t2f"]}, "--modalities must name one of"),
+        ("flare", {"modalities": ["t1n"]}, "--modalities is for brats"),
+        ("flare", {"interfaces": ["a=0"]}, "--interface is for grand-challenge"),
+        ("flare", {"folds": ["3"]}, "fold_3.*is missing; folds with it: 0, 1"),
+        ("flare", {"choices": Choices(checkpoint="checkpoint_best.pth")}, "no fold_0.*with checkpoint_best.pth"),
+    ],
+)
+def test_wrong_options_leave_nothing(trained_model, tmp_path, platform, options, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        write_context(Request(trained_model.folder, platform, **options), tmp_path / "context")
+    assert not list(tmp_path.iterdir())
+
+
+def rewrite(file, function):
+    document = json.loads(file.read_text())
+    function(document)
+    file.write_text(json.dumps(document))
+
+
+def recheckpoint(folder, function):
+    file = folder / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(file, weights_only=False)
+    function(checkpoint)
+    torch.save(checkpoint, file)
+
+
+class Danger:
+    def __reduce__(self):
+        return (print, ("executed",))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda folder: (folder / "plans.json").unlink(), "plans.json is missing"),
+        (lambda folder: (folder / "dataset.json").write_text("{"), "dataset.json is damaged"),
+        (lambda folder: (folder / "dataset.json").write_text("{}"), "dataset.json is not nnU-Net's.*channel_names"),
+        (lambda folder: (folder / "fold_0/checkpoint_final.pth").write_bytes(b"PK"), "checkpoint_final.pth"),
+        (lambda folder: recheckpoint(folder, lambda content: content.pop("trainer_name")), "has no trainer_name"),
+        (lambda folder: recheckpoint(folder, lambda content: content.update(trainer_name="nnUNetTrainerX")), "X"),
+        (lambda folder: recheckpoint(folder, lambda content: content["network_weights"].pop(next(iter(content["network_weights"])))), "do not fit"),
+        (
+            lambda folder: rewrite(folder / "plans.json", lambda plans: plans["configurations"].pop("3d_fullres")),
+            "no configuration '3d_fullres'",
+        ),
+        (
+            lambda folder: rewrite(
+                folder / "plans.json",
+                lambda plans: plans["configurations"]["3d_fullres"].update(previous_stage="3d_lowres"),
+            ),
+            "cascade",
+        ),
+    ],
+)
+def test_models_that_are_not_whole(model, tmp_path, spoil, message):
+    spoil(model)
+    with pytest.raises((ValueError, FileNotFoundError, pickle.UnpicklingError), match=message):
+        write_context(Request(model, "flare", folds=["0"]), tmp_path / "context")
+    assert not (tmp_path / "context").exists()
+
+
+def test_pickled_objects_are_not_run(model, tmp_path, capsys):
+    recheckpoint(model, lambda content: content.update(extra=Danger()))
+    with pytest.raises(pickle.UnpicklingError, match="checkpoint_final.pth holds more than weights"):
+        write_context(Request(model, "flare", folds=["0"]), tmp_path / "context")
+    assert "executed" not in capsys.readouterr().out
+
+
+def test_a_zip_that_points_out_of_itself(model, tmp_path):
+    file = zipped(model, tmp_path / "m.zip")
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("../../evil.json", "{}")
+    with pytest.raises(ValueError, match="points out of it, '../../evil.json'"):
+        write_context(Request(file, "flare"), tmp_path / "context")
+
+
+def test_a_zip_of_two_models_and_one_of_none(model, tmp_path):
+    file = zipped(model, tmp_path / "m.zip")
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("Dataset901_Tiny/other/plans.json", "{}")
+    with pytest.raises(ValueError, match="has 2 models"):
+        write_context(Request(file, "flare"), tmp_path / "context")
+    (tmp_path / "none.zip").write_bytes(b"PK")
+    with pytest.raises(ValueError, match="neither a model's folder nor a ZIP"):
+        write_context(Request(tmp_path / "none.zip", "flare"), tmp_path / "context")
+
+
+def test_versions_are_pinned_all_the_way_down(built_wheel):
+    pins = dict(line.split("==") for line in wheel.pinned_requirements(built_wheel))
+    assert pins["torch"] == version("torch").split("+")[0]
+    assert pins["nnunetv2"] == version("nnunetv2")
+    assert "filelock" in pins  # torch's
+    assert not {name for name in pins if name.startswith(("nvidia", "triton", "nnunetv2-mamba"))}
+
+
+def test_the_wheel_has_templates_and_no_compiled_code(built_wheel):
+    with zipfile.ZipFile(built_wheel) as archive:
+        names = archive.namelist()
+        assert archive.testzip() is None
+    assert "nnunetv2_mamba/packaging/templates/Dockerfile.jinja" in names
+    assert "nnunetv2_mamba.pth" in names
+    assert not [name for name in names if name.endswith((".so", ".pyc"))]
+    assert built_wheel.name.endswith("-py3-none-any.whl")

@@ -1,0 +1,142 @@
+import pytest
+import torch
+
+from nnunetv2_mamba.packaging.predictor import CasePredictor
+from nnunetv2_mamba.packaging.settings import Choices
+from nnunetv2_mamba.packaging.time_budget import MARGIN, Guard, Plan, ladder
+
+
+class Clock:
+    """Moves when it is told to."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def work(self, seconds: float) -> object:
+        self.now += seconds
+        return "done"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_the_order_of_giving_up():
+    assert ladder(Plan(5, True, 0.5)) == [
+        Plan(5, True, 0.5),
+        Plan(5, False, 0.5),
+        Plan(1, False, 0.5),
+        Plan(1, False, 0.75),
+        Plan(1, False, 1.0),
+    ]
+
+
+@pytest.mark.parametrize("step_size", [0.3, 0.75, 0.9, 1.0])
+def test_no_rung_is_dearer_than_the_one_before(step_size):
+    plans = ladder(Plan(1, False, step_size))
+    sizes = [plan.step_size for plan in plans]
+    assert plans[0] == Plan(1, False, step_size)
+    assert sizes == sorted(set(sizes))
+    assert sizes[-1] == 1
+
+
+PASSES = {Plan(1, True, 0.5): 80, Plan(1, False, 0.5): 10, Plan(1, False, 0.75): 6, Plan(1, False, 1.0): 2}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [
+        (82 * MARGIN, Plan(1, True, 0.5)),
+        (82 * MARGIN - 0.1, Plan(1, False, 0.5)),
+        (12 * MARGIN, Plan(1, False, 0.5)),
+        (12 * MARGIN - 0.1, Plan(1, False, 0.75)),
+        (0.5, Plan(1, False, 1.0)),
+        (-3.0, Plan(1, False, 1.0)),
+    ],
+)
+def test_the_first_plan_that_fits_is_chosen(clock, seconds, chosen):
+    guard = Guard(clock.now + seconds, clock)
+    guard.record(2.0, passes=2)
+    assert guard.choose(list(PASSES), PASSES.__getitem__) == chosen
+
+
+def test_tiles_run_only_while_there_is_time_for_the_fallback(clock):
+    guard = Guard(clock.now + 10, clock)
+    guard.record(1.0, passes=1)
+    guard.open(reserved=4)  # 5 seconds with the margin
+    tiles = [guard.run(lambda: clock.work(1.0), passes=1) for _ in range(8)]
+    assert tiles == ["done"] * 5 + [None] * 3
+    assert guard.closed
+    guard.open(reserved=0)
+    assert [guard.run(lambda: clock.work(1.0), passes=1) for _ in range(6)] == ["done"] * 5 + [None]
+
+
+def test_tiles_that_get_slower_close_the_guard_before_the_deadline(clock):
+    deadline = clock.now + 20
+    guard = Guard(deadline, clock)
+    guard.record(1.0, passes=1)
+    guard.open(reserved=0)
+    seconds = iter([1, 2, 4, 5, 5, 5, 5])
+    while guard.run(lambda: clock.work(next(seconds)), passes=1):
+        pass
+    assert clock.now <= deadline
+
+
+@pytest.fixture
+def timed(trained_model, clock, monkeypatch):
+    """A predictor with a time budget whose passes take the time that ``pace`` says, and nothing else takes any."""
+
+    def make(budget: float, pace):
+        predictor = CasePredictor(trained_model.folder, Choices(("0", "1"), time_budget=budget), "cpu", clock)
+        forward = predictor._tiles.network.forward
+        passes = iter(range(10_000))
+
+        def slow_forward(x: torch.Tensor) -> torch.Tensor:
+            clock.work(pace(next(passes)))
+            return forward(x)
+
+        monkeypatch.setattr(predictor._tiles.network, "forward", slow_forward)
+        return predictor
+
+    return make
+
+
+def segment(predictor, trained_model, clock):
+    start = clock.now
+    result = predictor.segment(trained_model.cases["case_0"])
+    return result, clock.now - start
+
+
+def test_a_large_budget_changes_nothing(timed, trained_model, clock):
+    result, _ = segment(timed(10_000, lambda number: 1.0), trained_model, clock)
+    assert result.complete
+    assert result.how == "2 fold(s), mirroring, step size 0.5"
+
+
+def test_a_small_budget_is_kept_by_giving_up_mirroring(timed, trained_model, clock):
+    result, seconds = segment(timed(10, lambda number: 1.0), trained_model, clock)
+    assert result.complete
+    assert "no mirroring" in result.how
+    assert seconds <= 10
+
+
+def test_a_machine_that_gets_slower_falls_back_in_time(timed, trained_model, clock):
+    pace = lambda number: 1.0 if number < 4 else 2.5  # noqa: E731
+    result, seconds = segment(timed(14, pace), trained_model, clock)
+    assert "took too long" in result.how
+    assert seconds <= 14
+
+
+def test_a_budget_that_is_too_small_is_said(timed, trained_model, clock):
+    result, seconds = segment(timed(2.5, lambda number: 1.0), trained_model, clock)
+    assert not result.complete
+    assert seconds <= 2.5
+
+
+def test_a_real_clock(trained_model):
+    predictor = CasePredictor(trained_model.folder, Choices(("0", "1"), time_budget=300), "cpu")
+    assert predictor.segment(trained_model.cases["case_0"]).complete
