@@ -12,9 +12,11 @@ import pandas as pd
 import pytest
 import SimpleITK
 from made_up_models import results_folder, table_of
+from matplotlib.figure import Figure
 
 from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.evaluation import statistics
+from nnunetv2_mamba.evaluation.report.html import Illustration, data_uri
 
 LABELS = ('<script>alert("label")</script>', r"50%_of $x^2$ & \input{x}|`a`")
 CASES = ("case_worst", "case_median", "case_best")
@@ -120,6 +122,13 @@ def test_every_picture_is_described_and_whole(html):
         else:
             text = content.decode()
             assert "<script" not in text and not re.search(r'href="(?!#|data:)', text)
+
+
+def test_a_picture_of_very_many_lines_is_made_of_pixels():
+    figure = Figure(figsize=(10, 10))
+    figure.subplots().plot(np.random.default_rng(0).normal(size=(60, 400)), linewidth=0.4)
+    uri = data_uri(Illustration("many", figure, "", ""))
+    assert uri.startswith("data:image/webp;base64,") and len(uri) < 1_500_000
 
 
 def test_latex_cannot_be_broken_by_names(output):

@@ -6,6 +6,7 @@ import base64
 import io
 import re
 from dataclasses import dataclass
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -14,6 +15,7 @@ from matplotlib.figure import Figure
 from .summary_tables import Table
 
 DPI = 150
+_LARGE = 500_000  # characters of one picture; a report of 30 structures, 7 models and 3 metrics stays below 10 MB
 # Spaces within an interval and after a sign: lines break elsewhere.
 _TOGETHER = re.compile(r"(?<=\d,) (?=-?\d)|(?<=[=<]) (?=\d)|(?<=\bp) (?=[=<])")
 
@@ -52,13 +54,16 @@ def render(title: str, lead: str, findings: list[str], notes: list[str], section
 
 
 def data_uri(illustration: Illustration) -> Markup:
-    """The picture itself: lines stay lines."""
+    """The picture itself: lines stay lines, unless there are so many that the file could not be mailed any more."""
     if illustration.photo:
         return Markup(f"data:image/png;base64,{_encoded(illustration.figure, 'png')}")
-    return Markup(f"data:image/svg+xml;base64,{_encoded(illustration.figure, 'svg')}")
+    lines = _encoded(illustration.figure, "svg")
+    if len(lines) < _LARGE:
+        return Markup(f"data:image/svg+xml;base64,{lines}")
+    return Markup(f"data:image/webp;base64,{_encoded(illustration.figure, 'webp', pil_kwargs={'quality': 75})}")
 
 
-def _encoded(figure: Figure, file_format: str) -> str:
+def _encoded(figure: Figure, file_format: str, **options: Any) -> str:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=file_format, dpi=DPI, metadata={"Date": None} if file_format == "svg" else None)
+    figure.savefig(buffer, format=file_format, dpi=DPI, **options)
     return base64.b64encode(buffer.getvalue()).decode()
