@@ -136,6 +136,14 @@ class nnUNetTrainerMamba(nnUNetTrainer):
         """SGD decays biases and norms, as nnU-Net does; AdamW, whose decay is far stronger, does not."""
         return parameter_groups(self.network, self.weight_decay, decay_vectors=self.recipe.optimizer == "sgd")
 
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple:  # noqa: N802  (nnU-Net's spelling)
+        rotation, dummy_2d, initial_patch_size, mirror_axes = (
+            super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        if not self.recipe.mirroring:
+            mirror_axes = self.inference_allowed_mirroring_axes = None
+        return rotation, dummy_2d, initial_patch_size, mirror_axes
+
     # one iteration
 
     def on_train_epoch_start(self) -> None:

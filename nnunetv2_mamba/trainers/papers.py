@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -49,6 +49,18 @@ class ScanGridRecipe(Recipe):
         num_iterations_per_epoch, num_val_iterations_per_epoch: scans per epoch; 0 means all of them.
         first_restart: epochs of the first cosine cycle; every further cycle is twice as long.
     """
+
+    UNUSED: ClassVar[frozenset[str]] = frozenset(
+        {
+            "optimizer",
+            "momentum",
+            "warmup_share",
+            "oversample_foreground_percent",
+            "probabilistic_oversampling",
+            "enable_deep_supervision",
+            "mirroring",
+        }
+    )
 
     patches_per_axis: int = number(3, low=1)
     num_iterations_per_epoch: int = number(0, low=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
 
 def number(default: float, low: float, high: float = math.inf) -> Any:
@@ -28,12 +28,18 @@ class Recipe:
         oversample_foreground_percent: share of the patches of a batch that must hold foreground.
         probabilistic_oversampling: draw that share at random instead of fixing it per batch.
         enable_deep_supervision: train on the logits of every resolution.
+        mirroring: mirror patches in training and images in prediction, along the axes that nnU-Net chooses; false where
+            left and right are different labels.
         activation_checkpointing: recompute activations in the backward pass: less memory, more time.
         save_every: epochs between two writes of ``checkpoint_latest.pth``.
+
+    ``UNUSED`` names those that a training does not use, and that nobody may set therefore.
 
     Raises:
         ValueError: naming the attribute whose value has the wrong type or is out of range.
     """
+
+    UNUSED: ClassVar[frozenset[str]] = frozenset()
 
     num_epochs: int = number(1000, low=1)
     num_iterations_per_epoch: int = number(250, low=1)
@@ -47,6 +53,7 @@ class Recipe:
     oversample_foreground_percent: float = number(0.33, low=0, high=1)
     probabilistic_oversampling: bool = False
     enable_deep_supervision: bool = True
+    mirroring: bool = True
     activation_checkpointing: bool = False
     save_every: int = number(50, low=1)
 

@@ -56,9 +56,9 @@ def with_settings(recipe: AnyRecipe, settings: Mapping[str, Any]) -> AnyRecipe:
     """``recipe`` with ``settings`` in it.
 
     Raises:
-        ValueError: for a key that the recipe has not (listing those it has) or a value that does not fit.
+        ValueError: for a key that the recipe has not or does not use (listing the others) or a value that does not fit.
     """
-    allowed = [entry.name for entry in fields(recipe)]
+    allowed = [entry.name for entry in fields(recipe) if entry.name not in recipe.UNUSED]
     unknown = sorted(set(settings) - set(allowed))
     if unknown:
         raise ValueError(f"{VARIABLE}: unknown setting {', '.join(unknown)}; this trainer knows {', '.join(allowed)}")

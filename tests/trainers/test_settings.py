@@ -75,6 +75,28 @@ def test_each_recipe_has_its_own_settings():
 
 
 @pytest.mark.parametrize(
+    ("name", "value"),
+    [("momentum", 0.5), ("mirroring", False), ("optimizer", "sgd"), ("enable_deep_supervision", True)],
+)
+def test_what_a_training_does_not_use_cannot_be_set(name, value):
+    with pytest.raises(ValueError, match=f"unknown setting {name}; this trainer knows num_epochs"):
+        with_settings(ScanGridRecipe(), {name: value})
+
+
+@pytest.mark.parametrize("mirrored", [True, False])
+def test_mirroring_in_training_and_prediction_can_be_switched_off(make_trainer, mirrored, tmp_path, monkeypatch):
+    monkeypatch.setenv("nnUNet_n_proc_DA", "0")  # augmentation in this process, where it can be looked at
+    trainer = make_trainer("nnUNetTrainerSegMamba", f"mirroring={str(mirrored).lower()}")
+    trainer.on_train_start()
+    transforms = trainer.dataloader_train.data_loader.transforms
+    names = {type(transform).__name__ for transform in transforms.transforms}
+    assert ("MirrorTransform" in names) is mirrored
+    trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    axes = torch.load(tmp_path / "checkpoint.pth", weights_only=False)["inference_allowed_mirroring_axes"]
+    assert axes == ((0, 1, 2) if mirrored else None)
+
+
+@pytest.mark.parametrize(
     ("name", "value", "needed"),
     [
         ("num_epochs", 0, "a whole number of at least 1"),
