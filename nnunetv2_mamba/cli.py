@@ -12,6 +12,7 @@ from .commands import (
     demo,
     doctor,
     evaluate,
+    export,
     import_weights,
     package,
     plan,
@@ -28,6 +29,7 @@ VERBS = {
     "convert-freesurfer": convert_freesurfer,
     "predict-roi": predict_roi,
     "package": package,
+    "export": export,
     "demo": demo,
 }
 

@@ -139,6 +139,11 @@ def recheckpoint(folder, function):
     torch.save(checkpoint, file)
 
 
+def rename_a_weight(checkpoint):
+    weights = checkpoint["network_weights"]
+    weights["other"] = weights.pop(next(iter(weights)))
+
+
 class Danger:
     def __reduce__(self):
         return (print, ("executed",))
@@ -153,7 +158,7 @@ class Danger:
         (lambda folder: (folder / "fold_0/checkpoint_final.pth").write_bytes(b"PK"), "checkpoint_final.pth"),
         (lambda folder: recheckpoint(folder, lambda content: content.pop("trainer_name")), "has no trainer_name"),
         (lambda folder: recheckpoint(folder, lambda content: content.update(trainer_name="nnUNetTrainerX")), "X"),
-        (lambda folder: recheckpoint(folder, lambda content: content["network_weights"].pop(next(iter(content["network_weights"])))), "do not fit"),
+        (lambda folder: recheckpoint(folder, rename_a_weight), "do not fit"),
         (
             lambda folder: rewrite(folder / "plans.json", lambda plans: plans["configurations"].pop("3d_fullres")),
             "no configuration '3d_fullres'",

@@ -46,6 +46,8 @@ def test_brats_in_a_clean_process(settings, trained_model, tmp_path):
             "PYTHONPATH": str(Path(nnunetv2_mamba.__file__).parents[1]),
             "nnUNet_extTrainer": DISCOVERY,
             "HOME": str(tmp_path / "nowhere"),
+            # where a checkout keeps its compiled kernels
+            "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")),
             "OMP_NUM_THREADS": "1",
         },
     )

@@ -1,0 +1,28 @@
+"""``nnunetv2_mamba export``."""
+
+import argparse
+import os
+from pathlib import Path
+
+HELP = "write a trained model's forward of one patch as an ONNX or torch.export file"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL_FOLDER|ZIP", help="TRAINER__PLANS__CONFIGURATION in nnU-Net's results"
+    )
+    target = parser.add_mutually_exclusive_group(required=True)
+    target.add_argument("--onnx", type=Path, metavar="FILE", help="needs onnx, onnxscript and onnxruntime")
+    target.add_argument("--torch-export", type=Path, metavar="FILE", help="read it with torch.export.load")
+    parser.add_argument("--fold", help="(default: the first)")
+    parser.add_argument("--checkpoint", default="checkpoint_final.pth", metavar="FILE", help="(default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    os.environ["NNUNETV2_MAMBA_SCAN"] = "torch"  # before anything chooses a backend
+    from ..packaging.export import export
+
+    output = args.onnx or args.torch_export
+    print(export(args.model, output, "onnx" if args.onnx else "torch-export", args.fold, args.checkpoint))
+    print(f"written: {output}")
+    return 0

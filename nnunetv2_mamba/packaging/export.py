@@ -1,0 +1,139 @@
+"""One patch forward of a trained model as an ONNX or torch.export file, checked against the network before it is kept.
+
+The scan is written out by the ``torch`` backend: its steps become nodes of the graph, so the file needs neither this
+package nor its operators. What that costs grows with the patch, and past ``MAX_STEPS`` is refused.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from torch import nn
+
+from nnunetv2_mamba.ops.backends import torch_chunked
+
+from .model import copy_for_inference, open_model
+
+ENDINGS = {"onnx": ".onnx", "torch-export": ".pt2"}
+MAX_STEPS = 3000  # of all scans of the network together; a step is about ten nodes, and tracing takes 10 ms for it
+TOLERANCE = 1e-3  # of the largest logit
+
+
+def export(
+    source: Path, output: Path, kind: str, fold: str | None = None, checkpoint: str = "checkpoint_final.pth"
+) -> str:
+    """Export one fold's network; input is ``(1, channels, *patch)`` fp32, output the logits, without mirroring.
+
+    Args:
+        source: the model's folder or ZIP.
+        output: file to write; it appears complete and checked, or not at all.
+        kind: ``onnx`` or ``torch-export``.
+        fold: None for the first.
+
+    Returns:
+        What was exported and how far it is from the network.
+
+    Raises:
+        ValueError: for a network that cannot be exported, with the reason, or an export that computes something else.
+    """
+    if output.suffix != ENDINGS[kind]:
+        raise ValueError(f"{output} must end in {ENDINGS[kind]}")
+    network, x, name = _load(source, fold, checkpoint)
+    with torch.inference_mode():
+        expected = network(x).numpy()
+    _refuse_long_scans(network, x, name)
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
+        file = Path(folder) / output.name
+        try:
+            result = {"onnx": _to_onnx, "torch-export": _to_torch_export}[kind](network, x, file)
+        except Exception as error:  # the exporters raise what they like
+            raise ValueError(f"{name} cannot be exported with {kind}: {type(error).__name__}: {error}") from error
+        difference = float(np.abs(result - expected).max() / np.abs(expected).max())
+        if not difference <= TOLERANCE:
+            raise ValueError(
+                f"the {kind} export of {name} differs from the network by {difference:.1e} of its largest logit, more "
+                f"than {TOLERANCE:g}; {output} was not written"
+            )
+        file.replace(output)
+    return f"{name}, input {tuple(x.shape)}, output {result.shape}, largest difference {difference:.1e}"
+
+
+def _load(source: Path, fold: str | None, checkpoint: str) -> tuple[nn.Module, torch.Tensor, str]:
+    """The network of a fold, an input for it and its name."""
+    with tempfile.TemporaryDirectory() as folder:
+        slim = Path(folder) / "model"
+        model = copy_for_inference(open_model(source), slim, None if fold is None else [fold], checkpoint)
+        predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+        predictor.initialize_from_trained_model_folder(str(slim), model.folds[:1], checkpoint)
+    shape = (1, len(model.channel_names), *predictor.configuration_manager.patch_size)
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return predictor.network.eval(), x, f"{model.trainer} (fold {model.folds[0]})"
+
+
+def _to_torch_export(network: nn.Module, x: torch.Tensor, file: Path) -> np.ndarray:
+    torch.export.save(_program(network, x), file)
+    with torch.inference_mode():
+        return torch.export.load(file).module()(x).numpy()
+
+
+def _to_onnx(network: nn.Module, x: torch.Tensor, file: Path) -> np.ndarray:
+    import onnxruntime
+
+    torch.onnx.export(_program(network, x), (x,), dynamo=True, verbose=False).save(file)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (result,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    return result
+
+
+def _program(network: nn.Module, x: torch.Tensor) -> torch.export.ExportedProgram:
+    with torch.no_grad(), _operators(torch_chunked.scan_forward, torch_chunked.conv_forward):
+        return torch.export.export(network, (x,)).run_decompositions()
+
+
+def _refuse_long_scans(network: nn.Module, x: torch.Tensor, name: str) -> None:
+    steps = 0
+
+    def count(u, delta, A, *others):
+        nonlocal steps
+        batch, directions, length, channels = delta.shape
+        chunks = torch_chunked.states_shape(batch, directions, length, channels, A.shape[-1])[2]
+        steps += 2 * directions * -(-length // chunks)  # every chunk is walked twice, all chunks at once
+        return torch_chunked.scan_forward(u, delta, A, *others)
+
+    with torch.inference_mode(), _operators(count, torch_chunked.conv_forward):
+        network(x)
+    if steps > MAX_STEPS:
+        raise ValueError(
+            f"the scans of {name} take {steps} steps for a patch of {' x '.join(map(str, x.shape[2:]))}, and each step "
+            f"would become nodes of the graph; more than {MAX_STEPS} are not exported. Use a smaller patch, or "
+            "UMambaBot, which scans once, at the lowest resolution"
+        )
+
+
+def _without_backend(function: Callable) -> Callable:
+    """The function as the operator is called, with the name of a backend as the last argument."""
+    return lambda *arguments: function(*arguments[:-1])
+
+
+@contextmanager
+def _operators(scan: Callable, convolve: Callable) -> Iterator[None]:
+    """Have the package's two custom operators, which no exporter can look into, replaced by plain functions."""
+    operators = {"directional_scan": ("_scan", scan), "causal_conv1d": ("_convolve", convolve)}
+    homes = {name: sys.modules[f"nnunetv2_mamba.ops.{name}"] for name in operators}
+    kept = {name: getattr(homes[name], attribute) for name, (attribute, _) in operators.items()}
+    try:
+        for name, (attribute, function) in operators.items():
+            setattr(
+                homes[name], attribute, lambda *arguments, function=function: function(*arguments[:-1])
+            )  # no backend
+        yield
+    finally:
+        for name, (attribute, _) in operators.items():
+            setattr(homes[name], attribute, kept[name])

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+from nnunetv2_mamba._register import DISCOVERY
+from nnunetv2_mamba.ops import directional_scan
+from nnunetv2_mamba.packaging import export as module
+from nnunetv2_mamba.packaging.export import export
+
+
+@pytest.fixture(autouse=True)
+def scan_of_torch(monkeypatch):
+    monkeypatch.setenv("NNUNETV2_MAMBA_SCAN", "torch")
+    monkeypatch.setenv("nnUNet_extTrainer", DISCOVERY)
+
+
+@pytest.fixture
+def logits(trained_model):
+    """An input and what the second fold's network makes of it."""
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    predictor.initialize_from_trained_model_folder(str(trained_model.folder), (1,))
+    x = torch.randn(1, 4, *predictor.configuration_manager.patch_size)
+    with torch.inference_mode():
+        return x, predictor.network.eval()(x).numpy()
+
+
+@pytest.mark.slow
+def test_onnx(trained_model, tmp_path, logits):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    print(export(trained_model.folder, tmp_path / "network.onnx", "onnx", fold="1"))
+    session = onnxruntime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
+    (result,) = session.run(None, {session.get_inputs()[0].name: logits[0].numpy()})
+    np.testing.assert_allclose(result, logits[1], atol=1e-4)
+
+
+@pytest.mark.slow
+def test_torch_export(trained_model, tmp_path, logits):
+    print(export(trained_model.folder, tmp_path / "network.pt2", "torch-export", fold="1"))
+    result = torch.export.load(tmp_path / "network.pt2").module()(logits[0])
+    np.testing.assert_allclose(result.detach().numpy(), logits[1], atol=1e-4)
+
+
+def test_long_scans_are_refused(trained_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "MAX_STEPS", 10)
+    with pytest.raises(ValueError, match=r"nnUNetTrainerUMambaBot \(fold 0\) take \d+ steps .* more than 10"):
+        export(trained_model.folder, tmp_path / "network.onnx", "onnx")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("exporter", "message"),
+    [
+        (lambda network, x, file: network(x).detach().numpy() + 1, "differs from the network"),
+        (lambda network, x, file: np.full((1,), np.nan), "differs from the network by nan"),
+        (lambda network, x, file: 1 / 0, "cannot be exported with torch-export: ZeroDivisionError"),
+    ],
+)
+def test_what_is_not_the_network_is_not_kept(trained_model, tmp_path, monkeypatch, exporter, message):
+    monkeypatch.setattr(module, "_to_torch_export", exporter)
+    with pytest.raises(ValueError, match=message):
+        export(trained_model.folder, tmp_path / "network.pt2", "torch-export")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_ending_is_checked_before_anything_else(tmp_path):
+    with pytest.raises(ValueError, match="must end in .onnx"):
+        export(tmp_path / "no-model", tmp_path / "network.pt2", "onnx")
+
+
+def test_the_operators_are_back_afterwards(trained_model, tmp_path, monkeypatch):
+    scan = directional_scan.__globals__["_scan"]
+    monkeypatch.setattr(module, "MAX_STEPS", 0)
+    with pytest.raises(ValueError, match="not exported"):
+        export(trained_model.folder, tmp_path / "network.onnx", "onnx")
+    assert directional_scan.__globals__["_scan"] is scan
