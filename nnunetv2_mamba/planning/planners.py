@@ -32,6 +32,7 @@ from nnunetv2_mamba.trainers.base import nnUNetTrainerMamba
 DEFAULT_GPU_MEMORY = 8  # GiB, as nnU-Net's own planner
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")
 _MIN_BATCH = 2
+_SMALLEST_PATCH = {2: 64**2, 3: 32**3}  # voxels; smaller ones, unless the images are, show too little to learn from
 _HOPELESS = 1.25  # times the budget: what a patch may seem to need and still be traced
 _UNLIMITED = 999999  # nnU-Net's number
 # What decides how a case is preprocessed, in a plan's configuration
@@ -59,7 +60,7 @@ class MambaPlanner(ExperimentPlanner):
         max_pool: how often an axis is halved at most.
 
     Raises:
-        ValueError: if no patch fits.
+        ValueError: if no patch fits, or only patches too small to learn from.
     """
 
     trainer: ClassVar[type[nnUNetTrainerMamba]]
@@ -108,6 +109,7 @@ class MambaPlanner(ExperimentPlanner):
         plan = super().get_plans_for_configuration(
             spacing, median_shape, data_identifier, approximate_n_voxels_dataset, {}
         )
+        self._refuse_tiny(plan["patch_size"], median_shape)
         plan["architecture"] = self._architecture(plan["patch_size"], plan["architecture"]["arch_kwargs"])
         return plan
 
@@ -203,11 +205,14 @@ class MambaPlanner(ExperimentPlanner):
         widest = self.UNet_max_features_2d if len(self._spacing) == 2 else self.UNet_max_features_3d
         return [min(widest, self.UNet_base_num_features * 2**stage) for stage in range(n_stages)]
 
+    def _matched(self) -> str:
+        available = self.match.available_configurations
+        return self._configuration if self._configuration in available else "3d_fullres"
+
     def _budget(self) -> float:
         if self.match is None:
             return usable_bytes(self.UNet_vram_target_GB)
-        available = self.match.available_configurations
-        name = self._configuration if self._configuration in available else "3d_fullres"
+        name = self._matched()
         if name not in self._budgets:
             self._budgets[name] = plan_memory(self.match, name, self.dataset_json)[0].total
         return self._budgets[name]
@@ -225,6 +230,15 @@ class MambaPlanner(ExperimentPlanner):
             f"{subject} does not fit: {budget / GIB:.1f} GiB can be used, and even patches of {smallest} voxels "
             f"need {self._traced[smallest].total / GIB:.1f} GiB at batch size {_MIN_BATCH}; {remedy}"
         )
+
+    def _refuse_tiny(self, patch: Sequence[int], image: Sequence[int]) -> None:
+        dims = len(self._spacing)
+        if self.match is None and math.prod(patch) < min(_SMALLEST_PATCH[dims], math.prod(image[:dims])):
+            raise ValueError(
+                f"{self.network_name()} {self._configuration}: of the {self._budget() / GIB:.1f} GiB that can be used, "
+                f"patches of {' x '.join(map(str, patch))} voxels are the largest at batch size {_MIN_BATCH}, and they "
+                f"show too little of an image to learn from; give a larger --gpu-memory"
+            )
 
     # the plans file
 

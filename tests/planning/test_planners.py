@@ -111,6 +111,13 @@ def test_a_gpu_too_small_for_any_patch(invented_dataset):
         TinyPlanner(902, 0.56).get_plans_for_configuration(np.ones(3), np.full(3, 32), "Tiny_3d_fullres", 1e6, {})
 
 
+@pytest.mark.parametrize(("spacing", "name"), [((1.0, 1.0, 1.0), "3d_fullres"), ((1.0, 1.0), "2d")])
+def test_a_gpu_too_small_for_a_patch_worth_training_on(invented_dataset, spacing, name):
+    planner = TinyPlanner(902, 0.575)
+    with pytest.raises(ValueError, match=rf"Tiny {name}: .* show too little of an image.* give a larger --gpu-memory"):
+        planner.get_plans_for_configuration(np.array(spacing), np.full(len(spacing), 320), f"Tiny_{name}", 1e9, {})
+
+
 def test_images_too_small_for_two_stages(invented_dataset):
     with pytest.raises(ValueError, match=r"patches of \(6, 6\) voxels, too few"):
         TinyPlanner(902).get_plans_for_configuration(np.ones(2), np.array([6, 6]), "Tiny_2d", 1000, {})
