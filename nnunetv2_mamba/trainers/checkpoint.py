@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from pickle import UnpicklingError
@@ -52,7 +53,9 @@ def load_own_checkpoint(path: str) -> dict[str, Any]:
     """
     try:
         return torch.load(path, map_location="cpu", mmap=True, weights_only=False)
-    except (RuntimeError, EOFError, UnpicklingError) as error:
+    except (RuntimeError, EOFError, UnpicklingError, OSError) as error:
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # this one: cut too short to be mapped
+            raise
         raise ValueError(
             f"{path} is damaged and cannot be read ({error}). Move it away: --c then continues from the next best, of "
             "checkpoint_final.pth, checkpoint_latest.pth and checkpoint_best.pth in this order"

@@ -246,13 +246,13 @@ def test_full_disk_names_the_file_and_keeps_the_old_one(tmp_path):
     assert list(tmp_path.iterdir()) == [checkpoint]
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
-def test_truncated_checkpoint_is_named(make_trainer, tmp_path, share):
+@pytest.mark.parametrize("kept", [0, 5_000, 0.5, 0.99])
+def test_truncated_checkpoint_is_named(make_trainer, tmp_path, kept):
     trainer = make_trainer("nnUNetTrainerSegMamba")
     trainer.initialize()
     checkpoint = tmp_path / "checkpoint_latest.pth"
     trainer.save_checkpoint(str(checkpoint))
     content = checkpoint.read_bytes()
-    checkpoint.write_bytes(content[: int(share * len(content))])
+    checkpoint.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
     with pytest.raises(ValueError, match="checkpoint_latest.pth is damaged .*--c then continues from the next best"):
         trainer.load_checkpoint(str(checkpoint))
