@@ -92,6 +92,7 @@ class MambaPlanner(ExperimentPlanner):
         self.UNet_reference_val_corresp_GB = gpu_memory_target_in_gb
         self.UNet_min_batch_size = _MIN_BATCH
         self._budgets: dict[str, float] = {}
+        self._nnunets_share = self.max_dataset_covered
 
     @classmethod
     def network_name(cls) -> str:
@@ -106,6 +107,7 @@ class MambaPlanner(ExperimentPlanner):
         self._spacing = tuple(float(s) for s in spacing)
         self._configuration = next(name for name in CONFIGURATIONS if data_identifier.endswith(name))
         self._traced: dict[tuple[int, ...], MemoryEstimate] = {}  # of the smallest batch, by patch
+        self.max_dataset_covered = self._share_of_data_set(approximate_n_voxels_dataset)
         plan = super().get_plans_for_configuration(
             spacing, median_shape, data_identifier, approximate_n_voxels_dataset, {}
         )
@@ -204,6 +206,13 @@ class MambaPlanner(ExperimentPlanner):
         """nnU-Net's."""
         widest = self.UNet_max_features_2d if len(self._spacing) == 2 else self.UNet_max_features_3d
         return [min(widest, self.UNet_base_num_features * 2**stage) for stage in range(n_stages)]
+
+    def _share_of_data_set(self, n_voxels: float) -> float:
+        """What a batch may hold of the data set: nnU-Net's share, or what the plans to match take if that is more."""
+        if self.match is None:
+            return self._nnunets_share
+        plan = self.match.get_configuration(self._matched())
+        return max(self._nnunets_share, plan.batch_size * math.prod(plan.patch_size) / n_voxels)
 
     def _matched(self) -> str:
         available = self.match.available_configurations

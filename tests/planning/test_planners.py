@@ -142,14 +142,19 @@ def test_configurations_that_a_user_added_are_kept(invented_dataset):
 
 
 def test_matching_the_memory_of_other_plans(tiny_dataset, tiny_planner, preprocessed_now, capsys):
-    file = command.plan(DATASET_ID, "Tiny", match="nnUNetPlans", configurations=["3d_fullres"])
-    assert file.name == "nnUNetTinyAsDefaultPlans.json"
+    """Plans with a batch far beyond nnU-Net's 5 % of the data set, as the planners of ResEnc networks make them."""
+    generous = tiny_dataset.plans("nnUNetPlans")
+    generous["configurations"]["3d_fullres"]["batch_size"] = 12
+    tiny_dataset.write_plans("nnUNetGenerousPlans", generous)
+    file = command.plan(DATASET_ID, "Tiny", match="nnUNetGenerousPlans", configurations=["3d_fullres"])
+    assert file.name == "nnUNetTinyAsGenerousPlans.json"
     out = capsys.readouterr().out
-    assert "nnUNetTinyAsDefaultPlans, estimated peak" in out and "nnUNetPlans, estimated peak" in out
-    ours, theirs = PlansManager(str(file)), PlansManager(str(file.with_name("nnUNetPlans.json")))
+    assert "nnUNetTinyAsGenerousPlans, estimated peak" in out and "nnUNetGenerousPlans, estimated peak" in out
+    ours, theirs = PlansManager(str(file)), PlansManager(str(file.with_name("nnUNetGenerousPlans.json")))
+    description = tiny_dataset.dataset_json()
     for name in ("2d", "3d_fullres"):
-        description = tiny_dataset.dataset_json()
         assert plan_memory(ours, name, description)[0].total <= plan_memory(theirs, name, description)[0].total
+    assert ours.get_configuration("3d_fullres").batch_size > 2  # nnU-Net's 5 % would be 2
 
 
 @pytest.mark.parametrize(
