@@ -42,7 +42,7 @@ def test_torch_export(trained_model, tmp_path, logits):
 
 
 def test_long_scans_are_refused(trained_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MAX_STEPS", 10)
+    monkeypatch.setitem(module.MAX_STEPS, "onnx", 10)
     with pytest.raises(ValueError, match=r"nnUNetTrainerUMambaBot \(fold 0\) take \d+ steps .* more than 10"):
         export(trained_model.folder, tmp_path / "network.onnx", "onnx")
     assert not list(tmp_path.iterdir())
@@ -70,7 +70,7 @@ def test_the_ending_is_checked_before_anything_else(tmp_path):
 
 def test_the_operators_are_back_afterwards(trained_model, tmp_path, monkeypatch):
     scan = directional_scan.__globals__["_scan"]
-    monkeypatch.setattr(module, "MAX_STEPS", 0)
+    monkeypatch.setitem(module.MAX_STEPS, "onnx", 0)
     with pytest.raises(ValueError, match="not exported"):
         export(trained_model.folder, tmp_path / "network.onnx", "onnx")
     assert directional_scan.__globals__["_scan"] is scan
