@@ -13,6 +13,7 @@ from .blocks.decoder import Decoder
 from .blocks.depthwise_conv import DepthwiseConv
 from .blocks.dimensions import max_pool
 from .blocks.group_norm_conv import GROUPS, ConvBlock, ResConvBlock, UpConv
+from .blocks.half_precision import saturate_layers
 from .blocks.mamba import DirectionalMamba
 from .blocks.mixers import check_mixer
 from .blocks.ss3d import SS3D
@@ -184,6 +185,7 @@ class MedSegMamba(nn.Module):
             stages.append(ResConvBlock(2 * width, below, conv_op, kernels[level]))
             widths.append(below)
         self.decoder = Decoder(upsamplings, stages, widths, num_classes, conv_op, deep_supervision, skip_first=True)
+        saturate_layers(self)
 
     @staticmethod
     def default_features(n_stages: int) -> list[int]:

@@ -12,6 +12,7 @@ from .blocks.decoder import Decoder
 from .blocks.dimensions import conv_transpose, instance_norm, spatial_dims
 from .blocks.fused_head import FusedHead
 from .blocks.gated_spatial_conv import GatedSpatialConv
+from .blocks.half_precision import saturate_layers, saturated
 from .blocks.kan import kan_block
 from .blocks.mamba import DirectionalMamba
 from .blocks.plain_conv import PlainConvBlock
@@ -34,7 +35,7 @@ class _MambaLayer(nn.Module):
         self.mamba = DirectionalMamba(channels, conv_op, scan, mixer=mixer)
 
     def forward(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
-        return tokens + self.mamba(self.norm(tokens), grid)
+        return saturated(tokens + self.mamba(self.norm(tokens), grid))
 
 
 class BSAStage(nn.Module):
@@ -78,7 +79,7 @@ class BSAStage(nn.Module):
         x = to_volume(tokens, grid)
         if self.kan_wiring == "skip":
             return x, self.kan(x)
-        x = x + self.gamma * self.kan(x)
+        x = saturated(x + self.gamma.to(x.dtype) * self.kan(x))  # a parameter alone would make it fp32
         return x, x
 
 
@@ -209,6 +210,7 @@ class MSDKMamba(nn.Module):
             for part in (self.encoder.stem, self.decoder):
                 part.apply(InitWeights_He(1e-2))
         self.fused_head = FusedHead(n_stages - 1) if fused_head and deep_supervision else None
+        saturate_layers(self)
 
     widths_from_plan = True
 

@@ -10,6 +10,7 @@ from torch import nn
 from .blocks.decoder import Decoder
 from .blocks.dimensions import conv_transpose, instance_norm, same_padding
 from .blocks.gated_spatial_conv import GatedSpatialConv
+from .blocks.half_precision import saturate_layers
 from .blocks.tri_oriented_mamba import TriOrientedMambaLayer
 from .blocks.uncertainty import FeatureLevelUncertaintyEstimation
 from .blocks.unetr import UnetrResBlock
@@ -168,6 +169,7 @@ class SegMamba(nn.Module):
         upsamplings, stages = decoder_blocks(topology, conv_op)
         widths = topology.features[-2::-1]
         self.decoder = Decoder(upsamplings, stages, widths, num_classes, conv_op, deep_supervision)
+        saturate_layers(self)
 
     @staticmethod
     def default_features(n_stages: int) -> list[int]:

@@ -11,6 +11,7 @@ from dynamic_network_architectures.initialization.weight_init import InitWeights
 from torch import nn
 
 from .blocks.decoder import Decoder
+from .blocks.half_precision import saturate_layers
 from .blocks.mamba_layer import MambaLayer
 from .blocks.residual import ResidualBlock
 from .topology import Topology, make_topology
@@ -111,6 +112,7 @@ class _UMamba(nn.Module):
             stages.append(_stage(merged, width, conv_op, kernel, blocks))
         self.decoder = Decoder(upsamplings, stages, features[-2::-1], num_classes, conv_op, deep_supervision)
         self.apply(InitWeights_He(1e-2))
+        saturate_layers(self)
 
     @staticmethod
     def default_features(n_stages: int) -> list[int]:

@@ -210,16 +210,17 @@ class nnUNetTrainerMamba(nnUNetTrainer):
         counter = self._non_finite
         where = f"epoch {self.current_epoch}, iteration {self._iteration - 1}"
         scaling = self.grad_scaler is not None and finite(loss)
-        if scaling and not counter.exhausted:
+        exhausted = counter.exhausted and not (scaling and self.grad_scaler.get_scale() >= 1)  # it halves every time
+        if scaling and not exhausted:
             self.print_to_log_file(
                 f"Gradient beyond fp16 in {where}; step skipped, loss scale now {self.grad_scaler.get_scale():g} "
                 f"({counter.in_a_row} in a row, {counter.total} in all; a few are usual while the scale settles)"
             )
             return
-        if counter.in_a_row == 1 or counter.exhausted:
+        if counter.in_a_row == 1 or exhausted:
             self.print_to_log_file(f"NaN or Inf in {where} came first from {self._first_non_finite(batch)}")
         self.print_to_log_file(f"Step skipped ({counter.in_a_row} in a row, {counter.total} in all)")
-        if counter.exhausted:
+        if exhausted:
             raise NonFiniteError(
                 f"{counter.in_a_row} steps in a row gave NaN or Inf, see {self.log_file} for the layer. The last "
                 f"checkpoint in {self.output_folder} is from before; --c continues from it. Remedies: "

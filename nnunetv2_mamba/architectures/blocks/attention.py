@@ -9,6 +9,7 @@ from torch import nn
 
 from .depthwise_conv import DepthwiseConv, kernel_size_for
 from .dimensions import spatial_dims
+from .half_precision import saturated
 from .mixers import check_mixer
 from .tokens import to_tokens, to_volume
 
@@ -73,4 +74,4 @@ class PositionEmbedding(nn.Module):
             mode = {2: "bilinear", 3: "trilinear"}[len(self.grid)]
             volume = to_volume(embedding, self.grid)
             embedding = to_tokens(nn.functional.interpolate(volume, tuple(grid), mode=mode, align_corners=False))
-        return self.dropout(tokens + embedding)
+        return self.dropout(saturated(tokens + embedding))

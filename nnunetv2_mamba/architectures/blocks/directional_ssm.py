@@ -9,6 +9,8 @@ from torch import nn
 
 from nnunetv2_mamba.ops import directional_scan
 
+from .half_precision import saturated
+
 
 class DirectionalSSM(nn.Module):
     """Selective state-space model (Gu & Dao 2023, section 3) along several paths over one grid, summed over the paths.
@@ -72,13 +74,14 @@ class DirectionalSSM(nn.Module):
             ``(batch, length, channels)`` in token order.
         """
         if u.ndim == 3:  # one matrix product serves all directions
-            projected = nn.functional.linear(u, self.x_proj_weight.flatten(0, 1))
+            projected = saturated(nn.functional.linear(u, self.x_proj_weight.flatten(0, 1)))
             projected = projected.unflatten(-1, self.x_proj_weight.shape[:2]).transpose(1, 2)
         else:
-            projected = u @ self.x_proj_weight.transpose(1, 2)
+            projected = saturated(u @ self.x_proj_weight.transpose(1, 2))
         dt, B, C = projected.split((self.dt_rank, self.d_state, self.d_state), dim=-1)
-        delta = dt @ self.dt_proj_weight.transpose(1, 2)
-        return directional_scan(
+        delta = saturated(dt @ self.dt_proj_weight.transpose(1, 2))
+        scanned = directional_scan(
             u, delta, -torch.exp(self.A_log.float()), B, C, paths,
             D=self.D.float(), delta_bias=self.dt_proj_bias.float(), delta_softplus=True, z=z,
         )  # fmt: skip
+        return saturated(scanned)

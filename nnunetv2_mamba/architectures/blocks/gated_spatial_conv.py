@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .dimensions import instance_norm, same_padding, spatial_dims
+from .half_precision import saturated
 
 GATES = ("add", "multiply")
 
@@ -44,4 +45,5 @@ class GatedSpatialConv(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         spatial = self.spatial2(self.spatial1(x))
         pointwise = self.pointwise(x)
-        return x + self.fuse(spatial + pointwise if self.gate == "add" else spatial * pointwise)
+        gated = spatial + pointwise if self.gate == "add" else spatial * pointwise
+        return saturated(x + self.fuse(saturated(gated)))

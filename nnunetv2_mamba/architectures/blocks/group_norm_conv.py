@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .dimensions import same_padding
+from .half_precision import saturated
 
 GROUPS = 8
 
@@ -55,7 +56,7 @@ class ResConvBlock(nn.Module):
         self.shortcut = conv_op(in_channels, out_channels, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.shortcut(x) + self.convs(x)
+        return saturated(self.shortcut(x) + self.convs(x))
 
 
 class UpConv(nn.Sequential):

@@ -13,6 +13,7 @@ from nnunetv2_mamba.ops import causal_conv1d, scan_order
 from .depthwise_conv import DepthwiseConv, kernel_size_for
 from .dimensions import spatial_dims
 from .directional_ssm import DirectionalSSM
+from .half_precision import saturated
 from .mixers import check_mixer
 
 PATHS = {
@@ -77,8 +78,8 @@ class DirectionalMamba(nn.Module):
         x, z = self.in_proj(tokens).chunk(2, dim=-1)
         if self.mixer == "mamba":
             paths = PATHS[self.scan][0](tuple(grid), tokens.device)
-            u = causal_conv1d(x, self.conv_weight, self.conv_bias, paths, activation="silu")
+            u = saturated(causal_conv1d(x, self.conv_weight, self.conv_bias, paths, activation="silu"))
             return self.out_proj(self.ssm(u, paths, z))
         if self.mixer == "conv":
             x = self.conv(x, grid)
-        return self.out_proj(nn.functional.silu(x) * nn.functional.silu(z))
+        return self.out_proj(saturated(nn.functional.silu(x) * nn.functional.silu(z)))

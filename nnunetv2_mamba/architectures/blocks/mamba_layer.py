@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
+from .half_precision import saturated
 from .mamba import DirectionalMamba
 from .tokens import to_tokens, to_volume
 
@@ -47,4 +48,4 @@ class MambaLayer(nn.Module):
                 y = self.mamba(self.norm(wide.flatten(2)), (channels,)).unflatten(2, grid)
             else:
                 y = to_volume(self.mamba(self.norm(to_tokens(wide)), grid), grid)
-        return y.to(x.dtype)
+        return saturated(y.to(x.dtype))

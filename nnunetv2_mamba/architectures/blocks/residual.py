@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .dimensions import instance_norm, same_padding, spatial_dims
+from .half_precision import saturated
 
 
 class ResidualBlock(nn.Module):
@@ -39,4 +40,4 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.norm2(self.conv2(self.nonlin(self.norm1(self.conv1(x)))))
-        return self.nonlin(y + self.shortcut(x))
+        return self.nonlin(saturated(y + self.shortcut(x)))

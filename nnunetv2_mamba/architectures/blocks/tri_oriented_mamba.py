@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from .half_precision import saturated
 from .mamba import DirectionalMamba
 from .tokens import to_tokens, to_volume
 
@@ -39,4 +40,4 @@ class TriOrientedMambaLayer(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         grid = x.shape[2:]
         y = to_volume(self.mamba(self.norm(to_tokens(x)), grid), grid)
-        return x + y if self.residual else y
+        return saturated(x + y) if self.residual else y

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from .half_precision import saturated
+
 
 class FeatureLevelUncertaintyEstimation(nn.Module):
     """Scale features by how certain they are; no parameters.
@@ -17,4 +19,4 @@ class FeatureLevelUncertaintyEstimation(nn.Module):
         # log sigmoid stays finite where sigmoid underflows; fp32 because its exponent range is what matters here
         mean = z.float().mean(dim=1, keepdim=True)
         uncertainty = -torch.sigmoid(mean) * nn.functional.logsigmoid(mean)
-        return z * (2 - uncertainty).to(z.dtype)
+        return saturated(z * (2 - uncertainty).to(z.dtype))

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .dimensions import instance_norm, same_padding, spatial_dims
+from .half_precision import saturated
 
 
 class UnetrResBlock(nn.Module):
@@ -29,4 +30,4 @@ class UnetrResBlock(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.shortcut is None else self.norm(self.shortcut(x))
         y = self.norm(self.conv2(self.nonlin(self.norm(self.conv1(x)))))
-        return self.nonlin(y + shortcut)
+        return self.nonlin(saturated(y + shortcut))

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from .drop_path import DropPath
+from .half_precision import saturated
 
 
 class TokenMLP(nn.Sequential):
@@ -44,5 +45,5 @@ class VSS3DBlock(nn.Module):
 
     def forward(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
         if self.mixer is not None:
-            tokens = tokens + self.drop_path(self.mixer(self.norm1(tokens), grid))
-        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+            tokens = saturated(tokens + self.drop_path(self.mixer(self.norm1(tokens), grid)))
+        return saturated(tokens + self.drop_path(self.mlp(self.norm2(tokens))))

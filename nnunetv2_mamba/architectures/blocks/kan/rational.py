@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from nnunetv2_mamba.architectures.blocks.half_precision import saturated
+
 GROUPS = 8
 NUMERATOR_TERMS = 6  # a_0 ... a_5
 DENOMINATOR_TERMS = 4  # b_1 ... b_4
@@ -55,7 +57,7 @@ class GroupRational(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, channels, *grid)`` to the same shape."""
         with torch.autocast(x.device.type, enabled=False):
-            return _Rational.apply(x, self.numerator, self.denominator)
+            return saturated(_Rational.apply(x, self.numerator, self.denominator))
 
 
 def rational(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:

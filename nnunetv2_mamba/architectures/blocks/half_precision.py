@@ -1,0 +1,38 @@
+"""No Inf in fp16: what is beyond its range becomes its largest number."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from .drop_path import DropPath
+
+LARGEST = torch.finfo(torch.float16).max
+
+
+def saturated(x: torch.Tensor) -> torch.Tensor:
+    """``x``, changed in place where it is fp16 and infinite; the gradient passes as if it had not been changed.
+
+    Norms make NaN of Inf, and one NaN ends a training or fills a prediction. Sums without a norm after them (residual
+    branches) and convolutions of large features leave the range of fp16 first. In place and without a mask for the
+    backward pass it costs no memory; ``x`` must be a result that the operation behind it does not keep (sums, products,
+    convolutions and casts do not).
+    """
+    if x.dtype is torch.float16:
+        with torch.no_grad():
+            x.clamp_(-LARGEST, LARGEST)
+    return x
+
+
+def _saturate_output(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:
+    return saturated(output)
+
+
+def saturate_layers(network: nn.Module) -> None:
+    """Let every convolution, linear layer and dropout of ``network`` give a :func:`saturated` result."""
+    for module in network.modules():
+        if isinstance(module, (_ConvNd, nn.Linear, nn.Dropout, DropPath)):
+            module.register_forward_hook(_saturate_output)
