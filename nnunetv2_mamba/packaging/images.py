@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import SimpleITK
+from nibabel import Nifti1Header, Nifti2Header
+from nibabel.spatialimages import HeaderDataError
 
 # Of origins and spacings in mm and of direction cosines: what NIfTI's 32-bit numbers leave of equal geometries.
 _TOLERANCE = 1e-3
@@ -20,7 +23,7 @@ def read_geometry(files: Sequence[Path]) -> SimpleITK.ImageFileReader:
 
     Raises:
         FileNotFoundError: naming a file that is missing.
-        ValueError: naming a file that cannot be read, is no 3D image of one channel, or lies elsewhere than the first.
+        ValueError: naming a file that cannot be read, is no 3D image of one channel, has no voxels, or lies elsewhere than the first.
     """
     headers = [_read_header(file) for file in files]
     for file, header in zip(files[1:], headers[1:], strict=True):
@@ -31,18 +34,18 @@ def read_geometry(files: Sequence[Path]) -> SimpleITK.ImageFileReader:
 
 
 def check_complete(file: Path) -> None:
-    """Read a ``.gz`` to its end: ITK takes a truncated one without a word, with zeros for what is missing.
+    """Check that all voxels of a NIfTI or ``.mha`` file are there: ITK takes others, with zeros for what is missing.
 
     Raises:
         ValueError: for a file that is damaged.
     """
-    if file.suffix == ".gz":
-        try:
-            with gzip.open(file) as stream:
-                while stream.read(_CHUNK):
-                    pass
-        except (EOFError, OSError, zlib.error) as error:
-            raise ValueError(f"{file} is damaged: {error}") from error
+    try:
+        if file.name.endswith((".nii", ".nii.gz")):
+            _check_nifti(file)
+        elif file.suffix == ".mha":
+            _check_mha(file)
+    except (EOFError, OSError, zlib.error, HeaderDataError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
 
 
 def as_nifti(file: Path, copy: Path) -> Path:
@@ -96,7 +99,44 @@ def _read_header(file: Path) -> SimpleITK.ImageFileReader:
             f"{file} must be a 3D image of one channel; it has {reader.GetDimension()} dimensions and "
             f"{reader.GetNumberOfComponents()} channels"
         )
+    if 0 in reader.GetSize():
+        raise ValueError(f"{file} has no voxels: {_numbers(reader.GetSize())}")
     return reader
+
+
+def _check_nifti(file: Path) -> None:
+    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+        start = stream.read(Nifti2Header.sizeof_hdr)
+        kind = next((kind for kind in (Nifti1Header, Nifti2Header) if kind.may_contain_header(start)), None)
+        if kind is None:
+            raise HeaderDataError("it has no header of NIfTI")
+        header = kind(start[: kind.sizeof_hdr], check=False)  # in the file's byte order
+        expected = header.get_data_offset() + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
+        size = len(start)
+        while chunk := stream.read(_CHUNK):  # to the end, where gzip has its checksum
+            size += len(chunk)
+    if size < expected:
+        raise EOFError(f"it has {size} bytes of {expected}")
+
+
+def _check_mha(file: Path) -> None:
+    """Check what is compressed; ITK itself finds others too short."""
+    header = {}
+    with file.open("rb") as stream:
+        while "ElementDataFile" not in header and (line := stream.readline(_CHUNK)):
+            key, _, value = line.decode("latin-1").replace(":", "=", 1).partition("=")
+            header[key.strip()] = value.strip()
+        if header.get("ElementDataFile") != "LOCAL":
+            raise EOFError("its voxels are in another file")
+        if not header.get("CompressedData", "").startswith(("T", "t", "1")):
+            return
+        decompressor, size = zlib.decompressobj(wbits=47), 0  # zlib's or gzip's header, as ITK
+        while not decompressor.eof and (chunk := stream.read(_CHUNK >> 6)):  # it may grow a thousandfold
+            size += len(decompressor.decompress(chunk))
+    image = _read_header(file)
+    expected = math.prod(image.GetSize()) * SimpleITK.Image(1, 1, 1, image.GetPixelID()).GetSizeOfPixelComponent()
+    if not decompressor.eof or size != expected:
+        raise EOFError(f"it has {size} bytes of {expected}")
 
 
 def _difference(one: SimpleITK.ImageFileReader, other: SimpleITK.ImageFileReader) -> str:

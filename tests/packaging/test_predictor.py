@@ -1,12 +1,14 @@
+import gzip
 import json
 import shutil
 
 import layouts
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK
 
-from nnunetv2_mamba.packaging.images import write_atomically
+from nnunetv2_mamba.packaging.images import check_complete, write_atomically
 from nnunetv2_mamba.packaging.predictor import CasePredictor
 from nnunetv2_mamba.packaging.settings import Choices
 
@@ -64,11 +66,19 @@ def change(file, function):
     SimpleITK.WriteImage(function(image) or image, file)
 
 
+def cut_before_compression(file):
+    """What is left is a sound gzip file of a third of the image."""
+    content = gzip.decompress(file.read_bytes())
+    file.write_bytes(gzip.compress(content[: len(content) // 3]))
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda file: file.unlink(), "is missing"),
         (layouts.truncate, "is damaged"),
+        (cut_before_compression, "is damaged: it has .* bytes of"),
+        (lambda file: file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes())[:352])), "has 352 bytes of"),
         (lambda file: file.write_bytes(b"no image"), "cannot be read"),
         (lambda file: change(file, lambda image: image[:-1]), "different voxel grids: 19 x 24 x 16 and 20 x 24 x 16"),
         (lambda file: change(file, lambda image: image.SetOrigin((0, 5, 0))), "different voxel grids: origin"),
@@ -83,6 +93,52 @@ def test_wrong_images_are_named(predictor, files, spoil, message):
     spoil(files[2])
     with pytest.raises((ValueError, FileNotFoundError), match=f"{files[2].name}.*{message}"):
         predictor.segment(files)
+
+
+def as_mha(file, compress=True):
+    """The image, without what .mha has no place for."""
+    image = SimpleITK.ReadImage(file)
+    target = file.with_name(file.name.replace(".nii.gz", ".mha"))
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(SimpleITK.GetArrayFromImage(image)), target, compress)
+    return target
+
+
+def flip_a_byte(content):
+    position = len(content) * 3 // 4
+    return content[:position] + bytes([content[position] ^ 0xFF]) + content[position + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("compress", "spoil", "message"),
+    [
+        (True, flip_a_byte, "is damaged"),
+        (True, lambda content: content[:-5], "is damaged: it has .* bytes of"),
+        (True, lambda content: content.replace(b"DimSize = 20", b"DimSize = 40"), "is damaged: it has .* bytes of"),
+        (True, lambda content: content.replace(b"LOCAL", b"other.raw"), "is damaged: its voxels are in another file"),
+        (False, lambda content: content[: len(content) // 2], "cannot be read"),
+        (False, lambda content: content.replace(b"DimSize = 20", b"DimSize = 0"), "has no voxels: 0 x 24 x 16"),
+    ],
+)
+def test_damaged_mha_is_named(predictor, files, compress, spoil, message):
+    images = [as_mha(file, compress) for file in files]
+    predictor.segment(images)
+    for file in images:  # all, to be on one grid
+        file.write_bytes(spoil(file.read_bytes()))
+    with pytest.raises(ValueError, match=f"{images[0].name}.* {message}"):
+        predictor.segment(images)
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_nifti_of_either_byte_order_is_complete(tmp_path, kind, order):
+    file = tmp_path / "image.nii.gz"
+    header = kind.header_class(endianness=order)
+    header.extensions.append(nibabel.nifti1.Nifti1Extension("comment", b"moves the voxels further back"))
+    nibabel.save(kind(np.ones((4, 5, 6), np.int16), np.eye(4), header), file)
+    check_complete(file)
+    file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes())[:-1]))
+    with pytest.raises(ValueError, match="image.nii.gz is damaged: it has .* bytes of"):
+        check_complete(file)
 
 
 def test_nan_is_named(predictor, files, tmp_path):
