@@ -31,7 +31,7 @@ def convert(
     strict: bool = False,
     processes: int = 1,
 ) -> None:
-    """Write the data set. What an earlier, interrupted run has written is kept.
+    """Write the data set. What an earlier, interrupted run has written of the same files is kept.
 
     Args:
         dataset: the folder ``DatasetXXX_NAME`` in ``nnUNet_raw``.
@@ -45,9 +45,9 @@ def convert(
     """
     chosen = TASKS[task]
     subjects = find_subjects(subjects_dir, names, image, None if chosen.box_mm is None else subfields_pattern)
-    for folder in ("imagesTr", "labelsTr"):
+    for folder in ("imagesTr", "labelsTr", "sources"):
         (dataset / folder).mkdir(parents=True, exist_ok=True)
-    settings = {"task": task, "image": image}
+    settings = {"subjects_dir": str(subjects_dir.resolve()), "task": task, "image": image}
     if chosen.box_mm is not None:
         settings["subfields_pattern"] = subfields_pattern
     _check_settings(dataset / SETTINGS_FILE, settings)
@@ -105,7 +105,7 @@ def _convert_or_say_why_not(subject: Subject, task: Task, dataset: Path) -> list
 
 
 def convert_subject(subject: Subject, task: Task, dataset: Path) -> list[str]:
-    """Write a subject's image, then its labels, unless both are there.
+    """Write a subject's image, then its labels, then what they were made of, unless all are there and it is the same.
 
     Returns:
         The names of the structures that the subject lacks.
@@ -115,8 +115,11 @@ def convert_subject(subject: Subject, task: Task, dataset: Path) -> list[str]:
     """
     image_file = dataset / "imagesTr" / f"{subject.name}_0000.nii.gz"
     label_file = dataset / "labelsTr" / f"{subject.name}.nii.gz"
-    if image_file.is_file() and label_file.is_file():
-        return _lacking(voxels(read_volume(label_file)), task)
+    record, sources = dataset / "sources" / f"{subject.name}.json", _sources(subject)
+    if image_file.is_file() and label_file.is_file() and record.is_file():
+        if json.loads(record.read_text(encoding="utf-8")) == sources:
+            return _lacking(voxels(read_volume(label_file)), task)
+    record.unlink(missing_ok=True)
     image = conformed(read_volume(subject.image), order=1)
     affine, array = image.affine, voxels(image)
     aseg = _labels(subject.aseg)
@@ -131,7 +134,14 @@ def convert_subject(subject: Subject, task: Task, dataset: Path) -> list[str]:
         affine, array, classes = image.slicer[box].affine, array[box], classes[box]
     write_volume(nifti(array, affine), image_file)
     write_volume(nifti(classes, affine), label_file)
+    _write_json(record, sources)
     return _lacking(classes, task)
+
+
+def _sources(subject: Subject) -> dict[str, list[int]]:
+    """Size and time of the subject's files, by which a change is told."""
+    files = [file.resolve() for file in (subject.image, subject.aseg, *subject.subfields)]
+    return {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 
 
 def _labels(file: Path) -> np.ndarray:

@@ -1,6 +1,7 @@
 """FreeSurfer subjects become an nnU-Net data set: voxels, places, ids, refusals."""
 
 import json
+import shutil
 from multiprocessing.pool import ThreadPool
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -241,6 +242,39 @@ def test_a_second_run_keeps_what_is_there_and_refuses_other_settings(subjects_di
     assert first.stat().st_mtime_ns == time and second.exists()
     convert(subjects_dir, "--image", "T1.mgz", code=1)
     assert "T1.mgz" in capsys.readouterr().err
+
+
+def test_a_subject_whose_files_changed_is_converted_again(subjects_dir):
+    aseg = synthetic_aseg()
+    for name in ("edited", "kept"):
+        write_subject(subjects_dir, name, synthetic_image(aseg), aseg)
+    dataset = convert(subjects_dir)
+    kept = (dataset / "labelsTr" / "kept.nii.gz").stat().st_mtime_ns
+    aseg[aseg == 17] = 0
+    save(aseg, LIA, subjects_dir / "edited" / "mri" / "aseg.mgz")
+    convert(subjects_dir)
+    labels = load(dataset / "labelsTr" / "edited.nii.gz")[0]
+    np.testing.assert_array_equal(labels, classes_from_ids(aseg, TASKS["subcortical"]))
+    assert (dataset / "labelsTr" / "kept.nii.gz").stat().st_mtime_ns == kept
+    # a name that leads elsewhere, as in folders of links to other cohorts
+    mri = write_subject(subjects_dir.parent / "other", "kept", synthetic_image(aseg)[::-1], aseg[::-1])
+    shutil.rmtree(subjects_dir / "kept")
+    (subjects_dir / "kept").symlink_to(mri.parent)
+    convert(subjects_dir)
+    image = load(dataset / "imagesTr" / "kept_0000.nii.gz")[0]
+    np.testing.assert_array_equal(image, synthetic_image(aseg)[::-1])
+
+
+def test_two_subjects_dirs_are_not_mixed_in_one_data_set(subjects_dir, capsys):
+    aseg = synthetic_aseg()
+    other = subjects_dir.parent / "other"
+    write_subject(subjects_dir, "bert", synthetic_image(aseg), aseg)
+    write_subject(other, "bert", synthetic_image(aseg)[::-1], aseg[::-1])
+    dataset = convert(subjects_dir)
+    convert(other, code=1)
+    message = capsys.readouterr().err
+    assert str(subjects_dir) in message and str(other) in message and "choose another -d" in message
+    np.testing.assert_array_equal(load(dataset / "imagesTr" / "bert_0000.nii.gz")[0], synthetic_image(aseg))
 
 
 def test_several_processes_write_the_same(subjects_dir):
