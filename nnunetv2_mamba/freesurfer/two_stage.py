@@ -15,7 +15,7 @@ from nibabel.spatialimages import SpatialImage
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from .roi import Box, box_of_size, box_with_margin, largest_parts
-from .volumes import ENDINGS, grid_difference, read_volume, reoriented, voxels, write_volume
+from .volumes import ENDINGS, grid_difference, read_volume, reoriented, turned_back, voxels, write_volume
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,10 @@ class Stage:
     def turned(self, image: SpatialImage) -> SpatialImage:
         return image if self.orientation is None else reoriented(image, self.orientation)
 
+    def turned_back(self, array: np.ndarray, original: SpatialImage) -> np.ndarray:
+        """An array on the grid of ``turned(original)``, on the grid of ``original``."""
+        return array if self.orientation is None else turned_back(array, self.orientation, original)
+
     def segment(self, channels: Sequence[SpatialImage]) -> np.ndarray:
         """The model's labels on the grid of the images, with their axes."""
         images = [self.turned(channel) for channel in channels]
@@ -80,7 +84,7 @@ class Stage:
         array = np.stack([voxels(image).astype(np.float32).transpose(2, 1, 0) for image in images])
         spacing = [float(zoom) for zoom in images[0].header.get_zooms()[::-1]]
         segmentation = self.predictor.predict_single_npy_array(array, {"spacing": spacing}, None, None, False)
-        return turned_back(segmentation.transpose(2, 1, 0), images[0], channels[0])
+        return self.turned_back(segmentation.transpose(2, 1, 0), channels[0])
 
     def values(self, structures: Sequence[str]) -> dict[str, list[int]]:
         """The voxel values of structures, given by name or as a number.
@@ -173,7 +177,7 @@ class TwoStage:
         table = self.second.freesurfer_ids() if self.freesurfer_ids else None
         if table is not None:
             segmentation = table[segmentation]
-        return turned_back(segmentation, images[0], channels[0]), remarks
+        return self.second.turned_back(segmentation, channels[0]), remarks
 
     def _box(self, region: np.ndarray, image: SpatialImage) -> Box:
         zooms = np.array(image.header.get_zooms())
@@ -181,15 +185,6 @@ class TwoStage:
             return box_with_margin(region, np.ceil(self.margin_mm / zooms).astype(int).tolist())
         edges = self.box_mm if self.box_mm is not None else self.second.trained_box_mm()
         return box_of_size(region, np.rint(np.array(edges)[::-1] / zooms).astype(int).tolist())
-
-
-def turned_back(array: np.ndarray, image: SpatialImage, original: SpatialImage) -> np.ndarray:
-    """An array on the grid of ``image``, which is ``original`` turned, on the grid of ``original``."""
-    orientation = "".join(nibabel.aff2axcodes(original.affine))
-    # int32: nibabel warns of the 64 bits of numpy's integers, and no label needs them
-    return voxels(reoriented(nibabel.Nifti1Image(array.astype(np.int32), image.affine), orientation)).astype(
-        array.dtype
-    )
 
 
 def find_cases(folder: Path, n_channels: int) -> dict[str, list[Path]]:

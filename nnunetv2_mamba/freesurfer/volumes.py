@@ -9,7 +9,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
-from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
 from nibabel.processing import conform
 from nibabel.spatialimages import HeaderDataError, SpatialImage
 
@@ -67,6 +67,16 @@ def reoriented(image: SpatialImage, orientation: str) -> SpatialImage:
     No voxel changes its value or its place in space.
     """
     return image.as_reoriented(ornt_transform(io_orientation(image.affine), axcodes2ornt(tuple(orientation))))
+
+
+def turned_back(array: np.ndarray, orientation: str, original: SpatialImage) -> np.ndarray:
+    """An array on the grid of ``reoriented(original, orientation)``, on the grid of ``original``.
+
+    The way back is the inverse of the way there: an image oblique by 45 degrees is as near to two orientations, so that
+    the orientation read off the turned image may be the other one.
+    """
+    back = ornt_transform(axcodes2ornt(tuple(orientation)), io_orientation(original.affine))
+    return apply_orientation(array, back)
 
 
 def conformed(image: SpatialImage, order: int) -> SpatialImage:

@@ -115,6 +115,21 @@ def test_oblique_anisotropic_images_keep_their_place(tmp_path):
         np.testing.assert_allclose(getattr(written, property_)(), getattr(given, property_)(), atol=1e-5)
 
 
+@pytest.mark.parametrize("degrees", [45, -45, 135, -135])
+@pytest.mark.parametrize("axes", [(0, 1), (1, 2), (0, 2)])
+def test_images_as_near_to_one_orientation_as_to_another_keep_their_place(tmp_path, degrees, axes):
+    angle = np.deg2rad(degrees)
+    affine = np.eye(4)
+    affine[np.ix_(axes, axes)] = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+    affine[:3, 3] = (-30, 12, 7)
+    # of three sizes, with the regions at no two axes' same place
+    array = scene(left=((20, 25), (10, 14), (12, 16)), right=((4, 9), (11, 14), (30, 36)), shape=(28, 34, 44))
+    ids, image = predict(tmp_path, array, affine, models(margin_mm=3.0))
+    assert ids.shape == array.shape and np.count_nonzero(ids == 77) == 1
+    np.testing.assert_array_equal(np.where(ids == 77, 0, ids), expected_ids(array))
+    np.testing.assert_allclose(image.affine, affine, atol=1e-6)
+
+
 def test_a_region_at_the_border_and_a_volume_smaller_than_the_box(tmp_path):
     array = scene(left=((0, 3), (0, 4), (46, 50)), right=None, shape=(40, 10, 50))
     two_stage = models()
