@@ -11,6 +11,7 @@ from .blocks.decoder import Decoder
 from .blocks.dimensions import conv_transpose, instance_norm, same_padding
 from .blocks.gated_spatial_conv import GatedSpatialConv
 from .blocks.half_precision import saturate_layers
+from .blocks.recompute import recomputed
 from .blocks.tri_oriented_mamba import TriOrientedMambaLayer
 from .blocks.uncertainty import FeatureLevelUncertaintyEstimation
 from .blocks.unetr import UnetrResBlock
@@ -48,7 +49,7 @@ class _Stage(nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the features for the next stage and those for the skip connection."""
         x = self.tom_layers(self.gated_conv(self.downsample(x)))
-        return x, self.fue(self.skip_mlp(x))
+        return x, self.fue(recomputed(self.skip_mlp, x))
 
 
 class SegMambaEncoder(nn.Module):

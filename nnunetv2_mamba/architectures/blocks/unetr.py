@@ -9,12 +9,17 @@ from torch import nn
 
 from .dimensions import instance_norm, same_padding, spatial_dims
 from .half_precision import saturated
+from .recompute import recomputed
+
+SLOPE = 0.01
 
 
 class UnetrResBlock(nn.Module):
     """Two convolutions without bias, each with instance norm (not affine), LeakyReLU(0.01) between and after the sum.
 
-    The shortcut is a 1x1 convolution with instance norm where the width changes, else the identity.
+    The shortcut is a 1x1 convolution with instance norm where the width changes, else the identity. For the backward
+    pass the block keeps its input and the results of its two convolutions; norms, activations and shortcut are cheap
+    next to these and computed again.
     """
 
     def __init__(self, in_channels: int, out_channels: int, conv_op: type[nn.Module], kernel_size: Sequence[int]):
@@ -25,9 +30,18 @@ class UnetrResBlock(nn.Module):
         self.conv2 = conv_op(out_channels, out_channels, tuple(kernel_size), padding=padding, bias=False)
         self.shortcut = conv_op(in_channels, out_channels, 1, bias=False) if in_channels != out_channels else None
         self.norm = norm(out_channels)  # no parameters and no statistics: one serves all three convolutions
-        self.nonlin = nn.LeakyReLU(0.01, inplace=True)  # the norms and the sum before it are not needed again
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = recomputed(self._second_conv, self.conv1(x))
+        return self._sum(y, x) if self.shortcut is None else recomputed(self._sum, y, x)
+
+    def _second_conv(self, y: torch.Tensor) -> torch.Tensor:
+        # Instance norm as torch computes it, without the view that its module returns: if that were changed in place,
+        # autograd would copy the gradient twice.
+        instances = y.contiguous().view(1, -1, *y.shape[2:])
+        normalised = nn.functional.batch_norm(instances, None, None, training=True, eps=self.norm.eps)
+        return self.conv2(nn.functional.leaky_relu_(normalised, SLOPE).view(y.shape))
+
+    def _sum(self, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         shortcut = x if self.shortcut is None else self.norm(self.shortcut(x))
-        y = self.norm(self.conv2(self.nonlin(self.norm(self.conv1(x)))))
-        return self.nonlin(saturated(y + shortcut))
+        return nn.functional.leaky_relu_(saturated(self.norm(y) + shortcut), SLOPE)  # the sum is not needed again
