@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform as this_python
+import re
 import shutil
 import tarfile
 import tempfile
@@ -13,12 +14,19 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from .adapters import brats
-from .model import Model, copy_for_inference, open_model
+from .model import Model, check_reader, copy_for_inference, open_model
 from .predictor import CasePredictor
 from .settings import Choices, Settings
 from .wheel import pinned_requirements, write_wheel
 
 _CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+_FROM_INDEX = re.compile("torch(vision|audio)?==")  # built for one CUDA version, so all from one index
+# What the user gives goes into a Dockerfile, YAML and scripts. Images are named as Docker's reference says.
+_COMPONENT = r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*"
+_IMAGE = re.compile(rf"(?:[a-z0-9.-]+:\d+/)?{_COMPONENT}(?:/{_COMPONENT})*(?::\w[\w.-]{{0,127}})?", re.ASCII)
+_URL = re.compile(r"[a-z]+://[A-Za-z0-9_.~:/@%+=-]+")
+_SLUG = re.compile(r"[a-z0-9-]+")
+_FOLDER = re.compile(r"(?!\.)[A-Za-z0-9_.-]+(?:/(?!\.)[A-Za-z0-9_.-]+)*")
 # Template to file. All platforms have the first ones.
 _FILES = {"Dockerfile": "Dockerfile", "dockerignore": ".dockerignore", "README.md": "README.md"}
 _PLATFORM_FILES = {
@@ -78,7 +86,9 @@ def write_context(request: Request, output: Path) -> Model:
 
 
 def _write(request: Request, context: Path) -> Model:
+    _check_names(request)
     model = copy_for_inference(open_model(request.source), context / "model", request.folds, request.choices.checkpoint)
+    check_reader(model)
     settings = _settings(request, model)
     settings.write(context / "inference.json")
     try:
@@ -89,8 +99,8 @@ def _write(request: Request, context: Path) -> Model:
         _to_tarball(context / "model", context / "model.tar.gz")
     wheel = write_wheel(context)
     index = request.torch_index or (None if request.gpu else _CPU_INDEX)
-    lines = [f"--extra-index-url {index}"] if index else []
-    (context / "requirements.txt").write_text("\n".join([*lines, *pinned_requirements(wheel)]) + "\n")
+    pins = pinned_requirements(wheel)
+    (context / "requirements.txt").write_text("\n".join(pins) + "\n")
     environment = Environment(
         loader=PackageLoader(__package__), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
@@ -100,6 +110,8 @@ def _write(request: Request, context: Path) -> Model:
             settings=settings,
             model=model,
             wheel=wheel.name,
+            torch_index=index,
+            torch_pins=[pin for pin in pins if _FROM_INDEX.match(pin)],
             python=this_python.python_version(),
         )
         (context / name).write_text(text, encoding="utf-8")
@@ -108,8 +120,22 @@ def _write(request: Request, context: Path) -> Model:
     return model
 
 
+def _check_names(request: Request) -> None:
+    if not _IMAGE.fullmatch(request.image):
+        raise ValueError(
+            f"--image must be a name that Docker takes, such as name, user/name:tag, got {request.image!r}"
+        )
+    if request.torch_index is not None and not _URL.fullmatch(request.torch_index):
+        raise ValueError(f"--torch-index must be a URL, got {request.torch_index!r}")
+
+
 def _settings(request: Request, model: Model) -> Settings:
-    settings = Settings(request.platform, choices=replace(request.choices, folds=model.folds))
+    settings = Settings(
+        request.platform,
+        n_channels=len(model.channel_names),
+        gpu=request.gpu,
+        choices=replace(request.choices, folds=model.folds),
+    )
     if request.interfaces and request.platform != "grand-challenge":
         raise ValueError("--interface is for grand-challenge")
     if request.modalities and request.platform != "brats":
@@ -128,9 +154,13 @@ def _sockets(interfaces: Sequence[str], channel_names: Sequence[str]) -> tuple[t
     output = ""
     for interface in interfaces:
         slug, _, role = interface.partition("=")
-        slug, _, folder = slug.partition("@")
-        if not slug or not role:
-            raise ValueError(f"--interface takes SLUG=CHANNEL or SLUG=output, got {interface!r}")
+        slug, at, folder = slug.partition("@")
+        if not _SLUG.fullmatch(slug) or not role:
+            raise ValueError(
+                f"--interface takes SLUG=CHANNEL or SLUG=output, SLUG of small letters, digits and -, got {interface!r}"
+            )
+        if at and not _FOLDER.fullmatch(folder):
+            raise ValueError(f"--interface SLUG@FOLDER=output takes a relative path without .., got {interface!r}")
         if role == "output":
             if output:
                 raise ValueError(f"--interface names two outputs, {output} and {slug}: the model makes one")

@@ -5,18 +5,24 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
+import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
+from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunetv2_mamba.architectures.reference_weights.state import read_plain
 
-_OURS = ("nnunetv2", "nnunetv2_mamba")
+# Names go into a Dockerfile, YAML and scripts.
+_NAME = re.compile(r"[A-Za-z0-9_.+-]+")
+_NOT_THERE = ", which the container would not have: it holds nnU-Net as released and this package only"
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,7 @@ class Model:
     Attributes:
         folds: that were copied.
         channel_names: of the input, in their order.
+        reader: nnU-Net's class that reads the images.
     """
 
     trainer: str
@@ -33,6 +40,7 @@ class Model:
     dataset: str
     folds: tuple[str, ...]
     channel_names: tuple[str, ...]
+    reader: str
 
 
 def open_model(source: Path) -> Path | zipfile.Path:
@@ -73,7 +81,7 @@ def copy_for_inference(
     Args:
         source: as from ``open_model``.
         target: a folder, made here.
-        folds: as ``["0", "all"]``; None for all of 0 to 4 that have the checkpoint, else ``all``.
+        folds: as ``["0", "all"]``; None for all the numbered ones that have the checkpoint, else ``all``.
         checkpoint: name of the file in the folders ``fold_*``.
 
     Raises:
@@ -84,6 +92,8 @@ def copy_for_inference(
     plans, dataset = (_read_json(source / name) for name in ("plans.json", "dataset.json"))
     _require(plans, ("configurations", "dataset_name", "image_reader_writer"), source / "plans.json")
     _require(dataset, ("channel_names", "labels", "file_ending"), source / "dataset.json")
+    for key in ("dataset_name", "image_reader_writer"):
+        _check_name(plans[key], key, source / "plans.json")
     folds = _folds(source, folds, checkpoint)
     target.mkdir(parents=True)
     for name, document in (("plans.json", plans), ("dataset.json", dataset)):
@@ -100,7 +110,25 @@ def copy_for_inference(
     trainer, configuration = kinds.pop()
     _check_runnable(trainer, configuration, plans, source)
     channels = sorted(dataset["channel_names"].items(), key=lambda item: int(item[0]))
-    return Model(trainer, configuration, plans["dataset_name"], folds, tuple(str(name) for _, name in channels))
+    names = tuple(str(name) for _, name in channels)
+    return Model(trainer, configuration, plans["dataset_name"], folds, names, plans["image_reader_writer"])
+
+
+def check_reader(model: Model) -> None:
+    """Check that a container can feed the model: images arrive as NIfTI or are turned into it.
+
+    Raises:
+        ValueError: where the reader that the model was trained with knows no NIfTI, or would not be in the container.
+    """
+    try:
+        reader = recursive_find_reader_writer_by_name(model.reader)
+    except RuntimeError as error:
+        raise ValueError(f"nnU-Net has no image reader {model.reader} here") from error
+    if ".nii.gz" not in reader.supported_file_endings:
+        endings = ", ".join(reader.supported_file_endings)
+        raise ValueError(f"the model was trained on files of {model.reader} ({endings}), which no platform here sends")
+    if not _in_the_container(reader.__module__):
+        raise ValueError(f"the image reader {model.reader} comes from {reader.__module__}{_NOT_THERE}")
 
 
 def _read_json(file: Path | zipfile.Path) -> dict:
@@ -120,8 +148,15 @@ def _require(document: Any, keys: Sequence[str], file: Path | zipfile.Path) -> N
         raise ValueError(f"{file} is not nnU-Net's: it has no {', '.join(missing)}")
 
 
+def _check_name(name: Any, what: str, file: Path | zipfile.Path) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"{file}: the {what} is {name!r}; it must be of letters, digits and _ . + - only")
+
+
 def _folds(source: Path | zipfile.Path, folds: Sequence[str] | None, checkpoint: str) -> tuple[str, ...]:
-    present = [fold for fold in (*"01234", "all") if (source / f"fold_{fold}" / checkpoint).is_file()]
+    names = [match[1] for path in source.iterdir() if (match := re.fullmatch(r"fold_(0|[1-9][0-9]*|all)", path.name))]
+    present = [fold for fold in names if (source / f"fold_{fold}" / checkpoint).is_file()]
+    present.sort(key=lambda fold: (fold == "all", len(fold), fold))  # 10 after 9
     if not present:
         raise FileNotFoundError(f"{source} has no fold_0, fold_1, ... with {checkpoint}; see --checkpoint")
     if folds is None:
@@ -152,6 +187,8 @@ def _slim(checkpoint: Any, file: Path | zipfile.Path) -> dict[str, Any]:
     if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise ValueError(f"{file}: network_weights are not tensors")
     _require(arguments, ("configuration",), file)
+    _check_name(checkpoint["trainer_name"], "trainer_name", file)
+    _check_name(arguments["configuration"], "configuration", file)
     return {
         "network_weights": weights,
         "trainer_name": checkpoint["trainer_name"],
@@ -171,8 +208,20 @@ def _check_runnable(trainer: str, configuration: str, plans: dict, source: Path 
         module = recursive_find_trainer_class_by_name(trainer).__module__
     except RuntimeError as error:
         raise ValueError(f"the trainer {trainer} of {source} is not installed here") from error
-    if module.split(".")[0] not in _OURS:
-        raise ValueError(
-            f"the trainer {trainer} comes from {module}, which the container would not have: it holds nnU-Net and this "
-            "package only"
-        )
+    if not _in_the_container(module):
+        raise ValueError(f"the trainer {trainer} comes from {module}{_NOT_THERE}")
+
+
+def _in_the_container(module: str) -> bool:
+    """Whether it is of this package, or of nnU-Net as an index has it: not of a fork, nor copied into it."""
+    package = module.split(".")[0]
+    if package != "nnunetv2":
+        return package == "nnunetv2_mamba"
+    installed = next(iter(metadata.distributions(name="nnunetv2")), None)
+    if installed is None:
+        return False
+    origin = json.loads(installed.read_text("direct_url.json") or "{}")
+    if origin and "archive_info" not in origin:  # a checkout; pip notes a downloaded wheel as an archive
+        return False
+    source = Path(sys.modules[module].__file__).resolve()
+    return any(Path(file.locate()).resolve() == source for file in installed.files or ())

@@ -1,21 +1,26 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
-from importlib.metadata import Distribution, version
+from importlib.metadata import Distribution, distribution, version
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from conftest import MODALITIES
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+import nnunetv2_mamba
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.packaging import context, wheel
+from nnunetv2_mamba.packaging import model as module
 from nnunetv2_mamba.packaging.context import Request, write_context
 from nnunetv2_mamba.packaging.settings import Choices, Settings
 
@@ -94,11 +99,26 @@ def test_brats_by_the_command(model, tmp_path, capsys):
     dockerfile = (output / "Dockerfile").read_text()
     assert "COPY model /opt/ml/model" in dockerfile
     assert "NVIDIA" not in dockerfile
-    assert (
-        (output / "requirements.txt").read_text().startswith("--extra-index-url https://download.pytorch.org/whl/cpu")
-    )
+    assert "--index-url https://download.pytorch.org/whl/cpu torch==" in dockerfile
     assert main(["package", str(model), "--for", "brats", "-o", str(output), *options]) == 1
     assert f"{output} exists" in capsys.readouterr().err
+
+
+def test_torch_comes_from_the_index_asked_for_or_not_at_all(trained_model, tmp_path):
+    url = "https://download.pytorch.org/whl/cu126"
+    write_context(Request(trained_model.folder, "flare", torch_index=url), tmp_path / "context")
+    steps = (tmp_path / "context/Dockerfile").read_text().split("\nRUN ")
+    pins = [f"{name}=={version(name).split('+')[0]}" for name in ("torch", "torchvision")]
+    assert steps[1].strip() == f"pip install --no-cache-dir --index-url {url} {' '.join(pins)}"
+    assert "-r /opt/build/requirements.txt" in steps[2]
+    requirements = (tmp_path / "context/requirements.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[a-z0-9.-]+==[\w.+]+", line) for line in requirements)
+    assert set(pins) < set(requirements)  # and pip leaves alone what is there
+
+
+def test_torch_of_pypi_needs_no_step(trained_model, tmp_path):
+    write_context(Request(trained_model.folder, "flare"), tmp_path / "context")
+    assert "--index-url" not in (tmp_path / "context/Dockerfile").read_text()
 
 
 @pytest.mark.parametrize("platform", OPTIONS)
@@ -120,6 +140,14 @@ def test_scripts_are_bash(trained_model, tmp_path, platform):
         ("grand-challenge", {"interfaces": ["o=output", "a=0", "b=0"]}, "b=0: give each channel once"),
         ("grand-challenge", {"interfaces": ["o=output", "p=output"]}, "two outputs"),
         ("grand-challenge", {"interfaces": ["organs"]}, "takes SLUG=CHANNEL or SLUG=output"),
+        ("grand-challenge", {"interfaces": ["or gans\nRUN=output"]}, "SLUG of small letters"),
+        ("grand-challenge", {"interfaces": ["o@../etc=output"]}, "a relative path without .., got 'o@../etc=output'"),
+        ("grand-challenge", {"interfaces": ["o@/etc=output"]}, "a relative path"),
+        ("grand-challenge", {"interfaces": ["o@=output"]}, "a relative path"),
+        ("flare", {"image": "a; touch /tmp/pwned"}, "--image must be a name that Docker takes.*got 'a; touch"),
+        ("flare", {"image": "Name"}, "--image must be"),
+        ("flare", {"torch_index": "https://x\nRUN touch /pwned"}, "--torch-index must be a URL"),
+        ("flare", {"torch_index": "https://x $(touch /pwned)"}, "--torch-index must be a URL"),
         ("brats", {}, "--modalities must name one of"),
         ("brats", {"modalities": ["t1n", "t1n", "t2w", "t2f"]}, "--modalities must name one of"),
         ("flare", {"modalities": ["t1n"]}, "--modalities is for brats"),
@@ -147,6 +175,22 @@ def recheckpoint(folder, function):
     torch.save(checkpoint, file)
 
 
+def rename_the_data_set(folder, name):
+    rewrite(folder / "plans.json", lambda plans: plans.update(dataset_name=name))
+
+
+def rename_the_configuration(folder, name):
+    def rename(plans):
+        plans["configurations"][name] = plans["configurations"]["3d_fullres"]
+
+    rewrite(folder / "plans.json", rename)
+    recheckpoint(folder, lambda content: content["init_args"].update(configuration=name))
+
+
+def change_the_reader(folder, name):
+    rewrite(folder / "plans.json", lambda plans: plans.update(image_reader_writer=name))
+
+
 def rename_a_weight(checkpoint):
     weights = checkpoint["network_weights"]
     weights["other"] = weights.pop(next(iter(weights)))
@@ -166,7 +210,15 @@ class Danger:
         (lambda folder: (folder / "fold_0/checkpoint_final.pth").write_bytes(b"PK"), "checkpoint_final.pth"),
         (lambda folder: recheckpoint(folder, lambda content: content.pop("trainer_name")), "has no trainer_name"),
         (lambda folder: recheckpoint(folder, lambda content: content.update(trainer_name="nnUNetTrainerX")), "X"),
+        (lambda folder: recheckpoint(folder, lambda content: content.update(trainer_name="X\nRUN")), "trainer_name is"),
+        (lambda folder: recheckpoint(folder, lambda content: content.update(trainer_name=[1])), "trainer_name is"),
         (lambda folder: recheckpoint(folder, rename_a_weight), "do not fit"),
+        (lambda folder: rename_the_data_set(folder, "Dataset004\nRUN touch /pwned\n#"), "dataset_name is 'Dataset004"),
+        (lambda folder: rename_the_data_set(folder, 'A" b'), "dataset_name is"),
+        (lambda folder: rename_the_configuration(folder, "3d; touch"), "configuration is '3d; touch'"),
+        (lambda folder: change_the_reader(folder, "Tiff3DIO"), r"files of Tiff3DIO \(.tif, .tiff\)"),
+        (lambda folder: change_the_reader(folder, "NaturalImage2DIO"), "files of NaturalImage2DIO"),
+        (lambda folder: change_the_reader(folder, "NoIO"), "no image reader NoIO"),
         (
             lambda folder: rewrite(folder / "plans.json", lambda plans: plans["configurations"].pop("3d_fullres")),
             "no configuration '3d_fullres'",
@@ -185,6 +237,99 @@ def test_models_that_are_not_whole(model, tmp_path, spoil, message):
     with pytest.raises((ValueError, FileNotFoundError, pickle.UnpicklingError), match=message):
         write_context(Request(model, "flare", folds=["0"]), tmp_path / "context")
     assert not (tmp_path / "context").exists()
+
+
+@pytest.mark.parametrize("image", ["team/name:1.0", "ghcr.io/team/na-me", "localhost:5000/name", "a__b.c"])
+def test_names_that_docker_takes(trained_model, tmp_path, image):
+    write_context(Request(trained_model.folder, "brats", modalities=MODALITIES, image=image), tmp_path / "context")
+    cube = yaml.safe_load((tmp_path / "context/mlcube.yaml").read_text())
+    assert (cube["name"], cube["docker"]["image"]) == (image, image)
+    assert f"--tag {image} " in (tmp_path / "context/test_run.sh").read_text()
+
+
+def test_the_mlcube(trained_model, tmp_path):
+    write_context(Request(trained_model.folder, "brats", modalities=MODALITIES), tmp_path / "context")
+    cube = yaml.safe_load((tmp_path / "context/mlcube.yaml").read_text())
+    assert cube["description"] == "nnUNetTrainerUMambaBot, 3d_fullres, trained on Dataset901_Tiny"
+    assert cube["platform"] == {"accelerator_count": 1}
+    assert cube["docker"] == {
+        "image": "nnunetv2-mamba",
+        "build_context": ".",
+        "build_file": "Dockerfile",
+        "gpu_args": "--gpus=1",
+    }
+    assert cube["tasks"]["infer"]["parameters"] == {
+        "inputs": {"data_path": {"type": "directory", "default": "data"}},
+        "outputs": {"output_path": {"type": "directory", "default": "predictions"}},
+    }
+
+
+def test_folds_beyond_nnunets_five(model, tmp_path):
+    (model / "fold_1").rename(model / "fold_7")
+    shutil.copytree(model / "fold_0", model / "fold_10")
+    (model / "fold_old").mkdir()
+    assert write_context(Request(model, "flare"), tmp_path / "all").folds == ("0", "7", "10")
+    assert write_context(Request(zipped(model, tmp_path / "m.zip"), "flare"), tmp_path / "zip").folds == (
+        *("0", "7", "10"),
+    )
+    assert write_context(Request(model, "flare", folds=["7"]), tmp_path / "one").folds == ("7",)
+
+
+def package_with(packages, model, output):
+    """Package in a process that finds nnU-Net in the folder ``packages``; its exit code and errors."""
+    done = subprocess.run(
+        [sys.executable, "-m", "nnunetv2_mamba", "package", model, "--for", "flare", "--folds", "0", "-o", output],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([str(packages), str(Path(nnunetv2_mamba.__file__).parents[1])]),
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+def test_a_trainer_copied_into_nnunet_is_refused(model, tmp_path):
+    installed = distribution("nnunetv2")
+    (information,) = {file.parts[0] for file in installed.files if file.name == "METADATA"}
+    site = tmp_path / "site"
+    for name in ("nnunetv2", information):
+        shutil.copytree(installed.locate_file(name), site / name, ignore=shutil.ignore_patterns("__pycache__"))
+    trainers = site / "nnunetv2/training/nnUNetTrainer"
+    (trainers / "nnUNetTrainerMine.py").write_text(
+        "from nnunetv2_mamba.trainers import nnUNetTrainerUMambaBot\n\n\n"
+        "class nnUNetTrainerMine(nnUNetTrainerUMambaBot):\n    pass\n"
+    )
+    mine = shutil.copytree(model, tmp_path / "mine")
+    recheckpoint(mine, lambda content: content.update(trainer_name="nnUNetTrainerMine"))
+    code, errors = package_with(site, mine, tmp_path / "context")
+    assert code == 1
+    assert "nnUNetTrainerMine comes from nnunetv2.training.nnUNetTrainer.nnUNetTrainerMine, which the" in errors
+    assert not (tmp_path / "context").exists()
+
+
+@pytest.mark.parametrize(
+    ("origin", "there"),
+    [
+        ('{"url": "file:///home/me/nnUNet", "dir_info": {"editable": true}}', False),
+        ('{"url": "https://example.org/me/nnUNet", "vcs_info": {"vcs": "git", "commit_id": "0"}}', False),
+        ('{"url": "file:///wheels/nnunetv2-2.8.1-py3-none-any.whl", "archive_info": {}}', True),
+        (None, True),
+    ],
+)
+def test_an_nnunet_that_is_no_release_has_nothing_that_the_container_has(monkeypatch, origin, there):
+    monkeypatch.setattr(type(distribution("nnunetv2")), "read_text", readable_origin(origin))
+    assert module._in_the_container(nnUNetTrainer.__module__) is there
+
+
+def readable_origin(origin):
+    original = Distribution.at(Path("/")).read_text.__func__
+
+    def read_text(self, name):
+        return origin if name == "direct_url.json" else original(self, name)
+
+    return read_text
 
 
 def test_pickled_objects_are_not_run(model, tmp_path, capsys):
