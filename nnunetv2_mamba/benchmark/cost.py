@@ -62,11 +62,10 @@ class CostRecord:
         trainer = self.trainer
         epochs = list(self.content["epochs"].values())
         joules = [epoch["joules"] for epoch in epochs]
-        cost = network_cost(type(trainer), trainer.plans_manager, trainer.configuration_name, trainer.dataset_json)
         content = {
             **asdict(run),
             "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
-            "flops": cost.flops,
+            "flops": self._flops(),
             "seconds_per_epoch": statistics.median(epoch["seconds"] for epoch in epochs) if epochs else None,
             "epochs": trainer.num_epochs,
             "iterations_per_epoch": trainer.num_iterations_per_epoch,
@@ -74,10 +73,20 @@ class CostRecord:
             "peak_memory": self.content["peak_memory"],
             "energy_joules": None if not joules or None in joules else sum(joules),
             "device": device_name(trainer.device),
+            "device_type": trainer.device.type,
             "threads": threads,
             "versions": versions(),
         }
         write_json(content, self.file.with_name(COST))
+
+    def _flops(self) -> int | None:
+        trainer = self.trainer
+        arguments = (trainer.plans_manager, trainer.configuration_name, trainer.dataset_json)
+        try:
+            return network_cost(type(trainer), *arguments).flops
+        except Exception as error:  # what any network may raise on tensors without data; the training is finished
+            trainer.print_to_log_file(f"FLOPs cannot be counted: {type(error).__name__}: {error}")
+            return None
 
 
 def peak_memory(device: torch.device) -> dict[str, int | None]:

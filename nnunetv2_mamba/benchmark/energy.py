@@ -38,9 +38,10 @@ def _gpu_counter():
 
 
 def _cpu_counter():
-    files = sorted(_RAPL.glob("intel-rapl:*/energy_uj"))  # of packages; their parts are one level down
-    files = [file for file in files if file.parent.name.count(":") == 1]
+    # Not the parts of packages, nor the zone psys of the whole machine, in which the packages are too
+    files = sorted(_RAPL.glob("intel-rapl:*/energy_uj"))
     try:
+        files = [file for file in files if (file.parent / "name").read_text().startswith("package")]
         limits = [int((file.parent / "max_energy_range_uj").read_text()) for file in files]
         last = [int(file.read_text()) for file in files]
     except OSError:  # only root may read it on most machines

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import statistics
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -23,32 +22,47 @@ _EPOCHS, _ITERATIONS, _VALIDATION_ITERATIONS = 1000, 250, 50  # nnU-Net's
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds for the epochs of a run, without the validation at its end, and where the number comes from."""
+    """Seconds for the epochs of a run that are left, without the validation at its end, and where the number comes
+    from; None where nothing tells."""
 
-    seconds: float
+    seconds: float | None
     source: str
 
 
 def estimate(sweep: Sweep, folder: Path) -> dict[str, Estimate]:
-    """For every unfinished run by name. Measured where a run with the same model and budget is finished."""
-    costs = _costs(sweep.runs, folder)
+    """For every unfinished run by name. Measured where a run with the same model and budget is finished, on a device of
+    the same type with the same number of threads."""
+    costs = _costs(sweep, folder)
     left = [run for run in sweep.runs if not run.finished(folder)]
-    return {run.name: _estimate(run, sweep, costs) for run in left}
+    return {run.name: _estimate(run, sweep, costs, run.epochs_done(folder)) for run in left}
 
 
-def _costs(runs: Iterable[Run], folder: Path) -> list[tuple[Run, float]]:
-    finished = [run for run in runs if run.finished(folder)]
-    return [(run, json.loads((run.folder(folder) / COST).read_text())["seconds_per_epoch"]) for run in finished]
+def _costs(sweep: Sweep, folder: Path) -> list[tuple[Run, float, str]]:
+    """Seconds per epoch and the device's name."""
+    finished = [run for run in sweep.runs if run.finished(folder)]
+    costs = [(run, json.loads((run.folder(folder) / COST).read_text(encoding="utf-8"))) for run in finished]
+    return [
+        (run, cost["seconds_per_epoch"], cost.get("device", "unknown"))
+        for run, cost in costs
+        if cost.get("seconds_per_epoch") is not None
+        and cost.get("device_type", sweep.machine.device) == sweep.machine.device  # older versions did not write it
+        and cost.get("threads") == sweep.machine.threads
+    ]
 
 
-def _estimate(run: Run, sweep: Sweep, costs: list[tuple[Run, float]]) -> Estimate:
-    epochs = run.budget.epochs or _trainers_epochs(run.trainer)
-    measured = [seconds for other, seconds in costs if (other.dataset, other.model) == (run.dataset, run.model)]
+def _estimate(run: Run, sweep: Sweep, costs: list[tuple[Run, float, str]], done: int) -> Estimate:
+    epochs = max(0, (run.budget.epochs or _trainers_epochs(run.trainer)) - done)
+    measured = [cost for other, *cost in costs if (other.dataset, other.model) == (run.dataset, run.model)]
     if measured:
-        return Estimate(epochs * statistics.median(measured), "measured")
+        devices = ", ".join(sorted({device for _, device in measured}))
+        return Estimate(epochs * statistics.median(seconds for seconds, _ in measured), f"measured on {devices}")
     if run.name in sweep.declared:
         return Estimate(epochs * sweep.declared[run.name], "declared")
-    return Estimate(epochs * _epoch_flops(run) / _throughput(sweep.machine), "rough, from FLOPs")
+    try:
+        flops = _epoch_flops(run)
+    except Exception as error:  # what any network may raise on tensors without data
+        return Estimate(None, f"its FLOPs cannot be counted: {type(error).__name__}: {error}")
+    return Estimate(epochs * flops / _throughput(sweep.machine), "rough, from FLOPs")
 
 
 def _epoch_flops(run: Run) -> float:
@@ -88,17 +102,22 @@ def describe(sweep: Sweep, folder: Path) -> list[str]:
     lines = []
     for run in sweep.runs:
         found = estimates.get(run.name)
-        state = "finished" if found is None else f"{found.seconds / 3600:.2f} h ({found.source})"
+        state = "finished" if found is None else f"{_hours(found.seconds)} ({found.source})"
         lines.append(f"{run.name}  {state}")
-    total = sum(found.seconds for found in estimates.values()) / 3600
+    total = sum(found.seconds or 0 for found in estimates.values()) / 3600
+    unknown = sum(found.seconds is None for found in estimates.values())
     rough = any(found.source.startswith("rough") for found in estimates.values())
     lines.append(
         f"{len(sweep.runs)} runs, {len(sweep.runs) - len(estimates)} finished; about {total:.1f} {unit} left for "
         f"training, {sweep.machine.jobs or 'all' if sweep.slurm is not None else sweep.machine.jobs or 1} at a time; "
-        "the validation of each fold comes on top"
+        "the validation of each fold comes on top" + (f", and {unknown} runs of unknown length" if unknown else "")
     )
     if rough:
         lines.append(
             "Rough numbers assume a throughput ([machine] flops_per_second); they may be off by several times."
         )
     return lines
+
+
+def _hours(seconds: float | None) -> str:
+    return "unknown" if seconds is None else f"{seconds / 3600:.2f} h"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def summary(runs: Iterable[Run], folder: Path) -> str:
         return "no run is finished"
     table = scores(runs, folder)
     dice = table[table["label"] == "foreground mean"].groupby(_MODEL, sort=False)["dice"]
-    costs = pd.DataFrame([_cost(run, folder) for run in runs]).groupby(_MODEL, sort=False).median(numeric_only=True)
+    costs = pd.DataFrame([_cost(run, folder) for run in runs]).groupby(_MODEL, sort=False).median()
     lines = [
         "| data set | configuration | plans | trainer | runs | mean Dice | parameters | GFLOP | s / epoch | memory |",
         "|---" * 10 + "|",
@@ -43,8 +44,9 @@ def summary(runs: Iterable[Run], folder: Path) -> str:
     for model, values in dice:
         cost = costs.loc[model]
         lines.append(
-            f"| {' | '.join(model)} | {len(values)} | {values.mean():.4f} | {cost['parameters'] / 1e6:.1f} M "
-            f"| {cost['flops'] / 1e9:.1f} | {cost['seconds_per_epoch']:.1f} | {cost['memory'] / 2**30:.2f} GiB |"
+            f"| {' | '.join(model)} | {len(values)} | {values.mean():.4f} "
+            f"| {_known(cost['parameters'] / 1e6, '.1f', ' M')} | {_known(cost['flops'] / 1e9, '.1f')} "
+            f"| {_known(cost['seconds_per_epoch'], '.1f')} | {_known(cost['memory'] / 2**30, '.2f', ' GiB')} |"
         )
     return "\n".join(lines)
 
@@ -58,7 +60,12 @@ def _scores(run: Run, folder: Path) -> list[tuple[Any, ...]]:
 
 def _cost(run: Run, folder: Path) -> dict[str, Any]:
     cost = json.loads((run.folder(folder) / COST).read_text(encoding="utf-8"))
-    peak = cost["peak_memory"]
-    memory = peak.get("allocated_bytes") or peak.get("process_bytes")  # of the GPU where there is one
-    names = (*_MODEL, "parameters", "flops", "seconds_per_epoch")
-    return {**{name: cost[name] for name in names}, "memory": memory}
+    peak = cost.get("peak_memory") or {}
+    numbers = {name: cost.get(name) for name in ("parameters", "flops", "seconds_per_epoch")}
+    numbers["memory"] = peak.get("allocated_bytes") or peak.get("process_bytes")  # of the GPU where there is one
+    model = {name: getattr(run, name) for name in _MODEL}
+    return model | {name: float("nan") if value is None else float(value) for name, value in numbers.items()}
+
+
+def _known(value: float, form: str, unit: str = "") -> str:
+    return "unknown" if math.isnan(value) else f"{value:{form}}{unit}"

@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from sweep_cases import RUN
 
 from nnunetv2_mamba.benchmark import cost
 from nnunetv2_mamba.benchmark.cost import CostRecord
@@ -29,7 +31,7 @@ class StandIn:
         self.inference_allowed_mirroring_axes = (0, 1, 2)
         self.log, self.drawn, self.mirrored = [], [], None
 
-    def print_to_log_file(self, *words, add_timestamp):
+    def print_to_log_file(self, *words, add_timestamp=True):
         self.log.append(words)
 
     def on_epoch_start(self):
@@ -41,6 +43,10 @@ class StandIn:
     def perform_actual_validation(self, save_probabilities=False):
         self.mirrored = self.inference_allowed_mirroring_axes
 
+    @staticmethod
+    def build_network_architecture(*_):
+        return LooksAtItsInput()
+
     def save_checkpoint(self, filename):
         Path(filename).write_text("half")
         if self.current_epoch == 1:
@@ -50,6 +56,16 @@ class StandIn:
     def epoch(self):
         self.on_epoch_start()
         self.on_epoch_end()
+
+
+class LooksAtItsInput(torch.nn.Conv3d):
+    """Cannot be traced on tensors without data."""
+
+    def __init__(self):
+        super().__init__(2, 3, 1)
+
+    def forward(self, x):
+        return super().forward(x if x.max() > 0 else -x)
 
 
 def test_budget(tmp_path):
@@ -108,6 +124,20 @@ def test_measurements_outlive_interruptions_and_count_an_epoch_once(tmp_path, mo
     assert content["peak_memory"] == {"allocated_bytes": None, "process_bytes": 400}
 
 
+def test_a_network_that_cannot_be_traced_keeps_its_finished_training(tiny_dataset, tmp_path):
+    trainer = StandIn(tmp_path)
+    record = CostRecord(trainer)
+    trainer.epoch()
+    trainer.network = LooksAtItsInput()
+    trainer.plans_manager = PlansManager(tiny_dataset.plans("nnUNetPlans"))
+    trainer.dataset_json = tiny_dataset.dataset_json()
+    trainer.configuration_manager = trainer.plans_manager.get_configuration("3d_fullres")
+    record.write(RUN, threads=1)
+    written = json.loads((tmp_path / "cost.json").read_text())
+    assert written["flops"] is None and written["parameters"] == 9 and written["seconds_per_epoch"] > 0
+    assert "FLOPs cannot be counted: DataDependentOutputException" in str(trainer.log)
+
+
 def test_energy_counters_that_wrap(tmp_path, monkeypatch):
     from nnunetv2_mamba.benchmark import energy
 
@@ -116,12 +146,15 @@ def test_energy_counters_that_wrap(tmp_path, monkeypatch):
         package.mkdir()
         (package / "max_energy_range_uj").write_text("1000000")
         (package / "energy_uj").write_text("900000")
-    part = tmp_path / "intel-rapl:0:0"  # of package 0
-    part.mkdir()
-    (part / "energy_uj").write_text("77")
+        (package / "name").write_text(f"package-{number}\n")
+    for zone, name in (("intel-rapl:0:0", "core"), ("intel-rapl:2", "psys")):  # of a package, and of all
+        (tmp_path / zone).mkdir()
+        (tmp_path / zone / "name").write_text(f"{name}\n")
+        (tmp_path / zone / "energy_uj").write_text("77")
     monkeypatch.setattr(energy, "_RAPL", tmp_path)
     meter = energy.EnergyMeter(torch.device("cpu"))
     before = meter.joules()
+    assert before == pytest.approx(1.8)
     (tmp_path / "intel-rapl:0" / "energy_uj").write_text("100000")
     assert meter.joules() - before == pytest.approx(0.2)
     monkeypatch.setattr(energy, "_RAPL", tmp_path / "none")
