@@ -1,0 +1,109 @@
+"""``test_run.sh`` of every platform with a ``docker`` that writes down how it is called."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import MODALITIES
+
+from nnunetv2_mamba.packaging import context
+from nnunetv2_mamba.packaging.context import Request, write_context
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the scripts are for Linux")
+DOCKER = """#!/usr/bin/env bash
+printf '%s\\t' "$@" >> "$LOG"
+for argument; do case "$argument" in
+    *:/opt/ml/model:ro) ls "${argument%%:*}" | tr '\\n' '\\t' >> "$LOG" ;;
+esac; done
+echo >> "$LOG"
+"""
+
+
+@pytest.fixture
+def docker(trained_model, tmp_path, monkeypatch):
+    """Package, run the script and return what Docker is told, call by call."""
+    monkeypatch.setattr(context, "write_wheel", lambda folder: folder / "nnunetv2_mamba.whl")
+    monkeypatch.setattr(context, "pinned_requirements", lambda wheel: ["torch==2.4.0"])
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "docker").write_text(DOCKER)
+    (tmp_path / "bin" / "docker").chmod(0o755)
+    (tmp_path / "all inputs").mkdir()
+
+    def run(platform: str, *arguments: str, **options) -> list[list[str]]:
+        folder = tmp_path / "my context"
+        write_context(Request(trained_model.folder, platform, image="team/name:1", **options), folder)
+        done = subprocess.run(
+            [folder / "test_run.sh", tmp_path / "all inputs", tmp_path / "new" / "output", *arguments],
+            env={"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "LOG": str(tmp_path / "log")},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        calls = [line.rstrip("\t").split("\t") for line in (tmp_path / "log").read_text().splitlines()]
+        build = ["build", "--platform=linux/amd64", "--tag", "team/name:1", str(folder)]
+        assert calls.pop(0) == build
+        return calls
+
+    return run
+
+
+def volume(path: Path, target: str) -> list[str]:
+    return ["--volume", f"{path}:{target}"]
+
+
+def test_flare(docker, tmp_path):
+    assert docker("flare") == [
+        ["run", "--rm", "--platform=linux/amd64", "--network", "none", "--gpus", "device=0", "--memory=28g"]
+        + ["--shm-size=2g"]
+        + volume(tmp_path / "all inputs", "/workspace/inputs/:ro")
+        + volume(tmp_path / "new/output", "/workspace/outputs/")
+        + ["team/name:1", "/bin/bash", "-c", "sh predict.sh"]
+    ]
+    assert (tmp_path / "new/output").stat().st_mode & 0o007 == 0o007
+
+
+@pytest.mark.parametrize(
+    ("year", "mounts", "arguments"),
+    [
+        ([], ("/input:ro", "/output"), []),
+        (["2025"], ("/input:ro", "/output"), []),
+        (
+            ["2024"],
+            ("/mlcube_io0:ro", "/mlcube_io2"),
+            ["infer", "--data_path=/mlcube_io0", "--output_path=/mlcube_io2"],
+        ),
+    ],
+)
+def test_brats(docker, tmp_path, year, mounts, arguments):
+    (call,) = docker("brats", *year, modalities=MODALITIES, gpu=False)
+    user = call.pop(call.index("--user") + 1)
+    assert user == ":".join(
+        subprocess.run(["id", flag], capture_output=True, text=True).stdout.strip() for flag in ("-u", "-g")
+    )
+    assert call == (
+        ["run", "--rm", "--platform=linux/amd64", "--network", "none", "--memory=30g", "--shm-size=4g", "--user"]
+        + volume(tmp_path / "all inputs", mounts[0])
+        + volume(tmp_path / "new/output", mounts[1])
+        + ["team/name:1", *arguments]
+    )
+
+
+def test_grand_challenge(docker, tmp_path):
+    interfaces = ["o=output", *(f"mri-{channel}={channel}" for channel in range(4))]
+    (call,) = docker("grand-challenge", interfaces=interfaces)
+    *call, dataset, fold_0, fold_1, plans = call  # what is in the folder of the model
+    assert (dataset, fold_0, fold_1, plans) == ("dataset.json", "fold_0", "fold_1", "plans.json")
+    model = Path(call[-2].split(":")[0])
+    assert call == (
+        ["run", "--rm", "--platform=linux/amd64", "--network", "none", "--gpus", "all", "--memory=30g"]
+        + ["--shm-size=2g", "--pids-limit=256", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
+        + volume(tmp_path / "all inputs", "/input:ro")
+        + volume(tmp_path / "new/output", "/output")
+        + ["--volume", "/tmp"]
+        + volume(model, "/opt/ml/model:ro")
+        + ["team/name:1"]
+    )
+    assert not model.exists()
+    assert (tmp_path / "new/output").stat().st_mode & 0o007 == 0o007
