@@ -23,7 +23,8 @@ def read_geometry(files: Sequence[Path]) -> SimpleITK.ImageFileReader:
 
     Raises:
         FileNotFoundError: naming a file that is missing.
-        ValueError: naming a file that cannot be read, is no 3D image of one channel, has no voxels, or lies elsewhere than the first.
+        ValueError: naming a file that cannot be read, is no 3D image of one channel, has no voxels, or lies elsewhere
+            than the first.
     """
     headers = [_read_header(file) for file in files]
     for file, header in zip(files[1:], headers[1:], strict=True):

@@ -15,9 +15,11 @@ import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+from nnunetv2_mamba.architectures.reference_weights.state import read_plain
+
 from .images import as_nifti, check_complete, check_finite, read_geometry
 from .settings import Choices
-from .time_budget import Guard, Plan, ladder
+from .time_budget import MARGIN, Guard, Plan, ladder
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -46,12 +48,15 @@ class CasePredictor:
     def __init__(self, folder: Path, choices: Choices, device: str, clock: Callable[[], float] = time.perf_counter):
         self._choices, self._clock = choices, clock
         self._tiles = _Tiles(choices, device, clock)
-        self._tiles.initialize_from_trained_model_folder(str(folder), choices.folds, choices.checkpoint)
-        self._folds = self._tiles.list_of_parameters
+        self._folds = self._tiles.load_folds(folder, choices)
 
     @property
     def n_channels(self) -> int:
         return len(self._tiles.dataset_json["channel_names"])
+
+    def warm_up(self) -> None:
+        """Run a pass before the first case, for what is compiled or chosen on first use; times it for the budget."""
+        self._tiles.warm_up()
 
     def segment(self, files: Sequence[Path], started: float | None = None) -> Segmentation:
         """Segment one case.
@@ -98,9 +103,10 @@ class CasePredictor:
         asked = Plan(len(self._folds), self._choices.mirroring, self._choices.step_size)
         if self._choices.time_budget is None:
             return self._run(asked, data), str(asked), True
-        finishing = reading + self._resampling_seconds(properties, data)
-        guard = Guard(started + self._choices.time_budget - finishing, self._clock)
-        self._tiles.pilot(data, guard)
+        finishing = (reading + self._resampling_seconds(properties, data)) * MARGIN
+        deadline = started + self._choices.time_budget - finishing
+        guard = Guard(deadline, self._clock)
+        self._tiles.pilot(guard, deadline)
         plans = ladder(asked)
         cheapest = plans[-1]
         chosen = guard.choose(plans, lambda plan: self._passes(plan, data))
@@ -142,7 +148,25 @@ class _Tiles(nnUNetPredictor):
         super().__init__(device=torch.device(device), allow_tqdm=False)
         self._dtype, self._clock = _DTYPES.get(choices.precision), clock
         self.guard: Guard | None = None
-        self._warm = False
+        self._pass_seconds: float | None = None
+
+    def load_folds(self, folder: Path, choices: Choices) -> list[dict[str, torch.Tensor]]:
+        """Make the network and load each fold's weights into it, those of the first last; return them all."""
+        for fold in choices.folds:
+            file = Path(f"fold_{fold}") / choices.checkpoint
+            try:
+                if self.network is None:
+                    self.initialize_from_trained_model_folder(str(folder), (fold,), choices.checkpoint)
+                else:
+                    self.list_of_parameters.append(read_plain(folder / file)["network_weights"])
+                    self.load_weights(self.list_of_parameters[-1])
+            except (RuntimeError, KeyError, TypeError) as error:
+                raise ValueError(f"{file} is damaged, or its weights do not fit the network: {error}") from error
+        self.load_weights(self.list_of_parameters[0])
+        return self.list_of_parameters
+
+    def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
+        getattr(self.network, "_orig_mod", self.network).load_state_dict(weights)  # where nnUNet_compile is set
 
     def n_tiles(self, data: torch.Tensor, step_size: float) -> int:
         self.tile_step_size = step_size
@@ -154,20 +178,28 @@ class _Tiles(nnUNetPredictor):
     def passes_per_tile(self, mirroring: bool) -> int:
         return 2 ** len(self.allowed_mirroring_axes or ()) if mirroring else 1
 
+    def warm_up(self) -> None:
+        self._pass_seconds = self._time_a_pass()
+
+    def pilot(self, guard: Guard, deadline: float) -> None:
+        """Time a pass for the guard; where no time is left for one, what the last one took has to do."""
+        if self._pass_seconds is None:
+            self.warm_up()
+        if deadline - self._clock() > self._pass_seconds:
+            self._pass_seconds = self._time_a_pass()
+        guard.record(self._pass_seconds, passes=1)
+
     @torch.inference_mode()
-    def pilot(self, data: torch.Tensor, guard: Guard) -> None:
-        """Time a pass; before the first of all, one that is not timed, for what is compiled or chosen on first use."""
-        self.network.load_state_dict(self.list_of_parameters[0])
+    def _time_a_pass(self) -> float:
+        self.load_weights(self.list_of_parameters[0])
         self.network.to(self.device).eval()
         self.use_mirroring = False
-        tile = torch.zeros((1, data.shape[0], *self.configuration_manager.patch_size), device=self.device)
+        channels = len(self.dataset_json["channel_names"])
+        tile = torch.zeros((1, channels, *self.configuration_manager.patch_size), device=self.device)
         with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():  # as nnU-Net around its tiles
-            if not self._warm:
-                self._finished(tile)
-                self._warm = True
             begin = self._clock()
             self._finished(tile)
-        guard.record(self._clock() - begin, passes=1)
+            return self._clock() - begin
 
     @torch.inference_mode()
     def _internal_maybe_mirror_and_predict(self, x: torch.Tensor) -> torch.Tensor:
@@ -207,7 +239,7 @@ def _read(files: Sequence[Path], reader) -> tuple[np.ndarray, dict]:
         ]
         try:
             array, properties = reader.read_images([str(file) for file in readable])
-        except (RuntimeError, OSError, EOFError) as error:
+        except Exception as error:  # each reader's library has its own
             names = ", ".join(str(file) for file in files)
             raise ValueError(f"{names} cannot be read: {str(error).strip() or 'on different grids'}") from error
     check_finite(array, files)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from . import adapters
@@ -14,7 +15,8 @@ from .settings import Settings
 def main(argv: list[str] | None = None) -> int:
     """Segment all cases and return the exit code: 0, or 1 when a case failed or there was none.
 
-    A case that fails is said on standard error with the name of the file, and the others go on.
+    A case that fails is said on standard error with the name of the file, and the others go on. What nobody foresaw
+    comes with a traceback.
     """
     started = time.perf_counter()
     args = _parser().parse_args(argv)
@@ -24,14 +26,14 @@ def main(argv: list[str] | None = None) -> int:
         output = args.output or adapter.OUTPUT
         cases = adapter.find_cases(args.input or adapter.INPUT, output, settings)
         predictor = _predictor(args.weights or Path(settings.model), settings)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except Exception as error:  # all that a model's or a user's files may do; one line and exit code 1
         return _failure("inference", error)
     failed = 0
     for case in cases:
         try:
             _segment(case, predictor, started)
-        except (OSError, ValueError, RuntimeError) as error:
-            failed += _failure(case.name, error)
+        except Exception as error:  # one case must not take the others with it
+            failed += _failure(case.name, error, case)
         started = time.perf_counter()
     print(f"{len(cases) - failed} of {len(cases)} cases done", flush=True)
     return 1 if failed else 0
@@ -53,12 +55,31 @@ def _predictor(model: Path, settings: Settings):
 
     from .predictor import CasePredictor
 
-    return CasePredictor(model, settings.choices, "cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if settings.gpu and device == "cpu":
+        print(f"inference: NO GPU, so it runs on the CPU, many times slower: {_why_no_gpu()}", file=sys.stderr)
+    predictor = CasePredictor(model, settings.choices, device)
+    if settings.choices.time_budget is not None:
+        predictor.warm_up()
+    print(f"on {torch.cuda.get_device_name() if device == 'cuda' else 'the CPU'}", flush=True)
+    return predictor
+
+
+def _why_no_gpu() -> str:
+    import torch
+
+    try:
+        torch.cuda.init()  # says what is_available() keeps to itself: no device, or a driver too old for this CUDA
+    except (AssertionError, RuntimeError) as error:
+        return " ".join(str(error).split())
+    return f"PyTorch {torch.__version__} sees no device"
 
 
 def _segment(case: adapters.Case, predictor, started: float) -> None:
     from .images import write_atomically
 
+    if case.problem:
+        raise ValueError(case.problem)
     result = predictor.segment(case.images, started)
     write_atomically(result.image, case.output)
     print(f"{case.name}: {case.output}, {result.how}, {time.perf_counter() - started:.1f} s", flush=True)
@@ -66,8 +87,14 @@ def _segment(case: adapters.Case, predictor, started: float) -> None:
         print(f"{case.name}: INCOMPLETE: the time budget is too small; a part is left background", file=sys.stderr)
 
 
-def _failure(name: str, error: Exception) -> int:
-    print(f"{name}: FAILED: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+def _failure(name: str, error: Exception, case: adapters.Case | None = None) -> int:
+    message = " ".join(str(error).split())
+    if not isinstance(error, (OSError, ValueError)):
+        traceback.print_exception(error)
+        message = f"{type(error).__name__}: {message}"
+    if case and not any(str(file) in message for file in (*case.images, case.output)):
+        message += f" ({', '.join(map(str, case.images))})"
+    print(f"{name}: FAILED: {message}", file=sys.stderr, flush=True)
     return 1
 
 

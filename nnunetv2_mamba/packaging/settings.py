@@ -35,7 +35,7 @@ class Choices:
             raise ValueError(f"step_size must be above 0 and at most 1, got {self.step_size}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}")
-        if self.time_budget is not None and self.time_budget <= 0:
+        if self.time_budget is not None and not self.time_budget > 0:  # NaN is neither
             raise ValueError(f"time_budget must be above 0 seconds, got {self.time_budget}")
 
 
@@ -49,13 +49,23 @@ class Settings:
             BraTS modalities. Empty for FLARE, whose files are numbered.
         output: folder of grand-challenge's output socket below ``/output``, as ``images/organs``.
         model: folder of the model in the container.
+        n_channels: of the model.
+        gpu: whether the image has CUDA, so that running on the CPU would be a surprise.
     """
 
     platform: str
     channels: tuple[str, ...] = ()
     output: str = ""
     model: str = "/opt/ml/model"
+    n_channels: int = 1
+    gpu: bool = False
     choices: Choices = field(default_factory=Choices)
+
+    def __post_init__(self):
+        if self.platform not in PLATFORMS:
+            raise ValueError(f"platform must be one of {', '.join(PLATFORMS)}, got {self.platform!r}")
+        if self.n_channels < 1:
+            raise ValueError(f"n_channels must be at least 1, got {self.n_channels}")
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
@@ -72,5 +82,5 @@ class Settings:
             choices = document.pop("choices")
             choices = Choices(**{**choices, "folds": tuple(choices["folds"])})
             return cls(**{**document, "channels": tuple(document["channels"])}, choices=choices)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a container's settings: {error!r}") from error

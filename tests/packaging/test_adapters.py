@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import layouts
 import pytest
@@ -85,18 +86,53 @@ def test_brats_tells_modalities_by_their_names(name, modality):
 
 
 def test_flare_strips_the_channel(tmp_path, files):
-    folder = layouts.flare(tmp_path / "inputs", {"FLARETs_0002": files, "FLARETs_0001": files[:1]})
-    (folder / "notes.txt").touch()
+    folder = layouts.flare(tmp_path / "inputs", {"FLARETs_0002": files[:1], "FLARETs_0001": files[:1]})
+    for name in ("notes.txt", "._FLARETs_0001_0000.nii.gz", ".DS_Store"):
+        (folder / name).touch()
     cases = find("flare", folder, tmp_path / "outputs")
-    assert [(case.name, len(case.images)) for case in cases] == [("FLARETs_0001", 1), ("FLARETs_0002", 2)]
+    assert [(case.name, len(case.images), case.problem) for case in cases] == [
+        ("FLARETs_0001", 1, ""),
+        ("FLARETs_0002", 1, ""),
+    ]
     assert cases[0].output == tmp_path / "outputs/FLARETs_0001.nii.gz"
 
 
-def test_flare_lists_a_channel_that_is_missing_before_another(tmp_path, files):
+@pytest.mark.parametrize("missing", [0, 1])
+def test_flare_lists_a_channel_that_is_missing(tmp_path, files, missing):
     folder = layouts.flare(tmp_path / "inputs", {"a": files})
-    (folder / "a_0000.nii.gz").unlink()
-    (case,) = find("flare", folder, tmp_path)
+    (folder / f"a_{missing:04d}.nii.gz").unlink()
+    (case,) = find("flare", folder, tmp_path, n_channels=2)
     assert [file.name for file in case.images] == ["a_0000.nii.gz", "a_0001.nii.gz"]
+
+
+def test_flare_names_a_channel_too_many(tmp_path, files):
+    (case,) = find("flare", layouts.flare(tmp_path / "inputs", {"a": files}), tmp_path)
+    assert case.problem.endswith("a_0001.nii.gz is a channel too many: the model takes 1, from _0000 on")
+
+
+@pytest.mark.parametrize("name", ["forgotten.nii.gz", "plain_0000.nii", "UPPER_0000.NII.GZ"])
+@pytest.mark.parametrize("alone", [True, False])
+def test_images_of_other_names_are_not_missed(tmp_path, files, name, alone):
+    for platform, layout, settings in (
+        ("flare", layouts.flare, {}),
+        ("brats", lambda folder, cases: layouts.brats(folder, ["t1n"], cases), {"channels": ("t1n",)}),
+    ):
+        folder = layout(tmp_path / platform, {"case": files[:1]})
+        if alone:
+            shutil.rmtree(folder)
+            folder.mkdir()
+        (folder / name).write_bytes(files[0].read_bytes())
+        cases = find(platform, folder, tmp_path, **settings)
+        assert [case.name for case in cases if case.problem] == [name]
+        assert [case.name for case in cases if not case.problem] == ([] if alone else ["case"])
+        assert all(f"{folder / name} is not" in case.problem for case in cases if case.problem)
+
+
+def test_grand_challenge_takes_no_hidden_file_for_an_image(tmp_path, files):
+    folder = layouts.grand_challenge(tmp_path / "input", ["ct"], files[:1])
+    (folder / "images/ct/._6f1c-0.mha").touch()
+    (case,) = find("grand-challenge", folder, tmp_path, output="images/organs")
+    assert case.images[0].name == "6f1c-0.mha"
 
 
 @pytest.mark.parametrize("platform", ["brats", "flare"])

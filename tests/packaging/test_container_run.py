@@ -1,6 +1,8 @@
 """The entry point as its own process, with nothing of this environment but the packages."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,10 +10,12 @@ from pathlib import Path
 import layouts
 import numpy as np
 import pytest
+import torch
 from conftest import MODALITIES
 
 import nnunetv2_mamba
 from nnunetv2_mamba._register import DISCOVERY
+from nnunetv2_mamba.packaging.predictor import CasePredictor
 from nnunetv2_mamba.packaging.run import main
 from nnunetv2_mamba.packaging.settings import Choices, Settings
 
@@ -67,8 +71,60 @@ def test_brats_in_a_clean_process(settings, trained_model, tmp_path):
 def test_one_case_of_flare(settings, trained_model, tmp_path):
     inputs = layouts.flare(tmp_path / "inputs", {"case_0": trained_model.cases["case_0"]})
     output = tmp_path / "outputs"
-    assert main([str(settings("flare")), "--input", str(inputs), "--output", str(output)]) == 0
+    assert main([str(settings("flare", n_channels=4)), "--input", str(inputs), "--output", str(output)]) == 0
     assert layouts.geometry(output / "case_0.nii.gz") == layouts.geometry(inputs / "case_0_0000.nii.gz")
+
+
+def test_a_case_that_fails_is_named_and_the_others_go_on(settings, trained_model, tmp_path, capsys, monkeypatch):
+    """Channels missing and too many, a file of no case, and a fault that nobody foresaw."""
+    cases = dict(zip("abcd", [trained_model.cases["case_0"]] * 4, strict=True))
+    inputs = layouts.flare(tmp_path / "inputs", cases)
+    (inputs / "a_0003.nii.gz").unlink()
+    shutil.copy(inputs / "b_0000.nii.gz", inputs / "b_0004.nii.gz")
+    shutil.copy(inputs / "b_0000.nii.gz", inputs / "E_0000.NII.GZ")
+    preprocess = CasePredictor._preprocess
+    calls = iter(range(9))
+
+    def fail_once(self, *arguments):
+        return preprocess(self, *arguments) if next(calls) else {}["no such key"]
+
+    monkeypatch.setattr(CasePredictor, "_preprocess", fail_once)
+    arguments = [str(settings("flare", n_channels=4)), "--input", str(inputs), "--output", str(tmp_path / "outputs")]
+    assert main(arguments) == 1
+    said = capsys.readouterr()
+    failures = {line.partition(":")[0]: line for line in said.err.splitlines() if "FAILED" in line}
+    assert list(failures) == ["a", "b", "c", "E_0000.NII.GZ"]
+    assert f"{inputs / 'a_0003.nii.gz'} is missing" in failures["a"]
+    assert f"{inputs / 'b_0004.nii.gz'} is a channel too many" in failures["b"]
+    assert "KeyError: 'no such key'" in failures["c"] and f"{inputs / 'c_0000.nii.gz'}" in failures["c"]
+    assert "fail_once" in said.err  # of the traceback
+    assert "1 of 5 cases done" in said.out
+    assert [file.name for file in (tmp_path / "outputs").iterdir()] == ["d.nii.gz"]
+
+
+def test_a_reader_of_other_files_fails_for_each_case(settings, trained_model, tmp_path, capsys):
+    model = shutil.copytree(trained_model.folder, tmp_path / "model")
+    plans = json.loads((model / "plans.json").read_text())
+    (model / "plans.json").write_text(json.dumps({**plans, "image_reader_writer": "Tiff3DIO"}))
+    inputs = layouts.brats(tmp_path / "inputs", MODALITIES, dict(list(trained_model.cases.items())[:2]))
+    arguments = [str(settings("brats", channels=MODALITIES)), "--input", str(inputs), "--weights", str(model)]
+    assert main([*arguments, "--output", str(tmp_path / "outputs")]) == 1
+    failures = [line for line in capsys.readouterr().err.splitlines() if "FAILED" in line]
+    assert [line.partition(":")[0] for line in failures] == ["case_0", "case_1"]
+    assert all("cannot be read" in line and "-t1n.nii.gz" in line for line in failures)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("gpu", [True, False])
+def test_the_device_is_said_and_why_there_is_no_gpu(settings, trained_model, tmp_path, capsys, gpu):
+    inputs = layouts.flare(tmp_path / "inputs", {"case_0": trained_model.cases["case_0"]})
+    arguments = [str(settings("flare", n_channels=4, gpu=gpu)), "--input", str(inputs)]
+    assert main([*arguments, "--output", str(tmp_path / "outputs")]) == 0
+    said = capsys.readouterr()
+    assert "on the CPU" in said.out
+    assert gpu == ("NO GPU" in said.err)
+    if gpu and torch.version.cuda is None:
+        assert "not compiled with CUDA" in said.err
 
 
 def test_no_input(settings, tmp_path, capsys):
@@ -85,7 +141,19 @@ def test_no_model(settings, trained_model, tmp_path, capsys):
     assert f"{tmp_path / 'weights'}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"platform": "flare", "channels": [], "choices": {"fold": [0]}}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '"text"',
+        '{"platform": "flare", "channels": [], "choices": {"fold": [0]}}',
+        '{"platform": "xyz", "channels": [], "choices": {"folds": [0]}}',
+        '{"platform": "flare", "channels": [], "n_channels": 0, "choices": {"folds": [0]}}',
+        '{"platform": "flare", "channels": [], "choices": {"folds": [0], "time_budget": NaN}}',
+    ],
+)
 def test_settings_that_are_none(tmp_path, capsys, text):
     (tmp_path / "inference.json").write_text(text)
     assert main([str(tmp_path / "inference.json")]) == 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..settings import Settings
-from . import Case
+from . import Case, strays, visible
 
 INPUT, OUTPUT = Path("/input"), Path("/output")
 ENDING = ".nii.gz"
@@ -18,13 +18,15 @@ _NAMES = {"t1c": "t1c t1ce t1gd t1contrast", "t1n": "t1n t1", "t2f": "t2f flair 
 
 
 def find_cases(input_folder: Path, output_folder: Path, settings: Settings) -> list[Case]:
-    """All cases.
+    """All cases; images that lie in no folder are cases with a problem.
 
     Raises:
         OSError, ValueError: where there are none.
     """
-    folders = sorted(path for path in input_folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not folders:
+    paths = visible(input_folder)
+    folders = [path for path in paths if path.is_dir()]
+    lost = strays((path for path in paths if not path.is_dir()), f"in the folder of a case, as CASE/CASE-t1n{ENDING}")
+    if not folders and not lost:
         raise ValueError(f"{input_folder} has no folder of a case")
     return [
         Case(
@@ -33,7 +35,7 @@ def find_cases(input_folder: Path, output_folder: Path, settings: Settings) -> l
             output_folder / f"{folder.name}{ENDING}",
         )
         for folder in folders
-    ]
+    ] + lost
 
 
 def modality_of(channel_name: str) -> str | None:

@@ -6,7 +6,7 @@ import json
 from pathlib import Path, PurePosixPath
 
 from ..settings import Settings
-from . import Case
+from . import Case, visible
 
 INPUT, OUTPUT = Path("/input"), Path("/output")
 ENDING = ".mha"
@@ -51,8 +51,9 @@ def _folder(slug: str, sockets: dict[str, str], input_folder: Path) -> str:
 
 
 def _only_image(folder: Path) -> Path:
-    files = sorted(folder.glob(f"*{ENDING}")) if folder.is_dir() else []
+    everything = visible(folder) if folder.is_dir() else []
+    files = [path for path in everything if path.name.endswith(ENDING)]
     if len(files) != 1:
-        others = f"; it has {', '.join(path.name for path in sorted(folder.iterdir()))}" if folder.is_dir() else ""
+        others = f"; it has {', '.join(path.name for path in everything)}" if everything else ""
         raise ValueError(f"{folder} must have one {ENDING} file and has {len(files)}{others}")
     return files[0]
