@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="of torch (default: nnU-Net's choice)")
     args = parser.parse_args(argv)
     run, sweep = Run.read(args.file), args.file.resolve().parents[1]
-    with lock(args.file.with_suffix(".lock")) as held:
+    with lock(run.lock(sweep)) as held:
         if not held:
             print(f"another process is at {run.name}")
             return BUSY

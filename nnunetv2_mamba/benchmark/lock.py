@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 
 @contextmanager
@@ -14,12 +16,21 @@ def lock(file: Path) -> Iterator[bool]:
 
     A POSIX record lock: worker processes forked meanwhile do not inherit it, so one that outlives a killed training
     keeps nobody out, and network file systems know it too.
+
+    Raises:
+        OSError: where the file system does not lock.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     with file.open("a") as handle:
-        try:
-            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-        else:
-            yield True
+        yield _taken(handle)
+
+
+def _taken(handle: TextIO) -> bool:
+    try:
+        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):  # POSIX allows both for what another process holds
+            return False
+        remedy = "cannot be locked; name a folder with -o on a file system with POSIX locks (of NFS, mounted with them)"
+        raise OSError(error.errno, f"{error.strerror}: {handle.name} {remedy}") from error
+    return True

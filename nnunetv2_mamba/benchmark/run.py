@@ -69,6 +69,10 @@ class Run:
     def file(self, sweep: Path) -> Path:
         return sweep / "jobs" / f"{self.name}.json"
 
+    def lock(self, sweep: Path) -> Path:
+        """Locked by the process that is at the run, see ``lock``."""
+        return self.file(sweep).with_suffix(".lock")
+
     def log(self, sweep: Path) -> Path:
         return sweep / "logs" / f"{self.name}.txt"
 

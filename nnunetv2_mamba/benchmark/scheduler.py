@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Protocol
 
 from .job import BUSY
+from .lock import lock
 from .run import Run
 from .runners import Runner, Started
 
 ATTEMPTS = 2  # without an epoch more than before: a cluster's time limit may end a long training many times
-_BUSY_PAUSE = 10.0  # seconds until a run that another process is at is looked at again
+_BUSY_PAUSE = 60.0  # seconds until a run that another process is at is looked at again
 
 
 class Display(Protocol):
@@ -66,27 +67,39 @@ class Scheduler:
         self.display.update(self.states)
         return [run for run in runs if self.states[run.name] == "failed"]
 
+    def _look_elsewhere(self, waiting: list[_Waiting]) -> None:
+        """Runs that no other process is at any more wait as all do; a process, or a cluster's job, only to ask that
+        would be too much."""
+        for entry in waiting:
+            if self.states[entry.run.name] == "elsewhere" and entry.not_before <= time.monotonic():
+                with lock(entry.run.lock(self.folder)) as free:
+                    if free:
+                        self.states[entry.run.name] = "waiting"
+                    else:
+                        entry.not_before = time.monotonic() + _BUSY_PAUSE
+
     def _start(self, waiting: list[_Waiting], active: dict[int, tuple[Run, Started]]) -> None:
+        self._look_elsewhere(waiting)
         slots = self.runner.slots or len(waiting) + len(active)
         for slot in [slot for slot in range(slots) if slot not in active]:
-            due = next((entry for entry in waiting if entry.not_before <= time.monotonic()), None)
+            due = next((entry for entry in waiting if self.states[entry.run.name] == "waiting"), None)
             if due is None:
                 return
             waiting.remove(due)
-            if self.states[due.run.name] != "elsewhere":
-                self.display.event(f"starts   {due.run.name}")
-                self.states[due.run.name] = "running"
+            if due.run.finished(self.folder):  # by another process
+                self._note_finished(due.run)
+                continue
+            self.display.event(f"starts   {due.run.name}")
+            self.states[due.run.name] = "running"
             active[slot] = due.run, self.runner.start(due.run, slot)
 
     def _ended(self, run: Run, code: int, failures: Counter[str], epochs: dict[str, int]) -> list[_Waiting]:
         """Note how a run ended; returns it if it is to be started again."""
         if run.finished(self.folder):
-            self.states[run.name] = "finished"
-            self.display.event(f"finished {run.name}")
+            self._note_finished(run)
             return []
         if code == BUSY:
-            if self.states[run.name] != "elsewhere":
-                self.display.event(f"elsewhere {run.name}: another process is at it; waiting for it")
+            self.display.event(f"elsewhere {run.name}: another process is at it; waiting for it")
             self.states[run.name] = "elsewhere"
             return [_Waiting(run, time.monotonic() + _BUSY_PAUSE)]
         before, epochs[run.name] = epochs[run.name], run.epochs_done(self.folder)
@@ -98,3 +111,7 @@ class Scheduler:
         )
         self.states[run.name] = "waiting" if again else "failed"
         return [_Waiting(run)] if again else []
+
+    def _note_finished(self, run: Run) -> None:
+        self.states[run.name] = "finished"
+        self.display.event(f"finished {run.name}")

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from nnunetv2_mamba.benchmark.run import Run
@@ -14,6 +19,23 @@ def write_sweep(folder: Path, text: str) -> Path:
     file = folder / "sweep.toml"
     file.write_text(text)
     return file
+
+
+@contextmanager
+def hold(file: Path) -> Iterator[subprocess.Popen]:
+    """A process that has ``file`` locked, until its standard input ends."""
+    code = "import sys, pathlib; from nnunetv2_mamba.benchmark.lock import lock\n"
+    code += "with lock(pathlib.Path(sys.argv[1])) as held: print(held, flush=True); sys.stdin.read()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, str(file)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    with process:
+        assert process.stdout.readline() == "True\n"
+        yield process
 
 
 def pretend_finished(run: Run, sweep: Path, dice: float = 0.5) -> None:

@@ -1,19 +1,14 @@
 """A run's files: what tells that it is finished, what is left to do, and who may do it."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
-from sweep_cases import RUN, pretend_finished
+from sweep_cases import RUN, hold, pretend_finished
 
 from nnunetv2_mamba.benchmark import job
 from nnunetv2_mamba.benchmark.lock import lock
 from nnunetv2_mamba.benchmark.run import Budget, Run
-
-HOLD = "import sys, pathlib; from nnunetv2_mamba.benchmark.lock import lock\nwith lock(pathlib.Path(sys.argv[1])) as h:"
 
 
 @pytest.mark.parametrize("missing", ["checkpoint_final.pth", "validation/summary.json", "cost.json"])
@@ -77,19 +72,10 @@ def test_settings_reach_the_trainers_as_toml(monkeypatch):
 
 def test_a_locked_run_is_left_alone_and_a_dead_holder_holds_nothing(tmp_path):
     file = RUN.write(tmp_path)
-    code = f"{HOLD} print(h, flush=True); sys.stdin.read()"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", code, str(file.with_suffix(".lock"))],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    assert holder.stdout.readline() == "True\n"
-    assert job.main([str(file), "--device", "cpu"]) == job.BUSY
-    holder.kill()
-    holder.communicate()
-    with lock(file.with_suffix(".lock")) as held:
+    with hold(RUN.lock(tmp_path)) as holder:
+        assert job.main([str(file), "--device", "cpu"]) == job.BUSY
+        holder.kill()
+    with lock(RUN.lock(tmp_path)) as held:
         assert held
 
 

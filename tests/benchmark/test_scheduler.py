@@ -1,15 +1,20 @@
 """Which run is started when, and what happens when one dies. Processes are faked."""
 
+import errno
 import io
+import json
+import os
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pandas as pd
 import pytest
-from sweep_cases import RUN, pretend_finished
+from sweep_cases import RUN, hold, pretend_finished
 
 from nnunetv2_mamba.benchmark import scheduler as module
 from nnunetv2_mamba.benchmark.display import EventLines, LiveTable, progress_table
 from nnunetv2_mamba.benchmark.job import BUSY
+from nnunetv2_mamba.benchmark.lock import lock
 from nnunetv2_mamba.benchmark.results import summary, write_scores
 from nnunetv2_mamba.benchmark.run import Run
 from nnunetv2_mamba.benchmark.scheduler import Scheduler
@@ -102,12 +107,40 @@ def test_exit_code_0_without_results_is_a_failure(tmp_path, monkeypatch):
     assert failed == [RUNS[0]]
 
 
-def test_a_run_of_another_sweep_is_waited_for(tmp_path, monkeypatch):
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_run_of_another_sweep_is_waited_for_without_starting_it(tmp_path, monkeypatch, finished):
+    """Until the other process has finished it, or has died."""
     monkeypatch.setattr(module, "_BUSY_PAUSE", 0.0)
-    runner = FakeRunner(tmp_path, codes={0: [BUSY, BUSY, BUSY]})
-    failed, log, _ = execute(tmp_path, runner)
-    assert failed == [] and runner.started.count(0) == 4
-    assert log.count("elsewhere") == 1 and log.count("starts   " + RUNS[0].name) == 1
+    looks = []
+
+    @contextmanager
+    def looked_at(file):
+        looks.append(file)
+        if len(looks) == 5:
+            if finished:
+                pretend_finished(RUNS[0], tmp_path)
+            other.stdin.close()
+            other.wait()
+        with lock(file) as free:
+            yield free
+
+    monkeypatch.setattr(module, "lock", looked_at)
+    runner = FakeRunner(tmp_path, codes={0: [BUSY]})
+    with hold(RUNS[0].lock(tmp_path)) as other:
+        failed, log, _ = execute(tmp_path, runner, RUNS[:1])
+    assert failed == [] and len(looks) == 5
+    assert runner.started.count(0) == log.count("starts   " + RUNS[0].name) == (1 if finished else 2)
+    assert log.count("elsewhere") == 1 and log.count("finished " + RUNS[0].name) == 1
+
+
+def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("fcntl.lockf", refuse)
+    with pytest.raises(OSError, match="cannot be locked; name a folder with -o") as error, lock(RUN.lock(tmp_path)):
+        pytest.fail("took it")
+    assert error.value.errno == errno.ENOLCK and str(RUN.lock(tmp_path)) in str(error.value)
 
 
 def test_running_processes_are_stopped_when_the_sweep_is(tmp_path):
@@ -133,6 +166,15 @@ def test_tables(tmp_path):
     scores = pd.read_csv(write_scores(several, tmp_path))
     assert len(scores) == 12 and set(scores["label"]) == {"1", "foreground mean"}
     assert scores["dice"].tolist() == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.8, 0.8, 0.9, 0.9]
+
+
+def test_what_was_not_measured_is_unknown(tmp_path):
+    for run in RUNS[:2]:
+        pretend_finished(run, tmp_path)
+        file = run.folder(tmp_path) / "cost.json"
+        kept = {"parameters": 10**6, "flops": None, "seconds_per_epoch": None}
+        file.write_text(json.dumps(kept if run.fold else kept | {"peak_memory": {"process_bytes": None}}))
+    assert "| nnUNetTrainer | 2 | 0.5000 | 1.0 M | unknown | unknown | unknown |" in summary(RUNS, tmp_path)
 
 
 def test_the_live_table_is_printed_over_itself(tmp_path):
