@@ -15,6 +15,8 @@ from statsmodels.stats.multitest import multipletests
 
 ALPHA = 0.05
 RESAMPLES = 9999
+SIGN_FLIPS = 99_999  # drawn by a test with ties, where there are not fewer of them in all
+_EXACT = 50  # differences up to which scipy's method="auto" is exact
 _BATCH = 500  # resamples at a time: bounds the memory, not the result
 
 
@@ -23,9 +25,10 @@ class PairedTest:
     """A Wilcoxon signed-rank test.
 
     Attributes:
-        p: two-sided. Differences of zero are dropped (``zero_method="wilcox"``); the distribution is exact where there
-            are no more than 50 cases, no zeros and no ties, by all permutations up to 13 cases, otherwise the normal
-            approximation (scipy's ``method="auto"``). 1 where all differences are zero.
+        p: two-sided, of the differences that are not zero. Up to 50 of these: exact without ties; with ties, the
+            distribution of the rank sum under flips of the signs, all of them up to 16 differences, else
+            ``SIGN_FLIPS`` drawn ones (always the same). More than 50: the normal approximation with correction for
+            ties and continuity. 1 where all differences are zero.
         rank_biserial: the matched-pairs rank-biserial correlation (Kerby 2014), from -1 (all differences negative) to 1
             (all positive); 0 where all are zero.
         positive, zero, negative: how many differences are so.
@@ -45,14 +48,28 @@ def paired_test(differences: np.ndarray) -> PairedTest:
     zero = len(differences) - positive - negative
     if zero == len(differences):
         return PairedTest(1.0, 0.0, 0, zero, 0)
-    p = stats.wilcoxon(differences, zero_method="wilcox").pvalue
+    # Zeros first: scipy chooses between exact and approximate with them, and so takes the approximation for few others
     nonzero = differences[differences != 0]
-    rank_biserial = np.average(np.sign(nonzero), weights=stats.rankdata(np.abs(nonzero)))
+    ranks = stats.rankdata(np.abs(nonzero))
+    rank_biserial = np.average(np.sign(nonzero), weights=ranks)
+    tied = len(np.unique(ranks)) < len(ranks)
+    if tied and len(nonzero) <= _EXACT:
+        p = stats.permutation_test(
+            (np.sign(nonzero) * ranks,),
+            np.sum,
+            permutation_type="samples",
+            vectorized=True,
+            n_resamples=SIGN_FLIPS,
+            batch=10_000,
+            random_state=np.random.default_rng(0),
+        ).pvalue
+    else:
+        p = stats.wilcoxon(nonzero, correction=True).pvalue
     return PairedTest(float(p), float(rank_biserial), positive, zero, negative)
 
 
 def smallest_p(n_cases: int) -> float:
-    """The smallest two-sided p-value that the exact test of so many cases can give: all differences of one sign."""
+    """The smallest two-sided p-value that the exact test of so many cases can give: all of one sign, none zero."""
     return min(1.0, 2.0 ** (1 - n_cases))
 
 

@@ -1,9 +1,12 @@
 """The statistics against worked examples, R's output and what theory says."""
 
+import itertools
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from nnunetv2_mamba.evaluation import statistics
 from nnunetv2_mamba.evaluation.statistics import holm, mean_intervals, paired_test, ranking, smallest_p
 
 # R, ?wilcox.test: Hamilton depression scale factor of 9 patients at two visits (Hollander & Wolfe 1973, p. 29).
@@ -33,6 +36,62 @@ def test_zero_differences_are_dropped():
     assert test.rank_biserial == -1
     assert (test.positive, test.zero, test.negative) == (0, 1, 9)
     assert test.p == pytest.approx(smallest_p(9))
+
+
+def by_all_signs(differences):
+    """The definition: the share of all assignments of signs to the ranks whose sum is as extreme, both tails alike."""
+    nonzero = differences[differences != 0]
+    ranks = stats.rankdata(np.abs(nonzero))
+    sums = np.array(list(itertools.product([-1, 1], repeat=len(ranks)))) @ ranks
+    found = np.sign(nonzero) @ ranks
+    return min(1, 2 * min((sums >= found).mean(), (sums <= found).mean()))
+
+
+@pytest.mark.parametrize(
+    ("zeros", "others", "expected"),
+    [
+        (9, [1, 2, 3, 4, 5], 2 / 2**5),
+        (9, [1, 1, 1, 1, 1], 2 / 2**5),
+        (10, [1, 1, 1, 1], 2 / 2**4),
+        (45, [1, 2, 3, 4, 5, 6, 7], 2 / 2**7),
+        (60, [1, 2, 3, 4, 5, 6, 7, -8], None),
+        (8, [1, 1, 2, -2, 3, 3, 3], None),
+        (0, [0.5, 0.5, 1, -1, 1, 2, 2, 3, -3, 4], None),
+        # the sign test of 11 against 3, where the normal approximation says 0.033 and 0.035 with correction
+        (3, [1] * 11 + [-1] * 3, 2 * (1 + 14 + 91 + 364) / 2**14),
+    ],
+)
+def test_zeros_and_ties_leave_the_test_exact(zeros, others, expected):
+    differences = np.array([0.0] * zeros + others)
+    by_definition = by_all_signs(differences)
+    assert expected is None or by_definition == pytest.approx(expected)
+    for sign in (1, -1):
+        test = paired_test(sign * differences)
+        assert test.p == pytest.approx(by_definition)
+        assert test.zero == zeros
+
+
+@pytest.mark.parametrize(("wins", "losses"), [(20, 10), (24, 6), (31, 19)])
+def test_many_ties_by_drawn_signs(wins, losses):
+    """All of one size: the sign test, whose p is a binomial's. Four standard errors of the drawing."""
+    expected = stats.binomtest(wins, wins + losses).pvalue
+    differences = np.repeat([0.0, 1.0, -1.0], [30, wins, losses])
+    found = paired_test(differences).p
+    tail = expected / 2
+    assert found == pytest.approx(expected, abs=2 * 4 * np.sqrt(tail * (1 - tail) / statistics.SIGN_FLIPS))
+    assert paired_test(-differences).p == found
+
+
+def test_more_than_fifty_differences():
+    """The normal approximation, with correction for ties and continuity, written out."""
+    differences = np.random.default_rng(3).integers(-5, 8, 90)
+    nonzero = differences[differences != 0]
+    ranks, counts = stats.rankdata(np.abs(nonzero)), np.unique(np.abs(nonzero), return_counts=True)[1]
+    n = len(nonzero)
+    assert n > 50
+    variance = n * (n + 1) * (2 * n + 1) / 24 - (counts**3 - counts).sum() / 48
+    away = abs(ranks[nonzero > 0].sum() - n * (n + 1) / 4) - 0.5
+    assert paired_test(differences).p == pytest.approx(2 * stats.norm.sf(away / np.sqrt(variance)))
 
 
 def test_no_difference_at_all():
