@@ -31,18 +31,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..evaluation.folders import from_folders, from_results
+    from ..evaluation.folds import TRAINING_CASES, left_out
     from ..evaluation.metrics import Options
     from ..evaluation.run import evaluate
     from ..evaluation.summary import format_means
 
     options = Options(args.nsd_tolerance, args.empty_distance)
+    notes = []
     if args.predictions is None:
         if args.dataset_json or args.plans:
             raise ValueError("a results folder has its own dataset.json and plans.json: leave the options out")
         pairings = from_results(args.folder, args.output)
+        notes = [left_out(args.folder)]
     else:
         pairings = [from_folders(args.folder, args.predictions, args.dataset_json, args.plans, args.output)]
     tables = evaluate(pairings, options, args.np)
     print(format_means(tables, options))
+    if any(pairing.training_cases for pairing in pairings):
+        notes.append(TRAINING_CASES)
+    for note in filter(None, notes):
+        print(f"Note: {note}.")
     print("\n".join(f"written: {pairing.output / 'evaluation.csv'} and .json" for pairing in pairings))
     return 0

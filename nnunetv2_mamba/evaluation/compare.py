@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
 from .comparison import DEFAULT_METRICS, Comparison, compare
+from .provenance import notes
 from .report.case_images import CaseImages
 from .report.runs import default_names, read_run
 from .report.write import write
@@ -44,5 +46,6 @@ def compare_results(
     grouped = {
         name: [run for run, other in zip(runs, names, strict=True) if other == name] for name in comparison.names
     }
+    comparison = dataclasses.replace(comparison, notes=(*notes(runs), *comparison.notes))
     write(comparison, grouped, output, CaseImages(images, references))
     return comparison

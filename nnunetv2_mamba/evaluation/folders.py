@@ -12,6 +12,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from .folds import is_of_training_cases, validations
 from .labels import Labels, read_labels
 
 
@@ -23,6 +24,7 @@ class Pairing:
         cases: reference and prediction by case, in the order of the files.
         ending: of the files.
         output: folder for the results.
+        training_cases: whether the predictions are of the cases that the model was trained on (``fold_all``).
     """
 
     cases: dict[str, tuple[Path, Path]]
@@ -30,6 +32,7 @@ class Pairing:
     reader: type[BaseReaderWriter]
     labels: Labels
     output: Path
+    training_cases: bool = False
 
 
 def from_folders(
@@ -61,11 +64,14 @@ def from_folders(
     ending, labels, manager = _describe(description, plans)
     files = _files(references, ending)
     cases = _pair(files, _files(predictions, ending), files, references, predictions)
-    return Pairing(cases, ending, _reader(description, manager, cases), labels, output or predictions)
+    reader = _reader(description, manager, cases)
+    return Pairing(cases, ending, reader, labels, output or predictions, is_of_training_cases(predictions))
 
 
 def from_results(results: Path, output: Path | None = None) -> list[Pairing]:
     """The validation of all folds of a trainer's results folder, or of the one fold that the folder is.
+
+    ``fold_all`` is left out where there are others (``folds``); alone, its cases are training cases.
 
     The references are nnU-Net's, ``gt_segmentations`` in the preprocessed data; the cases that a fold must have are
     those of ``splits_final.json`` there.
@@ -99,7 +105,8 @@ def from_results(results: Path, output: Path | None = None) -> list[Pairing]:
             problems.append(str(error))
             continue
         folder = output / fold.name / "validation" if output else validation
-        pairings.append(Pairing(cases, ending, _reader(top / "dataset.json", manager, cases), labels, folder))
+        reader = _reader(top / "dataset.json", manager, cases)
+        pairings.append(Pairing(cases, ending, reader, labels, folder, is_of_training_cases(validation)))
     if problems:
         raise ValueError("; ".join(problems))
     return pairings
@@ -126,7 +133,7 @@ def _reader(dataset_json: Path, plans: PlansManager | None, cases: dict) -> type
 
 
 def _folds(results: Path) -> list[Path]:
-    folds = [folder.parent for folder in sorted(results.glob("fold_*/validation"))]
+    folds = [folder.parent for folder in validations(results)]
     if not folds:
         raise ValueError(
             f"{results} has no fold_*/validation; let nnU-Net predict the validation cases (nnUNetv2_train ... --val), "

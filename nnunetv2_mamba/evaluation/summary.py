@@ -47,6 +47,7 @@ def summarize(pairing: Pairing, options: Options, results: dict[str, dict]) -> d
         "evaluation": {
             "labels": {label.key: label.name for label in pairing.labels.measured},
             "ignore_label": pairing.labels.ignore,
+            "training_cases": pairing.training_cases,
             "definitions": DEFINITIONS,
             "nsd_tolerance_mm": options.nsd_tolerance,
             "empty": [NEITHER, options.one_empty],

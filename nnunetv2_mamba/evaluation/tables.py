@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from .folds import validations
+
 COLUMNS = ("case", "label", "metric", "value")
 METRICS = ("dice", "iou", "volume_similarity", "hd95", "assd", "nsd")
 CSV = "evaluation.csv"
@@ -21,7 +23,7 @@ def read_metrics(path: str | Path) -> pd.DataFrame:
 
     Args:
         path: an ``evaluation.csv``; a folder with one; or a folder with ``fold_*/validation/evaluation.csv``, such as
-            a trainer's results folder, whose folds are joined.
+            a trainer's results folder, whose folds are joined (``fold_all`` is left out beside others, see ``folds``).
 
     Returns:
         ``COLUMNS``; every case has every label and every metric, once.
@@ -54,8 +56,7 @@ def _files(path: Path) -> list[Path]:
         raise ValueError(f"{path} is neither a file nor a folder")
     if (path / CSV).is_file():
         return [path / CSV]
-    validations = sorted(path.glob("fold_*/validation")) or [*path.glob("validation")]
-    files = [folder / CSV for folder in validations]
+    files = [folder / CSV for folder in validations(path) or [*path.glob("validation")]]
     missing = [str(file.relative_to(path)) for file in files if not file.is_file()]
     if missing:
         raise ValueError(f"{path} has no {_listed(missing)}; make it with: nnunetv2_mamba evaluate {path}")

@@ -1,10 +1,14 @@
 """The verb: what it takes, what it says, and what it refuses."""
 
+import shutil
+
 import pytest
 from made_up_models import results_folder, table_of
 
 from nnunetv2_mamba.cli import main
+from nnunetv2_mamba.evaluation import compare as compare_module
 from nnunetv2_mamba.evaluation import statistics
+from nnunetv2_mamba.evaluation.compare import compare_results
 from nnunetv2_mamba.evaluation.comparison import compare
 from nnunetv2_mamba.evaluation.report.overlays import extremes
 from nnunetv2_mamba.evaluation.report.runs import COSTS, costs, curve_of, default_names, read_run
@@ -45,6 +49,43 @@ def test_results_without_evaluation_are_refused_with_the_remedy(tmp_path, capsys
     (folders[1] / "fold_1" / "validation" / "evaluation.csv").unlink()
     assert main(["compare", *map(str, folders)]) == 1
     assert "nnunetv2_mamba evaluate" in capsys.readouterr().err
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """Only the comparison is computed: figures take seconds."""
+    monkeypatch.setattr(compare_module, "write", lambda *_: None)
+
+
+def add_fold_all(folder, table):
+    """A fold of all cases, perfect in every one, as a training set is."""
+    validation = folder / "fold_all" / "validation"
+    validation.mkdir(parents=True)
+    (validation / "evaluation.csv").write_text(format_metrics(table.assign(value=1.0)))
+    (folder / "fold_all" / "cost.json").write_text('{"parameters": 9e9}')
+
+
+def test_the_fold_of_all_cases_changes_no_number(tmp_path, no_report):
+    folders = [results_folder(tmp_path, name, table_of(0, i)) for i, name in enumerate(("First", "Second"))]
+    expected = compare_results(folders, tmp_path / "out", metrics=["dice"])
+    add_fold_all(folders[0], table_of())
+    found = compare_results(folders, tmp_path / "out", metrics=["dice"])
+    assert found.structures[0].results == expected.structures[0].results
+    assert found.notes[0].startswith(f"{folders[0]}/fold_all is left out beside the other folds")
+    assert costs([read_run(folders[0])]) == {}
+
+
+def test_a_comparison_on_training_cases_says_so(tmp_path, no_report):
+    folders = [results_folder(tmp_path, name, table_of(0, i)) for i, name in enumerate(("First", "Second"))]
+    add_fold_all(folders[0], table_of())
+    for fold in ("fold_0", "fold_1"):
+        shutil.rmtree(folders[0] / fold)
+    for first in (folders[0], folders[0] / "fold_all", folders[0] / "fold_all" / "validation" / "evaluation.csv"):
+        notes = compare_results([first, folders[1]], tmp_path / "out", ["A", "B"], ["dice"]).notes
+        assert notes[0].startswith(f"{first}: the validation of fold_all are the cases it was trained on")
+    moved = shutil.copytree(folders[0] / "fold_all" / "validation", tmp_path / "moved")
+    (moved / "evaluation.json").write_text('{"evaluation": {"training_cases": true}}')
+    assert str(moved) in compare_results([moved, folders[1]], tmp_path / "out", ["A", "B"], ["dice"]).notes[0]
 
 
 def test_default_names_say_what_differs(tmp_path):

@@ -116,6 +116,25 @@ def test_a_results_folder(tmp_path, monkeypatch, capsys):
     assert "leave the options out" in error_line(capsys)
 
 
+def test_training_cases_are_said_to_be_such(tmp_path, monkeypatch, capsys):
+    """Left out beside another fold; alone they are measured, and the numbers say what they are."""
+    folds = {"fold_0": ["a"], "fold_all": ["a", "b"]}
+    results, preprocessed = write_results(tmp_path, folds, [["a"], ["b"]])
+    monkeypatch.setenv("nnUNet_preprocessed", str(preprocessed.parent))
+    assert evaluate([results]) == 0
+    said = capsys.readouterr().out
+    assert "Means over 1 cases" in said and f"Note: {results}/fold_all is left out beside the other folds" in said
+    assert not (results / "fold_all" / "validation" / "evaluation.csv").exists()
+    about = json.loads((results / "fold_0" / "validation" / "evaluation.json").read_text())["evaluation"]
+    assert about["training_cases"] is False
+    (results / "fold_0").rename(tmp_path / "fold_0")
+    assert evaluate([results]) == 0
+    said = capsys.readouterr().out
+    assert "Means over 2 cases" in said and "Note: the validation of fold_all are the cases it was trained on" in said
+    about = json.loads((results / "fold_all" / "validation" / "evaluation.json").read_text())["evaluation"]
+    assert about["training_cases"] is True
+
+
 # --- going on
 
 

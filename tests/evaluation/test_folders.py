@@ -1,5 +1,8 @@
 """Which files belong together, and that none is left out silently."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 from segmentation_folders import DATASET, PLANS, write_cases, write_folders, write_json, write_results
 
@@ -89,7 +92,21 @@ def test_one_fold(results, tmp_path):
 def test_the_fold_of_all_cases(results):
     write_cases(results / "fold_all" / "validation", ["a", "b", "c"], 2)
     (pairing,) = from_results(results / "fold_all")
-    assert [*pairing.cases] == ["a", "b", "c"]
+    assert [*pairing.cases] == ["a", "b", "c"] and pairing.training_cases
+
+
+def test_the_fold_of_all_cases_is_no_validation_beside_others(results, tmp_path, monkeypatch):
+    write_cases(results / "fold_all" / "validation", ["a", "b", "c"], 2)
+    pairings = from_results(results)
+    assert [[*pairing.cases] for pairing in pairings] == SPLITS
+    assert not any(pairing.training_cases for pairing in pairings)
+    references = tmp_path / "preprocessed" / PLANS["dataset_name"] / "gt_segmentations"
+    monkeypatch.chdir(results / "fold_all" / "validation")
+    assert from_folders(references, Path("../validation"), results / "dataset.json").training_cases
+    for fold in ("fold_0", "fold_1"):  # being trained
+        shutil.rmtree(results / fold / "validation")
+    (pairing,) = from_results(results)
+    assert [*pairing.cases] == ["a", "b", "c"] and pairing.training_cases
 
 
 def test_every_fold_must_have_its_cases(results):

@@ -42,9 +42,19 @@ def test_folds_are_joined(tmp_path):
 
 def test_a_case_in_two_folds(tmp_path):
     write(tmp_path / "fold_0/validation", ["a", "b"])
-    write(tmp_path / "fold_all/validation", ["b"])
+    write(tmp_path / "fold_1/validation", ["b"])
     with pytest.raises(ValueError, match="more than one value for case b;"):
         read_metrics(tmp_path)
+
+
+def test_the_fold_of_all_cases_counts_alone_only(tmp_path):
+    write(tmp_path / "fold_all/validation", ["a", "b"])
+    assert read_metrics(tmp_path)["case"].unique().tolist() == ["a", "b"]
+    write(tmp_path / "fold_0/validation", ["b"], value=0.5)
+    table = read_metrics(tmp_path)
+    assert table["case"].unique().tolist() == ["b"] and set(table["value"]) == {0.5}
+    (tmp_path / "fold_all/validation/evaluation.csv").unlink()
+    assert read_metrics(tmp_path)["case"].unique().tolist() == ["b"]
 
 
 def test_a_fold_that_is_not_evaluated(tmp_path):

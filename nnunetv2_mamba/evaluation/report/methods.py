@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 
 from ..comparison import RULES, Comparison
-from ..statistics import ALPHA, RESAMPLES
+from ..statistics import ALPHA, RESAMPLES, SIGN_FLIPS
 from .runs import Run
 from .summary_tables import Table
 from .wording import TITLES
@@ -96,7 +96,7 @@ def _details(runs: list[Run]) -> str:
 
 
 def _measuring(runs: dict[str, list[Run]]) -> str:
-    found = [run.evaluation for own in runs.values() for run in own if run.evaluation]
+    found = [record for own in runs.values() for run in own for record in run.evaluations.values() if record]
     if not found:
         return "How the metrics were measured is not recorded beside the tables."
     texts = [
@@ -114,9 +114,10 @@ def _testing(comparison: Comparison) -> str:
     return (
         "Confidence intervals (95 %) of means and of mean differences are bootstrap intervals, bias-corrected and "
         f"accelerated, of {RESAMPLES} resamples of the cases (seed {comparison.seed}). Models were compared in "
-        "pairs by the two-sided Wilcoxon signed-rank test over cases, differences of zero dropped: exact up to 50 "
-        "cases without ties and zeros, by all permutations up to 13 cases with them, otherwise by the normal "
-        "approximation without continuity correction. P-values were adjusted by Holm's method, for each metric in "
+        "pairs by the two-sided Wilcoxon signed-rank test over cases. Differences of zero were dropped first. Up to "
+        "50 other differences the test is exact; where some of these are tied, by permutation of their signs (all up "
+        f"to 16 differences, else {SIGN_FLIPS} random ones). Above 50 it is the normal approximation with correction "
+        "for ties and continuity. P-values were adjusted by Holm's method, for each metric in "
         "two families: all pairs on the mean over structures, and all pairs on all structures; metrics were not "
         f"adjusted for each other. An adjusted p-value of at most {ALPHA} is called significant. The effect size is "
         "the matched-pairs rank-biserial correlation, from -1 to 1, positive where the first model is better. Wins "

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 
+from ..folds import fold_folders, validations
+from ..tables import CSV
+
 EVALUATION = "evaluation.json"  # of evaluation.summary, whose import brings torch
 COST = "cost.json"
 CURVES = {"Pseudo dice": "validation Dice of patches", "train_loss": "training loss", "val_loss": "validation loss"}
@@ -42,7 +45,7 @@ class Run:
         dataset, trainer, plans_name, configuration: from nnU-Net's folder names, None for other paths.
         plans, dataset_json: what nnU-Net's ``plans.json`` and ``dataset.json`` hold, else empty.
         cases: ``reference_file`` and ``prediction_file`` by case, where ``evaluate`` has written them.
-        evaluation: how ``evaluate`` measured, else empty.
+        evaluations: how ``evaluate`` measured, by the folder of the table; empty where it is not recorded.
     """
 
     path: Path
@@ -54,18 +57,18 @@ class Run:
     dataset_json: dict
     folds: tuple[Fold, ...]
     cases: dict[str, tuple[Path, Path]]
-    evaluation: dict
+    evaluations: dict[Path, dict]
 
 
 def read_run(path: Path) -> Run:
     """Read what is there of a results folder, a folder of predictions, or nothing, for a CSV file."""
     parts = path.name.split("__")
     is_results = len(parts) == 3 and any(path.glob("fold_*"))
-    fold_folders = sorted(path.glob("fold_*")) if is_results else []
-    cases, evaluation = {}, {}
-    for folder in [folder / "validation" for folder in fold_folders] or [path]:
+    folds = fold_folders(path) if is_results else []
+    cases, evaluations = {}, {}
+    for folder in _folders_of_tables(path):
         content = _json(folder / EVALUATION)
-        evaluation = content.get("evaluation", evaluation)
+        evaluations[folder] = content.get("evaluation", {})
         for case in content.get("metric_per_case", []):
             cases[case["case"]] = Path(case["reference_file"]), Path(case["prediction_file"])
     return Run(
@@ -76,10 +79,17 @@ def read_run(path: Path) -> Run:
         configuration=parts[2] if is_results else None,
         plans=_json(path / "plans.json"),
         dataset_json=_json(path / "dataset.json"),
-        folds=tuple(_read_fold(folder) for folder in fold_folders),
+        folds=tuple(_read_fold(folder) for folder in folds),
         cases=cases,
-        evaluation=evaluation,
+        evaluations=evaluations,
     )
+
+
+def _folders_of_tables(path: Path) -> list[Path]:
+    """Where ``tables.read_metrics`` finds the tables; a file that was renamed belongs to no folder."""
+    if path.is_file():
+        return [path.parent] if path.name == CSV else []
+    return [path] if (path / CSV).is_file() else validations(path) or [*path.glob("validation")]
 
 
 def default_names(runs: list[Run]) -> list[str]:
