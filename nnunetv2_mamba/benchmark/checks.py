@@ -7,6 +7,7 @@ import difflib
 import io
 import json
 import os
+from collections import Counter
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -28,6 +29,9 @@ def resolve(sweep: Sweep) -> Sweep:
         SweepError: for a data set, plans, a configuration, a fold or a trainer that is not there, with the remedy.
     """
     runs = tuple(replace(run, dataset=_dataset(sweep.file, run.dataset)) for run in sweep.runs)
+    for name, count in Counter(run.name for run in runs).items():
+        if count > 1:
+            raise SweepError(f"{sweep.file}, datasets: a data set stands there by two names, so {name} is there twice")
     for run in runs:
         _check(sweep.file, run)
     declared = {

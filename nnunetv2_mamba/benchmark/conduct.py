@@ -14,14 +14,14 @@ from .display import EventLines, LiveTable
 from .run import Run
 from .runners import make_runner
 from .scheduler import Scheduler
-from .sweep import find_file, read_sweep
+from .sweep import find_file, fold_differences, read_sweep
 
 
 def conduct(name: str, folder: Path, datasets: Sequence[str] = (), dry_run: bool = False) -> int:
     """Run the sweep in file ``name`` (a path or a ready-made one) in ``folder``, from where it was left.
 
     Returns:
-        The exit code: 1 if a run failed.
+        The exit code: 1 if a run failed, or the evaluation or comparison of a data set.
 
     Raises:
         ValueError: for what is wrong with the file or the folder.
@@ -30,6 +30,8 @@ def conduct(name: str, folder: Path, datasets: Sequence[str] = (), dry_run: bool
     file = find_file(name)
     sweep = resolve(read_sweep(file, [int(d) if d.isdecimal() else d for d in datasets]))
     folder = folder.resolve()
+    for difference in fold_differences(sweep.runs):
+        print(f"WARNING: {difference}", flush=True)
     if dry_run:
         print("\n".join(estimate.describe(sweep, folder)))
         return 0
@@ -41,19 +43,26 @@ def conduct(name: str, folder: Path, datasets: Sequence[str] = (), dry_run: bool
     failed = Scheduler(folder, make_runner(folder, sweep.machine, sweep.slurm), display).execute(sweep.runs)
     print(results.summary(sweep.runs, folder))
     print(f"Scores of every fold and label: {results.write_scores(sweep.runs, folder)}", flush=True)
-    _conclude(sweep.runs, folder)
+    concluded = _conclude(sweep.runs, folder)
     if failed:
         print(f"{len(failed)} of {len(sweep.runs)} runs failed:", file=sys.stderr)
         for run in failed:
             print(f"  {run.name}: {run.log(folder)}", file=sys.stderr)
         print("They are tried again when the same command is given again.", file=sys.stderr)
-    return 1 if failed else 0
+    return 0 if concluded and not failed else 1
 
 
-def _conclude(runs: tuple[Run, ...], folder: Path) -> None:
+def _conclude(runs: tuple[Run, ...], folder: Path) -> bool:
+    """Evaluate and compare; what is wrong with one data set is said, and the others go on. Whether nothing was."""
     # MONAI and matplotlib are not to stand in memory beside the trainings
     from .evaluated import compare_models, complete_models, evaluate_models
 
+    good = True
     for compared, models in complete_models(runs, folder).items():
-        evaluate_models(models)
-        print("\n".join(compare_models(models, folder / "comparison" / compared)), flush=True)
+        try:
+            evaluate_models(models)
+            print("\n".join(compare_models(models, folder / "comparison" / compared)), flush=True)
+        except (ValueError, OSError) as error:
+            good = False
+            print(f"{compared} is not compared: {error}", file=sys.stderr, flush=True)
+    return good

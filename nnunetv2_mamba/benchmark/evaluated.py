@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,35 +15,68 @@ from nnunetv2_mamba.evaluation.run import evaluate
 
 from .run import Run
 
+# Results folders, and of each the names of the folds (fold_0, ...) that the sweep has
+Models = dict[Path, list[str]]
 
-def complete_models(runs: Iterable[Run], folder: Path) -> dict[str, list[Path]]:
-    """Results folders of the models whose runs are all finished, by what can be compared: data set and configuration.
+
+def complete_models(runs: Iterable[Run], folder: Path) -> dict[str, Models]:
+    """The models whose runs are all finished, by what can be compared: data set and configuration.
 
     A model that was trained with several seeds has a folder for each.
     """
     runs = list(runs)
     unfinished = {(run.dataset, run.model) for run in runs if not run.finished(folder)}
-    found: dict[str, dict[Path, None]] = {}
+    found: dict[str, Models] = {}
     for run in runs:
         if (run.dataset, run.model) not in unfinished:
-            found.setdefault(f"{run.dataset}__{run.configuration}", {})[run.folder(folder).parent] = None
-    return {name: list(folders) for name, folders in found.items()}
+            models = found.setdefault(f"{run.dataset}__{run.configuration}", {})
+            models.setdefault(run.folder(folder).parent, []).append(run.folder(folder).name)
+    return found
 
 
-def evaluate_models(models: Iterable[Path]) -> None:
-    """Write ``evaluation.csv`` and ``.json`` into the validation folders of all folds of the models; resumes."""
-    evaluate([pairing for model in models for pairing in from_results(model)], Options())
+def evaluate_models(models: Models) -> None:
+    """Write ``evaluation.csv`` and ``.json`` into the validation folders of the models' folds; resumes.
+
+    Raises:
+        ValueError, OSError: as ``evaluation.folders.from_results`` and ``evaluation.run.evaluate``.
+    """
+    folds = [model / fold for model, names in models.items() for fold in names]
+    evaluate([pairing for fold in folds for pairing in from_results(fold)], Options())
 
 
-def compare_models(models: list[Path], output: Path) -> list[str]:
+def compare_models(models: Models, output: Path) -> list[str]:
     """Write the comparison and the report of evaluated models into ``output``; seeds are repetitions of a model.
+
+    Models are compared on the folds that all of them have.
 
     Returns:
         What it says, in sentences.
+
+    Raises:
+        ValueError, OSError: as ``evaluation.compare.compare_results``.
     """
     first = {model.name: model for model in reversed(models)}  # of each model one seed
     if len(first) < 2:
         return [f"{', '.join(first)}: nothing to compare with"]
+    common = set.intersection(*map(set, models.values()))
+    if not common:
+        return [f"{', '.join(first)}: have no fold in common, so they are not compared"]
+    some = sorted(set.union(*map(set, models.values())) - common)
+    notes = [f"Compared without {', '.join(some)}, which not all models have"] if some else []
+    paths = [_with_folds(model, common, output) for model in models]
     names = dict(zip(first, default_names([read_run(model) for model in first.values()]), strict=True))
-    comparison = compare_results(models, output, names=[names[model.name] for model in models])
-    return [*findings(comparison), f"Report: {output / 'report.html'}"]
+    comparison = compare_results(paths, output, names=[names[path.name] for path in paths])
+    return [*notes, *findings(comparison), f"Report: {output / 'report.html'}"]
+
+
+def _with_folds(model: Path, folds: set[str], output: Path) -> Path:
+    """``model``, or, where it has other folds too, a folder of links to these and what nnU-Net writes beside them."""
+    if {fold.name for fold in model.glob("fold_*")} == folds:
+        return model
+    links = output.joinpath("folds", *model.parts[-3:])  # seed, data set, model
+    links.mkdir(parents=True, exist_ok=True)
+    for link in links.iterdir():
+        link.unlink()
+    for name in ("plans.json", "dataset.json", *folds):
+        (links / name).symlink_to(os.path.relpath(model / name, links))
+    return links

@@ -100,6 +100,26 @@ def read_sweep(file: Path, datasets: Sequence[int | str] | None = None) -> Sweep
     return _Reader(file).sweep(document, datasets)
 
 
+def fold_differences(runs: Sequence[Run]) -> list[str]:
+    """Where the models of a data set and configuration have different folds: on which they will be compared."""
+    found: dict[str, dict[str, set[int | str]]] = {}
+    for run in runs:
+        models = found.setdefault(f"{run.dataset} {run.configuration}", {})
+        models.setdefault(f"{run.trainer} with {run.plans}, seed {run.seed}", set()).add(run.fold)
+    lines = []
+    for compared, models in found.items():
+        every, common = set.union(*models.values()), set.intersection(*models.values())
+        lacking = [f"{model} lacks {_listed(every - folds)}" for model, folds in models.items() if every - folds]
+        if lacking:
+            how = f"will be compared on {_listed(common)} only" if common else "cannot be compared"
+            lines.append(f"models of {compared} {how}, because their folds differ: {'; '.join(lacking)}")
+    return lines
+
+
+def _listed(folds: set[int | str]) -> str:
+    return "fold " + ", ".join(sorted(map(str, folds)))
+
+
 class _Reader:
     def __init__(self, file: Path):
         self.file = file
@@ -135,7 +155,9 @@ class _Reader:
                 if "seconds_per_epoch" in group:
                     declared[run.name] = self.positive(group["seconds_per_epoch"], f"{key} seconds_per_epoch")
         kept = self.without_excluded(list(runs.values()), self.tables(document, "exclude"))
-        return Sweep(self.file, tuple(kept), self.machine(document.get("machine", {})), declared, document.get("slurm"))
+        if (slurm := document.get("slurm")) is not None:
+            self.known(slurm, slurm if isinstance(slurm, dict) else (), "[slurm]")  # its keys are submitit's to check
+        return Sweep(self.file, tuple(kept), self.machine(document.get("machine", {})), declared, slurm)
 
     def group(self, axes: dict[str, Any], budget: Budget, settings: dict[str, Any], key: str) -> list[Run]:
         for name, types in {**_AXES, **_GROUP}.items():
@@ -154,6 +176,10 @@ class _Reader:
             raise self.error(key, f"must be a list of {kind} with at least one in it, got {values!r}")
         if name == "folds" and not all(value == "all" if isinstance(value, str) else value >= 0 for value in values):
             raise self.error(key, f"folds are numbers from 0 or 'all', got {values!r}")
+        if name == "folds" and "all" in values and len(values) > 1:
+            raise self.error(
+                key, f"'all' trains on the other folds' validation cases; take one or the other: {values!r}"
+            )
         if name == "seeds" and min(values) < 0:
             raise self.error(key, f"seeds are numbers from 0, got {values!r}")
         if len(set(values)) < len(values):

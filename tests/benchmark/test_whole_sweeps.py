@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sweep_cases import write_sweep
+from sweep_cases import pretend_finished, write_sweep
 from tiny_dataset import DATASET_ID, TinyDataset
 
 from nnunetv2_mamba.benchmark.run import Run
@@ -134,12 +134,52 @@ def test_dry_run_tells_the_runs(tiny_dataset: TinyDataset, tmp_path, capsys):
     assert not (tmp_path / "sweep").exists()
 
 
+def test_dry_run_counts_what_is_left_by_what_was_measured_alike(tiny_dataset: TinyDataset, tmp_path, capsys):
+    from nnunetv2_mamba.cli import main
+
+    text = SWEEP.split('[[group]]\ntrainers = ["nnUNetTrainerSegMamba"]')[0].replace("epochs = 4", "epochs = 1000")
+    file, sweep = write_sweep(tmp_path, text.replace("folds = [0]", "folds = [0, 1, 2, 3, 4]")), tmp_path / "sweep"
+    runs = [Run("Dataset901_Tiny", "3d_fullres", "nnUNetPlans", "nnUNetTrainer", fold, 0) for fold in range(5)]
+    measured = (("cpu", 1, 36.0), ("cpu", 8, 3.6), ("cuda", 1, 0.36))
+    for run, (device, threads, seconds) in zip(runs[:3], measured, strict=True):
+        pretend_finished(run, sweep)
+        cost = {"device": f"the {device}", "device_type": device, "threads": threads, "seconds_per_epoch": seconds}
+        (run.folder(sweep) / "cost.json").write_text(json.dumps(cost))
+    runs[3].folder(sweep).mkdir()
+    epochs = {str(epoch): {"seconds": 36.0} for epoch in range(900)}
+    (runs[3].folder(sweep) / "cost_partial.json").write_text(json.dumps({"epochs": epochs}))
+    assert main(["benchmark", str(file), "-o", str(sweep), "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[3].endswith("  1.00 h (measured on the cpu)") and lines[4].endswith("  10.00 h (measured on the cpu)")
+    assert "3 finished; about 11.0 CPU hours left" in lines[5]
+
+
+def test_dry_run_of_a_network_that_cannot_be_traced(tiny_dataset: TinyDataset, tmp_path, capsys, monkeypatch):
+    from test_prepare import LooksAtItsInput
+
+    from nnunetv2_mamba.cli import main
+    from nnunetv2_mamba.trainers import nnUNetTrainerSegMamba
+
+    monkeypatch.setattr(nnUNetTrainerSegMamba, "build_network_architecture", lambda *_: LooksAtItsInput())
+    # a finished run, whose training measured nothing, is no measure for the others
+    pretend_finished(Run("Dataset901_Tiny", "3d_fullres", "nnUNetPlans", "nnUNetTrainer", 1, 0), tmp_path / "sweep")
+    [cost] = tmp_path.rglob("cost.json")
+    cost.write_text(json.dumps({"flops": None, "seconds_per_epoch": None}))
+    file = write_sweep(tmp_path, SWEEP.replace("folds = [0]", "folds = [0, 1]"))
+    assert main(["benchmark", str(file), "-o", str(tmp_path / "sweep"), "--dry-run"]) == 0
+    stock, finished, ours, _, total, _ = capsys.readouterr().out.splitlines()
+    assert stock.endswith("(rough, from FLOPs)") and finished.endswith("finished")
+    assert "  unknown (its FLOPs cannot be counted: DataDependentOutputException" in ours
+    assert "2 runs of unknown length" in total
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
         ("nnUNetTrainerSegMamba", "nnUNetTrainerSegMmaba", "no trainer nnUNetTrainerSegMmaba; .*nnUNetTrainerSegMamba"),
         ("tinySegMambaPlans", "nnUNetSegMambaPlans", "nnunetv2_mamba plan -d 901 --network SegMamba"),
         ('"nnUNetPlans"', '"nnUNetResEncUNetMPlans"', "nnUNetv2_plan_and_preprocess -d 901 -pl nnUNetPlannerResEncM"),
+        (f"[{DATASET_ID}]", f'[{DATASET_ID}, "Dataset901_Tiny"]', "a data set stands there by two names"),
         (f"[{DATASET_ID}]", "[902]", "0 data sets 902 .*Dataset901_Tiny"),
         ("folds = [0]", "folds = [7]", "has 5 folds, counted from 0; there is no 7"),
         ("folds = [0]", 'folds = [0]\nconfigurations = ["3d_lowres"]', "has no 3d_lowres; it has 2d, 3d_fullres"),
