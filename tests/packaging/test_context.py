@@ -14,7 +14,9 @@ import pytest
 import torch
 import yaml
 from conftest import MODALITIES
+from documentation import BLOCKS
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from test_troubleshooting import documented
 
 import nnunetv2_mamba
 from nnunetv2_mamba._register import DISCOVERY
@@ -23,6 +25,7 @@ from nnunetv2_mamba.packaging import context, wheel
 from nnunetv2_mamba.packaging import model as module
 from nnunetv2_mamba.packaging.context import Request, write_context
 from nnunetv2_mamba.packaging.settings import Choices, Settings
+from nnunetv2_mamba.trainers import nnUNetTrainerUMambaBot
 
 OPTIONS = {
     "grand-challenge": {"interfaces": ["o=output", "a=0", "b=1", "c=2", "d=channel 3"]},
@@ -43,6 +46,24 @@ def one_wheel(built_wheel, monkeypatch):
     """Building it takes pip seconds, so it is built once."""
     monkeypatch.setattr(context, "write_wheel", lambda folder: Path(shutil.copy(built_wheel, folder)))
     monkeypatch.setenv("nnUNet_extTrainer", DISCOVERY)
+
+
+@pytest.fixture
+def one_channel(trained_model, tmp_path, monkeypatch):
+    """The model as it would be of one channel, as the documentation's is."""
+    folder = tmp_path / "MODEL"
+    plans, dataset = (json.loads((trained_model.folder / f"{name}.json").read_text()) for name in ("plans", "dataset"))
+    dataset["channel_names"] = {"0": "T1"}
+    monkeypatch.setenv("nnUNet_preprocessed", str(trained_model.folder.parents[2] / "preprocessed"))
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    arguments = {**plans, "continue_training": False}, "3d_fullres", 0, dataset, torch.device("cpu")
+    trainer = nnUNetTrainerUMambaBot(*arguments)
+    trainer.initialize()
+    (folder / "fold_0").mkdir(parents=True)
+    trainer.save_checkpoint(str(folder / "fold_0" / "checkpoint_final.pth"))
+    for name, document in (("plans", plans), ("dataset", dataset)):
+        (folder / f"{name}.json").write_text(json.dumps(document))
+    return folder
 
 
 @pytest.fixture
@@ -119,6 +140,17 @@ def test_torch_comes_from_the_index_asked_for_or_not_at_all(trained_model, tmp_p
 def test_torch_of_pypi_needs_no_step(trained_model, tmp_path):
     write_context(Request(trained_model.folder, "flare"), tmp_path / "context")
     assert "--index-url" not in (tmp_path / "context/Dockerfile").read_text()
+
+
+def test_the_documented_commands(one_channel, tmp_path, monkeypatch):
+    here = {"MODEL_FOLDER": str(one_channel), "SLUG=output": "organs=output"}
+    monkeypatch.chdir(tmp_path)
+    shell = [block for block in BLOCKS if block.language == "bash"]
+    commands = [words for block in shell for words in block.commands if words[:2] == ["nnunetv2_mamba", "package"]]
+    assert {words[words.index("--for") + 1] for words in commands} == set(OPTIONS)
+    for words in commands:
+        assert main([here.get(word, word) for word in words[1:]]) == 0, words
+        assert Path(words[words.index("-o") + 1], "Dockerfile").is_file()
 
 
 @pytest.mark.parametrize("platform", OPTIONS)
@@ -306,6 +338,7 @@ def test_a_trainer_copied_into_nnunet_is_refused(model, tmp_path):
     code, errors = package_with(site, mine, tmp_path / "context")
     assert code == 1
     assert "nnUNetTrainerMine comes from nnunetv2.training.nnUNetTrainer.nnUNetTrainerMine, which the" in errors
+    assert documented(errors.splitlines()[-1])
     assert not (tmp_path / "context").exists()
 
 

@@ -1,9 +1,14 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
+from documentation import BLOCKS
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_mamba._register import DISCOVERY
+from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.ops import directional_scan
 from nnunetv2_mamba.packaging import export as module
 from nnunetv2_mamba.packaging.export import export
@@ -39,6 +44,32 @@ def test_torch_export(trained_model, tmp_path, logits):
     print(export(trained_model.folder, tmp_path / "network.pt2", "torch-export", fold="1"))
     result = torch.export.load(tmp_path / "network.pt2").module()(logits[0])
     np.testing.assert_allclose(result.detach().numpy(), logits[1], atol=1e-4)
+
+
+SHELL = [block for block in BLOCKS if block.language == "bash"]
+COMMANDS = [words for block in SHELL for words in block.commands if words[:2] == ["nnunetv2_mamba", "export"]]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[3])
+def test_the_documented_commands(trained_model, tmp_path, monkeypatch, words):
+    if "--onnx" in words:
+        pytest.importorskip("onnxruntime")
+    monkeypatch.chdir(tmp_path)
+    assert main([str(trained_model.folder) if word == "MODEL_FOLDER" else word for word in words[1:]]) == 0
+    assert Path(words[-1]).stat().st_size
+
+
+@pytest.mark.parametrize(("option", "kind"), [("--onnx", "onnx"), ("--torch-export", "torch-export")])
+def test_the_command_exports_with_the_backend_of_plain_operations(tmp_path, monkeypatch, capsys, option, kind):
+    calls = []
+    monkeypatch.setenv("NNUNETV2_MAMBA_SCAN", "cpu")
+    monkeypatch.setattr(
+        module, "export", lambda *args: calls.append((*args, os.environ["NNUNETV2_MAMBA_SCAN"])) or "ok"
+    )
+    assert main(["export", "MODEL", option, "FILE", "--fold", "1"]) == 0
+    assert calls == [(Path("MODEL"), Path("FILE"), kind, "1", "checkpoint_final.pth", "torch")]
+    assert capsys.readouterr().out == "ok\nwritten: FILE\n"
 
 
 def test_long_scans_are_refused(trained_model, tmp_path, monkeypatch):
