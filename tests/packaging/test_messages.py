@@ -1,0 +1,83 @@
+"""What a container says, as docs/troubleshooting.md shows it."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import layouts
+import pytest
+import SimpleITK
+from conftest import MODALITIES
+from test_troubleshooting import documented
+
+from nnunetv2_mamba._register import DISCOVERY
+from nnunetv2_mamba.packaging.images import write_atomically
+from nnunetv2_mamba.packaging.run import _failure, main
+from nnunetv2_mamba.packaging.settings import Choices, Settings
+
+
+@pytest.fixture
+def errors(trained_model, tmp_path, monkeypatch, capsys):
+    """Run a BraTS container's program on one case and return the lines that it writes to standard error."""
+    monkeypatch.setenv("nnUNet_extTrainer", DISCOVERY)
+    inputs = layouts.brats(tmp_path / "inputs", MODALITIES, {"case_0": trained_model.cases["case_0"]})
+
+    def run(spoil=lambda folder: None, output=tmp_path / "output", options=(), code=1, **settings) -> list[str]:
+        spoil(inputs / "case_0")
+        arguments = {"channels": MODALITIES, "model": str(trained_model.folder), **settings}
+        Settings("brats", **arguments).write(tmp_path / "inference.json")
+        assert (
+            main([str(tmp_path / "inference.json"), "--input", str(inputs), "--output", str(output), *options]) == code
+        )
+        return capsys.readouterr().err.splitlines()
+
+    return run
+
+
+@pytest.fixture
+def not_writable():
+    """A folder that another user owns; outside pytest's, whose parents are for its user only."""
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o555)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(10001)
+    yield folder
+    if root:
+        os.seteuid(0)
+    folder.rmdir()
+
+
+def test_a_missing_file(errors):
+    (line,) = errors(lambda folder: (folder / "case_0-t2w.nii.gz").unlink())
+    assert documented(line)
+
+
+def test_a_truncated_file(errors):
+    (line,) = errors(lambda folder: layouts.truncate(folder / "case_0-t2w.nii.gz"))
+    assert documented(line)
+
+
+def test_weights_that_are_not_there(errors, tmp_path):
+    (line,) = errors(options=("--weights", str(tmp_path / "nothing")))
+    assert documented(line)
+
+
+def test_too_little_time(errors):
+    lines = errors(code=0, choices=Choices(("0",), time_budget=1e-3))
+    assert [line for line in lines if documented(line)]
+
+
+def test_an_image_with_cuda_where_there_is_none(errors, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    lines = errors(code=0, gpu=True)
+    assert [line for line in lines if documented(line)]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+def test_an_output_that_others_may_not_write(capsys, not_writable):
+    with pytest.raises(OSError) as caught:
+        write_atomically(SimpleITK.Image(4, 4, 4, SimpleITK.sitkUInt8), not_writable / "case_0.nii.gz")
+    _failure("case_0", caught.value)
+    assert documented(capsys.readouterr().err)
