@@ -7,6 +7,8 @@ import nibabel
 import numpy as np
 import pytest
 import SimpleITK
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_mamba.packaging.images import check_complete, write_atomically
 from nnunetv2_mamba.packaging.predictor import CasePredictor
@@ -151,6 +153,45 @@ def test_nan_is_named(predictor, files, tmp_path):
 def test_too_few_channels_are_named(predictor, files):
     with pytest.raises(ValueError, match=f"takes 4 channel.*has 3: .*{files[0].name}"):
         predictor.segment(files[:3])
+
+
+def other_folds(folder, change):
+    """The model's copy, the weights of its second fold changed."""
+    file = folder / "fold_1" / "checkpoint_final.pth"
+    checkpoint = torch.load(file, weights_only=False)
+    checkpoint["network_weights"] = change(checkpoint["network_weights"])
+    torch.save(checkpoint, file)
+    return folder
+
+
+def rename_the_first(weights):
+    (name, first), *others = weights.items()
+    return {f"{name}.renamed": first, **dict(others)}
+
+
+def test_weights_that_do_not_fit_are_named_in_any_fold(trained_model, tmp_path):
+    folder = other_folds(shutil.copytree(trained_model.folder, tmp_path / "model"), rename_the_first)
+    for folds in (("0", "1"), ("1", "0")):
+        with pytest.raises(ValueError, match=r"(?s)^fold_1/checkpoint_final.pth .*do not fit.*\.renamed"):
+            CasePredictor(folder, Choices(folds), "cpu")
+
+
+def test_the_folds_are_averaged_and_the_first_stays_loaded(trained_model, tmp_path):
+    def shifted(weights):
+        return {name: value + 0.01 if value.is_floating_point() else value for name, value in weights.items()}
+
+    folder = other_folds(shutil.copytree(trained_model.folder, tmp_path / "model"), shifted)
+    files = trained_model.cases["case_0"]
+    predictor = CasePredictor(folder, Choices(("0", "1")), "cpu")
+    first = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
+    state = predictor._tiles.network.state_dict()
+    assert all(torch.equal(value, first[name]) for name, value in state.items())
+    theirs = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    theirs.initialize_from_trained_model_folder(str(folder), (0, 1))
+    theirs.predict_from_files_sequential([[str(file) for file in files]], [str(tmp_path / "reference")])
+    image = SimpleITK.GetArrayFromImage(predictor.segment(files).image)
+    np.testing.assert_array_equal(image, layouts.voxels(tmp_path / "reference.nii.gz"))
+    assert not np.array_equal(image, layouts.voxels(trained_model.references["case_0"]))
 
 
 def test_bf16_is_close_and_fp32_is_the_default_on_the_cpu(trained_model):

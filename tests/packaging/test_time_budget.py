@@ -1,4 +1,10 @@
+import math
+import time
+
+import layouts
+import numpy as np
 import pytest
+import SimpleITK
 import torch
 
 from nnunetv2_mamba.packaging.predictor import CasePredictor
@@ -137,6 +143,44 @@ def test_a_budget_that_is_too_small_is_said(timed, trained_model, clock):
     assert seconds <= 2.5
 
 
-def test_a_real_clock(trained_model):
-    predictor = CasePredictor(trained_model.folder, Choices(("0", "1"), time_budget=300), "cpu")
-    assert predictor.segment(trained_model.cases["case_0"]).complete
+def test_no_pass_is_run_when_there_is_no_time_for_one(timed, trained_model, clock):
+    """The first pass of all, which may compile, takes its time from the budget of the first case, before its images."""
+    predictor = timed(6, lambda number: 4.0 if number == 0 else 1.0)
+    begin = clock.now
+    predictor.warm_up()
+    late = predictor.segment(trained_model.cases["case_0"], started=begin)
+    assert not late.complete
+    assert clock.now - begin == 4  # 2 seconds are left, less than the only pass took
+    begin = clock.now
+    assert not predictor.segment(trained_model.cases["case_0"], started=begin - 10).complete
+    assert clock.now == begin
+    assert predictor.segment(trained_model.cases["case_0"]).complete  # with 6 seconds a pass is timed anew
+    assert clock.now - begin <= 6
+
+
+@pytest.mark.parametrize("budget", [0.0, -1.0, math.nan])
+def test_a_budget_that_is_none_is_refused(budget):
+    with pytest.raises(ValueError, match="time_budget must be above 0"):
+        Choices(time_budget=budget)
+
+
+@pytest.mark.slow
+def test_a_real_clock(trained_model, tmp_path):
+    """Budgets of a half, of once and twice the time that it takes without one, kept but for a tenth of that."""
+    files = [tmp_path / file.name for file in trained_model.cases["case_0"]]
+    for file, source in zip(files, trained_model.cases["case_0"], strict=True):
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.tile(layouts.voxels(source), (2, 2, 1))), file)
+
+    def seconds(budget: float | None) -> tuple:
+        predictor = CasePredictor(trained_model.folder, Choices(("0", "1"), time_budget=budget), "cpu")
+        predictor.warm_up()
+        begin = time.perf_counter()
+        result = predictor.segment(files)
+        return result, time.perf_counter() - begin
+
+    _, unlimited = seconds(None)
+    for share in (0.5, 1, 2):
+        result, taken = seconds(share * unlimited)
+        assert taken <= (share + 0.1) * unlimited, result.how
+        assert result.complete, result.how
+        assert share > 0.5 or "no mirroring" in result.how
