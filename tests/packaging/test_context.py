@@ -10,6 +10,7 @@ import zipfile
 from importlib.metadata import Distribution, distribution, version
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -107,6 +108,12 @@ def test_grand_challenge_from_a_zip(model, tmp_path):
 def wheel_name(folder):
     (file,) = folder.glob("*.whl")
     return file.name
+
+
+def test_a_zip_of_a_model_with_numpy_numbers_in_its_log(model, tmp_path):
+    recheckpoint(model, lambda content: content.update(logging={"ema_fg_dice": [np.float64(0.5)]}))
+    archive = zipped(model, tmp_path / "m.zip")
+    assert write_context(Request(archive, "flare", folds=["0"]), tmp_path / "context").folds == ("0",)
 
 
 def test_brats_by_the_command(model, tmp_path, capsys):
