@@ -24,8 +24,8 @@ RULES = (
     "Where only some predictions rightly lack a structure that the reference lacks, they get the best value (1, or a "
     "distance of 0).",
     "An infinite distance (only one of reference and prediction has the structure) counts as twice the largest finite "
-    "distance of this structure in the comparison, at least 1 mm, which is worse than all others; the number of such "
-    "failures is given.",
+    "distance of this structure in the comparison, at least 1 mm, also where none is finite, which is worse than all "
+    "others; the number of such failures is given.",
     "The mean over structures is taken within each case first.",
 )
 
@@ -210,10 +210,10 @@ def _compare_metric(
     usable = {}
     for label in labels:
         raw = wide.xs(label, level="label")
-        if np.isfinite(raw).to_numpy().any():
+        if raw.notna().to_numpy().any():  # infinite counts: a model may predict in every case what is in no reference
             usable[label] = _by_the_rules(raw, metric)
         else:
-            notes.append(f"{metric} of {label} is finite for no model in any case: left out.")
+            notes.append(f"{label} is in no image of any model, nor in a reference: left out of {metric}.")
     items = [(label, values, _infinite(wide.xs(label, level="label"))) for label, values in usable.items()]
     if len(usable) > 1:
         mean = pd.concat(usable.values()).groupby(level="case").mean()
@@ -234,7 +234,8 @@ def _by_the_rules(raw: pd.DataFrame, metric: str) -> pd.DataFrame:
     """cases x tables, finite: see ``RULES``."""
     values = raw.dropna(how="all").fillna(0.0 if metric in LOWER_IS_BETTER else 1.0)
     infinite = _infinite(values)
-    return values.mask(infinite, max(1.0, 2 * values[~infinite].max(axis=None)))
+    finite = values.to_numpy()[~infinite.to_numpy()]
+    return values.mask(infinite, max(1.0, 2 * finite.max()) if finite.size else 1.0)
 
 
 def _compare_structure(

@@ -104,7 +104,30 @@ def test_a_structure_that_no_case_has_is_left_out_and_said():
     tables = [(name, with_values(table_of(0, i), [np.nan] * 12)) for i, name in enumerate("AB")]
     comparison = compare(tables, ["dice"])
     assert [item.structure for item in comparison.structures] == ["Posterior"]
-    assert comparison.notes == ("dice of Anterior is finite for no model in any case: left out.",)
+    assert comparison.notes == ("Anterior is in no image of any model, nor in a reference: left out of dice.",)
+
+
+@pytest.mark.parametrize("metric", ["hd95", "assd"])
+def test_what_is_in_no_reference_must_not_be_predicted(metric):
+    """One model finds it in every case, the other rightly in none: all cases speak against the first."""
+    tables = [
+        (name, with_values(table_of(0, 1), [value] * 12, metric)) for name, value in (("A", np.inf), ("B", np.nan))
+    ]
+    comparison = compare(tables, [metric])
+    mean, anterior, _ = comparison.structures
+    assert not comparison.notes and anterior.structure == "Anterior"
+    assert anterior.values.to_numpy().tolist() == [[1.0, 0.0]] * 12  # no distance is finite: 1 mm
+    assert [result.failures for result in anterior.results] == [12, 0]
+    for pair in (anterior.pairs[0], mean.pairs[0]):
+        assert (pair.wins, pair.ties, pair.losses, pair.better) == (0, 0, 12, "B")
+        assert pair.p == pytest.approx(2 / 2**12)
+
+
+def test_what_every_model_misses_everywhere_counts_too():
+    tables = [(name, with_values(table_of(0, 1), [np.inf] * 12, "hd95")) for name in "AB"]
+    anterior = compare(tables, ["hd95"]).structures[1]
+    assert anterior.values.to_numpy().tolist() == [[1.0, 1.0]] * 12
+    assert [result.failures for result in anterior.results] == [12, 12] and anterior.pairs[0].ties == 12
 
 
 def test_undefined_values():
