@@ -1,5 +1,6 @@
 """Cases: every label of two images measured at once, and what the files may hold."""
 
+import tracemalloc
 from pathlib import Path
 
 import nibabel
@@ -13,7 +14,9 @@ from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReori
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
+from nnunetv2_mamba.evaluation.cases import measure as measure_images
 from nnunetv2_mamba.evaluation.cases import measure_files
+from nnunetv2_mamba.evaluation.images import Geometry, Segmentation
 from nnunetv2_mamba.evaluation.labels import read_labels
 from nnunetv2_mamba.evaluation.metrics import Options, surface
 
@@ -71,6 +74,25 @@ def test_all_labels_at_once_equal_each_label_alone(dataset, tmp_path):
         assert {name: found[name] for name in distances} == pytest.approx(distances, rel=1e-6)
         assert (found["dice"], found["iou"]) == (by_nnunet["Dice"], by_nnunet["IoU"])
     assert result["shape"] == [18, 22, 20] and result["spacing"] == pytest.approx(SPACING)
+
+
+def test_counting_takes_few_bytes_a_voxel():
+    """Two small structures in a large image: what is made beside the images is theirs, and a byte or two a voxel."""
+    shape = (96, 128, 128)
+    indices = [np.ones(shape, np.uint8) for _ in range(2)]
+    indices[0][40:44, 40:44, 40:44] = indices[1][41:45, 40:44, 40:44] = 2
+    images = [Segmentation(array, Geometry(shape, SPACING)) for array in indices]
+    labels = read_labels({"labels": {"background": 0, "left": 1}}, None)
+    measure_images(*images, labels, Options())  # imports
+    tracemalloc.start()
+    try:
+        metrics = measure_images(*images, labels, Options())["1"]
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    counts = {name: metrics[name] for name in ("TP", "FP", "FN", "TN")}
+    assert counts == {"TP": 48, "FP": 16, "FN": 16, "TN": np.prod(shape) - 80}
+    assert peak < 3 * np.prod(shape)
 
 
 def test_what_is_ignored_does_not_count(tmp_path):
