@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .comparison import DEFAULT_METRICS, Comparison, compare
-from .provenance import notes
+from .provenance import check_alike, notes
 from .report.case_images import CaseImages
 from .report.runs import default_names, read_run
 from .report.write import write
@@ -34,13 +34,14 @@ def compare_results(
         images, references: folders, where they are not where the evaluation found them.
 
     Raises:
-        ValueError: for what cannot be compared, see ``comparison.compare``.
+        ValueError: for what cannot be compared, see ``comparison.compare`` and ``provenance.check_alike``.
         OSError: if the report cannot be written.
     """
     if names is not None and len(names) != len(paths):
         raise ValueError(f"--names has {len(names)} names for {len(paths)} results; give one for each")
     tables = [read_metrics(path) for path in paths]
     runs = [read_run(Path(path)) for path in paths]
+    check_alike(runs, metrics)
     names = default_names(runs) if names is None else list(names)
     comparison = compare(list(zip(names, tables, strict=True)), metrics, seed)
     grouped = {

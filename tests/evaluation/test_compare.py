@@ -1,6 +1,9 @@
 """The verb: what it takes, what it says, and what it refuses."""
 
+import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 from made_up_models import results_folder, table_of
@@ -13,7 +16,7 @@ from nnunetv2_mamba.evaluation.comparison import compare
 from nnunetv2_mamba.evaluation.report.overlays import extremes
 from nnunetv2_mamba.evaluation.report.runs import COSTS, costs, curve_of, default_names, read_run
 from nnunetv2_mamba.evaluation.report.wording import findings
-from nnunetv2_mamba.evaluation.tables import format_metrics
+from nnunetv2_mamba.evaluation.tables import format_metrics, read_metrics
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +91,91 @@ def test_a_comparison_on_training_cases_says_so(tmp_path, no_report):
     assert str(moved) in compare_results([moved, folders[1]], tmp_path / "out", ["A", "B"], ["dice"]).notes[0]
 
 
+RECORD = {
+    "labels": {"1": "Anterior", "2": "Posterior"},
+    "nsd_tolerance_mm": 1.0,
+    "empty": ["NaN", "infinite"],
+    "versions": {"monai": "1.5", "scipy": "1.17"},
+}
+
+
+@pytest.fixture
+def recorded(tmp_path, no_report):
+    """Two models of two folds with predictions and ``evaluation.json``; and a function that changes a fold's record."""
+    folders = [results_folder(tmp_path, name, table_of(0, i)) for i, name in enumerate(("First", "Second"))]
+
+    def record(model, fold, references="gt", **changes):
+        validation = folders[model] / f"fold_{fold}" / "validation"
+        cases = sorted(read_metrics(validation)["case"].unique())
+        per_case = []
+        for case in cases:
+            prediction = validation / f"{case}.nii.gz"
+            prediction.touch()
+            per_case.append(
+                {"case": case, "reference_file": f"{references}/{case}.nii.gz", "prediction_file": str(prediction)}
+            )
+        content = {"metric_per_case": per_case, "evaluation": RECORD | changes}
+        (validation / "evaluation.json").write_text(json.dumps(content))
+        (validation / "evaluation.csv").touch()
+
+    for model in range(2):
+        for fold in range(2):
+            record(model, fold)
+    return folders, record
+
+
+def test_tables_measured_alike_need_no_note(recorded, tmp_path):
+    folders, record = recorded
+    record(0, 1, labels=dict(reversed(RECORD["labels"].items())))
+    assert compare_results(folders, tmp_path / "out").notes == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "metric", "message"),
+    [
+        ({"nsd_tolerance_mm": 3.0}, "nsd", "the tolerance of NSD .mm. differs: 1.0 "),
+        ({"empty": ["NaN", "diagonal"]}, "hd95", "the rule for a structure in one image only differs: NaN; infinite "),
+        ({"empty": ["NaN", "diagonal"]}, "assd", "rule for a structure"),
+        ({"labels": {"1": "Posterior", "2": "Anterior"}}, "dice", "the labels .* 1 Anterior, 2 Posterior "),
+    ],
+)
+def test_tables_not_measured_alike_are_refused(changes, metric, message, recorded, tmp_path):
+    """Also if it is not the last fold; by the folder's name, with the remedy; not where no metric depends on it."""
+    folders, record = recorded
+    record(1, 0, **changes)
+    with pytest.raises(ValueError, match=message) as error:
+        compare_results(folders, tmp_path / "out", metrics=["dice", metric])
+    for named in (f"({folders[0]}, {folders[1]}/fold_1/validation)", f"({folders[1]}/fold_0/validation)"):
+        assert named in str(error.value)
+    assert "Evaluate them again with the same options" in str(error.value)
+    record(1, 1, **changes)
+    with pytest.raises(ValueError, match=message) as error:
+        compare_results([*folders], tmp_path / "out", metrics=[metric])
+    assert f"({folders[1]})" in str(error.value)
+    if "labels" not in changes:
+        assert compare_results(folders, tmp_path / "out", metrics=["dice"]).notes == ()
+
+
+def test_other_versions_references_and_predictions_are_noted(recorded, tmp_path):
+    folders, record = recorded
+    record(0, 0, versions={"monai": "1.4", "scipy": "1.17"})
+    record(0, 1, references="elsewhere")
+    case = sorted(folders[1].glob("fold_1/validation/*.nii.gz"))[2]
+    table = case.with_name("evaluation.csv")
+    os.utime(case, ns=(0, table.stat().st_mtime_ns + 10**9))
+    (folders[1] / "fold_0" / "validation" / "evaluation.json").unlink()
+    notes = compare_results(folders, tmp_path / "out", metrics=["dice"]).notes
+    assert len(notes) == 4
+    assert notes[0] == f"{table} is older than {case}: if that was predicted again, evaluate again."
+    assert notes[1].startswith(f"{folders[1]}: not recorded how it was measured")
+    assert "monai 1.4, scipy 1.17" in notes[2] and f"({folders[0]}/fold_0/validation)" in notes[2]
+    first, second = (Path(base).resolve() / "case_01.nii.gz" for base in ("elsewhere", "gt"))
+    assert f"case case_01: {first}, {second}, and 5 more cases" in notes[3]
+    moved = [folder.rename(folder.with_name(f"moved_{folder.name}")) for folder in folders]
+    notes = compare_results(moved, tmp_path / "out", metrics=["dice"]).notes
+    assert notes[0].startswith(f"{moved[1]}/fold_1/validation/evaluation.csv is older than {moved[1]}/fold_1/")
+
+
 def test_default_names_say_what_differs(tmp_path):
     def named(*folders):
         return default_names([read_run(tmp_path / "Dataset998_MadeUp" / folder) for folder in folders])
@@ -116,6 +204,16 @@ def test_learning_curves_are_read_from_the_logs(tmp_path):
     assert first["Pseudo dice"] == {0: 0, 1: 0.3, 2: pytest.approx(0.6)}  # nan: a class without voxels
     assert curve_of(list(run.folds), "train_loss")[2] == pytest.approx((-5 - 0.2) / 2)
     assert run.trainer == "nnUNetTrainer" and run.dataset == "Dataset998_MadeUp"
+
+
+def test_the_later_log_holds(tmp_path):
+    """nnU-Net writes months and days without leading zeros."""
+    folder = results_folder(tmp_path, "nnUNetTrainer", table_of(), epochs=1)
+    for day, loss in (("2026_10_1", -2.0), ("2026_9_30", -1.0), ("2026_10_12", -4.0), ("2026_10_9", -3.0)):
+        (folder / "fold_0" / f"training_log_{day}_09_05_00.txt").write_text(
+            f"2026-01-01 00:00:00.000000: Epoch 0 \n2026-01-01 00:00:00.000000: train_loss {loss} \n"
+        )
+    assert read_run(folder).folds[0].curves["train_loss"] == {0: -4.0}
 
 
 def test_costs_are_medians_of_what_is_there(tmp_path):

@@ -45,6 +45,7 @@ class Run:
         dataset, trainer, plans_name, configuration: from nnU-Net's folder names, None for other paths.
         plans, dataset_json: what nnU-Net's ``plans.json`` and ``dataset.json`` hold, else empty.
         cases: ``reference_file`` and ``prediction_file`` by case, where ``evaluate`` has written them.
+        cases_of: the cases, by the folder of the table.
         evaluations: how ``evaluate`` measured, by the folder of the table; empty where it is not recorded.
     """
 
@@ -57,6 +58,7 @@ class Run:
     dataset_json: dict
     folds: tuple[Fold, ...]
     cases: dict[str, tuple[Path, Path]]
+    cases_of: dict[Path, list[str]]
     evaluations: dict[Path, dict]
 
 
@@ -65,10 +67,11 @@ def read_run(path: Path) -> Run:
     parts = path.name.split("__")
     is_results = len(parts) == 3 and any(path.glob("fold_*"))
     folds = fold_folders(path) if is_results else []
-    cases, evaluations = {}, {}
+    cases, cases_of, evaluations = {}, {}, {}
     for folder in _folders_of_tables(path):
         content = _json(folder / EVALUATION)
         evaluations[folder] = content.get("evaluation", {})
+        cases_of[folder] = [case["case"] for case in content.get("metric_per_case", [])]
         for case in content.get("metric_per_case", []):
             cases[case["case"]] = Path(case["reference_file"]), Path(case["prediction_file"])
     return Run(
@@ -81,6 +84,7 @@ def read_run(path: Path) -> Run:
         dataset_json=_json(path / "dataset.json"),
         folds=tuple(_read_fold(folder) for folder in folds),
         cases=cases,
+        cases_of=cases_of,
         evaluations=evaluations,
     )
 
@@ -154,7 +158,9 @@ def costs(runs: list[Run]) -> dict[str, float]:
 
 def _read_fold(folder: Path) -> Fold:
     curves: dict[str, dict[int, float]] = {name: {} for name in CURVES}
-    for log in sorted(folder.glob("training_log_*.txt")):  # a continued training has several, the later one holds
+    # A continued training has several logs, the later one holds. Their names have no leading zeros: 2026_9_30
+    logs = folder.glob("training_log_*.txt")
+    for log in sorted(logs, key=lambda log: [int(number) for number in re.findall(r"\d+", log.name)]):
         epoch = 0
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
             if not (match := _LINE.match(line.rstrip())):
