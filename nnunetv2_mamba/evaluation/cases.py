@@ -55,7 +55,7 @@ def measure(
     indices = (reference.indices, np.where(reference.indices == 0, 0, prediction.indices))
     size = len(labels.known) + 1
     # Voxels by index in the reference and in the prediction; every count of every label is a sum of these.
-    # Slab by slab, because the pairs take 8 bytes a voxel, and the sums that make them as much again.
+    # Slab by slab, because a pair takes 8 bytes: of a whole image that was most of what this function needs.
     counts = np.zeros(size * size, dtype=np.int64)
     for slabs in zip(*indices, strict=True):
         counts += np.bincount((slabs[0].astype(np.intp) * size + slabs[1]).ravel(), minlength=size * size)
