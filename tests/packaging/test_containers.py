@@ -40,6 +40,9 @@ def check_flare(tmp_path: Path, model: Path, cases: layouts.Cases, references: d
     damaged = layouts.flare(tmp_path / "damaged", cases)
     name, *others = cases
     layouts.truncate(damaged / f"{name}_0000.nii.gz")
+    incomplete = layouts.flare(tmp_path / "incomplete", cases)
+    channels = len(cases[name])
+    (incomplete / f"{name}_{channels - 1:04d}.nii.gz").unlink()
     empty = output_folder(tmp_path / "empty")
 
     def run(inputs: Path) -> tuple:
@@ -57,6 +60,11 @@ def check_flare(tmp_path: Path, model: Path, cases: layouts.Cases, references: d
     assert done.returncode == 1
     assert f"/workspace/inputs/{name}_0000.nii.gz" in done.stderr
     assert sorted(file.name for file in output.iterdir()) == [f"{case}.nii.gz" for case in sorted(others)]
+    if channels > 1:
+        done, output = run(incomplete)
+        assert done.returncode == 1
+        assert f"/workspace/inputs/{name}_{channels - 1:04d}.nii.gz is missing" in done.stderr
+        assert sorted(file.name for file in output.iterdir()) == [f"{case}.nii.gz" for case in sorted(others)]
     done, output = run(empty)
     assert done.returncode == 1
     assert "/workspace/inputs has no" in done.stderr
@@ -74,15 +82,23 @@ def check_brats(
     (damaged / first / f"{first}-{modalities[-1]}.nii.gz").unlink()
     layouts.truncate(damaged / second / f"{second}-{modalities[0]}.nii.gz")
 
-    output = output_folder(tmp_path / "outputs")
-    volumes = {"/input": (everything, "ro"), "/output": (output, "rw")}
-    done = container.run(volumes=volumes, user="4711:4711")
-    assert done.returncode == 0, done.stderr
-    assert sorted(file.name for file in output.iterdir()) == [f"{name}.nii.gz" for name in cases]
-    for name, files in cases.items():
-        check_same(output / f"{name}.nii.gz", references[name], files[0])
+    def run(inputs: Path) -> tuple:
+        output = output_folder(tmp_path / f"outputs-{inputs.name}")
+        volumes = {"/input": (inputs, "ro"), "/output": (output, "rw")}
+        return container.run(volumes=volumes, user="4711:4711"), output
 
-    output = output_folder(tmp_path / "outputs-damaged")  # and as an MLCube
+    one = layouts.brats(tmp_path / "one", modalities, {first: cases[first]})
+    for inputs, names in ((everything, list(cases)), (one, [first])):
+        done, output = run(inputs)
+        assert done.returncode == 0, done.stderr
+        assert sorted(file.name for file in output.iterdir()) == [f"{name}.nii.gz" for name in names]
+        for name in names:
+            check_same(output / f"{name}.nii.gz", references[name], cases[name][0])
+    done, output = run(output_folder(tmp_path / "empty"))
+    assert done.returncode == 1
+    assert "/input has no" in done.stderr
+
+    output = output_folder(tmp_path / "outputs-mlcube")  # and as an MLCube
     volumes = {"/mlcube_io0": (damaged, "ro"), "/mlcube_io2": (output, "rw")}
     arguments = ("infer", "--data_path=/mlcube_io0", "--output_path=/mlcube_io2")
     done = container.run(*arguments, volumes=volumes, user="4711:4711")
