@@ -35,7 +35,7 @@ class NonFiniteCounter:
 
 
 def finite(tensor: torch.Tensor) -> bool:
-    return bool(torch.isfinite(tensor).all())
+    return bool(torch.isfinite(tensor.detach()).all())  # in a checkpointed block nothing may be saved for the backward
 
 
 def _tensors(output: object) -> Iterator[torch.Tensor]:
