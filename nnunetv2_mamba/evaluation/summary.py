@@ -72,14 +72,18 @@ def to_table(pairing: Pairing, results: dict[str, dict]) -> pd.DataFrame:
 
 def versions() -> dict[str, str]:
     """Of the packages that the values may depend on."""
-    return {name: _version(name) for name in ("nnunetv2-mamba", "nnunetv2", "monai", "scipy", "numpy")}
+    return {
+        name: installed_version(name, "not installed")
+        for name in ("nnunetv2-mamba", "nnunetv2", "monai", "scipy", "numpy")
+    }
 
 
-def _version(name: str) -> str:
+def installed_version(package: str, otherwise: str) -> str:
+    """Its version, or ``otherwise`` where there is none: a package that is run from a checkout."""
     try:
-        return version(name)
-    except PackageNotFoundError:  # run from a checkout
-        return "not installed"
+        return version(package)
+    except PackageNotFoundError:
+        return otherwise
 
 
 def _nanmean(values: list[float]) -> float:

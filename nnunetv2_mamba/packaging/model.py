@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickle
 import re
 import sys
-import tempfile
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -171,12 +171,7 @@ def _folds(source: Path | zipfile.Path, folds: Sequence[str] | None, checkpoint:
 
 def _read_checkpoint(file: Path | zipfile.Path) -> Any:
     try:
-        if isinstance(file, Path):
-            return read_plain(file)
-        with tempfile.TemporaryDirectory() as folder:  # a file, because it may be read twice
-            copy = Path(folder) / file.name
-            copy.write_bytes(file.read_bytes())
-            return read_plain(copy)
+        return read_plain(io.BytesIO(file.read_bytes()) if isinstance(file, zipfile.Path) else file)
     except pickle.UnpicklingError as error:
         raise pickle.UnpicklingError(
             f"{file} holds more than weights and numbers, so it is not read: {error}"

@@ -13,6 +13,14 @@ from pathlib import Path
 from nnunetv2_mamba.benchmark.run import Run
 
 RUN = Run("Dataset901_Tiny", "3d_fullres", "nnUNetPlans", "nnUNetTrainer", 0, 0)
+GROUPS = """
+[[group]]
+trainers = ["nnUNetTrainer"]
+plans = ["nnUNetPlans"]
+[[group]]
+trainers = ["nnUNetTrainerSegMamba"]
+plans = ["tinySegMambaPlans"]
+"""
 
 
 def write_sweep(folder: Path, text: str) -> Path:

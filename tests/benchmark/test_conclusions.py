@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import pandas as pd
 import pytest
-from sweep_cases import RUN, pretend_finished, write_sweep
+from sweep_cases import GROUPS, RUN, pretend_finished, write_sweep
 from tiny_dataset import TinyDataset
 
 from nnunetv2_mamba.benchmark import conduct as module
@@ -15,14 +15,6 @@ from nnunetv2_mamba.benchmark.run import Run
 from nnunetv2_mamba.benchmark.sweep import fold_differences
 
 SPLITS = [["case_0", "case_1", "case_2"], ["case_3", "case_4"], ["case_5"]]
-GROUPS = """
-[[group]]
-trainers = ["nnUNetTrainer"]
-plans = ["nnUNetPlans"]
-[[group]]
-trainers = ["nnUNetTrainerSegMamba"]
-plans = ["tinySegMambaPlans"]
-"""
 OURS = {"trainer": "nnUNetTrainerSegMamba", "plans": "tinySegMambaPlans"}
 
 

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from sweep_cases import pretend_finished, write_sweep
+from sweep_cases import GROUPS, pretend_finished, write_sweep
 from tiny_dataset import DATASET_ID, TinyDataset
 
 from nnunetv2_mamba.benchmark.run import Run
@@ -30,12 +30,7 @@ mirroring = false
 [machine]
 device = "cpu"
 threads = 1
-[[group]]
-trainers = ["nnUNetTrainer"]
-plans = ["nnUNetPlans"]
-[[group]]
-trainers = ["nnUNetTrainerSegMamba"]
-plans = ["tinySegMambaPlans"]
+{GROUPS}
 """
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -16,20 +15,17 @@ WRAPPERS = ("network_weights", "state_dict", "model_state_dict", "module", "mode
 PREFIXES = ("module.", "_orig_mod.")
 
 
-def read_plain(path: Path) -> Any:
+def read_plain(file: Path | BinaryIO) -> Any:
     """Load a file of tensors, plain containers and numpy's numbers, as nnU-Net's checkpoints hold in their logs.
 
     Raises:
         pickle.UnpicklingError: for any other object; none of its code is run.
     """
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        scalar = np.float64(0).__reduce__()[0]  # numpy's constructor of numbers, wherever this version has it
-        names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-        kinds = [type(np.dtype(kind)) for kind in ("f4", "f8", "i8")]
-        with torch.serialization.safe_globals([*((scalar, name) for name in names), np.dtype, *kinds]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+    scalar = np.float64(0).__reduce__()[0]  # numpy's constructor of numbers, wherever this version has it
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    kinds = [type(np.dtype(kind)) for kind in ("f4", "f8", "i8")]
+    with torch.serialization.safe_globals([*((scalar, name) for name in names), np.dtype, *kinds]):
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def unwrap(checkpoint: Mapping) -> State:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable
-from importlib.metadata import PackageNotFoundError, version
 
 from ..comparison import RULES, Comparison
 from ..statistics import ALPHA, RESAMPLES, SIGN_FLIPS
+from ..summary import installed_version
 from .runs import Run
 from .summary_tables import Table
 from .wording import TITLES
@@ -110,7 +110,7 @@ def _measuring(runs: dict[str, list[Run]]) -> str:
 
 def _testing(comparison: Comparison) -> str:
     packages = ("nnunetv2-mamba", "scipy", "statsmodels", "numpy", "pandas")
-    with_versions = _versions({name: _version(name) for name in packages})
+    with_versions = _versions({name: installed_version(name, "(checkout)") for name in packages})
     return (
         "Confidence intervals (95 %) of means and of mean differences are bootstrap intervals, bias-corrected and "
         f"accelerated, of {RESAMPLES} resamples of the cases (seed {comparison.seed}). Models were compared in "
@@ -139,13 +139,6 @@ def _torch(cost: dict, debug: dict) -> str | None:
 
 def _versions(versions: dict) -> str | None:
     return ", ".join(f"{name} {value}" for name, value in versions.items() if value) or None
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # run from a checkout
-        return "(checkout)"
 
 
 def _set(values: Iterable[object]) -> str:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+
+from nnunetv2_mamba.architectures.blocks.recompute import recomputed
 
 SPLINE_INTERVALS = 5
 SPLINE_RANGE = 3.0  # the grid is [-3, 3], which holds 99.7 % of a normalised feature map
@@ -64,9 +65,7 @@ class BasisConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, channels, *grid)`` to the same shape."""
-        if torch.is_grad_enabled():
-            return checkpoint(self._forward, x, use_reentrant=False, preserve_rng_state=False)
-        return self._forward(x)
+        return recomputed(self._forward, x)
 
     def _forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
