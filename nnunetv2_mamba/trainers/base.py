@@ -114,6 +114,7 @@ class nnUNetTrainerMamba(nnUNetTrainer):
 
     def initialize(self) -> None:
         super().initialize()
+        self.precision.check_convolutions(self._bare_network())
         if self.recipe.activation_checkpointing:  # later than torch.compile's wrapper, which traces at the first call
             checkpoint_activations(self._bare_network())
 

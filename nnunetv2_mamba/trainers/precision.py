@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
+from torch import nn
 
 VARIABLE = "NNUNETV2_MAMBA_AMP"
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "none": None}
@@ -50,3 +52,23 @@ class Precision:
     def grad_scaler(self) -> torch.amp.GradScaler | None:
         """A fresh loss scaler, where the type needs one."""
         return torch.amp.GradScaler(self.device_type) if self.dtype is torch.float16 else None
+
+    def check_convolutions(self, network: nn.Module) -> None:
+        """Let 3D convolutions raise a ``RuntimeError`` where torch would train them with wrong gradients.
+
+        On CPUs, in bf16 and on grids with fewer slices than the kernel, but more than one, the weight gradient of
+        torch's convolution (oneDNN 3.13, kernel ``jit_bf16``) holds whatever was in memory before.
+        """
+        if self.device_type == "cpu" and self.dtype is torch.bfloat16:
+            for module in network.modules():
+                if isinstance(module, nn.Conv3d):
+                    module.register_forward_pre_hook(_refuse_few_slices)
+
+
+def _refuse_few_slices(convolution: nn.Conv3d, args: tuple[Any, ...]) -> None:
+    slices, kernel = args[0].shape[2], convolution.kernel_size[0]
+    if torch.is_grad_enabled() and 1 < slices < kernel:
+        raise RuntimeError(
+            f"{VARIABLE}=bf16 on a CPU: torch's bf16 convolution has wrong weight gradients where the patch is down to "
+            f"{slices} slices and the kernel has {kernel}; use {VARIABLE}=none, or a larger patch"
+        )
