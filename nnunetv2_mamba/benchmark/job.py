@@ -53,7 +53,10 @@ def train(run: Run, sweep: Path, device: str, threads: int | None) -> None:
         seed_everything,
         set_budget,
     )
+    from nnunetv2_mamba.memory.allocator import keep_freed_memory
 
+    if device == "cpu":
+        keep_freed_memory()  # as this package's trainers do: nnU-Net's own are compared on equal terms
     make_trainer, records = nnunet.get_trainer_from_args, []
 
     def make_measured_trainer(*args, **kwargs):

@@ -1,1 +1,1 @@
-"""The peak memory of training and prediction, traced without computing anything; and what to do when it runs out."""
+"""Memory: what a step needs at its peak, traced without computing; what freed memory becomes; running out of it."""

@@ -17,6 +17,7 @@ from torch import nn
 from torch._dynamo import OptimizedModule
 
 from nnunetv2_mamba.architectures.from_plans import network_from_plans
+from nnunetv2_mamba.memory.allocator import keep_freed_memory
 from nnunetv2_mamba.memory.estimate import GIB
 
 from .activation_checkpointing import checkpoint_activations
@@ -303,6 +304,8 @@ class nnUNetTrainerMamba(nnUNetTrainer):
         return datasets
 
     def on_train_start(self) -> None:
+        if self.device.type == "cpu":
+            keep_freed_memory()
         super().on_train_start()
         self.print_to_log_file(f"Settings, which {VARIABLE} can change:", self._describe(), add_timestamp=False)
         if self.local_rank == 0:

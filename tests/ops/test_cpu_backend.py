@@ -120,6 +120,25 @@ def test_denormals_are_kept_outside_the_kernel():
     assert (torch.full((1,), 1e-20) * 1e-20).item() > 0
 
 
+@needs_kernels
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="no transparent huge pages here")
+def test_large_results_are_advised_to_lie_on_huge_pages():
+    tensors, paths = make_conv(channels=64, length=1 << 14)
+    out = run_conv(tensors, paths, "silu", "cpu")["out"]
+    assert "hg" in mapping_flags(out.data_ptr() + out.nbytes // 2)
+
+
+def mapping_flags(address):
+    """The flags of the memory mapping that holds this address."""
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        word = line.split()[0]
+        if not word.endswith(":"):
+            begin, end = (int(part, 16) for part in word.split("-"))
+        elif word == "VmFlags:" and begin <= address < end:
+            return line.split()[1:]
+    raise LookupError(hex(address))
+
+
 def scan_in_child(case, queue):
     queue.put(case.run("cpu").tolist())
 

@@ -20,6 +20,8 @@ from torch import Tensor
 
 from . import cpu_build
 
+_LARGE = 4 << 20  # bytes
+
 
 def available() -> str | None:
     """None if the library is there or could be compiled; otherwise the reason and the remedy."""
@@ -46,8 +48,8 @@ def scan_forward(
 ) -> tuple[Tensor, Tensor]:
     """The sum of the scans, (b, L, d) in u's dtype, and the states for `scan_backward`."""
     batch, directions, length, channels = delta.shape
-    states = A.new_empty(states_shape(batch, directions, length, channels, A.shape[-1]))
-    out = A.new_empty(batch, length, channels)
+    states = _fresh(A, states_shape(batch, directions, length, channels, A.shape[-1]))
+    out = _fresh(A, (batch, length, channels))
     call = _scan_call(u, delta, A, B, C, paths, D, delta_bias, delta_softplus, z, states)
     call.put(out=out)
     call.run("nm_scan_forward")
@@ -70,7 +72,7 @@ def scan_backward(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of (u, delta, A, B, C, D, delta_bias, z), None where the input is None."""
     inputs = (u, delta, A, B, C, D, delta_bias, z)
-    gradients = [None if t is None else A.new_empty(t.shape) for t in inputs]
+    gradients = [None if t is None else _fresh(A, t.shape) for t in inputs]
     call = _scan_call(u, delta, A, B, C, paths, D, delta_bias, delta_softplus, z, states)
     names = ("du", "ddelta", "dA", "dB", "dC", "dD", "ddelta_bias", "dz")
     call.put(grad_out=grad_out, **dict(zip(names, gradients, strict=True)))
@@ -80,7 +82,7 @@ def scan_backward(
 
 def conv_forward(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor, silu: bool) -> Tensor:
     """The causal depthwise convolution along each path, (b, K, L, d) in x's dtype."""
-    out = weight.new_empty(x.shape[0], *paths.shape, x.shape[-1])
+    out = _fresh(weight, (x.shape[0], *paths.shape, x.shape[-1]))
     call = _conv_call(x, weight, bias, paths, silu)
     call.put(out=out)
     call.run("nm_conv_forward")
@@ -91,7 +93,7 @@ def conv_backward(
     grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of (x, weight, bias), None where the input is None."""
-    dx, dweight = weight.new_empty(x.shape), torch.empty_like(weight)
+    dx, dweight = _fresh(weight, x.shape), torch.empty_like(weight)
     dbias = None if bias is None else torch.empty_like(bias)
     call = _conv_call(x, weight, bias, paths, silu)
     call.put(grad_out=grad_out, dx=dx, dweight=dweight, dbias=dbias)
@@ -102,6 +104,15 @@ def conv_backward(
 def _chunk_length(state_size: int) -> int:
     # A multiple of the kernel's tile of 16 tokens. The saved states cost n / chunk numbers per token and channel.
     return 64 if state_size <= 32 else 128
+
+
+def _fresh(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """An uninitialised tensor, on huge pages where that pays: glibc takes blocks of this size fresh from the system."""
+    tensor = like.new_empty(shape)
+    library = _library()
+    if tensor.nbytes >= _LARGE and not isinstance(library, str):
+        library.functions.nm_advise_huge_pages(tensor.data_ptr(), tensor.nbytes)
+    return tensor
 
 
 class _View(ctypes.Structure):
@@ -205,6 +216,8 @@ class _Library:
                     entry = getattr(self.functions, f"nm_{family}_{direction}_{dtype}")
                     entry.argtypes = (c_int64, POINTER(args), c_int64)
                     entry.restype = c_int
+        self.functions.nm_advise_huge_pages.argtypes = (c_void_p, c_int64)
+        self.functions.nm_advise_huge_pages.restype = None
         self.functions.nm_instruction_set.argtypes = self.functions.nm_supported.argtypes = (c_int64,)
         self.functions.nm_instruction_set.restype = ctypes.c_char_p
         self.instruction_set = self._choose(os.environ.get("NNUNETV2_MAMBA_CPU_ISA"))
