@@ -1,4 +1,4 @@
-"""What UNETR's residual block and SegMamba keep for the backward pass; what they compute again is the same."""
+"""What residual blocks, SegMamba and scans keep for the backward pass; what is computed again is the same."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import torch
 from test_networks import build
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from nnunetv2_mamba.architectures.blocks import mamba, ss3d
 from nnunetv2_mamba.architectures.blocks.half_precision import saturate_layers, saturated
 from nnunetv2_mamba.architectures.blocks.recompute import recomputed
 from nnunetv2_mamba.architectures.blocks.unetr import UnetrResBlock
@@ -134,3 +136,70 @@ def test_segmamba_compiles_whole():
         return torch.autograd.grad(forward(x).square().mean(), tuple(network.parameters()))
 
     torch.testing.assert_close(gradients(compiled), gradients(network))
+
+
+GRID = (3, 4, 5)
+
+
+def scan_layer(kind: str) -> tuple[nn.Module, Tensor]:
+    layer = mamba.DirectionalMamba(8, nn.Conv3d) if kind == "mamba" else ss3d.SS3D(8, nn.Conv3d, (3, 3, 3), 0)
+    return layer, torch.randn(2, 60, 8)
+
+
+def layer_gradients(layer: nn.Module, forward: Callable[..., Tensor], tokens: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(forward(tokens, GRID).float().square().sum(), tuple(layer.parameters()))
+
+
+def keep_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (mamba, ss3d):
+        monkeypatch.setattr(module, "recomputed_but_for_scans", lambda function, *inputs: function(*inputs))
+
+
+class OperatorCalls(TorchDispatchMode):
+    """How often each of this package's operators runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: dict[str, int] = {}
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        if function.namespace == "nnunetv2_mamba":
+            name = function.__name__.removesuffix(".default")
+            self.counts[name] = self.counts.get(name, 0) + 1
+        return function(*arguments, **(keywords or {}))
+
+
+def test_a_scan_is_not_computed_again_but_what_it_reads_is():
+    layer, tokens = scan_layer("mamba")
+    with OperatorCalls() as calls:
+        layer_gradients(layer, layer, tokens)
+    expected = dict(directional_scan=1, directional_scan_backward=1, causal_conv1d=2, causal_conv1d_backward=1)
+    assert calls.counts == expected
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", ["mamba", "ss3d"])
+def test_around_a_scan_gradients_are_the_plain_ones_to_the_last_bit(kind, dtype, monkeypatch):
+    layer, tokens = scan_layer(kind)
+    with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
+        actual = layer_gradients(layer, layer, tokens)
+        keep_all(monkeypatch)
+        expected = layer_gradients(layer, layer, tokens)
+    assert all(torch.equal(a, b) and a.isfinite().all() for a, b in zip(actual, expected, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["mamba", "ss3d"])
+def test_around_a_scan_nothing_of_every_direction_is_kept(kind, monkeypatch):
+    layer, tokens = scan_layer(kind)
+    directions = {"mamba": 3 * 2, "ss3d": 8}[kind]  # Mamba's inner width is twice the tokens'
+    step_sizes = directions * tokens.nbytes
+    assert step_sizes not in kept_sizes(lambda: layer(tokens, GRID))
+    keep_all(monkeypatch)
+    assert step_sizes in kept_sizes(lambda: layer(tokens, GRID))
+
+
+@pytest.mark.parametrize("kind", ["mamba", "ss3d"])
+def test_a_layer_with_a_scan_compiles_whole(kind):
+    layer, tokens = scan_layer(kind)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(layer_gradients(layer, compiled, tokens), layer_gradients(layer, layer, tokens))

@@ -15,6 +15,7 @@ from .dimensions import spatial_dims
 from .directional_ssm import DirectionalSSM
 from .half_precision import saturated
 from .mixers import check_mixer
+from .recompute import recomputed_but_for_scans
 
 PATHS = {
     "unidirectional": (scan_order.unidirectional, 1),
@@ -78,8 +79,11 @@ class DirectionalMamba(nn.Module):
         x, z = self.in_proj(tokens).chunk(2, dim=-1)
         if self.mixer == "mamba":
             paths = PATHS[self.scan][0](tuple(grid), tokens.device)
-            u = saturated(causal_conv1d(x, self.conv_weight, self.conv_bias, paths, activation="silu"))
-            return self.out_proj(self.ssm(u, paths, z))
+            return self.out_proj(recomputed_but_for_scans(self._scan, x, paths, z))
         if self.mixer == "conv":
             x = self.conv(x, grid)
         return self.out_proj(saturated(nn.functional.silu(x) * nn.functional.silu(z)))
+
+    def _scan(self, x: torch.Tensor, paths: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        u = saturated(causal_conv1d(x, self.conv_weight, self.conv_bias, paths, activation="silu"))
+        return self.ssm(u, paths, z)

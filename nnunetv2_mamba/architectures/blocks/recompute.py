@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 
 def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
@@ -17,4 +18,17 @@ def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     """
     if torch.is_grad_enabled():
         return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+    return function(*inputs)
+
+
+def recomputed_but_for_scans(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """As :func:`recomputed`, but what :func:`~nnunetv2_mamba.ops.directional_scan` gives is kept.
+
+    The scan is most of the work, its inputs (the convolution of every direction, the step sizes) most of the memory.
+    """
+    if torch.is_grad_enabled():
+        scan = torch.ops.nnunetv2_mamba.directional_scan.default
+        # what is kept may be saturated in place; doing that twice changes nothing
+        contexts = partial(create_selective_checkpoint_contexts, [scan], allow_cache_entry_mutation=True)
+        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
     return function(*inputs)

@@ -14,6 +14,7 @@ from .depthwise_conv import DepthwiseConv, kernel_size_for
 from .dimensions import spatial_dims
 from .directional_ssm import DirectionalSSM
 from .mixers import check_mixer
+from .recompute import recomputed_but_for_scans
 
 DIRECTIONS = 8
 
@@ -66,7 +67,8 @@ class SS3D(nn.Module):
         """``(batch, length, d_model)`` to the same shape; ``grid`` is the shape whose raster the tokens are."""
         u = nn.functional.silu(self.depthwise_conv(self.in_proj(tokens), grid))
         if self.mixer == "mamba":
-            u = self.ssm(u, scan_order.ss3d(tuple(grid), self.orientation, tokens.device))
+            paths = scan_order.ss3d(tuple(grid), self.orientation, tokens.device)
+            u = recomputed_but_for_scans(self.ssm, u, paths)
         elif self.mixer == "conv":
             u = self.conv(u, grid)
         return self.dropout(self.out_proj(self.out_norm(u)))
