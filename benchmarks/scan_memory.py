@@ -1,11 +1,12 @@
-"""GPU memory of SegMamba's three scans, there and back, without a GPU: ours against mamba_ssm's with flips and stacks.
+"""GPU memory of SegMamba's scans, counted without a GPU: ours against mamba_ssm's with flips and stacks.
 
     python benchmarks/scan_memory.py [--json FILE]
 
-On fake tensors, as `network_memory.py`: every allocation of a forward and backward pass is followed, inputs not
-counted. Of mamba_ssm's kernel it follows what its host code allocates (csrc/selective_scan/selective_scan.cpp and
-SelectiveScanFn of version 2.2); around it stands the order of operations of `gpu_suite.py`, which measures the same two
-on a GPU that has it.
+From the input projection's output to the gated sum of three directions: convolution, projections, scan. On fake
+tensors, as `network_memory.py`: every allocation is followed. "Kept" is what the forward pass leaves for the backward
+pass, "peak" the most in use during both; the layer's input and output are not counted as kept. Of mamba_ssm it follows
+what `MambaInnerFnNoOutProj` with its default recomputation and the CUDA kernel's host code allocate (version 2.2,
+read, not run).
 """
 
 import argparse
@@ -15,92 +16,98 @@ from pathlib import Path
 
 import torch
 from network_memory import MIB, fake_gpu
-from torch import Tensor
+from torch import Tensor, nn
 
-from nnunetv2_mamba.ops import directional_scan
+from nnunetv2_mamba.architectures.blocks.mamba import DirectionalMamba
 
-BATCH, STATES, LOW_PRECISION = 2, 16, torch.bfloat16
-STAGES = ((64, 96), (32, 192), (16, 384), (8, 768))  # SegMamba at 128^3: edge of the grid, channels
+BATCH, STATES, TAPS, CHUNK = 2, 16, 4, 2048
+LOW_PRECISION = torch.bfloat16
+STAGES = ((64, 48), (32, 96), (16, 192), (8, 384))  # SegMamba at 128^3: edge of the grid, channels
 AIM = 0.6
 
 
-class MambaSSM(torch.autograd.Function):
-    """Allocates what `selective_scan_fn` with a gate and softplus does, and computes nothing."""
-
-    CHUNK = 2048
+class MambaInner(torch.autograd.Function):
+    """Allocates what one direction of the reference does, and computes nothing."""
 
     @staticmethod
-    def forward(ctx, u, delta, A, B, C, D, z, delta_bias):
-        (batch, d, length), n = u.shape, A.shape[-1]
-        out_z, out = torch.empty_like(z), torch.empty_like(delta)
-        states = A.new_empty(batch, d, -(-length // MambaSSM.CHUNK), 2 * n)
-        ctx.save_for_backward(u, delta, A, B, C, D, z, delta_bias, states, out)
-        return out_z
+    def forward(ctx, xz, conv_weight, conv_bias, x_proj, dt_proj, A, D, dt_bias):
+        batch, d, L = xz.shape[0], xz.shape[1] // 2, xz.shape[2]
+        u = xz.new_empty(batch, d, L)
+        rows = xz.new_empty(batch * L, d)  # of u, for the projection
+        projected = xz.new_empty(batch * L, x_proj.shape[0])
+        del rows
+        delta, out, gated = (xz.new_empty(batch, d, L) for _ in range(3))
+        B, C = (xz.new_empty(batch, 1, STATES, L) for _ in range(2))
+        states = A.new_empty(batch, d, -(-L // CHUNK), 2 * STATES)
+        del u, delta  # made again in the backward pass
+        ctx.save_for_backward(xz, conv_weight, conv_bias, x_proj, dt_proj, A, D, dt_bias, projected, B, C, states, out)
+        return gated
 
     @staticmethod
     def backward(ctx, grad_out):
-        u, delta, A, B, C, D, z, delta_bias, *_ = ctx.saved_tensors
-        du, ddelta, dz = torch.empty_like(u), torch.empty_like(delta), torch.empty_like(z)
-        dB, dC = B.new_empty(B.shape, dtype=A.dtype), C.new_empty(C.shape, dtype=A.dtype)
-        small = (torch.empty_like(t) for t in (A, D, delta_bias))
-        dA, dD, dbias = small
-        return du, ddelta, dA, dB.to(B.dtype), dC.to(C.dtype), dD, dz, dbias
+        xz, *parameters, projected, B, _, _, _ = ctx.saved_tensors
+        batch, d, L = grad_out.shape
+        grad_out = grad_out.contiguous()
+        u, delta, du, ddelta, gated = (xz.new_empty(batch, d, L) for _ in range(5))
+        dxz = torch.empty_like(xz)
+        sums = [B.new_empty(B.shape, dtype=torch.float32) for _ in range(2)]
+        dB, dC = (s.to(B.dtype) for s in sums)
+        del sums
+        dprojected = torch.empty_like(projected)
+        for gradient in (dB, dC):
+            torch.empty_like(gradient)  # as rows, for a moment
+        rows = [xz.new_empty(d, batch * L) for _ in range(2)]  # of ddelta and du
+        u_rows = xz.new_empty(batch * L, d)
+        del u, delta, du, ddelta, gated, dB, dC, dprojected, rows, u_rows
+        return dxz, *(torch.empty_like(p) for p in parameters)
 
 
-def extra_mib(step: Callable[[], object], allocations) -> float:
+def measure(forward: Callable[[], Tensor], inputs: list[Tensor], grad_out: Tensor, allocations) -> dict[str, float]:
+    def step() -> None:
+        torch.autograd.grad(forward(), inputs, grad_out)
+
+    step()  # makes what is made once, such as the paths' tables
     before = allocations.peak = allocations.alive
+    out = forward()
+    kept = allocations.alive - before - out.untyped_storage().nbytes()
+    del out
     step()
-    return (allocations.peak - before) / MIB
+    return {"kept MiB": kept / MIB, "peak MiB": (allocations.peak - before) / MIB}
 
 
-def parameters(directions: int, channels: int) -> list[Tensor]:
-    """A, D and delta_bias."""
-    shapes = ((directions, channels, STATES), (directions, channels), (directions, channels))
-    return [torch.empty(shape, requires_grad=True) for shape in shapes]
-
-
-def activation(*shape: int) -> Tensor:
-    return torch.empty(BATCH, *shape, dtype=LOW_PRECISION, requires_grad=True)
-
-
-def ours(edge: int, d: int) -> float:
-    L = edge**3
+def ours(edge: int, channels: int) -> dict[str, float]:
+    grid, d = (edge,) * 3, 2 * channels
     with fake_gpu() as allocations:
-        u, delta, B, C = activation(3, L, d), activation(3, L, d), activation(3, L, STATES), activation(3, L, STATES)
-        z, (A, D, bias) = activation(L, d), parameters(3, d)
-        paths = torch.zeros(3, L, dtype=torch.int32)
-        grad_out = torch.empty(BATCH, L, d, dtype=LOW_PRECISION)
+        layer = DirectionalMamba(channels, nn.Conv3d)
+        layer.in_proj, layer.out_proj = nn.Identity(), nn.Identity()
+        xz = torch.empty(BATCH, edge**3, 2 * d, dtype=LOW_PRECISION, requires_grad=True)
 
-        def step() -> tuple[Tensor, ...]:
-            out = directional_scan(u, delta, A, B, C, paths, D, bias, True, z)
-            return torch.autograd.grad(out, [u, delta, A, B, C, D, bias, z], grad_out)
+        def forward() -> Tensor:
+            with torch.autocast("cpu", LOW_PRECISION):
+                return layer(xz, grid)
 
-        return extra_mib(step, allocations)
+        grad_out = torch.empty(BATCH, edge**3, d, dtype=LOW_PRECISION)
+        return measure(forward, [xz, *layer.parameters()], grad_out, allocations)
 
 
-def flips_and_stacks(edge: int, d: int) -> float:
-    L = edge**3
+def flips_and_stacks(edge: int, channels: int) -> dict[str, float]:
+    L, d, rank = edge**3, 2 * channels, -(-channels // 16)
+    shapes = ((d, TAPS), (d,), (rank + 2 * STATES, d), (d, rank), (d, STATES), (d,), (d,))
     with fake_gpu() as allocations:
-        xz = activation(2 * d, L)
-        deltas, Bs, Cs = ([activation(c, L) for _ in range(3)] for c in (d, STATES, STATES))
-        As, Ds, biases = (list(p.detach().unbind()) for p in parameters(3, d))
+        xz = torch.empty(BATCH, 2 * d, L, dtype=LOW_PRECISION, requires_grad=True)
+        directions = [[torch.empty(shape, requires_grad=True) for shape in shapes] for _ in range(3)]
+
+        def forward() -> Tensor:
+            first, second, third = directions
+            total = MambaInner.apply(xz, *first)
+            total = total + MambaInner.apply(xz.flip(-1), *second).flip(-1)
+            slices = torch.stack(xz.chunk(edge, -1), -1).flatten(-2)
+            y = MambaInner.apply(slices, *third).unflatten(-1, (-1, edge)).transpose(-1, -2).flatten(-2)
+            return total + y
+
         grad_out = torch.empty(BATCH, d, L, dtype=LOW_PRECISION)
-        leaves = [xz, *deltas, *Bs, *Cs, *(p.requires_grad_() for p in (*As, *Ds, *biases))]
-
-        def step() -> tuple[Tensor, ...]:
-            total = 0
-            for k in range(3):
-                ordered = xz if k == 0 else xz.flip(-1) if k == 1 else torch.stack(xz.chunk(edge, -1), -1).flatten(-2)
-                x, z = ordered.chunk(2, dim=1)
-                y = MambaSSM.apply(x, deltas[k], As[k], Bs[k][:, None], Cs[k][:, None], Ds[k], z, biases[k])
-                if k == 1:
-                    y = y.flip(-1)
-                elif k == 2:
-                    y = y.unflatten(-1, (-1, edge)).transpose(-1, -2).flatten(-2)
-                total = total + y
-            return torch.autograd.grad(total, leaves, grad_out)
-
-        return extra_mib(step, allocations)
+        leaves = [xz, *(parameter for direction in directions for parameter in direction)]
+        return measure(forward, leaves, grad_out, allocations)
 
 
 def main() -> None:
@@ -108,12 +115,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("scan_memory.json"), help="where to write the results")
     path = parser.parse_args().json
     rows = []
-    for edge, d in STAGES:
-        mine, theirs = ours(edge, d), flips_and_stacks(edge, d)
-        rows.append({"grid": edge, "channels": d, "MiB": mine, "flips and stacks MiB": theirs, "ratio": mine / theirs})
-        print(
-            f"{edge:3}^3, {d:3} channels: {mine:8,.0f} MiB, {theirs:8,.0f} with flips and stacks: {mine / theirs:.2f}"
-        )
+    for edge, channels in STAGES:
+        mine, theirs = ours(edge, channels), flips_and_stacks(edge, channels)
+        row = {"grid": edge, "channels": 2 * channels, "ours": mine, "flips and stacks": theirs}
+        row["ratio"] = {name: mine[name] / theirs[name] for name in mine}
+        rows.append(row)
+        parts = (f"{name} {mine[name]:7,.0f}, theirs {theirs[name]:7,.0f} ({row['ratio'][name]:.2f})" for name in mine)
+        print(f"{edge:3}^3, {2 * channels:3} channels: " + ";  ".join(parts), flush=True)
     results = {"torch": torch.__version__, "counted": "fake tensors", "aim": AIM, "rows": rows}
     path.write_text(json.dumps(results, indent=2) + "\n")
 

@@ -37,7 +37,11 @@ def measure(args: argparse.Namespace) -> list[dict]:
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
 
+    from nnunetv2_mamba.memory.allocator import keep_freed_memory
+
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if device.type == "cpu":
+        keep_freed_memory()  # as this package's trainers do when a training starts; here for all
     trainers = []
     for name in args.trainers:
         trainer = get_trainer_from_args(args.dataset, args.configuration, 0, name, args.plans, device=device)

@@ -233,6 +233,7 @@ class _Scan:
             self.channels, self.state_size, self.slots, runs, slots_per_run, self.interval, groups, blocks_per_group,
             self.batch * self.directions, HAS_D=self.has_D, **self.options, **{**tile, "BN": BN},
         )  # fmt: skip
+        del adjoints, scratch  # before the gradients are copied once more
         return (
             _sum(du, 2) if self.u.ndim == 4 else _sum(du.flatten(1, 2), 1),
             _sum(ddelta, 2),
