@@ -24,7 +24,7 @@ ALLOWED = {
     "doctor": {"_register", "trainers", "architectures", "ops"},
     "planning": {"memory", "trainers"},
     "evaluation": set(),
-    "benchmark": {"_register", "evaluation", "ops", "trainers"},
+    "benchmark": {"_register", "evaluation", "memory", "ops", "trainers"},
     "freesurfer": set(),
     "packaging": {"architectures", "ops"},
     "demo": {"_register"},
