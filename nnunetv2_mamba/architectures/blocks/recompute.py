@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
 
-def recomputed(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+def recomputed(function: Callable[..., Tensor], *inputs: Tensor, **options: Any) -> Tensor:
     """``function(*inputs)``, of which only ``inputs`` are kept for the backward pass: it computes ``function`` again.
 
     That ends where the backward pass has all that it needs: a convolution that ``function`` ends with is not computed
-    again. ``function`` must not draw random numbers.
+    again. ``function`` must not draw random numbers. ``options`` go to torch's ``checkpoint``.
     """
     if torch.is_grad_enabled():
-        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False, **options)
     return function(*inputs)
 
 
@@ -26,9 +27,7 @@ def recomputed_but_for_scans(function: Callable[..., Tensor], *inputs: Tensor) -
 
     The scan is most of the work, its inputs (the convolution of every direction, the step sizes) most of the memory.
     """
-    if torch.is_grad_enabled():
-        scan = torch.ops.nnunetv2_mamba.directional_scan.default
-        # what is kept may be saturated in place; doing that twice changes nothing
-        contexts = partial(create_selective_checkpoint_contexts, [scan], allow_cache_entry_mutation=True)
-        return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
-    return function(*inputs)
+    scan = torch.ops.nnunetv2_mamba.directional_scan.default
+    # what is kept may be saturated in place; doing that twice changes nothing
+    contexts = partial(create_selective_checkpoint_contexts, [scan], allow_cache_entry_mutation=True)
+    return recomputed(function, *inputs, context_fn=contexts)
