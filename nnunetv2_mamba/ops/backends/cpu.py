@@ -18,6 +18,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from nnunetv2_mamba.ops import forked
+
 from . import cpu_build
 
 _LARGE = 4 << 20  # bytes
@@ -141,6 +143,9 @@ class _ConvArgs(ctypes.Structure):
     ]
 
 
+_VIEWS = {name for args in (_ScanArgs, _ConvArgs) for name, kind in args._fields_ if kind is _View}
+
+
 class _Call:
     """The arguments of one call of the library; holds on to converted copies of tensors until it has run."""
 
@@ -151,13 +156,12 @@ class _Call:
 
     def put(self, **tensors: Tensor | None) -> None:
         """Set the fields of these names; a field stays null where the tensor is None."""
-        views = {name for name, kind in self.args._fields_ if kind is _View}
         for name, tensor in tensors.items():
             if tensor is None:
                 continue
-            if tensor.is_floating_point():
+            if tensor.is_floating_point() and tensor.dtype != self.dtype:
                 tensor = tensor.to(self.dtype)
-            if name in views:
+            if name in _VIEWS:
                 strides = tensor.stride()
                 direction = strides[1] if tensor.ndim == 4 else 0
                 setattr(self.args, name, _View(self._hold(tensor), strides[0], direction, strides[-2]))
@@ -171,7 +175,8 @@ class _Call:
             raise RuntimeError(library)
         suffix = "f64" if self.dtype == torch.float64 else "f32"
         entry = getattr(library.functions, f"{function}_{suffix}")
-        if entry(library.instruction_set, ctypes.byref(self.args), torch.get_num_threads()):
+        threads = torch.get_num_threads()
+        if entry(ctypes.byref(self.args), library.instruction_set, threads, not forked.since_import()):
             raise MemoryError("the CPU kernels could not allocate their scratch memory")
 
     def _hold(self, tensor: Tensor) -> int:
@@ -214,7 +219,7 @@ class _Library:
             for direction in ("forward", "backward"):
                 for dtype in ("f32", "f64"):
                     entry = getattr(self.functions, f"nm_{family}_{direction}_{dtype}")
-                    entry.argtypes = (c_int64, POINTER(args), c_int64)
+                    entry.argtypes = (POINTER(args), c_int64, c_int64, c_int)
                     entry.restype = c_int
         self.functions.nm_advise_huge_pages.argtypes = (c_void_p, c_int64)
         self.functions.nm_advise_huge_pages.restype = None

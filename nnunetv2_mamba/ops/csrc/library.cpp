@@ -25,6 +25,12 @@
 #define NM_EXPORT extern "C" __attribute__((visibility("default")))
 #endif
 
+#if defined(__linux__)
+// The OpenMP runtime that torch has loaded for the whole process, GNU's or another with its interface; null without one.
+extern "C" __attribute__((weak)) void GOMP_parallel(void (*region)(void*), void* data, unsigned threads, unsigned flags);
+extern "C" __attribute__((weak)) int omp_get_thread_num();
+#endif
+
 namespace nm {
 
 #define NM_DECLARE(isa)           \
@@ -103,10 +109,27 @@ class FlushDenormals {
 #endif
 };
 
-// Threads live for one call. Starting one costs some 30 us, and in return nothing is left behind that a fork could
-// break.
+// What a call may use of the machine.
+struct Resources {
+  int64_t instruction_set, threads;
+  bool openmp;  // whether OpenMP's threads may be used: not in a forked process, which does not have them
+};
+
+// Calls work(thread) on `threads` threads, numbered from 0, or on as many as can be had.
+//
+// OpenMP's already run, and those that torch has just used would compete with ours for the cores while they wait for
+// more. Without them threads live for one call; starting one costs some 50 us.
 template <class Work>
-void run_on_threads(int64_t threads, const Work& work) {
+void run_on_threads(int64_t threads, bool openmp, const Work& work) {
+  if (threads == 1) return work(0);
+#if defined(__linux__)
+  if (openmp && GOMP_parallel && omp_get_thread_num) {
+    const auto region = [](void* data) { (*static_cast<const Work*>(data))(omp_get_thread_num()); };
+    return GOMP_parallel(region, const_cast<Work*>(&work), threads, 0);
+  }
+#else
+  (void)openmp;
+#endif
   std::vector<std::thread> others;
   try {
     for (int64_t thread = 1; thread < threads; thread++) others.emplace_back(work, thread);
@@ -174,14 +197,15 @@ class Crew {
   const Kernels<T, Args> kernels;
   const int64_t blocks, groups, segments;
 
-  Crew(int64_t instruction_set, const Args& args, int64_t chunk, bool backward, int64_t threads)
-      : kernels(kernels_for<Kernels<T, Args>>(instruction_set)),
+  Crew(const Resources& resources, const Args& args, int64_t chunk, bool backward)
+      : kernels(kernels_for<Kernels<T, Args>>(resources.instruction_set)),
         blocks((args.channels + kernels.lanes - 1) / kernels.lanes),
-        groups(channel_groups(args.batch, blocks, kernels.lanes, threads)),
-        segments(segment_count(args.batch * groups, args.length, threads)),
+        groups(channel_groups(args.batch, blocks, kernels.lanes, resources.threads)),
+        segments(segment_count(args.batch * groups, args.length, resources.threads)),
         a(args),
         chunk(chunk),
-        threads(std::min(threads, args.batch * segments * groups)),
+        threads(std::min(resources.threads, args.batch * segments * groups)),
+        openmp(resources.openmp),
         scratch_size(kernels.scratch(args, (blocks + groups - 1) / groups * kernels.lanes, backward)),
         scratch(new char[this->threads * scratch_size + 64]) {}
 
@@ -191,7 +215,7 @@ class Crew {
     std::vector<int64_t> done(2 * count, 0);
     std::atomic<int64_t> next{0};
     char* const aligned = scratch.get() + (64 - (uintptr_t)scratch.get() % 64);
-    run_on_threads(threads, [&](int64_t thread) {
+    run_on_threads(threads, openmp, [&](int64_t thread) {
       FlushDenormals flush;
       for (int64_t i; (i = next++) < count;) {
         Item<T> item = make_item(i / groups / segments, i / groups % segments, i % groups, passed_on);
@@ -231,12 +255,13 @@ class Crew {
   const Args& a;
   const int64_t chunk;
   const int64_t threads;
+  const bool openmp;
   const size_t scratch_size;
   const std::unique_ptr<char[]> scratch;
 };
 template <class T>
-void run(int64_t instruction_set, const ScanArgs<T>& a, bool backward, int64_t threads) {
-  Crew<T, ScanArgs<T>> crew(instruction_set, a, a.chunk, backward, threads);
+void run(const Resources& resources, const ScanArgs<T>& a, bool backward) {
+  Crew<T, ScanArgs<T>> crew(resources, a, a.chunk, backward);
   PassedOn<T> passed_on(a, crew.segments > 1 ? crew.segments : 0);
   if (crew.segments > 1) {
     crew.run(backward ? crew.kernels.summarise_backward : crew.kernels.summarise_forward, 0, a.directions, &passed_on);
@@ -246,15 +271,15 @@ void run(int64_t instruction_set, const ScanArgs<T>& a, bool backward, int64_t t
 }
 
 template <class T>
-void run(int64_t instruction_set, const ConvArgs<T>& a, bool backward, int64_t threads) {
+void run(const Resources& resources, const ConvArgs<T>& a, bool backward) {
   constexpr int64_t chunk = 64;  // any multiple of the kernel's tile
-  Crew<T, ConvArgs<T>> crew(instruction_set, a, chunk, backward, threads);
+  Crew<T, ConvArgs<T>> crew(resources, a, chunk, backward);
   crew.run_all(backward ? crew.kernels.backward : crew.kernels.forward, nullptr);
 }
 
 template <class Args>
-int call(int64_t instruction_set, const Args& a, bool backward, int64_t threads) try {
-  run(instruction_set, a, backward, threads);
+int call(const Resources& resources, const Args& a, bool backward) try {
+  run(resources, a, backward);
   return 0;
 } catch (const std::bad_alloc&) {
   return 1;
@@ -290,9 +315,9 @@ NM_EXPORT void nm_advise_huge_pages(void* data, int64_t bytes) {
 }
 
 // Non-zero: out of memory.
-#define NM_ENTRY(name, Args, backward, T)                                                 \
-  NM_EXPORT int name(int64_t instruction_set, const nm::Args<T>* args, int64_t threads) { \
-    return nm::call(instruction_set, *args, backward, threads);                           \
+#define NM_ENTRY(name, Args, backward, T)                                                             \
+  NM_EXPORT int name(const nm::Args<T>* args, int64_t instruction_set, int64_t threads, int openmp) { \
+    return nm::call({instruction_set, threads, openmp != 0}, *args, backward);                        \
   }
 
 NM_ENTRY(nm_scan_forward_f32, ScanArgs, false, float)
