@@ -9,11 +9,19 @@ from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import Checkpoi
 def checkpoint_activations(network: nn.Module) -> None:
     """Recompute the activations of ``network``'s stages in the backward pass.
 
-    Stages are the entries of the lists in its parts: ``encoder.stages``, ``decoder.stages`` and so on. torch's wrapper
-    keeps the names of parameters, and so of checkpoints, as they are.
+    Stages are the entries of the lists in its parts, ``encoder.stages``, ``decoder.stages`` and so on, and each
+    sequence there, such as ``encoder.stem``, as a whole: an activation that works in place must not be computed again
+    apart from the layer whose result it overwrites. torch's wrapper keeps the names of parameters, and so of
+    checkpoints, as they are.
     """
     for part in network.children():
-        for stages in part.children():
-            if isinstance(stages, (nn.ModuleList, nn.Sequential)):
-                for index, stage in enumerate(stages):
-                    stages[index] = checkpoint_wrapper(stage, checkpoint_impl=CheckpointImpl.NO_REENTRANT)
+        for name, child in part.named_children():
+            if isinstance(child, nn.ModuleList):
+                for index, stage in enumerate(child):
+                    child[index] = _wrapped(stage)
+            elif isinstance(child, nn.Sequential):
+                setattr(part, name, _wrapped(child))
+
+
+def _wrapped(stage: nn.Module) -> nn.Module:
+    return checkpoint_wrapper(stage, checkpoint_impl=CheckpointImpl.NO_REENTRANT)
