@@ -2,11 +2,11 @@
 
     python benchmarks/scan_memory.py [--json FILE]
 
-From the input projection's output to the gated sum of three directions: convolution, projections, scan. On fake
-tensors, as `network_memory.py`: every allocation is followed. "Kept" is what the forward pass leaves for the backward
-pass, "peak" the most in use during both; the layer's input and output are not counted as kept. Of mamba_ssm it follows
-what `MambaInnerFnNoOutProj` with its default recomputation and the CUDA kernel's host code allocate (version 2.2,
-read, not run).
+A whole Mamba layer: input projection, convolution, projections and scan of three directions, gated sum, output
+projection. On fake tensors, as `network_memory.py`: every allocation is followed. "Kept" is what the forward pass
+leaves for the backward pass, "peak" the most in use during both; the layer's input and output are not counted as kept.
+Of mamba_ssm it follows what `MambaInnerFnNoOutProj` with its default recomputation and the CUDA kernel's host code
+allocate (version 2.2, read, not run), and around it SegMamba's own operations.
 """
 
 import argparse
@@ -76,38 +76,38 @@ def measure(forward: Callable[[], Tensor], inputs: list[Tensor], grad_out: Tenso
 
 
 def ours(edge: int, channels: int) -> dict[str, float]:
-    grid, d = (edge,) * 3, 2 * channels
     with fake_gpu() as allocations:
         layer = DirectionalMamba(channels, nn.Conv3d)
-        layer.in_proj, layer.out_proj = nn.Identity(), nn.Identity()
-        xz = torch.empty(BATCH, edge**3, 2 * d, dtype=LOW_PRECISION, requires_grad=True)
+        tokens, grad_out = (torch.empty(BATCH, edge**3, channels, dtype=LOW_PRECISION) for _ in range(2))
 
         def forward() -> Tensor:
             with torch.autocast("cpu", LOW_PRECISION):
-                return layer(xz, grid)
+                return layer(tokens, (edge,) * 3)
 
-        grad_out = torch.empty(BATCH, edge**3, d, dtype=LOW_PRECISION)
-        return measure(forward, [xz, *layer.parameters()], grad_out, allocations)
+        return measure(forward, [tokens.requires_grad_(), *layer.parameters()], grad_out, allocations)
 
 
 def flips_and_stacks(edge: int, channels: int) -> dict[str, float]:
     L, d, rank = edge**3, 2 * channels, -(-channels // 16)
     shapes = ((d, TAPS), (d,), (rank + 2 * STATES, d), (d, rank), (d, STATES), (d,), (d,))
     with fake_gpu() as allocations:
-        xz = torch.empty(BATCH, 2 * d, L, dtype=LOW_PRECISION, requires_grad=True)
+        tokens, grad_out = (torch.empty(BATCH, L, channels, dtype=LOW_PRECISION) for _ in range(2))
+        in_proj, out_proj = nn.Linear(channels, 2 * d, bias=False), nn.Linear(d, channels, bias=False)
         directions = [[torch.empty(shape, requires_grad=True) for shape in shapes] for _ in range(3)]
 
         def forward() -> Tensor:
             first, second, third = directions
-            total = MambaInner.apply(xz, *first)
-            total = total + MambaInner.apply(xz.flip(-1), *second).flip(-1)
-            slices = torch.stack(xz.chunk(edge, -1), -1).flatten(-2)
-            y = MambaInner.apply(slices, *third).unflatten(-1, (-1, edge)).transpose(-1, -2).flatten(-2)
-            return total + y
+            with torch.autocast("cpu", LOW_PRECISION):
+                xz = in_proj.weight @ tokens.flatten(0, 1).T
+                xz = xz.unflatten(1, (BATCH, L)).transpose(0, 1)
+                total = MambaInner.apply(xz, *first)
+                total = total + MambaInner.apply(xz.flip(-1), *second).flip(-1)
+                slices = torch.stack(xz.chunk(edge, -1), -1).flatten(-2)
+                y = MambaInner.apply(slices, *third).unflatten(-1, (-1, edge)).transpose(-1, -2).flatten(-2)
+                return out_proj((total + y).transpose(1, 2))
 
-        grad_out = torch.empty(BATCH, d, L, dtype=LOW_PRECISION)
-        leaves = [xz, *(parameter for direction in directions for parameter in direction)]
-        return measure(forward, leaves, grad_out, allocations)
+        parameters = [in_proj.weight, out_proj.weight, *(p for direction in directions for p in direction)]
+        return measure(forward, [tokens.requires_grad_(), *parameters], grad_out, allocations)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from test_networks import build
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -203,3 +204,33 @@ def test_a_layer_with_a_scan_compiles_whole(kind):
     layer, tokens = scan_layer(kind)
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(layer_gradients(layer, compiled, tokens), layer_gradients(layer, layer, tokens))
+
+
+@pytest.mark.parametrize("kind", ["mamba", "ss3d"])
+def test_around_a_scan_autocast_may_have_cast_the_weights_before(kind):
+    layer, tokens = scan_layer(kind)
+    with torch.autocast("cpu", torch.bfloat16):
+        gradients = layer_gradients(layer, lambda *inputs: layer(*inputs) + layer(*inputs), tokens)
+    assert all(gradient.isfinite().all() for gradient in gradients)
+
+
+def test_large_grids_go_through_a_mamba_layer_sample_by_sample(monkeypatch):
+    layer, tokens = scan_layer("mamba")
+    expected = layer(tokens, GRID), *layer_gradients(layer, layer, tokens)
+    monkeypatch.setattr(mamba.DirectionalMamba, "_one_by_one", lambda self, tokens: True)
+    with OperatorCalls() as calls:
+        actual = layer(tokens, GRID), *layer_gradients(layer, layer, tokens)
+    assert calls.counts["directional_scan"] == 2 * 2 and calls.counts["directional_scan_backward"] == 2
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_only_training_on_a_gpu_goes_sample_by_sample(monkeypatch):
+    monkeypatch.setattr(mamba, "_LARGE", 60 * 32)
+    layer, tokens = scan_layer("mamba")
+    assert not layer._one_by_one(tokens)
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:  # a GPU's memory is counted on fake tensors
+        fake = mode.from_tensor(tokens)
+        assert layer._one_by_one(fake)
+        assert not layer._one_by_one(fake[:, 1:])
+        assert not layer.eval()._one_by_one(fake)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from nnunetv2_mamba.ops import causal_conv1d, scan_order
 
@@ -23,6 +24,8 @@ PATHS = {
     "tri_oriented": (scan_order.tri_oriented, 3),
 }
 
+_LARGE = 2**23  # numbers from the input projection of one sample: work enough for any GPU
+
 
 class DirectionalMamba(nn.Module):
     """Mamba block (Gu & Dao 2023, figure 3) whose sequence part runs along several paths over a 2D or 3D grid.
@@ -30,6 +33,9 @@ class DirectionalMamba(nn.Module):
     ``in_proj``, the gate and ``out_proj`` are shared; every direction has its own causal convolution and state-space
     parameters, and the directions are summed before the gate (SegMamba's "Mamba v3": ``scan="tri_oriented"``; the
     original block: ``scan="unidirectional"``). Gating the sum once equals SegMamba's gating of each direction.
+
+    In training on a GPU, the samples of a batch follow each other where the grid is large: what the backward pass
+    computes again, and its gradients, are then one sample's at a time.
 
     Args:
         d_model: width of the tokens.
@@ -76,14 +82,25 @@ class DirectionalMamba(nn.Module):
 
     def forward(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
         """``(batch, length, d_model)`` to the same shape; ``grid`` is the shape whose raster the tokens are."""
-        x, z = self.in_proj(tokens).chunk(2, dim=-1)
+        if self._one_by_one(tokens):
+            return torch.cat([self._mix(sample, grid) for sample in tokens.split(1)])
+        return self._mix(tokens, grid)
+
+    def _one_by_one(self, tokens: torch.Tensor) -> bool:
+        # Fake tensors count what a GPU needs (memory/estimate.py). On a CPU it would leave threads without work.
+        on_gpu = tokens.is_cuda or isinstance(tokens, FakeTensor)
+        return self.training and on_gpu and tokens.shape[1] * self.in_proj.out_features >= _LARGE
+
+    def _mix(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
         if self.mixer == "mamba":
             paths = PATHS[self.scan][0](tuple(grid), tokens.device)
-            return self.out_proj(recomputed_but_for_scans(self._scan, x, paths, z))
+            return self.out_proj(recomputed_but_for_scans(self._scan, tokens, paths))
+        x, z = self.in_proj(tokens).chunk(2, dim=-1)
         if self.mixer == "conv":
             x = self.conv(x, grid)
         return self.out_proj(saturated(nn.functional.silu(x) * nn.functional.silu(z)))
 
-    def _scan(self, x: torch.Tensor, paths: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    def _scan(self, tokens: torch.Tensor, paths: torch.Tensor) -> torch.Tensor:
+        x, z = self.in_proj(tokens).chunk(2, dim=-1)
         u = saturated(causal_conv1d(x, self.conv_weight, self.conv_bias, paths, activation="silu"))
         return self.ssm(u, paths, z)

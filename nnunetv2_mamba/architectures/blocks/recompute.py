@@ -27,7 +27,17 @@ def recomputed_but_for_scans(function: Callable[..., Tensor], *inputs: Tensor) -
 
     The scan is most of the work, its inputs (the convolution of every direction, the step sizes) most of the memory.
     """
+
+    def uncached(*inputs: Tensor) -> Tensor:
+        # Autocast keeps the weights that it has cast, but not until the backward pass; both passes have to run the same
+        # operations.
+        device = inputs[0].device.type
+        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+            with torch.autocast(device, torch.get_autocast_dtype(device), cache_enabled=False):
+                return function(*inputs)
+        return function(*inputs)
+
     scan = torch.ops.nnunetv2_mamba.directional_scan.default
     # what is kept may be saturated in place; doing that twice changes nothing
     contexts = partial(create_selective_checkpoint_contexts, [scan], allow_cache_entry_mutation=True)
-    return recomputed(function, *inputs, context_fn=contexts)
+    return recomputed(uncached, *inputs, context_fn=contexts)
