@@ -10,8 +10,10 @@ import pytest
 import torch
 from comparison import assert_close
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunetv2_mamba.architectures import MedSegMamba, MSDKMamba, SegMamba, UMambaBot, UMambaEnc
+from nnunetv2_mamba.ops import selection
 
 CUBIC3 = dict(conv_op=nn.Conv3d, n_stages=3, kernel_sizes=3, strides=[1, 2, 2])
 ANISOTROPIC3 = dict(
@@ -102,6 +104,18 @@ def test_evaluation_equals_training_without_drop_rates(name):
     network, x = build(name, **no_drop)
     with torch.no_grad():
         assert_close(network.train()(x), network.eval()(x), 1e-6)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_under_autocast_on_a_fake_gpu(name, training, monkeypatch):
+    """What CUDA's autocast casts, and the Triton backend's shapes and dtypes; nothing is computed."""
+    monkeypatch.setattr(selection, "unavailable", lambda backend: None)
+    monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
+    with FakeTensorMode(), torch.device("cuda"), torch.autocast("cuda", torch.float16):
+        network, x = build(name)
+        logits = network.train(training)(x)
+    assert (logits.shape, logits.dtype, logits.device.type) == ((2, 3, *x.shape[2:]), torch.float16, "cuda")
 
 
 def test_dropout_and_drop_path_act_in_training_only():
