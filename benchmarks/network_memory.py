@@ -18,7 +18,14 @@ from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from networks import MEDSEGMAMBA_PAPER_INFERENCE_MIB, OURS, SEGMAMBA_PAPER_TRAINING_MIB, Network, training_step
+from networks import (
+    MEDSEGMAMBA_PAPER_INFERENCE_MIB,
+    OURS,
+    SEGMAMBA_PAPER_TRAINING_MIB,
+    U_MAMBA,
+    Network,
+    training_step,
+)
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -150,6 +157,14 @@ def main() -> None:
         ("SegMamba without Mamba, training step", training_of(OURS["SegMamba, no Mamba"]), None, None),
         ("MedSegMamba, inference, 96^3, 32 classes", inference_of(medsegmamba), MEDSEGMAMBA_PAPER_INFERENCE_MIB, 0.75),
         ("MedSegMamba, training step, 96^3, batch 2", training_of(medsegmamba), None, None),
+        ("U-Mamba Enc, training step, 128^3, batch 2", training_of(U_MAMBA["U-Mamba Enc"]), None, None),
+        (
+            "the same with activation checkpointing",
+            training_of(U_MAMBA["U-Mamba Enc"], checkpointing=True),
+            None,
+            None,
+        ),
+        ("U-Mamba Enc without Mamba, training step", training_of(U_MAMBA["U-Mamba Enc, no Mamba"]), None, None),
     ):
         before, peak = peak_of(prepare)
         row = {"what": what, "held MiB": before, "peak MiB": peak}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from nnunetv2_mamba.architectures import MedSegMamba, SegMamba
+from nnunetv2_mamba.architectures import MedSegMamba, SegMamba, UMambaEnc
 
 SEGMAMBA_PAPER_TRAINING_MIB = 17976
 MEDSEGMAMBA_PAPER_INFERENCE_MIB = 1.988 * 1024
@@ -19,7 +19,14 @@ _FIVE_STAGES = {
 }
 _FOUR_STAGES = {"n_stages": 4, "kernel_sizes": 3, "strides": [1, 2, 2, 2], "features_per_stage": [32, 64, 128, 256]}
 _CONV = {"conv_op": nn.Conv3d, "deep_supervision": False}
+_SIX_STAGES = {
+    "n_stages": 6,
+    "kernel_sizes": 3,
+    "strides": [1, 2, 2, 2, 2, 2],
+    "features_per_stage": [32, 64, 128, 256, 320, 320],
+}
 _SEGMAMBA = {"input_channels": 4, "num_classes": 4, **_FIVE_STAGES, **_CONV}
+_UMAMBA = {"input_channels": 1, "num_classes": 4, **_SIX_STAGES, **_CONV, "patch_size": (128, 128, 128)}
 _MEDSEGMAMBA = {"input_channels": 1, "num_classes": 32, **_FOUR_STAGES, **_CONV}
 
 
@@ -37,6 +44,11 @@ OURS = {
     "SegMamba, no Mamba": Network(lambda: SegMamba(**_SEGMAMBA, mixer="none"), 128, 4),
     "MedSegMamba": Network(lambda: MedSegMamba(**_MEDSEGMAMBA), 96, 1),
     "MedSegMamba, no Mamba": Network(lambda: MedSegMamba(**_MEDSEGMAMBA, mixer="none"), 96, 1),
+}
+
+U_MAMBA = {
+    "U-Mamba Enc": Network(lambda: UMambaEnc(**_UMAMBA), 128, 1),
+    "U-Mamba Enc, no Mamba": Network(lambda: UMambaEnc(**_UMAMBA, mixer="none"), 128, 1),
 }
 
 

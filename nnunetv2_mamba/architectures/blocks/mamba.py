@@ -16,7 +16,7 @@ from .dimensions import spatial_dims
 from .directional_ssm import DirectionalSSM
 from .half_precision import saturated
 from .mixers import check_mixer
-from .recompute import recomputed_but_for_scans
+from .recompute import recomputed, recomputed_but_for_scans
 
 PATHS = {
     "unidirectional": (scan_order.unidirectional, 1),
@@ -98,9 +98,13 @@ class DirectionalMamba(nn.Module):
         x, z = self.in_proj(tokens).chunk(2, dim=-1)
         if self.mixer == "conv":
             x = self.conv(x, grid)
-        return self.out_proj(saturated(nn.functional.silu(x) * nn.functional.silu(z)))
+        return self.out_proj(recomputed(_gated, x, z))
 
     def _scan(self, tokens: torch.Tensor, paths: torch.Tensor) -> torch.Tensor:
         x, z = self.in_proj(tokens).chunk(2, dim=-1)
         u = saturated(causal_conv1d(x, self.conv_weight, self.conv_bias, paths, activation="silu"))
         return self.ssm(u, paths, z)
+
+
+def _gated(x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+    return saturated(nn.functional.silu(x) * nn.functional.silu(z))
