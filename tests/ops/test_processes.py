@@ -1,5 +1,7 @@
 """The ops in other processes: forked and spawned data-loader workers, and distributed training."""
 
+import gc
+
 import pytest
 import torch
 import torch.distributed as dist
@@ -66,6 +68,10 @@ def train_half_of_the_batch(rank: int, rendezvous: str, gradients: str) -> None:
     distributed(slice(2 * rank, 2 * rank + 2)).backward()
     if rank == 0:
         torch.save({name: parameter.grad for name, parameter in model.named_parameters()}, gradients)
+    # What holds the process group must be gone: gloo's threads would end with the process, and one that still has a
+    # Python object to release then aborts.
+    del distributed
+    gc.collect()
     dist.destroy_process_group()
 
 
