@@ -77,6 +77,13 @@ def mixed_precision(patch: pytest.MonkeyPatch) -> None:
     Precision(torch.device("cpu"))
 
 
+def few_slices_in_bf16(patch: pytest.MonkeyPatch) -> None:
+    patch.setenv("NNUNETV2_MAMBA_AMP", "bf16")
+    convolution = torch.nn.Conv3d(1, 1, 3, padding=1)
+    Precision(torch.device("cpu")).check_convolutions(convolution)
+    convolution(torch.zeros(1, 1, 2, 4, 4))
+
+
 def without_a_compiler(patch: pytest.MonkeyPatch) -> None:
     patch.setenv("PATH", "")
     patch.delenv("CXX", raising=False)
@@ -159,6 +166,7 @@ PROVOKED: dict[str, Provoke] = {
     "setting without quotes": lambda patch, folder: settings(patch, "optimizer=adamw"),
     "settings file": lambda patch, folder: settings(patch, "mine.toml"),
     "mixed precision": lambda patch, folder: mixed_precision(patch),
+    "few slices in bf16": lambda patch, folder: few_slices_in_bf16(patch),
     "unknown backend": lambda patch, folder: choose_backend("cpu", backend="cuda"),
     "no GPU": lambda patch, folder: without_a_gpu(patch, "triton"),
     "no mamba_ssm": lambda patch, folder: without_mamba_ssm(patch),
