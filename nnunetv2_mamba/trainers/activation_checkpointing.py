@@ -11,8 +11,8 @@ def checkpoint_activations(network: nn.Module) -> None:
 
     Stages are the entries of the lists in its parts, ``encoder.stages``, ``decoder.stages`` and so on, and each
     sequence there, such as ``encoder.stem``, as a whole: an activation that works in place must not be computed again
-    apart from the layer whose result it overwrites. torch's wrapper keeps the names of parameters, and so of
-    checkpoints, as they are.
+    apart from the layer whose result it overwrites. (A part that iterated over a sequence would pass the wrapper by.)
+    torch's wrapper keeps the names of parameters, and so of checkpoints, as they are.
     """
     for part in network.children():
         for name, child in part.named_children():

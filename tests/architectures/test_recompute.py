@@ -233,4 +233,5 @@ def test_only_training_on_a_gpu_goes_sample_by_sample(monkeypatch):
         fake = mode.from_tensor(tokens)
         assert layer._one_by_one(fake)
         assert not layer._one_by_one(fake[:, 1:])
+        assert not layer._one_by_one(fake[:1])
         assert not layer.eval()._one_by_one(fake)

@@ -176,7 +176,7 @@ class _Call:
         suffix = "f64" if self.dtype == torch.float64 else "f32"
         entry = getattr(library.functions, f"{function}_{suffix}")
         threads = torch.get_num_threads()
-        if entry(ctypes.byref(self.args), library.instruction_set, threads, not forked.since_import()):
+        if entry(ctypes.byref(self.args), library.instruction_set, threads, not forked.is_fork()):
             raise MemoryError("the CPU kernels could not allocate their scratch memory")
 
     def _hold(self, tensor: Tensor) -> int:

@@ -115,13 +115,14 @@ struct Resources {
   bool openmp;  // whether OpenMP's threads may be used: not in a forked process, which does not have them
 };
 
-// Calls work(thread) on `threads` threads, numbered from 0, or on as many as can be had.
+// Calls work(thread) on `threads` threads, numbered from 0, or on fewer where there are not so many to be had.
 //
 // OpenMP's already run, and those that torch has just used would compete with ours for the cores while they wait for
-// more. Without them threads live for one call; starting one costs some 50 us.
+// more. Where the system refuses it a thread, it ends the process, as it does for torch's own operations. Without OpenMP
+// threads live for one call; starting one costs some 50 us.
 template <class Work>
 void run_on_threads(int64_t threads, bool openmp, const Work& work) {
-  if (threads == 1) return work(0);
+  if (threads <= 1) return work(0);
 #if defined(__linux__)
   if (openmp && GOMP_parallel && omp_get_thread_num) {
     const auto region = [](void* data) { (*static_cast<const Work*>(data))(omp_get_thread_num()); };
