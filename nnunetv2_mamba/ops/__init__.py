@@ -1,6 +1,5 @@
 """The mathematics on sequences and grids: selective scans and causal convolutions along paths. Knows torch only."""
 
-from nnunetv2_mamba.ops import forked as _forked  # noqa: F401  notes which process it is
 from nnunetv2_mamba.ops.causal_conv1d import causal_conv1d
 from nnunetv2_mamba.ops.directional_scan import directional_scan
 from nnunetv2_mamba.ops.selective_scan import selective_scan

@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from operator_calls import OperatorCalls
 from test_networks import build
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunetv2_mamba.architectures.blocks import mamba, ss3d
@@ -154,20 +154,6 @@ def layer_gradients(layer: nn.Module, forward: Callable[..., Tensor], tokens: Te
 def keep_all(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (mamba, ss3d):
         monkeypatch.setattr(module, "recomputed_but_for_scans", lambda function, *inputs: function(*inputs))
-
-
-class OperatorCalls(TorchDispatchMode):
-    """How often each of this package's operators runs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.counts: dict[str, int] = {}
-
-    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-        if function.namespace == "nnunetv2_mamba":
-            name = function.__name__.removesuffix(".default")
-            self.counts[name] = self.counts.get(name, 0) + 1
-        return function(*arguments, **(keywords or {}))
 
 
 def test_a_scan_is_not_computed_again_but_what_it_reads_is():

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from operator_calls import OperatorCalls
 from scan_cases import BACKENDS, assert_same, make_case, with_gradients
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from nnunetv2_mamba.ops import causal_conv1d, directional_scan, scan_order, selection, selective_scan
@@ -209,33 +209,19 @@ def cuda_autocast():
     torch.set_autocast_dtype("cuda", before)
 
 
-class OperatorInputs(TorchDispatchMode):
-    """The dtypes of the tensors that this package's operators are given."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.dtypes: dict[str, list[torch.dtype]] = {}
-
-    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-        if function.namespace == "nnunetv2_mamba":
-            name = function.__name__.removesuffix(".default")
-            self.dtypes[name] = [t.dtype for t in arguments if isinstance(t, torch.Tensor)]
-        return function(*arguments, **(keywords or {}))
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_block_under_autocast_on_a_fake_gpu(dtype, monkeypatch, cuda_autocast):
     # What torch's dispatcher does there, and the Triton backend's shapes and dtypes; nothing is computed.
     monkeypatch.setattr(selection, "unavailable", lambda name: None)
     cuda_autocast(dtype)
-    with FakeTensorMode(), torch.device("cuda"), OperatorInputs() as inputs:
+    with FakeTensorMode(), torch.device("cuda"), OperatorCalls() as calls:
         x = torch.randn(2, *GRID, 6)
         out = Block("triton")(x)
     assert (out.shape, out.dtype, out.device.type) == (x.shape, dtype, "cuda")
     fp32, int32 = torch.float32, torch.int32
-    assert inputs.dtypes == {
-        "causal_conv1d": [dtype, fp32, fp32, int32],  # x, weight, bias, paths
-        "directional_scan": [dtype, dtype, fp32, dtype, dtype, int32, fp32, fp32, dtype],  # u, delta, A, B, C, ...
+    assert calls.dtypes == {
+        "causal_conv1d": [[dtype, fp32, fp32, int32]],  # x, weight, bias, paths
+        "directional_scan": [[dtype, dtype, fp32, dtype, dtype, int32, fp32, fp32, dtype]],  # u, delta, A, B, C, ...
     }
 
 

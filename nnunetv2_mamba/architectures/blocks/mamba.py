@@ -89,8 +89,8 @@ class DirectionalMamba(nn.Module):
     def _one_by_one(self, tokens: torch.Tensor) -> bool:
         # Fake tensors count what a GPU needs (memory/estimate.py). On a CPU it would leave threads without work.
         on_gpu = tokens.is_cuda or isinstance(tokens, FakeTensor)
-        large = len(tokens) > 1 and tokens.shape[1] * self.in_proj.out_features >= _LARGE
-        return self.training and on_gpu and large
+        large = tokens.shape[1] * self.in_proj.out_features >= _LARGE
+        return self.training and on_gpu and large and len(tokens) > 1
 
     def _mix(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
         if self.mixer == "mamba":

@@ -18,9 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from nnunetv2_mamba.ops import forked
-
-from . import cpu_build
+from . import cpu_build, forked
 
 _LARGE = 4 << 20  # bytes
 
