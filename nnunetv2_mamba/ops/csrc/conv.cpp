@@ -98,7 +98,10 @@ struct Conv {
           with_lanes_of(block, [&](auto lanes) {
             take_input(k, tokens, count, block, lanes);
             const View<T> out = a.out;
+            const auto ahead = prefetcher(item.batch, k, tokens + TILE, min<int64_t>(TILE, item.end - p - TILE),
+                                          channel(block), a.x, out);
             for (int64_t t = 0; t < count; t++) {
+              ahead(t);
               const V pre = before_activation(block, t);
               store(out.row(item.batch, k, tokens[t]) + channel(block), a.silu ? silu<T>(pre) : pre, lanes);
             }
@@ -132,8 +135,11 @@ struct Conv {
     V* to = next_tile(dpre, block);
     const int64_t own = max<int64_t>(0, min(count, item.end - begin));  // the others are summed in the next segment
     V dbias_sum = {};
+    const auto ahead = prefetcher(item.batch, k, tokens + TILE, min<int64_t>(TILE, a.length - begin - TILE),
+                                  channel(block), a.x, from, a.dx);
     for (int64_t t = 0; t < count; t++) {
       V grad = load(from.row(item.batch, k, tokens[t]) + channel(block), lanes);
+      ahead(t);
       if (a.silu) {
         const V pre = before_activation(block, t);
         grad *= silu_derivative<T>(pre, sigmoid<T>(pre));

@@ -93,19 +93,25 @@ struct Walk {
     }
   }
 
-  // Has to be inlined: a call that only prefetches counts as one without effect and is dropped.
+  // The rows of B or C, or of their gradients, of a tile to come.
   template <class... Views>
-  __attribute__((always_inline)) void prefetch(int64_t k, const int32_t* tokens, int count, int64_t block,
-                                               Views... rows) const {
-    const int64_t b = item.batch, channel = this->channel(block);
-    for (int t = 0; t < count; t++)
-      ((rows.data ? __builtin_prefetch(rows.row(b, k, tokens[t]) + channel) : void()), ...);
+  NM_INLINED void prefetch_rows(int64_t k, const int32_t* tokens, int count, Views... rows) const {
+    for (int64_t j = 0; j < a.state_size; j += W<T>) {
+      const auto prefetch = NM_ISA::prefetcher(item.batch, k, tokens, count, j, rows...);
+      for (int t = 0; t < count; t++) prefetch(t);
+    }
   }
 
-  // dl and x = dl u of a tile. Returns whether every exponent dl A may be used unclamped.
+  // See simd.h; of one block.
+  template <class... Views>
+  NM_INLINED auto prefetcher(int64_t k, const int32_t* tokens, int count, int64_t block, Views... rows) const {
+    return NM_ISA::prefetcher(item.batch, k, tokens, count, channel(block), rows...);
+  }
+
+  // dl and u of a tile. Returns whether every exponent dl A may be used unclamped.
   template <class Used>
-  bool take_steps(V* dl, V* x, int64_t k, const int32_t* tokens, int count, int64_t block, Used lanes) const {
-    const View<const T> delta = a.delta, u = a.u;
+  bool take_steps(V* dl, V* u, int64_t k, const int32_t* tokens, int count, int64_t block, Used lanes) const {
+    const View<const T> delta = a.delta, from_u = a.u;
     const int64_t b = item.batch, channel = this->channel(block);
     const bool with_softplus = a.softplus;
     const V bias = a.delta_bias ? load(a.delta_bias + k * a.channels + channel, lanes) : V{};
@@ -114,7 +120,7 @@ struct Walk {
       V step = load(delta.row(b, k, tokens[t]) + channel, lanes) + bias;
       if (with_softplus) step = softplus<T>(step);
       dl[t] = step;
-      x[t] = step * load(u.row(b, k, tokens[t]) + channel, lanes);
+      u[t] = load(from_u.row(b, k, tokens[t]) + channel, lanes);
       dl_max = max(dl_max, abs(step));
     }
     const auto beyond = dl_max * A_max[block] > splat<T>(Exp2<T>::limit);
@@ -129,10 +135,10 @@ struct Walk {
   }
 };
 
-// A tile's steps of all states of one block; y gets C . h.
-template <class T, bool CLAMP, bool OUTPUT>
-void advance(const Walk<T>& walk, int64_t block, const Vec<T>* dl, const Vec<T>* x, int count, Vec<T>* states,
-             Vec<T>* y) {
+// A tile's steps of all states of one block; y gets C . h. `ahead` is called once a step, to prefetch.
+template <class T, bool CLAMP, bool OUTPUT, class Ahead>
+NM_INLINE void advance(const Walk<T>& walk, int64_t block, const Vec<T>* dl, const Vec<T>* u, int count, Vec<T>* states,
+                       Vec<T>* y, Ahead ahead) {
   typedef Vec<T> V;
   const int64_t stride = walk.states;
   for (int64_t first = 0; first < stride; first += GROUP) {
@@ -140,7 +146,8 @@ void advance(const Walk<T>& walk, int64_t block, const Vec<T>* dl, const Vec<T>*
     V A[GROUP], h[GROUP];
     NM_UNROLL for (int j = 0; j < GROUP; j++) A[j] = walk.A[block * stride + first + j], h[j] = states[first + j];
     for (int t = 0; t < count; t++) {
-      const V step = dl[t], input = x[t];
+      const V step = dl[t], input = step * u[t];
+      if (first == 0) ahead(t);
       V sum = OUTPUT && first ? y[t] : V{};
       NM_UNROLL for (int j = 0; j < GROUP; j++) {
         const V shifted = exponent_of_product<T, CLAMP>(step, A[j]);
@@ -153,13 +160,13 @@ void advance(const Walk<T>& walk, int64_t block, const Vec<T>* dl, const Vec<T>*
   }
 }
 
-template <class T, bool OUTPUT>
-NM_INLINE void advance(bool unclamped, const Walk<T>& walk, int64_t block, const Vec<T>* dl, const Vec<T>* x, int count,
-                       Vec<T>* states, Vec<T>* y) {
+template <class T, bool OUTPUT, class Ahead>
+NM_INLINE void advance(bool unclamped, const Walk<T>& walk, int64_t block, const Vec<T>* dl, const Vec<T>* u, int count,
+                       Vec<T>* states, Vec<T>* y, Ahead ahead) {
   if (unclamped)
-    advance<T, false, OUTPUT>(walk, block, dl, x, count, states, y);
+    advance<T, false, OUTPUT>(walk, block, dl, u, count, states, y, ahead);
   else
-    advance<T, true, OUTPUT>(walk, block, dl, x, count, states, y);
+    advance<T, true, OUTPUT>(walk, block, dl, u, count, states, y, ahead);
 }
 
 template <class T>
@@ -170,13 +177,13 @@ struct Forward : Walk<T> {
   using Walk<T>::blocks;
   using Walk<T>::states;
 
-  V *dl, *x, *y;  // [tile step]
+  V *dl, *u, *y;  // [tile step]
   V* steps;       // [block]: sum of dl
 
   Forward(const ScanArgs<T>& args, const Item<T>& item, int64_t channels, Arena& arena)
       : Walk<T>(args, item, channels, arena) {
     dl = arena.take<V>(TILE);
-    x = arena.take<V>(TILE);
+    u = arena.take<V>(TILE);
     y = arena.take<V>(TILE);
     steps = arena.take<V>(blocks);
   }
@@ -188,12 +195,14 @@ struct Forward : Walk<T> {
       memset(steps, 0, blocks * sizeof(V));
       for (int64_t p = item.begin; p < item.end; p += TILE) {
         const int32_t* tokens = a.paths + k * a.length + p;
-        const int count = int(min<int64_t>(TILE, item.end - p));
+        const int count = int(min<int64_t>(TILE, item.end - p)), next = int(min<int64_t>(TILE, item.end - p - count));
         this->take_rows(this->B, a.B, k, tokens, count);
+        this->prefetch_rows(k, tokens + TILE, next, a.B);
         for (int64_t block = 0; block < blocks; block++)
           this->with_lanes_of(block, [&](auto lanes) {
-            const bool unclamped = this->take_steps(dl, x, k, tokens, count, block, lanes);
-            advance<T, false>(unclamped, *this, block, dl, x, count, this->h + block * states, nullptr);
+            const bool unclamped = this->take_steps(dl, u, k, tokens, count, block, lanes);
+            advance<T, false>(unclamped, *this, block, dl, u, count, this->h + block * states, nullptr,
+                              this->prefetcher(k, tokens + TILE, next, block, a.delta, a.u));
             for (int t = 0; t < count; t++) steps[block] += dl[t];
           });
       }
@@ -210,43 +219,31 @@ struct Forward : Walk<T> {
         const int count = int(min<int64_t>(TILE, item.end - p)), next = int(min<int64_t>(TILE, item.end - p - count));
         this->take_rows(this->B, a.B, k, path + p, count);
         this->take_rows(this->C, a.C, k, path + p, count);
+        this->prefetch_rows(k, path + p + TILE, next, a.B, a.C);
         for (int64_t block = 0; block < blocks; block++)
           this->with_lanes_of(block, [&](auto lanes) {
             V* h = this->h + block * states;
             if (p % a.chunk == 0)
               for (int64_t j = 0; j < a.state_size; j++)
                 store(this->saved_state(k, p / a.chunk, j, this->channel(block)), h[j], lanes);
-            prefetch_rows(k, path + p + count, next, block);
-            const bool unclamped = this->take_steps(dl, x, k, path + p, count, block, lanes);
-            advance<T, true>(unclamped, *this, block, dl, x, count, h, y);
+            const auto ahead = this->prefetcher(k, path + p + TILE, next, block, a.delta, a.u, a.z, a.out);
+            const bool unclamped = this->take_steps(dl, u, k, path + p, count, block, lanes);
+            advance<T, true>(unclamped, *this, block, dl, u, count, h, y, ahead);
             give_output(k, path + p, count, block, lanes);
           });
       }
     }
   }
 
-  // As `prefetch`; written out, it makes the whole forward 3 % faster.
-  __attribute__((always_inline)) void prefetch_rows(int64_t k, const int32_t* tokens, int count, int64_t block) const {
-    const View<const T> delta = a.delta, u = a.u, z = a.z;
-    const View<T> out = a.out;
-    const int64_t b = item.batch, channel = this->channel(block);
-    for (int t = 0; t < count; t++) {
-      __builtin_prefetch(delta.row(b, k, tokens[t]) + channel);
-      __builtin_prefetch(u.row(b, k, tokens[t]) + channel);
-      if (z.data) __builtin_prefetch(z.row(b, 0, tokens[t]) + channel);
-      if (k > 0) __builtin_prefetch(out.row(b, 0, tokens[t]) + channel);
-    }
-  }
-
   template <class Used>
   void give_output(int64_t k, const int32_t* tokens, int count, int64_t block, Used lanes) const {
-    const View<const T> u = a.u, z = a.z;
+    const View<const T> z = a.z;
     const View<T> out = a.out;
     const int64_t b = item.batch, channel = this->channel(block);
     const bool first = k == 0, gate = z.data && k + 1 == a.directions;
     const V D = a.D ? load(a.D + k * a.channels + channel, lanes) : V{};
     for (int t = 0; t < count; t++) {
-      V sum = y[t] + D * load(u.row(b, k, tokens[t]) + channel, lanes);
+      V sum = y[t] + D * u[t];
       T* to = out.row(b, 0, tokens[t]) + channel;
       if (!first) sum += load(to, lanes);
       if (gate) sum *= silu<T>(load(z.row(b, 0, tokens[t]) + channel, lanes));
@@ -264,7 +261,7 @@ struct Backward : Walk<T> {
   using Walk<T>::states;
 
   int64_t tiles;           // per chunk
-  V *dl, *x;               // [block][chunk step]
+  V *dl, *u;               // [block][chunk step]
   bool* unclamped;         // [block][chunk tile]
   V* start;                // [block][chunk tile][state]: the state before each tile
   V *g, *gate;             // [block][tile step]: gradient of y_k; sigmoid(z)
@@ -286,7 +283,7 @@ struct Backward : Walk<T> {
       : Walk<T>(args, item, channels, arena) {
     tiles = (a.chunk + TILE - 1) / TILE;
     dl = arena.take<V>(blocks * tiles * TILE);
-    x = arena.take<V>(blocks * tiles * TILE);
+    u = arena.take<V>(blocks * tiles * TILE);
     unclamped = arena.take<bool>(blocks * tiles);
     start = arena.take<V>(blocks * tiles * states);
     g = arena.take<V>(blocks * TILE);
@@ -315,12 +312,16 @@ struct Backward : Walk<T> {
       for (int64_t p = (item.end - 1) / TILE * TILE; p >= item.begin; p -= TILE) {
         const int32_t* tokens = a.paths + k * a.length + p;
         const int count = int(min<int64_t>(TILE, item.end - p));
+        const int before = p > item.begin ? TILE : 0;
         this->take_rows(this->C, a.C, k, tokens, count);
+        this->prefetch_rows(k, tokens - TILE, before, a.C);
         for (int64_t block = 0; block < blocks; block++)
           this->with_lanes_of(block, [&](auto lanes) {
-            this->take_steps(dl, x, k, tokens, count, block, lanes);
+            const auto ahead = this->prefetcher(k, tokens - TILE, before, block, a.delta, a.u, a.grad_out, a.z);
+            this->take_steps(dl, u, k, tokens, count, block, lanes);
             take_gradients(tokens, count, block, lanes);
             for (int t = count - 1; t >= 0; t--) {
+              ahead(t);
               for (int64_t j = 0; j < states; j++) {
                 V &d = dh[block * states + j], A = this->A[block * states + j];
                 const V shifted = exponent_of_product<T, true>(dl[t], A);
@@ -365,18 +366,19 @@ struct Backward : Walk<T> {
     for (int tile = 0; tile * TILE < count; tile++) {
       const int32_t* tile_tokens = tokens + tile * TILE;
       const int tile_count = min(TILE, count - tile * TILE);
-      const bool last = (tile + 1) * TILE >= count;
+      const int next = max(0, min(TILE, count - (tile + 1) * TILE));
+      const bool last = next == 0;
       if (!last) this->take_rows(this->B, a.B, k, tile_tokens, tile_count);
+      this->prefetch_rows(k, tile_tokens + TILE, next, a.B);
       for (int64_t block = 0; block < blocks; block++)
         this->with_lanes_of(block, [&](auto lanes) {
           const int64_t i = block * tiles + tile;
-          const int next = max(0, min(TILE, count - (tile + 1) * TILE));
-          this->prefetch(k, tile_tokens + TILE, next, block, a.delta, a.u);
-          unclamped[i] = this->take_steps(dl + i * TILE, x + i * TILE, k, tile_tokens, tile_count, block, lanes);
+          unclamped[i] = this->take_steps(dl + i * TILE, u + i * TILE, k, tile_tokens, tile_count, block, lanes);
           if (last) return;
           V* h = start + i * states;
           memcpy(h + states, h, states * sizeof(V));
-          advance<T, false>(unclamped[i], *this, block, dl + i * TILE, x + i * TILE, tile_count, h + states, nullptr);
+          advance<T, false>(unclamped[i], *this, block, dl + i * TILE, u + i * TILE, tile_count, h + states, nullptr,
+                            this->prefetcher(k, tile_tokens + TILE, next, block, a.delta, a.u));
         });
     }
   }
@@ -384,23 +386,26 @@ struct Backward : Walk<T> {
   void sweep_tile(int64_t k, int tile, int64_t position, const int32_t* tokens, int count) {
     this->take_rows(this->B, a.B, k, tokens, count);
     this->take_rows(this->C, a.C, k, tokens, count);
+    this->prefetch_rows(k, tokens, count, a.dB, a.dC);
+    if (tile > 0) this->prefetch_rows(k, tokens - TILE, TILE, a.B, a.C);
     for (int64_t block = 0; block < blocks; block++)
-      this->with_lanes_of(block, [&](auto lanes) {
-        if (position >= item.begin + TILE)
-          this->prefetch(k, tokens - TILE, TILE, block, a.grad_out, a.z, k > 0 ? a.du : View<T>(),
-                         k > 0 ? a.dz : View<T>());
-        if (position >= item.begin + a.chunk) this->prefetch(k, tokens - a.chunk, TILE, block, a.delta, a.u);
-        take_gradients(tokens, count, block, lanes);
-      });
+      this->with_lanes_of(block, [&](auto lanes) { take_gradients(tokens, count, block, lanes); });
     T* const dB = queued(swept++);
     T* const dC = dB + TILE * states;
+    const int before = position >= item.begin + TILE ? TILE : 0;
+    const int chunk_before = tile == 0 && position >= item.begin + a.chunk ? TILE : 0;
     for (int64_t first = 0; first < states; first += GROUP) {
       memset(dB_lanes, 0, TILE * GROUP * sizeof(V)), memset(dC_lanes, 0, TILE * GROUP * sizeof(V));
-      for (int64_t block = 0; block < blocks; block++)
+      for (int64_t block = 0; block < blocks; block++) {
+        const auto tile_ahead =
+            this->prefetcher(k, tokens - TILE, before, block, a.grad_out, a.z, a.du, a.dz, a.ddelta);
+        const auto chunk_ahead = this->prefetcher(k, tokens - a.chunk, chunk_before, block, a.delta, a.u);
+        const auto ahead = [&](int t) NM_INLINED { tile_ahead(t), chunk_ahead(t); };
         if (unclamped[block * tiles + tile])
-          sweep_group<false>(block, tile, first, count);
+          sweep_group<false>(block, tile, first, count, ahead);
         else
-          sweep_group<true>(block, tile, first, count);
+          sweep_group<true>(block, tile, first, count, ahead);
+      }
       sum_lanes(dB + first, dB_lanes, count);
       sum_lanes(dC + first, dC_lanes, count);
     }
@@ -425,9 +430,9 @@ struct Backward : Walk<T> {
     }
   }
 
-  template <bool CLAMP>
-  void sweep_group(int64_t block, int tile, int64_t first, int count) {
-    const V *dl = this->dl + (block * tiles + tile) * TILE, *x = this->x + (block * tiles + tile) * TILE;
+  template <bool CLAMP, class Ahead>
+  void sweep_group(int64_t block, int tile, int64_t first, int count, Ahead ahead) {
+    const V *dl = this->dl + (block * tiles + tile) * TILE, *u = this->u + (block * tiles + tile) * TILE;
     const V *g = this->g + block * TILE, *A = this->A + block * states + first;
     V *y = this->y + block * TILE, *dx = this->dx + block * TILE, *dexp = this->dexp + block * TILE;
     V *rests = this->rests, *state = this->state, *dB_lanes = this->dB_lanes, *dC_lanes = this->dC_lanes;
@@ -436,7 +441,8 @@ struct Backward : Walk<T> {
     V h[GROUP];
     NM_UNROLL for (int j = 0; j < GROUP; j++) state[j] = h[j] = start[(block * tiles + tile) * stride + first + j];
     for (int t = 0; t < count; t++) {
-      const V step = dl[t], input = x[t], grad = g[t];
+      const V step = dl[t], input = step * u[t], grad = g[t];
+      if (first == 0) ahead(t);
       V sum = first ? y[t] : V{};
       NM_UNROLL for (int j = 0; j < GROUP; j++) {
         const V shifted = exponent_of_product<T, CLAMP>(step, A[j]);
@@ -453,7 +459,7 @@ struct Backward : Walk<T> {
     V dh[GROUP], dA[GROUP] = {};
     NM_UNROLL for (int j = 0; j < GROUP; j++) dh[j] = this->dh[block * stride + first + j];
     for (int t = count - 1; t >= 0; t--) {
-      const V step = dl[t], input = x[t], grad = g[t];
+      const V step = dl[t], input = step * u[t], grad = g[t];
       V dx_sum = first ? dx[t] : V{}, dexp_sum = first ? dexp[t] : V{};
       NM_UNROLL for (int j = 0; j < GROUP; j++) {
         V d = dh[j] + grad * C[t * stride + j];
@@ -505,17 +511,18 @@ struct Backward : Walk<T> {
   template <class Used>
   void give_gradients(int64_t k, int tile, const int32_t* tokens, int count, int64_t block, Used lanes) {
     constexpr T ln2 = T(0.693147180559945309417);
-    const View<const T> u = a.u, z = a.z, grad_out = a.grad_out;
+    const View<const T> z = a.z, grad_out = a.grad_out;
     const View<T> du = a.du, ddelta = a.ddelta, dz = a.dz;
     const int64_t b = item.batch, channel = this->channel(block);
-    const V *dl = this->dl + (block * tiles + tile) * TILE, *g = this->g + block * TILE, *y = this->y + block * TILE;
+    const V *dl = this->dl + (block * tiles + tile) * TILE, *u = this->u + (block * tiles + tile) * TILE;
+    const V *g = this->g + block * TILE, *y = this->y + block * TILE;
     const V *dx = this->dx + block * TILE, *dexp = this->dexp + block * TILE;
     const V D = a.D ? load(a.D + k * a.channels + channel, lanes) : V{};
     const bool first = k == 0, last = k + 1 == a.directions, add_du = !first && du.direction == 0,
                with_softplus = a.softplus;
     V dD_sum = {}, dbias_sum = {};
     for (int t = 0; t < count; t++) {
-      const V u_t = load(u.row(b, k, tokens[t]) + channel, lanes);
+      const V u_t = u[t];
       V ddelta_t = dexp[t] * ln2 + dx[t] * u_t;
       if (with_softplus) ddelta_t *= softplus_derivative_at<T>(dl[t]);
       store(ddelta.row(b, k, tokens[t]) + channel, ddelta_t, lanes);

@@ -15,7 +15,8 @@
 #define NM_VECTOR_BYTES 16
 #endif
 
-#define NM_INLINE static inline __attribute__((always_inline))
+#define NM_INLINED __attribute__((always_inline))
+#define NM_INLINE static inline NM_INLINED
 #define NM_UNROLL _Pragma("GCC unroll 16")
 
 namespace nm {
@@ -271,6 +272,18 @@ NM_INLINE Vec<T> sums(const Vec<T>* vectors) {
   NM_UNROLL for (int i = 0; i < W<T>; i++) v[i] = vectors[i];
   fold<T, W<T> / 2>(v);
   return v[0];
+}
+
+// ---- prefetching ----
+
+// A function that prefetches, given t < count, what the rows hold of token t from a channel on; absent rows are passed
+// over. To be called once a step of the arithmetic before: all at once, prefetches would only wait for each other. It
+// and whatever calls it have to be inlined: a function that only prefetches counts as one without effect.
+template <class... Views>
+NM_INLINE auto prefetcher(int64_t b, int64_t k, const int32_t* tokens, int64_t count, int64_t channel, Views... rows) {
+  return [=](int64_t t) NM_INLINED {
+    if (t < count) ((rows.data ? __builtin_prefetch(rows.row(b, k, tokens[t]) + channel) : void()), ...);
+  };
 }
 
 // ---- scratch ----
