@@ -104,5 +104,5 @@ def _require(name: str, device: torch.device, dtype: torch.dtype, source: str) -
 
 @cache
 def _warn_once(reason: str) -> None:
-    message = f"The selective scan runs in plain torch operations, about ten times slower: {reason}"
+    message = f"The selective scan runs in plain torch operations, more than ten times slower: {reason}"
     warnings.warn(message, RuntimeWarning, stacklevel=4)
