@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from comparison import assert_close
+from kept_storages import kept_bytes
 from scipy.interpolate import BSpline
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -188,28 +189,18 @@ def test_the_second_basis_layer_sees_normalised_features(kind):
         assert_close(block(x), expected, 1e-3)
 
 
-def bytes_saved(block: nn.Module, x: torch.Tensor, dtype: torch.dtype | None) -> int:
-    """Memory that the block keeps for its backward pass, each tensor counted once; its parameters not at all."""
-    parameters = {p.untyped_storage().data_ptr() for p in block.parameters()}
-    kept = {}
-
-    def keep(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
-            y = block(x)
-    assert y.requires_grad
-    return sum(t.untyped_storage().nbytes() for address, t in kept.items() if address not in parameters)
+def bytes_kept(block: nn.Module, x: torch.Tensor, dtype: torch.dtype | None) -> int:
+    """Memory that the block keeps for its backward pass, without its parameters."""
+    with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+        return kept_bytes(lambda: block(x), without=block.parameters())
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
 def test_memory_for_the_backward_pass(dtype):
     """No kind keeps more than 1.5 times what the MLP keeps, in spite of powers and bases."""
     x = torch.randn(1, 32, 16, 16, 16, requires_grad=True)
-    saved = {kind: bytes_saved(kan_block(kind, 32, nn.Conv3d), x, dtype) for kind in KINDS}
-    assert all(size <= 1.5 * saved["mlp"] for size in saved.values()), saved
+    kept = {kind: bytes_kept(kan_block(kind, 32, nn.Conv3d), x, dtype) for kind in KINDS}
+    assert all(size <= 1.5 * kept["mlp"] for size in kept.values()), kept
 
 
 @pytest.mark.parametrize("kind", KINDS)

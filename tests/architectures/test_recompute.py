@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from kept_storages import kept_storages
 from operator_calls import OperatorCalls
 from test_networks import build
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.autograd.graph import saved_tensors_hooks
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunetv2_mamba.architectures.blocks import mamba, ss3d
@@ -74,16 +74,7 @@ def test_block_compiles_whole(kind):
 
 
 def kept_sizes(forward: Callable[[], object]) -> list[int]:
-    """Bytes of every storage that autograd keeps, inputs and weights included."""
-    kept = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
-        return tensor
-
-    with saved_tensors_hooks(keep, lambda tensor: tensor):
-        forward()
-    return [storage.nbytes() for storage in kept.values()]
+    return [storage.nbytes() for storage in kept_storages(forward)]
 
 
 @pytest.mark.parametrize(

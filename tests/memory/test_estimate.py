@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from kept_storages import kept_bytes
 from planned_networks import NETWORKS, TOPOLOGY
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -25,19 +26,9 @@ SEGMAMBA = NETWORKS["SegMamba"]
 
 def bytes_kept(network: nn.Module, autocast: torch.dtype | None) -> int:
     """What a real forward pass with the loss keeps for the backward pass, without the parameters; and the input."""
-    parameters = {p.untyped_storage().data_ptr() for p in network.parameters()}
     image = torch.randn(SHAPE)
-    kept = {image.untyped_storage().data_ptr(): image}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage().data_ptr()
-        if storage not in parameters:
-            kept.setdefault(storage, tensor)  # held, so that no other tensor gets its address
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        training_loss(network, image, autocast)
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    left_out = (*network.parameters(), image)
+    return kept_bytes(lambda: training_loss(network, image, autocast), without=left_out) + image.nbytes
 
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["fp32", "bf16"])

@@ -3,28 +3,17 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
+from kept_storages import kept_bytes
 from tiny_dataset import NETWORKS
 
 SETTINGS = "num_epochs=1, num_iterations_per_epoch=2, num_val_iterations_per_epoch=1"
 
 
-def kept_bytes(network: torch.nn.Module, data: torch.Tensor) -> int:
-    kept = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        network(data)
-    return sum(kept.values())
-
-
 def gradients(network: torch.nn.Module, data: torch.Tensor) -> list[torch.Tensor]:
-    # without hooks, which take from autograd its check that nothing it keeps was changed in place
     torch.manual_seed(0)  # the same dropout
     loss = sum(logits.square().mean() for logits in network(data))
     return list(torch.autograd.grad(loss, list(network.parameters()), allow_unused=True))
@@ -41,7 +30,7 @@ def test_same_gradients_from_less_memory(make_trainer, network_name):
     frugal.network.load_state_dict(plain.network.state_dict())
     data = torch.randn(2, 2, *plain.configuration_manager.patch_size)
     networks = [copy.deepcopy(trainer.network).train() for trainer in (plain, frugal)]
-    kept, kept_frugally = (kept_bytes(network, data) for network in networks)
+    kept, kept_frugally = (kept_bytes(partial(network, data)) for network in networks)
     assert kept_frugally < 0.5 * kept
     expected, actual = (gradients(network, data) for network in networks)
     for gradient, reference in zip(actual, expected, strict=True):
