@@ -193,6 +193,6 @@ def rows_contiguous(t: Tensor | None) -> Tensor | None:
 def check_tokens(paths: Tensor) -> None:
     """ValueError if a table on the CPU points outside its L tokens; elsewhere looking would stall the device."""
     if paths.device.type == "cpu":
-        low, high = paths.aminmax()
+        low, high = (int(bound) for bound in paths.aminmax())
         if low < 0 or high >= paths.shape[1]:
-            raise ValueError(f"paths must hold tokens from 0 to {paths.shape[1] - 1}, got {int(low)} to {int(high)}")
+            raise ValueError(f"paths must hold tokens from 0 to {paths.shape[1] - 1}, got {low} to {high}")
