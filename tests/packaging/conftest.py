@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
@@ -12,20 +11,10 @@ import pytest
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tiny_dataset import NAME, make_tiny_dataset
+from trained_model import TrainedModel
 
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.trainers import nnUNetTrainerUMambaBot
-
-MODALITIES = ("t1n", "t1c", "t2w", "t2f")
-
-
-@dataclass(frozen=True)
-class TrainedModel:
-    """A model's folder, cases as nnU-Net's files, and what nnU-Net predicts for them."""
-
-    folder: Path
-    cases: dict[str, list[Path]]
-    references: dict[str, Path]
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import layouts
 import numpy as np
 import pytest
 import torch
-from conftest import MODALITIES
+from trained_model import MODALITIES
 
 import nnunetv2_mamba
 from nnunetv2_mamba._register import DISCOVERY

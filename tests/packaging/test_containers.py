@@ -8,7 +8,7 @@ import image
 import layouts
 import numpy as np
 import pytest
-from conftest import MODALITIES
+from trained_model import MODALITIES
 
 from nnunetv2_mamba.packaging.context import Request, write_context
 

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import MODALITIES
 from documentation import BLOCKS
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from test_troubleshooting import documented
+from trained_model import MODALITIES
 
 import nnunetv2_mamba
 from nnunetv2_mamba._register import DISCOVERY

@@ -8,7 +8,7 @@ from pathlib import Path
 import layouts
 import numpy as np
 import pytest
-from conftest import MODALITIES
+from trained_model import MODALITIES
 
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.packaging.context import Request, write_context

@@ -10,9 +10,9 @@ from pathlib import Path
 import image
 import pytest
 from commands import run
-from conftest import TrainedModel
 from documentation import ROOT
 from test_containers import check_brats, check_flare, check_grand_challenge
+from trained_model import TrainedModel
 
 from nnunetv2_mamba._register import DISCOVERY
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import layouts
 import pytest
 import SimpleITK
-from conftest import MODALITIES
 from test_troubleshooting import documented
+from trained_model import MODALITIES
 
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.packaging.images import write_atomically

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import MODALITIES
+from trained_model import MODALITIES
 
 from nnunetv2_mamba.packaging import context
 from nnunetv2_mamba.packaging.context import Request, write_context
