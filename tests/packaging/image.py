@@ -27,6 +27,8 @@ def why_not() -> str | None:
         return "needs root on Linux, for namespaces and mounts"
     if not all(map(shutil.which, ("unshare", "setpriv", "chroot"))):
         return "needs util-linux"
+    if any(path.startswith("/tmp/") for path in (sysconfig.get_paths()["purelib"], sys.base_prefix)):
+        return "needs a Python outside /tmp, of which an image has its own"
     probe = subprocess.run(["unshare", "--mount", "--net", "true"], capture_output=True, check=False)
     return "this kernel allows no namespaces" if probe.returncode else None
 
