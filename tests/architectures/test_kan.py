@@ -191,8 +191,12 @@ def test_the_second_basis_layer_sees_normalised_features(kind):
 
 def bytes_kept(block: nn.Module, x: torch.Tensor, dtype: torch.dtype | None) -> int:
     """Memory that the block keeps for its backward pass, without its parameters."""
-    with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
-        return kept_bytes(lambda: block(x), without=block.parameters())
+
+    def forward() -> None:
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+            assert block(x).requires_grad
+
+    return kept_bytes(forward, without=block.parameters())
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
