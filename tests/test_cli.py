@@ -71,3 +71,41 @@ def test_it_runs_as_a_module(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
     assert result.returncode == 0
     assert result.stdout.startswith("usage: nnunetv2_mamba")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("a.nii.gz is cut"), "a.nii.gz is cut"),
+        (RuntimeError("out of\n memory"), "out of memory"),
+        (ImportError("No module named 'fcntl'"), "No module named 'fcntl'"),
+        (OSError(28, "No space left on device", "x.csv"), "[Errno 28] No space left on device: 'x.csv'"),
+        (ValueError("label \x1b[31m"), r"label \x1b[31m"),
+        (KeyError("metrics"), "KeyError: 'metrics' (--debug shows where)"),
+        (RecursionError("maximum recursion depth exceeded"), "maximum recursion depth exceeded"),
+        (MemoryError(), "MemoryError: no message (--debug shows where)"),
+    ],
+)
+def test_every_failure_is_one_line(error, line, monkeypatch, capsys):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr("nnunetv2_mamba.commands.doctor.run", fail)
+    assert main(["doctor"]) == 1
+    assert one_error_line(capsys) == f"nnunetv2_mamba doctor: {line}"
+    assert main(["doctor", "--debug"]) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("Traceback") and err.splitlines()[-1] == f"nnunetv2_mamba doctor: {line}"
+
+
+def test_an_encoding_that_lacks_a_letter_is_no_failure(tmp_path):
+    """A terminal in ASCII and a folder named in Japanese: the message must arrive."""
+    environment = os.environ | {
+        "PYTHONPATH": str(Path(nnunetv2_mamba.__file__).parents[1]),
+        "PYTHONIOENCODING": "ascii:strict",
+    }
+    command = [sys.executable, "-m", "nnunetv2_mamba", "import-weights", "患者.pth", "-o", "x.pth"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert result.returncode == 1
+    assert result.stderr.splitlines() == [result.stderr.strip()]
+    assert r"\u60a3\u8005.pth" in result.stderr

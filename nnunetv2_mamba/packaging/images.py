@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import gzip
-import math
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import SimpleITK
-from nibabel import Nifti1Header, Nifti2Header
-from nibabel.spatialimages import HeaderDataError
+
+from ..files import written_whole
 
 # Of origins and spacings in mm and of direction cosines: what NIfTI's 32-bit numbers leave of equal geometries.
 _TOLERANCE = 1e-3
-_CHUNK = 1 << 22
 
 
 def read_geometry(files: Sequence[Path]) -> SimpleITK.ImageFileReader:
@@ -32,21 +28,6 @@ def read_geometry(files: Sequence[Path]) -> SimpleITK.ImageFileReader:
         if difference:
             raise ValueError(f"{file} and {files[0]} are on different voxel grids: {difference}")
     return headers[0]
-
-
-def check_complete(file: Path) -> None:
-    """Check that all voxels of a NIfTI or ``.mha`` file are there: ITK takes others, with zeros for what is missing.
-
-    Raises:
-        ValueError: for a file that is damaged.
-    """
-    try:
-        if file.name.endswith((".nii", ".nii.gz")):
-            _check_nifti(file)
-        elif file.suffix == ".mha":
-            _check_mha(file)
-    except (EOFError, OSError, zlib.error, HeaderDataError) as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
 
 
 def as_nifti(file: Path, copy: Path) -> Path:
@@ -76,14 +57,11 @@ def write_atomically(image: SimpleITK.Image, file: Path) -> None:
         OSError: where it cannot be written.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".partial-{file.name}")  # the ending decides on the format
-    try:
-        SimpleITK.WriteImage(image, partial, useCompression=True)
-        partial.replace(file)
-    except RuntimeError as error:
-        raise OSError(f"{file} cannot be written: {_last_line(error)}") from error
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_whole(file) as temporary:
+        try:
+            SimpleITK.WriteImage(image, temporary, useCompression=True)
+        except RuntimeError as error:
+            raise OSError(f"{file} cannot be written: {_last_line(error)}") from error
 
 
 def _read_header(file: Path) -> SimpleITK.ImageFileReader:
@@ -103,41 +81,6 @@ def _read_header(file: Path) -> SimpleITK.ImageFileReader:
     if 0 in reader.GetSize():
         raise ValueError(f"{file} has no voxels: {_numbers(reader.GetSize())}")
     return reader
-
-
-def _check_nifti(file: Path) -> None:
-    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
-        start = stream.read(Nifti2Header.sizeof_hdr)
-        kind = next((kind for kind in (Nifti1Header, Nifti2Header) if kind.may_contain_header(start)), None)
-        if kind is None:
-            raise HeaderDataError("it has no header of NIfTI")
-        header = kind(start[: kind.sizeof_hdr], check=False)  # in the file's byte order
-        expected = header.get_data_offset() + math.prod(header.get_data_shape()) * header.get_data_dtype().itemsize
-        size = len(start)
-        while chunk := stream.read(_CHUNK):  # to the end, where gzip has its checksum
-            size += len(chunk)
-    if size < expected:
-        raise EOFError(f"it has {size} bytes of {expected}")
-
-
-def _check_mha(file: Path) -> None:
-    """Check what is compressed; ITK itself finds others too short."""
-    header = {}
-    with file.open("rb") as stream:
-        while "ElementDataFile" not in header and (line := stream.readline(_CHUNK)):
-            key, _, value = line.decode("latin-1").replace(":", "=", 1).partition("=")
-            header[key.strip()] = value.strip()
-        if header.get("ElementDataFile") != "LOCAL":
-            raise EOFError("its voxels are in another file")
-        if not header.get("CompressedData", "").startswith(("T", "t", "1")):
-            return
-        decompressor, size = zlib.decompressobj(wbits=47), 0  # zlib's or gzip's header, as ITK
-        while not decompressor.eof and (chunk := stream.read(_CHUNK >> 6)):  # it may grow a thousandfold
-            size += len(decompressor.decompress(chunk))
-    image = _read_header(file)
-    expected = math.prod(image.GetSize()) * SimpleITK.Image(1, 1, 1, image.GetPixelID()).GetSizeOfPixelComponent()
-    if not decompressor.eof or size != expected:
-        raise EOFError(f"it has {size} bytes of {expected}")
 
 
 def _difference(one: SimpleITK.ImageFileReader, other: SimpleITK.ImageFileReader) -> str:

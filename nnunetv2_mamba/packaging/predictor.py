@@ -17,7 +17,8 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_mamba.architectures.reference_weights.state import read_plain
 
-from .images import as_nifti, check_complete, check_finite, read_geometry
+from ..image_files import check_complete
+from .images import as_nifti, check_finite, read_geometry
 from .settings import Choices
 from .time_budget import MARGIN, Guard, Plan, ladder
 

@@ -10,7 +10,8 @@ import SimpleITK
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunetv2_mamba.packaging.images import check_complete, write_atomically
+from nnunetv2_mamba.image_files import check_complete
+from nnunetv2_mamba.packaging.images import write_atomically
 from nnunetv2_mamba.packaging.predictor import CasePredictor
 from nnunetv2_mamba.packaging.settings import Choices
 

@@ -1,0 +1,24 @@
+"""Names that strangers chose, shown and written so that neither a terminal nor a spreadsheet obeys them."""
+
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
+
+
+def printable(text: object) -> str:
+    """The text with control characters, line breaks and marks of direction written as Python escapes."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
+        for character in str(text)
+    )
+
+
+def as_cell(text: str) -> str:
+    """The text for a cell of a CSV file: with an apostrophe before it where a spreadsheet would compute it.
+
+    :func:`from_cell` takes it away again, so an apostrophe before such a character is doubled, too.
+    """
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+
+
+def from_cell(text: str) -> str:
+    """What :func:`as_cell` was given."""
+    return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA_STARTS) else text
