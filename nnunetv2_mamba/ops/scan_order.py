@@ -15,8 +15,6 @@ from math import prod
 import numpy as np
 import torch
 
-from nnunetv2_mamba.ops._tracing import constant_when_traced
-
 # ---------------------------------------------------------------------------------------------------------------------
 # One order
 
@@ -99,17 +97,17 @@ def _checked_axes(shape: Sequence[int], axes: Sequence[int] | None) -> Sequence[
 
 def unidirectional(shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
     """int32 (1, L): raster."""
-    return _table(_unidirectional, _static(shape), device)
+    return _table("unidirectional", shape, device)
 
 
 def bidirectional(shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
     """int32 (2, L): raster and its reversal."""
-    return _table(_bidirectional, _static(shape), device)
+    return _table("bidirectional", shape, device)
 
 
 def tri_oriented(shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
     """int32 (3, L): raster, its reversal, and inter-slice along the first axis (SegMamba's ToM)."""
-    return _table(_tri_oriented, _static(shape), device)
+    return _table("tri_oriented", shape, device)
 
 
 def ss3d(shape: Sequence[int], orientation: int, device: torch.device | str = "cpu") -> torch.Tensor:
@@ -126,7 +124,7 @@ def ss3d(shape: Sequence[int], orientation: int, device: torch.device | str = "c
         orientation: 0 to 5.
         device: Where the table shall be.
     """
-    return _table(_ss3d, _static(shape), device, orientation)
+    return _table("ss3d", shape, device, orientation)
 
 
 def _unidirectional(shape: Sequence[int]) -> list[np.ndarray]:
@@ -175,27 +173,48 @@ def _ss3d(shape: Sequence[int], orientation: int) -> list[np.ndarray]:
     return paths + [reverse(path) for path in paths]
 
 
-def _static(shape: Sequence[int]) -> tuple[int, ...]:
+# How many paths each table has, and the function that builds them.
+_TABLES: dict[str, tuple[int, Callable[..., list[np.ndarray]]]] = {
+    "unidirectional": (1, _unidirectional),
+    "bidirectional": (2, _bidirectional),
+    "tri_oriented": (3, _tri_oriented),
+    "ss3d": (8, _ss3d),
+}
+
+
+def _table(name: str, shape: Sequence[int], device: torch.device | str, *options: int) -> torch.Tensor:
     # While torch.compile traces, a size may be a symbol; a table is made for the number it stands for.
-    return tuple(operator.index(size) for size in shape)
-
-
-@constant_when_traced
-def _table(
-    build: Callable[..., list[np.ndarray]], shape: tuple[int, ...], device: torch.device | str, *options: int
-) -> torch.Tensor:
+    grid, device = tuple(operator.index(size) for size in shape), torch.device(device)
+    if torch.compiler.is_dynamo_compiling():
+        return _table_in_graph(name, grid, device, list(options))
     # Under a FakeTensorMode a new tensor is fake: it must not enter the cache, nor may a cached one be used.
     if type(torch.empty(0, device="cpu")) is not torch.Tensor:
-        return _make_table(build, shape, device, *options)
-    return _cached_table(build, shape, torch.device(device), *options)
+        return _make_table(name, grid, device, *options)
+    return _cached_table(name, grid, device, *options)
 
 
-def _make_table(
-    build: Callable[..., list[np.ndarray]], shape: tuple[int, ...], device: torch.device | str, *options: int
-) -> torch.Tensor:
+@torch.library.custom_op(
+    "nnunetv2_mamba::scan_order_table",
+    mutates_args=(),
+    schema="(str name, int[] grid, Device device, int[] options) -> Tensor",
+)
+def _table_in_graph(name, grid, device, options):
+    """How a compiled graph comes by a table: no release of torch before 2.15 takes two as constants of one graph.
+
+    It is a copy, because the graph may use the memory of an operator's result again.
+    """
+    return _cached_table(name, tuple(grid), device, *options).clone()
+
+
+@_table_in_graph.register_fake
+def _table_in_graph_fake(name, grid, device, options):
+    return torch.empty(_TABLES[name][0], prod(grid), dtype=torch.int32, device=device)
+
+
+def _make_table(name: str, grid: tuple[int, ...], device: torch.device, *options: int) -> torch.Tensor:
     # An inference tensor could not be saved for a later backward.
     with torch.inference_mode(False):
-        return torch.tensor(np.stack(build(shape, *options)), dtype=torch.int32, device=device)
+        return torch.tensor(np.stack(_TABLES[name][1](grid, *options)), dtype=torch.int32, device=device)
 
 
 _cached_table = lru_cache(maxsize=128)(_make_table)

@@ -94,6 +94,39 @@ def test_compile_of_another_grid_size(block_and_input):
         torch.testing.assert_close(compiled(y), block(y))
 
 
+def test_compile_several_tables_in_one_graph(block_and_input):
+    """One network scans its grid at several resolutions and in several orders."""
+    backend, device = BACKENDS[0]
+    block, x = block_and_input(backend, device)
+
+    def network(x):
+        orders = [scan_order.ss3d(GRID, orientation)[0] for orientation in (0, 1, 1)]
+        for order in orders:
+            x = x.flatten(1, -2)[:, order].view_as(x)
+        return block(torch.cat([block(x)[:, :2], x], dim=1))
+
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    assert_same(result_of(compiled, block, x), result_of(network, block, x), forward=1e-6, gradient=1e-6)
+
+
+def test_a_graph_may_overwrite_its_table():
+    """A compiler uses the memory of an operator's result for another one when nobody reads it any more."""
+    table = torch.ops.nnunetv2_mamba.scan_order_table("bidirectional", [2, 3], torch.device("cpu"), [])
+    table.zero_()
+    assert scan_order.bidirectional((2, 3)).tolist() == [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "grid", "options"),
+    [("unidirectional", [7], []), ("bidirectional", [2, 3], []), ("tri_oriented", GRID, []), ("ss3d", GRID, [4])],
+)
+def test_opcheck_of_the_tables(name, grid, options):
+    operator = torch.ops.nnunetv2_mamba.scan_order_table.default
+    torch.library.opcheck(operator, (name, grid, torch.device("cpu"), options))
+    made = operator(name, grid, torch.device("cpu"), options)
+    assert torch.equal(made, getattr(scan_order, name)(grid, *options))
+
+
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_compile_the_scan_of_a_sequence(dynamic):
     backend, device = BACKENDS[0]
@@ -111,7 +144,10 @@ def test_compile_chooses_the_backend_while_tracing(monkeypatch, block_and_input)
     names = []
 
     def look(graph, inputs):
-        names.extend(str(node.args[-1]) for node in graph.graph.nodes if "nnunetv2_mamba" in str(node.target))
+        operators = ("directional_scan", "causal_conv1d")
+        names.extend(
+            str(node.args[-1]) for node in graph.graph.nodes if any(name in str(node.target) for name in operators)
+        )
         return graph
 
     torch.compile(block, backend=look, fullgraph=True)(x)

@@ -10,6 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
+# Asked here, because torch.compile cannot look into the question before torch 2.8.
+_WITH_AUTOCAST = [kind for kind in ("cpu", "cuda", "xpu", "mps", "hpu") if torch.amp.is_autocast_available(kind)]
+
 
 def recomputed(function: Callable[..., Tensor], *inputs: Tensor, **options: Any) -> Tensor:
     """``function(*inputs)``, of which only ``inputs`` are kept for the backward pass: it computes ``function`` again.
@@ -32,7 +35,7 @@ def recomputed_but_for_scans(function: Callable[..., Tensor], *inputs: Tensor) -
         # Autocast keeps the weights that it has cast, but not until the backward pass; both passes have to run the same
         # operations.
         device = inputs[0].device.type
-        if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        if device in _WITH_AUTOCAST and torch.is_autocast_enabled(device):
             with torch.autocast(device, torch.get_autocast_dtype(device), cache_enabled=False):
                 return function(*inputs)
         return function(*inputs)
