@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from fake_gpu import needs_fake_gpu
 from operator_calls import OperatorCalls
 from scan_cases import BACKENDS, assert_same, make_case, with_gradients
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -246,6 +247,7 @@ def cuda_autocast():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@needs_fake_gpu
 def test_a_block_under_autocast_on_a_fake_gpu(dtype, monkeypatch, cuda_autocast):
     # What torch's dispatcher does there, and the Triton backend's shapes and dtypes; nothing is computed.
     monkeypatch.setattr(selection, "unavailable", lambda name: None)

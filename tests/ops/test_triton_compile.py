@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from packaging.version import Version
 
 from nnunetv2_mamba.ops.backends import triton as backend
 
 triton = pytest.importorskip("triton", reason="triton cannot be imported")
 cuobjdump = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-pytestmark = pytest.mark.skipif(not cuobjdump.exists(), reason="this triton brings no cuobjdump")
+pytestmark = [
+    pytest.mark.skipif(not cuobjdump.exists(), reason="this triton brings no cuobjdump"),
+    pytest.mark.skipif(Version(triton.__version__) < Version("3.3"), reason="triton before 3.3 is called otherwise"),
+]
 
 POINTERS = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.int32: "*i32"}
 # Registers of a thread for up to 16 and up to 64 states. 128 let sixteen warps share an SM; 255 is the most there is.

