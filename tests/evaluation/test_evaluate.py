@@ -17,9 +17,10 @@ from segmentation_folders import DATASET, write_cases, write_folders, write_imag
 
 from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.evaluation import run, summary
+from nnunetv2_mamba.evaluation.catalog import METRICS
 from nnunetv2_mamba.evaluation.folders import from_folders
 from nnunetv2_mamba.evaluation.metrics import Options
-from nnunetv2_mamba.evaluation.tables import METRICS, read_metrics
+from nnunetv2_mamba.evaluation.tables import read_metrics
 
 CASES = ["a", "a_1", "b", "c"]
 
