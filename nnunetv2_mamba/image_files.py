@@ -84,7 +84,7 @@ def whole_numbers(array: np.ndarray, file: Path) -> np.ndarray:
         )
     largest = np.abs(array).max(initial=0)
     if largest > np.iinfo(np.int64).max // 2:
-        raise ValueError(f"{file} has values that are too large for labels: {largest}")
+        raise ValueError(f"{file} has values that are too large for labels: {largest!s}")
     return array.astype(np.int32 if largest <= np.iinfo(np.int32).max else np.int64)
 
 
@@ -157,7 +157,7 @@ def _bytes_of_voxels(header: AnalyzeHeader) -> int:
     shape = header["dim"][1 : n_axes + 1].tolist()
     if not 1 <= n_axes <= 7 or min(shape) < 1:
         raise HeaderDataError(f"its header says {n_axes} axes of {shape} voxels")
-    voxel = header.get_data_dtype()
+    voxel = _voxel_type(header)
     if voxel.kind == "c":
         raise _UnusableError("its voxels are complex numbers; write it again with real ones")
     for axis, (length, size) in enumerate(zip(shape[:3], header["pixdim"][1:4].tolist(), strict=False), 1):
@@ -167,12 +167,23 @@ def _bytes_of_voxels(header: AnalyzeHeader) -> int:
     return math.prod(shape) * voxel.itemsize
 
 
+def _voxel_type(header: AnalyzeHeader | MGHHeader) -> np.dtype:
+    try:
+        voxel = header.get_data_dtype()
+    except KeyError as error:
+        raise HeaderDataError(f"its header says a type of voxels that is unknown: {error}") from error
+    if not voxel.itemsize:
+        raise HeaderDataError("its header says no type of voxels")
+    return voxel
+
+
 def _check_mgh(file: Path) -> None:
     with _opened(file) as stream:
         header = MGHHeader(stream.read(MGHHeader.template_dtype.itemsize), check=False)
         if header["version"] != 1 or min(header["dims"].tolist()) < 1:
             raise HeaderDataError("it has no header of MGH")
-        _check_size(stream, header.get_data_offset() + header.get_data_size())
+        n_voxels = math.prod(header["dims"].tolist())
+        _check_size(stream, header.get_data_offset() + n_voxels * _voxel_type(header).itemsize)
 
 
 def _check_meta(file: Path) -> None:
@@ -212,9 +223,11 @@ def _check_nrrd(file: Path) -> None:
     with file.open("rb") as stream:
         if not stream.read(4).startswith(b"NRRD"):
             raise EOFError("it has no header of NRRD")
-        while line := stream.readline(_LINE).decode("latin-1").strip():
-            key, _, value = line.partition(":")
+        while (line := stream.readline(_LINE)).strip():
+            key, _, value = line.decode("latin-1").partition(":")
             fields[key.strip().lower().replace(" ", "")] = value.strip()
+        if not line and "datafile" not in fields:  # an empty line ends the header, without it there are no voxels
+            raise EOFError("its header has no end")
         where, offset = fields.get("datafile", ""), stream.tell()
     if where.startswith("LIST") or "%" in where:
         return  # many files
