@@ -246,7 +246,7 @@ def _decompressed_size(chunks: Iterator[bytes]) -> int:
         size += len(decompressor.decompress(chunk))
         if decompressor.eof:
             return size
-    raise EOFError(f"its compressed voxels end after {size} bytes")
+    raise EOFError(f"it has {size} bytes of voxels, and its compressed stream has no end")
 
 
 def _check_gipl(file: Path) -> None:

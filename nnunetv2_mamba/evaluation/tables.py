@@ -78,7 +78,7 @@ def _read(file: Path) -> pd.DataFrame:
         if tuple(table.columns) != COLUMNS:
             raise ValueError(f"its columns are {', '.join(table.columns)}")
         table["value"] = table["value"].map(float).astype(float)
-        table[_NAMES] = table[_NAMES].map(from_cell)
+        table = table.assign(**{name: table[name].map(from_cell) for name in _NAMES})
     except ValueError as error:  # pandas' errors of parsing are ValueErrors too
         raise ValueError(f"{file} is no table {','.join(COLUMNS)} ({error}); write it with evaluate") from error
     if table.empty:

@@ -15,6 +15,7 @@ from ..folds import fold_folders, validations
 from ..tables import CSV, JSON
 
 COST = "cost.json"
+_EVALUATION_BYTES = 1 << 32  # a thousand cases of a hundred labels take 50 MB
 CURVES = {"Pseudo dice": "validation Dice of patches", "train_loss": "training loss", "val_loss": "validation loss"}
 _LINE = re.compile(rf"^[-\d]+ [:.\d]+: (Epoch|{'|'.join(CURVES)}) (.+)$")
 _NUMBER = re.compile(r"(?:nan|[-+.\de]+)(?=[,)\]])")  # in [np.float32(0.5), np.float32(nan)] and in [0.5, nan]
@@ -70,7 +71,7 @@ def read_run(path: Path) -> Run:
     folds = fold_folders(path) if is_results else []
     cases, cases_of, evaluations = {}, {}, {}
     for folder in _folders_of_tables(path):
-        content = _json(folder / JSON)
+        content = _json(folder / JSON, _EVALUATION_BYTES)
         try:
             evaluations[folder] = {**content.get("evaluation", {})}
             found = {
@@ -186,7 +187,7 @@ def _read_fold(folder: Path) -> Fold:
     return Fold(folder.name.removeprefix("fold_"), curves, _json(folder / COST), _json(folder / "debug.json"), unread)
 
 
-def _json(path: Path) -> dict:
+def _json(path: Path, limit: int = 1 << 26) -> dict:
     """The content of a file, empty where there is none.
 
     Raises:
@@ -195,6 +196,6 @@ def _json(path: Path) -> dict:
     if not path.exists():
         return {}
     try:
-        return read_json_object(path)
+        return read_json_object(path, limit)
     except ValueError as error:
         raise ValueError(f"{error}; make it again or delete it") from error

@@ -95,8 +95,7 @@ def _contents(comparison: Comparison, runs: dict[str, list[Run]], case_images: C
 
 def _values(comparison: Comparison) -> str:
     values = comparison.values()
-    names = ["result", "structure", "case"]
-    values[names] = values[names].map(lambda name: as_cell(str(name)))
+    values = values.assign(**{name: values[name].map(as_cell) for name in ("result", "structure", "case")})
     return values.to_csv(index=False, lineterminator="\n")
 
 
