@@ -1,6 +1,7 @@
 """The command ``nnunetv2_mamba VERB``."""
 
 import argparse
+import os
 import pickle
 import subprocess
 import sys
@@ -57,10 +58,13 @@ def main(argv: list[str] | None = None) -> int:
 
     A failure is one line on the standard error, whatever was raised; ``--debug`` puts the traceback before it.
     """
+    _open_what_is_closed()
     _escape_what_cannot_be_encoded()
     args = _parser().parse_args(argv)
     try:
-        return VERBS[args.verb].run(args)
+        code = VERBS[args.verb].run(args)
+        _flush_output()
+        return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -76,6 +80,40 @@ def _one_line(error: Exception) -> str:
     if isinstance(error, _SPEAKING) and text:
         return text
     return f"{type(error).__name__}: {text or 'no message'} (--debug shows where)"
+
+
+def _open_what_is_closed() -> None:
+    """Where the standard output or error is closed (``>&-``), what is said goes nowhere; the work is done all the same.
+
+    Left closed, its number would go to the next file that is opened, for child processes to write into.
+    """
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            _to_nowhere(number)
+        if getattr(sys, name) is None:  # as Python leaves it then
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115
+
+
+def _flush_output() -> None:
+    """Say here what cannot be said, not while Python ends; a reader who has read enough (``| head``) is no failure."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _to_nowhere(1)
+    except OSError:
+        _to_nowhere(1)
+        raise
+
+
+def _to_nowhere(number: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    if nowhere == number:
+        os.set_inheritable(number, True)
+    else:
+        os.dup2(nowhere, number)
+        os.close(nowhere)
 
 
 def _escape_what_cannot_be_encoded() -> None:

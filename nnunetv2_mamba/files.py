@@ -77,7 +77,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_bytes(text.encode("utf-8"))
 
 
-def write_json(path: Path, content: Any, indent: int = 2) -> None:
+def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
     """Write ``content`` whole; see :func:`written_whole`."""
     write_text(path, json.dumps(content, indent=indent) + "\n")
 

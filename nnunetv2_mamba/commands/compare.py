@@ -3,6 +3,9 @@
 import argparse
 from pathlib import Path
 
+from ..evaluation.catalog import DEFAULT, METRICS
+from ..text import printable
+
 HELP = "compare evaluated models case by case: statistics, tables, figures, one HTML report"
 
 
@@ -19,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metric",
         nargs="+",
         metavar="METRIC",
-        help="dice, iou, volume_similarity, hd95, assd, nsd (default: dice hd95 nsd)",
+        help=f"{', '.join(METRICS)} (default: {' '.join(DEFAULT)})",
     )
     parser.add_argument(
         "-o", dest="output", type=Path, default=Path("comparison"), metavar="FOLDER", help="default: %(default)s"
@@ -31,12 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..evaluation.compare import compare_results
-    from ..evaluation.comparison import DEFAULT_METRICS
     from ..evaluation.report.wording import findings
 
     comparison = compare_results(
-        args.results, args.output, args.names, args.metric or DEFAULT_METRICS, args.seed, args.images, args.references
+        args.results, args.output, args.names, args.metric or DEFAULT, args.seed, args.images, args.references
     )
-    print("\n".join([*findings(comparison), *(f"Note: {note}" for note in comparison.notes)]))
-    print(f"written: {args.output / 'report.html'}, with tables and figures beside it")
+    for line in [*findings(comparison), *(f"Note: {note}" for note in comparison.notes)]:
+        print(printable(line))
+    print(printable(f"written: {args.output / 'report.html'}, with tables and figures beside it"))
     return 0

@@ -3,7 +3,10 @@
 import argparse
 from pathlib import Path
 
-HELP = "measure predictions: Dice, IoU, volume similarity, HD95, ASSD, NSD per case and label"
+from ..evaluation.catalog import METRICS
+from ..text import printable
+
+HELP = f"measure predictions: {', '.join(metric.title for metric in METRICS.values())} per case and label"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..evaluation.folders import from_folders, from_results
+    from ..evaluation.folders import from_folders, from_results, shared_cases
     from ..evaluation.folds import TRAINING_CASES, left_out
     from ..evaluation.metrics import Options
     from ..evaluation.run import evaluate
@@ -49,7 +52,10 @@ def run(args: argparse.Namespace) -> int:
     print(format_means(tables, options))
     if any(pairing.training_cases for pairing in pairings):
         notes.append(TRAINING_CASES)
+    notes.append(shared_cases(pairings))
+    notes += dict.fromkeys(note for pairing in pairings for note in pairing.notes)
     for note in filter(None, notes):
-        print(f"Note: {note}.")
-    print("\n".join(f"written: {pairing.output / 'evaluation.csv'} and .json" for pairing in pairings))
+        print(printable(f"Note: {note}."))
+    for pairing in pairings:
+        print(printable(f"written: {pairing.output / 'evaluation.csv'} and .json"))
     return 0

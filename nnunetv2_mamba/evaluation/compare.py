@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from .comparison import DEFAULT_METRICS, Comparison, compare
+from .catalog import DEFAULT
+from .comparison import Comparison, compare
 from .provenance import check_alike, notes
 from .report.case_images import CaseImages
 from .report.runs import default_names, read_run
@@ -18,7 +19,7 @@ def compare_results(
     paths: Sequence[Path],
     output: Path,
     names: Sequence[str] | None = None,
-    metrics: Sequence[str] = DEFAULT_METRICS,
+    metrics: Sequence[str] = DEFAULT,
     seed: int = 0,
     images: Path | None = None,
     references: Path | None = None,
@@ -29,7 +30,7 @@ def compare_results(
         paths: as for ``tables.read_metrics``.
         names: one for each path; the same name twice for repetitions (seeds) of a model. None for short ones made of
             nnU-Net's folder names.
-        metrics: of ``tables.METRICS``; the first chooses the cases that are shown.
+        metrics: of ``catalog.METRICS``; the first chooses the cases that are shown.
         seed: of the bootstrap.
         images, references: folders, where they are not where the evaluation found them.
 

@@ -13,12 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from .catalog import DEFAULT, METRICS
 from .statistics import ALPHA, holm, mean_intervals, paired_test, ranking, smallest_p
-from .tables import METRICS
 
 MEAN = "mean over structures"
-DEFAULT_METRICS = ("dice", "hd95", "nsd")
-LOWER_IS_BETTER = {"hd95", "assd"}
 RULES = (
     "A structure that a case's reference and all predictions lack is left out of this case (the number is given).",
     "Where only some predictions rightly lack a structure that the reference lacks, they get the best value (1, or a "
@@ -140,15 +138,13 @@ class Comparison:
         return {field: getattr(self, field) for field in fields} | {"rules": RULES, "structures": structures}
 
 
-def compare(
-    tables: Sequence[tuple[str, pd.DataFrame]], metrics: Iterable[str] = DEFAULT_METRICS, seed: int = 0
-) -> Comparison:
+def compare(tables: Sequence[tuple[str, pd.DataFrame]], metrics: Iterable[str] = DEFAULT, seed: int = 0) -> Comparison:
     """Compare models on the cases they share, which must be all cases.
 
     Args:
         tables: name and tidy table (``tables.read_metrics``) of each model; tables of the same name are repetitions of
             one model, such as seeds.
-        metrics: which of ``tables.METRICS``.
+        metrics: which of ``catalog.METRICS``.
         seed: of the bootstrap.
 
     Raises:
@@ -221,7 +217,7 @@ def _compare_metric(
     n_cases = wide.index.unique("case").size
     structures = []
     for position, (structure, values, infinite) in enumerate(items):
-        rng = np.random.default_rng([seed, METRICS.index(metric), position])
+        rng = np.random.default_rng([seed, list(METRICS).index(metric), position])
         structures.append(_compare_structure(metric, structure, values, infinite, n_cases, rng))
     return _adjusted(structures), notes
 
@@ -232,7 +228,7 @@ def _infinite(values: pd.DataFrame) -> pd.DataFrame:
 
 def _by_the_rules(raw: pd.DataFrame, metric: str) -> pd.DataFrame:
     """cases x tables, finite: see ``RULES``."""
-    values = raw.dropna(how="all").fillna(0.0 if metric in LOWER_IS_BETTER else 1.0)
+    values = raw.dropna(how="all").fillna(METRICS[metric].best)
     infinite = _infinite(values)
     finite = values.to_numpy()[~infinite.to_numpy()]
     return values.mask(infinite, max(1.0, 2 * finite.max()) if finite.size else 1.0)
@@ -249,7 +245,7 @@ def _compare_structure(
     failures = infinite.sum().groupby(level=0).sum()
     # Rounded: the same mean summed in another order differs in the last bits and would not count as a tie.
     values = values.T.groupby(level=0, sort=False).mean().T.round(12)
-    sign = -1.0 if metric in LOWER_IS_BETTER else 1.0
+    sign = -1.0 if METRICS[metric].lower_is_better else 1.0
     scores = sign * values.to_numpy().T
     ranks = ranking(scores, rng)
     results = tuple(

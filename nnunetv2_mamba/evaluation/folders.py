@@ -7,13 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from ..files import is_hidden, read_json
+from .data_set import DataSet, read_data_set
 from .folds import is_of_training_cases, validations
-from .labels import Labels, read_labels
+from .labels import Labels
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,7 @@ class Pairing:
         ending: of the files.
         output: folder for the results.
         training_cases: whether the predictions are of the cases that the model was trained on (``fold_all``).
+        notes: what the reader of the means must know, as sentences without a full stop.
     """
 
     cases: dict[str, tuple[Path, Path]]
@@ -33,6 +33,7 @@ class Pairing:
     labels: Labels
     output: Path
     training_cases: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def from_folders(
@@ -61,11 +62,10 @@ def from_folders(
         raise ValueError(f"there is no {' and no '.join(map(str, places))}; name the file with --dataset-json")
     if plans is None and (predictions / "plans.json").is_file():
         plans = predictions / "plans.json"
-    ending, labels, manager = _describe(description, plans)
-    files = _files(references, ending)
-    cases = _pair(files, _files(predictions, ending), files, references, predictions)
-    reader = _reader(description, manager, cases)
-    return Pairing(cases, ending, reader, labels, output or predictions, is_of_training_cases(predictions))
+    data_set = read_data_set(description, plans)
+    files = _files(references, data_set.ending)
+    cases = _pair(files, _files(predictions, data_set.ending), files, references, predictions)
+    return _pairing(data_set, cases, predictions, output or predictions)
 
 
 def from_results(results: Path, output: Path | None = None) -> list[Pairing]:
@@ -81,7 +81,8 @@ def from_results(results: Path, output: Path | None = None) -> list[Pairing]:
             ``fold_*/validation`` like the results.
 
     Raises:
-        ValueError: for what is missing: files of nnU-Net, the validation of every fold, or cases (all are named).
+        ValueError: for what is missing: files of nnU-Net, the validation of every fold, or cases (all are named); and
+            for files of nnU-Net that cannot be understood.
     """
     top, folds = (results.parent, [results]) if results.name.startswith("fold_") else (results, _folds(results))
     for name in ("dataset.json", "plans.json"):
@@ -89,47 +90,56 @@ def from_results(results: Path, output: Path | None = None) -> list[Pairing]:
             raise ValueError(
                 f"{top} has no {name}, as a trainer's results do; to evaluate two folders, name both: REF_DIR PRED_DIR"
             )
-    ending, labels, manager = _describe(top / "dataset.json", top / "plans.json")
+    data_set = read_data_set(top / "dataset.json", top / "plans.json")
     base = os.environ.get("nnUNet_preprocessed")
     if not base:
         raise ValueError("nnUNet_preprocessed is not set, where the references of a validation are; set it")
-    preprocessed = Path(base) / manager.dataset_name
-    references = _files(preprocessed / "gt_segmentations", ending)
+    preprocessed = Path(base) / data_set.of_plans("dataset_name")
+    if not (preprocessed / "gt_segmentations").is_dir():
+        raise ValueError(
+            f"{preprocessed / 'gt_segmentations'} is no folder; nnU-Net's preprocessing (nnUNetv2_preprocess) writes "
+            "the references there; or name two folders: REF_DIR PRED_DIR"
+        )
+    references = _files(preprocessed / "gt_segmentations", data_set.ending)
     pairings, problems = [], []
     for fold in folds:
         validation = fold / "validation"
         try:
             expected = _expected(fold, preprocessed, references)
-            cases = _pair(references, _files(validation, ending), expected, preprocessed, validation)
+            found = _files(validation, data_set.ending)
+            cases = _pair(references, found, expected, preprocessed, validation)
         except ValueError as error:
             problems.append(str(error))
             continue
         folder = output / fold.name / "validation" if output else validation
-        reader = _reader(top / "dataset.json", manager, cases)
-        pairings.append(Pairing(cases, ending, reader, labels, folder, is_of_training_cases(validation)))
+        pairings.append(_pairing(data_set, cases, validation, folder))
     if problems:
         raise ValueError("; ".join(problems))
     return pairings
 
 
-def _describe(dataset_json: Path, plans: Path | None) -> tuple[str, Labels, PlansManager | None]:
-    """The files' ending, the labels, and the plans."""
-    try:
-        description = load_json(str(dataset_json))
-        manager = None if plans is None else PlansManager(str(plans))
-        return description["file_ending"], read_labels(description, manager), manager
-    except KeyError as error:
-        raise ValueError(f"{dataset_json} has no {error}") from error
+def shared_cases(pairings: Iterable[Pairing]) -> str | None:
+    """A sentence on cases that several folds have: ``splits_final.json`` overlaps, or was changed."""
+    folds: dict[str, list[str]] = {}
+    for pairing in pairings:
+        for case in pairing.cases:
+            folds.setdefault(case, []).append(pairing.output.parent.name)
+    shared = {case: found for case, found in folds.items() if len(found) > 1}
+    if not shared:
+        return None
+    named = [f"{case} ({', '.join(found)})" for case, found in [*shared.items()][:10]]
+    more = f" and {len(shared) - 10} more" if len(shared) > 10 else ""
+    return (
+        f"{len(shared)} of the cases are validated by more than one fold: {', '.join(named)}{more}. In the means above "
+        "the mean of its folds stands for such a case; compare refuses the folder, because a case belongs in one fold "
+        "only. See splits_final.json"
+    )
 
 
-def _reader(dataset_json: Path, plans: PlansManager | None, cases: dict) -> type[BaseReaderWriter]:
-    if plans is not None:
-        return plans.image_reader_writer_class
-    example = str(next(iter(cases.values()))[0])
-    try:
-        return determine_reader_writer_from_dataset_json(load_json(str(dataset_json)), example, verbose=False)
-    except RuntimeError as error:
-        raise ValueError(f"{dataset_json}: {error}") from error
+def _pairing(data_set: DataSet, cases: dict[str, tuple[Path, Path]], predictions: Path, output: Path) -> Pairing:
+    reader, notes = data_set.reader([reference for reference, _ in cases.values()])
+    notes = (*data_set.labels.contradictions, *notes)
+    return Pairing(cases, data_set.ending, reader, data_set.labels, output, is_of_training_cases(predictions), notes)
 
 
 def _folds(results: Path) -> list[Path]:
@@ -150,19 +160,25 @@ def _expected(fold: Path, preprocessed: Path, references: dict[str, Path]) -> It
     splits = preprocessed / "splits_final.json"
     if not splits.is_file():
         raise ValueError(f"{splits} is missing, which says what cases {fold} must have")
-    content = load_json(str(splits))
-    if not name.isdigit() or int(name) >= len(content):
+    content = read_json(splits)
+    if not isinstance(content, list):
+        raise ValueError(f"{splits} must hold a list with an object for each fold")
+    if not name.isdecimal() or int(name) >= len(content):
         raise ValueError(
             f"{splits} has no fold {name}, so that the cases of {fold} are not known; name REF_DIR PRED_DIR"
         )
-    return content[int(name)]["val"]
+    cases = content[int(name)].get("val") if isinstance(content[int(name)], dict) else None
+    if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):
+        raise ValueError(f"{splits}: fold {name} must have a list of cases under 'val'")
+    return cases
 
 
 def _files(folder: Path, ending: str) -> dict[str, Path]:
-    """Files by case, in nnU-Net's order."""
+    """Files by case, in nnU-Net's order; hidden ones, as macOS leaves beside others, are none."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder")
-    return {file.name.removesuffix(ending): file for file in sorted(folder.iterdir()) if file.name.endswith(ending)}
+    files = [file for file in sorted(folder.iterdir()) if file.name.endswith(ending) and not is_hidden(file)]
+    return {file.name.removesuffix(ending): file for file in files}
 
 
 def _pair(

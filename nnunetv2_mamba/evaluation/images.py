@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
+from ..image_files import check_complete, whole_numbers
+
 
 @dataclass(frozen=True)
 class Geometry:
@@ -60,23 +62,27 @@ def read_segmentation(
         ignore: a further such value, of index 0.
 
     Raises:
-        ValueError: the file, named, cannot be read or has other values.
+        ValueError: the file, named, is damaged, cannot be read or has other values.
     """
+    check_complete(file)
     try:
         array, properties = reader().read_seg(str(file))
     except Exception as error:  # what a reader raises depends on the format's library
-        raise ValueError(f"{file} cannot be read: {error}") from error
+        raise ValueError(f"{file} cannot be read: {error or type(error).__name__}") from error
     if array.ndim != 4 or len(array) != 1:
         raise ValueError(f"{file} is not one image of labels, its array has the shape {array.shape}")
     values = pd.unique(array.ravel())
     allowed = [*known, *([] if ignore is None else [ignore])]
-    others = np.setdiff1d(values, allowed)  # NaN included
+    others = np.setdiff1d(whole_numbers(values, file), allowed)
     if len(others):
-        shown = ", ".join(f"{value:g}" for value in others[:10]) + (", ..." if len(others) > 10 else "")
+        shown = ", ".join(map(str, others[:10])) + (", ..." if len(others) > 10 else "")
         raise ValueError(f"{file} has values that are no label in dataset.json: {shown}")
     table = np.zeros(max(allowed) + 1, dtype=np.min_scalar_type(len(known)))
     table[list(known)] = np.arange(1, len(known) + 1)
-    return Segmentation(table[array[0].astype(np.int32)], _geometry(array.shape[1:], properties))
+    geometry = _geometry(array.shape[1:], properties)
+    if not all(0 < length < np.inf for length in geometry.spacing):
+        raise ValueError(f"{file} has the spacing {_show(geometry.spacing)}; it must be above zero, correct the header")
+    return Segmentation(table[array[0].astype(np.int32)], geometry)
 
 
 def _geometry(shape: tuple[int, ...], properties: dict) -> Geometry:

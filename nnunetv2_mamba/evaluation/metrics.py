@@ -14,14 +14,8 @@ from typing import Literal
 import numpy as np
 from monai.metrics.utils import get_mask_edges, get_surface_distance
 
-DEFINITIONS = {
-    "dice": "2 TP / (2 TP + FP + FN)",
-    "iou": "TP / (TP + FP + FN)",
-    "volume_similarity": "1 - |FN - FP| / (2 TP + FP + FN)",
-    "hd95": "mm; the larger of the two directions' 95th percentiles of the surface distances (linear interpolation)",
-    "assd": "mm; mean of the surface distances of both directions together",
-    "nsd": "share of the surface voxels of both masks whose surface distance is at most the tolerance",
-}
+from .catalog import METRICS
+
 NEITHER = "in neither image: every metric is NaN and left out of the means; 1 would reward a label's absence"
 # Spacings in files are 32-bit: without this a neighbour at 1.0000001 mm would not be within 1 mm.
 _SLACK = 1e-5
@@ -49,7 +43,11 @@ class Options:
     def one_empty(self) -> str:
         """What holds for a label in one image only."""
         distance = {"inf": "infinite", "diagonal": "the diagonal of the image in mm"}[self.empty_distance]
-        return f"in one image only: dice, iou, volume_similarity and nsd are 0, hd95 and assd are {distance}"
+        finite, infinite = (
+            [metric.name for metric in METRICS.values() if np.isinf(metric.in_one_image) == wanted]
+            for wanted in (False, True)
+        )
+        return f"in one image only: {_and(finite)} are 0, {_and(infinite)} are {distance}"
 
 
 def overlap(tp: int, fp: int, fn: int) -> dict[str, float]:
@@ -76,8 +74,9 @@ def surface(
     if not any(there):
         return dict.fromkeys(("hd95", "assd", "nsd"), np.nan)
     if not all(there):
-        distance = diagonal if options.empty_distance == "diagonal" else np.inf
-        return {"hd95": distance, "assd": distance, "nsd": 0.0}
+        values = {name: METRICS[name].in_one_image for name in ("hd95", "assd", "nsd")}
+        far = diagonal if options.empty_distance == "diagonal" else np.inf
+        return {name: far if np.isinf(value) else value for name, value in values.items()}
     edges = get_mask_edges(prediction, reference, crop=False)
     directions = [
         get_surface_distance(start, end, spacing=spacing).astype(np.float64) for start, end in (edges, edges[::-1])
@@ -88,3 +87,7 @@ def surface(
         "assd": float(distances.mean()),
         "nsd": float((distances <= options.nsd_tolerance * (1 + _SLACK)).mean()),
     }
+
+
+def _and(names: list[str]) -> str:
+    return f"{', '.join(names[:-1])} and {names[-1]}"

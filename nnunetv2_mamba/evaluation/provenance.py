@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from .catalog import METRICS
 from .folds import TRAINING_CASES, is_of_training_cases, left_out
 from .report.runs import Run
-from .tables import CSV, METRICS
+from .tables import CSV
 
-# What evaluate records, and the metrics that depend on it
+# What evaluate records and metrics may depend on
 _SETTINGS = {
-    "nsd_tolerance_mm": ("the tolerance of NSD [mm]", {"nsd"}),
-    "empty": ("the rule for a structure in one image only", {"hd95", "assd"}),
-    "labels": ("the labels behind the structures' names", {*METRICS}),
+    "nsd_tolerance_mm": "the tolerance of NSD [mm]",
+    "empty": "the rule for a structure in one image only",
+    "labels": "the labels behind the structures' names",
 }
 
 
@@ -24,9 +25,10 @@ def check_alike(runs: Sequence[Run], metrics: Iterable[str]) -> None:
         ValueError: some tables were measured with other options or labels than others, in what the metrics depend on.
     """
     problems = []
-    for key, (what, concerned) in _SETTINGS.items():
+    depends_on = {"labels"}.union(*(METRICS[name].settings for name in metrics if name in METRICS))
+    for key, what in _SETTINGS.items():
         found = _by_value(runs, lambda record, key=key: record.get(key))
-        if concerned & {*metrics} and len(found) > 1:
+        if key in depends_on and len(found) > 1:
             problems.append(f"{what} differs: {_listed(found)}")
     if problems:
         raise ValueError(
@@ -44,11 +46,15 @@ def notes(runs: Sequence[Run]) -> list[str]:
             record.get("training_cases") or is_of_training_cases(folder) for folder, record in run.evaluations.items()
         ):
             found.append(f"{run.path}: {TRAINING_CASES}")
+        said = {folder: record.get("notes") for folder, record in run.evaluations.items()}
+        found += dict.fromkeys(f"{run.path}: {note}" for own in said.values() if isinstance(own, list) for note in own)
         found += [
             f"{folder / CSV} is older than {_some(newer)}: if that was predicted again, evaluate again"
             for folder in run.evaluations
             if (newer := _newer_predictions(folder, run))
         ]
+        if unread := [log for fold in run.folds for log in fold.unread_logs]:
+            found.append(f"no epoch was found in {_some(unread)}: no learning curves of these folds")
         if not run.evaluations or not all(run.evaluations.values()):
             found.append(f"{run.path}: not recorded how it was measured, so whether as the others is not known")
     versions = _by_value(runs, lambda record: record.get("versions"))

@@ -18,11 +18,12 @@ import pandas as pd
 from nnunetv2.configuration import default_num_processes
 from tqdm import tqdm
 
+from ..files import read_json, write_json, write_text
 from .cases import measure_files
 from .folders import Pairing
 from .metrics import Options
-from .summary import JSON, summarize, to_table, versions
-from .tables import CSV, format_metrics
+from .summary import summarize, to_table, versions
+from .tables import CSV, JSON, format_metrics
 
 FINISHED = "evaluation_cases"
 
@@ -94,21 +95,29 @@ def _measure(pairing: Pairing, case: str, options: Options) -> dict | ValueError
     file = pairing.output / FINISHED / f"{case}.json"
     try:
         key = _key(pairing, case, options)
-        kept = _read_kept(file)
-        if kept.get("key") == key:
-            return kept["result"]
+        kept = _read_kept(file, key)
+        if kept is not None:
+            return kept
         result = measure_files(reference, prediction, pairing.reader, pairing.labels, options)
-        _write_atomically(file, json.dumps({"key": key, "result": result}))
+        write_json(file, {"key": key, "digest": _digest(result), "result": result}, indent=None)
         return result
     except ValueError as error:
         return error
 
 
-def _read_kept(file: Path) -> dict:
+def _read_kept(file: Path, key: str) -> dict | None:
+    """The result of an earlier run, where it is there, belongs to ``key`` and is what was written."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
+        kept = read_json(file)
     except (FileNotFoundError, ValueError):  # none yet, or damaged
-        return {}
+        return None
+    if not isinstance(kept, dict) or kept.get("key") != key or kept.get("digest") != _digest(kept.get("result")):
+        return None
+    return kept["result"]
+
+
+def _digest(result: object) -> str:
+    return hashlib.sha256(json.dumps(result).encode()).hexdigest()
 
 
 def _key(pairing: Pairing, case: str, options: Options) -> str:
@@ -126,16 +135,6 @@ def _write(pairing: Pairing, options: Options, results: dict[str, dict]) -> pd.D
     table = to_table(pairing, results)
     csv = pairing.output / CSV
     csv.unlink(missing_ok=True)  # never an old table beside a new summary
-    _write_atomically(pairing.output / JSON, json.dumps(summarize(pairing, options, results), indent=1))
-    _write_atomically(csv, format_metrics(table))
+    write_json(pairing.output / JSON, summarize(pairing, options, results), indent=1)
+    write_text(csv, format_metrics(table))
     return table
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    """Write so that a process killed at any moment leaves the old file or the new one."""
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -8,11 +8,12 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 import pandas as pd
 
+from ..text import printable
+from .catalog import METRICS, Metric
 from .folders import Pairing
-from .metrics import DEFINITIONS, NEITHER, Options
-from .tables import COLUMNS, METRICS
+from .metrics import NEITHER, Options
+from .tables import COLUMNS
 
-JSON = "evaluation.json"
 _MEANS = (
     "mean: over the cases of a label, NaN left out (an infinite distance makes it infinite); foreground_mean: over the "
     "labels' means, where one that is NaN makes it NaN. As in nnU-Net."
@@ -22,7 +23,7 @@ _MEANS = (
 def summarize(pairing: Pairing, options: Options, results: dict[str, dict]) -> dict:
     """What ``evaluation.json`` holds.
 
-    nnU-Net's ``metric_per_case``, ``mean`` and ``foreground_mean``, with the metrics of ``tables.METRICS`` among
+    nnU-Net's ``metric_per_case``, ``mean`` and ``foreground_mean``, with the metrics of ``catalog.METRICS`` among
     nnU-Net's, and ``evaluation``, which says what was measured, and how.
 
     Args:
@@ -48,7 +49,8 @@ def summarize(pairing: Pairing, options: Options, results: dict[str, dict]) -> d
             "labels": {label.key: label.name for label in pairing.labels.measured},
             "ignore_label": pairing.labels.ignore,
             "training_cases": pairing.training_cases,
-            "definitions": DEFINITIONS,
+            "notes": list(pairing.notes),
+            "definitions": {name: metric.definition for name, metric in METRICS.items()},
             "nsd_tolerance_mm": options.nsd_tolerance,
             "empty": [NEITHER, options.one_empty],
             "means": _MEANS,
@@ -93,9 +95,17 @@ def _nanmean(values: list[float]) -> float:
 
 
 def format_means(tables: list[pd.DataFrame], options: Options) -> str:
-    """Lines of text: the mean of every metric over the cases of each label."""
+    """Lines of text: the mean of every metric over the cases of each label; one that several folds have counts once."""
     table = pd.concat(tables, ignore_index=True)
-    means = table.groupby(["label", "metric"], sort=False)["value"].mean().unstack()[list(METRICS)]
-    units = {"hd95": "hd95 [mm]", "assd": "assd [mm]", "nsd": f"nsd at {options.nsd_tolerance:g} mm"}
-    means = means.rename(columns=units).rename_axis(index=None, columns=None)
+    cases = table.groupby(["case", "label", "metric"], sort=False)["value"].mean()
+    means = cases.groupby(["label", "metric"], sort=False).mean().unstack()[list(METRICS)]
+    means = means.rename(columns=lambda name: _column(METRICS[name], options), index=printable)
+    means = means.rename_axis(index=None, columns=None)
     return f"Means over {table['case'].nunique()} cases\n{means.to_string(float_format='%.4f')}"
+
+
+def _column(metric: Metric, options: Options) -> str:
+    if metric.unit:
+        return f"{metric.name} [{metric.unit}]"
+    tolerance = f" at {options.nsd_tolerance:g} mm" if "nsd_tolerance_mm" in metric.settings else ""
+    return f"{metric.name}{tolerance}"

@@ -1,8 +1,9 @@
 """The tidy table of an evaluation: one row per case, label and metric.
 
-Columns ``case`` and ``label`` (the name in ``dataset.json``, a region's included), ``metric`` (one of ``METRICS``) and
-``value`` (millimetres for ``hd95`` and ``assd``, a share from 0 to 1 for the others; NaN where a label is in neither
-image, infinite where a distance has no end; see ``metrics``).
+Columns ``case`` and ``label`` (the name in ``dataset.json``, a region's included), ``metric`` (one of
+``catalog.METRICS``) and ``value`` (in the metric's unit; NaN where a label is in neither image, infinite where a
+distance has no end; see ``metrics``). In the file an apostrophe stands before a name that a spreadsheet would take for
+a formula.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from ..text import as_cell, from_cell
 from .folds import validations
 
 COLUMNS = ("case", "label", "metric", "value")
-METRICS = ("dice", "iou", "volume_similarity", "hd95", "assd", "nsd")
+_NAMES = ["case", "label", "metric"]
 CSV = "evaluation.csv"
+JSON = "evaluation.json"  # beside it, how it was measured; see summary
 
 
 def read_metrics(path: str | Path) -> pd.DataFrame:
@@ -32,7 +35,7 @@ def read_metrics(path: str | Path) -> pd.DataFrame:
         ValueError: for what is missing, there twice or no such table, with the remedy.
     """
     table = pd.concat([_read(file) for file in _files(Path(path))], ignore_index=True)
-    keys = ["case", "label", "metric"]
+    keys = _NAMES
     twice = table.loc[table.duplicated(keys), "case"].unique()
     if len(twice):
         raise ValueError(f"{path}: more than one value for case {_listed(twice)}; a case belongs in one fold only")
@@ -46,7 +49,8 @@ def read_metrics(path: str | Path) -> pd.DataFrame:
 
 def format_metrics(table: pd.DataFrame) -> str:
     """The text of an ``evaluation.csv``: values to the last bit, ``nan`` and ``inf`` spelled out."""
-    return table.to_csv(columns=list(COLUMNS), index=False, na_rep="nan", lineterminator="\n")
+    safe = table.assign(**{name: table[name].map(as_cell) for name in _NAMES})
+    return safe.to_csv(columns=list(COLUMNS), index=False, na_rep="nan", lineterminator="\n")
 
 
 def _files(path: Path) -> list[Path]:
@@ -74,6 +78,7 @@ def _read(file: Path) -> pd.DataFrame:
         if tuple(table.columns) != COLUMNS:
             raise ValueError(f"its columns are {', '.join(table.columns)}")
         table["value"] = table["value"].map(float).astype(float)
+        table = table.assign(**{name: table[name].map(from_cell) for name in _NAMES})
     except ValueError as error:  # pandas' errors of parsing are ValueErrors too
         raise ValueError(f"{file} is no table {','.join(COLUMNS)} ({error}); write it with evaluate") from error
     if table.empty:

@@ -1,5 +1,7 @@
 """Cases: every label of two images measured at once, and what the files may hold."""
 
+import gzip
+import struct
 import tracemalloc
 from pathlib import Path
 
@@ -177,6 +179,15 @@ def test_another_geometry(change, message, reader, tmp_path):
             measure(tmp_path, label_map(1), prediction)
 
 
+@pytest.mark.parametrize(("share", "differs"), [(0.05, True), (-0.05, True), (2e-4, True), (5e-5, False), (0, False)])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_spacings_are_compared_to_a_ten_thousandth(share, differs, axis):
+    shape = (4, 5, 6)
+    other = [size * (1 + share * (number == axis)) for number, size in enumerate(SPACING)]
+    found = Geometry(shape, SPACING).differences(Geometry(shape, tuple(other)))
+    assert [text.split()[0] for text in found] == ["spacing"] * differs
+
+
 def test_rounding_is_no_other_geometry(tmp_path):
     """A millionth of a spacing, a direction and an origin, as headers of 32-bit numbers give."""
     angle = 1e-5
@@ -187,14 +198,36 @@ def test_rounding_is_no_other_geometry(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(3, "3"), (0.5, "0.5"), (np.nan, "nan"), (-1, "-1"), (6, "6"), (1e30, "1e[+]30")]
+    ("value", "message"),
+    [
+        (3, "no label in dataset.json: 3$"),
+        (-1, "no label in dataset.json: -1$"),
+        (6, "no label in dataset.json: 6$"),
+        (0.5, "no whole numbers: 0.5;"),
+        (0.9999999, "no whole numbers: 0.9999999;"),
+        (1.0000001, "no whole numbers: 1.0000001;"),
+        (np.nan, "no whole numbers: nan;"),
+        (1e30, "too large for labels: 1e[+]30"),
+    ],
 )
 @pytest.mark.parametrize("which", ["reference", "prediction"])
-def test_a_value_that_is_no_label(value, shown, which, tmp_path):
+def test_a_value_that_is_no_label(value, message, which, tmp_path):
     images = {"reference": label_map(1).astype(np.float32), "prediction": label_map(2).astype(np.float32)}
     images[which][3, 3, 3] = value
-    with pytest.raises(ValueError, match=rf"{which}.nii.gz has values that are no label in dataset.json: {shown}$"):
+    with pytest.raises(ValueError, match=rf"{which}.nii.gz has values that are {message}"):
         measure(tmp_path, **images, reader=NibabelIO)  # ITK reads NaN as 0
+
+
+@pytest.mark.parametrize("reader", [SimpleITKIO, NibabelIO])
+def test_labels_that_a_slope_makes_whole_are_taken(reader, tmp_path):
+    """51 with a slope of 1/51 is 1, as nnU-Net reads it."""
+    expected = measure(tmp_path, label_map(1), label_map(2), reader=reader)
+    prediction = tmp_path / "prediction.nii.gz"
+    stored = nibabel.load(prediction)
+    content = bytearray(nibabel.Nifti1Image(np.asarray(stored.dataobj) * 51, stored.affine, stored.header).to_bytes())
+    content[112:120] = struct.pack("<ff", 1 / 51, 0)  # slope and intercept
+    prediction.write_bytes(gzip.compress(content))
+    assert measure(tmp_path, label_map(1), prediction, reader=reader)["metrics"] == expected["metrics"]
 
 
 def test_a_prediction_has_no_ignore_label(tmp_path):
@@ -209,11 +242,38 @@ def test_everything_wrong_is_named(tmp_path):
     (tmp_path / "prediction.nii.gz").write_bytes(b"\x1f\x8b nothing")
     reference = label_map(1)
     reference[0] = 9
-    with pytest.raises(ValueError, match="reference.nii.gz has values .*: 9; .*prediction.nii.gz cannot be read"):
+    with pytest.raises(ValueError, match="reference.nii.gz has values .*: 9; .*prediction.nii.gz is damaged"):
         measure(tmp_path, reference, tmp_path / "prediction.nii.gz")
     nibabel.save(nibabel.Nifti1Image(np.zeros((4, 4, 4, 2), np.uint8), np.eye(4)), tmp_path / "prediction.nii.gz")
     with pytest.raises(ValueError, match=r"prediction.nii.gz is not one image of labels, .* \(2, 4, 4, 4\)"):
         measure(tmp_path, label_map(1), tmp_path / "prediction.nii.gz")
+
+
+@pytest.mark.parametrize("which", ["reference", "prediction"])
+@pytest.mark.parametrize(
+    ("reader", "ending"),
+    [(SimpleITKIO, ".nii.gz"), (SimpleITKIO, ".nii"), (SimpleITKIO, ".mha"), (NibabelIO, ".nii"), (Tiff3DIO, ".tif")],
+)
+def test_a_file_that_is_cut_short(reader, ending, which, tmp_path):
+    """What a full disk or a killed prediction leaves, and ITK fills with zeros."""
+    files = {name: tmp_path / f"{name}{ending}" for name in ("reference", "prediction")}
+    for seed, file in enumerate(files.values()):
+        volume = label_map(seed)
+        Tiff3DIO().write_seg(volume, str(file), {"spacing": SPACING}) if reader is Tiff3DIO else write(file, volume)
+    files[which].write_bytes(files[which].read_bytes()[: files[which].stat().st_size // 2])
+    with pytest.raises(ValueError, match=f"{which}{ending} is damaged"):
+        measure_files(*files.values(), reader, read_labels(LABELS, None), Options())
+
+
+def test_a_spacing_of_a_format_without_a_check(tmp_path):
+    files = [tmp_path / f"{name}.tif" for name in ("reference", "prediction")]
+    for file, spacing in zip(files, (SPACING, (0, 1, 1)), strict=True):
+        Tiff3DIO().write_seg(label_map(1), str(file), {"spacing": spacing})
+    with pytest.raises(ValueError, match="prediction.tif cannot be read: Spacing must be > 0"):
+        measure_files(*files, Tiff3DIO, read_labels(LABELS, None), Options())
+    (tmp_path / "prediction.json").write_text('{"spacing": [1, 1, Infinity]}')
+    with pytest.raises(ValueError, match=r"prediction.tif has the spacing \(1, 1, inf\)"):
+        measure_files(*files, Tiff3DIO, read_labels(LABELS, None), Options())
 
 
 # --- labels
@@ -242,3 +302,56 @@ def test_names_and_keys():
 def test_labels_that_nnunet_cannot_use(labels, message):
     with pytest.raises(ValueError, match=message):
         read_labels({"labels": labels}, None)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ({"background": 0, "1": "liver"}, "'labels' must give each name its value: 'liver': 1, not '1': 'liver'"),
+        ({"0": "background", "1": "liver"}, "'labels' must give each name its value: 'background': 0"),
+        ({"background": 0, "a": 1, "b": 1}, "'a' and 'b' of 'labels' are the same, 1"),
+        ({"background": 0, "a": 1, "b": [1]}, r"'a' and 'b' of 'labels' are the same, \[1\]"),
+        ({"background": 0, "a": [1, 2], "b": [2, 1]}, r"'a' and 'b' of 'labels' are the same, \[2, 1\]"),
+        ({"background": 0, "air": 0, "a": 1}, "'background' and 'air' of 'labels' are the same, 0"),
+        ({"background": 0, "a": [1, 1]}, r"the region 'a' of 'labels' must have different values, not \[1, 1\]"),
+        ({"background": 0, "a": []}, "the region 'a' of 'labels' must have different values"),
+        ({"background": 0, "a": -1}, "the value of 'a' in 'labels' must be a whole number from 0 .*, not -1"),
+        ({"background": 0, "a": 1.5}, "the value of 'a' .* not 1.5"),
+        ({"background": 0, "a": float("nan")}, "the value of 'a' .* not nan"),
+        ({"background": 0, "a": True}, "the value of 'a' .* not True"),
+        ({"background": 0, "a": None}, "the value of 'a' .* not None"),
+        ({"background": 0, "a": "liver"}, "the value of 'a' .* not 'liver'"),
+        ({"background": 0, "a": {"b": 1}}, "the value of 'a' .* not {'b': 1}"),
+        ({"background": 0, "a": [[1], 2]}, r"the value of 'a' .* not \[1\]"),
+        ({"background": 0, "a": 10**12}, "the value of 'a' .* not 1000000000000"),
+        ({"background": 0, "a": 1, "ignore": [2]}, "Ignore label has to be an integer"),
+        (["background", "a"], r"'labels' must give each name its value, .* it is \['background', 'a'\]"),
+        (None, "'labels' must give each name its value, .* it is None"),
+    ],
+)
+def test_labels_that_are_mistakes(labels, message):
+    with pytest.raises(ValueError, match=message) as error:
+        read_labels({"labels": labels}, None, Path("some/dataset.json"))
+    assert "some/dataset.json" in str(error.value)
+
+
+@pytest.mark.parametrize("order", ["123", {"whole": 1}, [1, "2", 5], [1.5, 2, 5], [True, 2, 5], 7])
+def test_an_order_that_is_a_mistake(order):
+    with pytest.raises(ValueError, match="'regions_class_order' must be a list of values"):
+        read_labels({**REGIONS, "regions_class_order": order}, None)
+
+
+def test_values_that_nnunet_takes_as_whole_numbers():
+    labels = read_labels({"labels": {"background": 0.0, "left": "1", "right": 2.0, "both": [3]}}, None)
+    assert labels.known == (0, 1, 2, 3)
+    assert [(label.name, label.values) for label in labels.measured] == [
+        ("left", (1,)),
+        ("right", (2,)),
+        ("both", (3,)),
+    ]
+
+
+def test_an_order_that_contradicts_the_regions():
+    assert read_labels(REGIONS, None).contradictions == ()
+    (first, *_) = read_labels({**REGIONS, "regions_class_order": [5, 2, 1]}, None).contradictions
+    assert first.startswith("regions_class_order [5, 2, 1] contradicts the regions") and "[1, 2, 5] would be" in first

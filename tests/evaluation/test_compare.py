@@ -1,9 +1,14 @@
 """The verb: what it takes, what it says, and what it refuses."""
 
+import csv
+import errno
 import json
+import multiprocessing
 import os
 import shutil
+import signal
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from made_up_models import results_folder, table_of
@@ -11,10 +16,15 @@ from made_up_models import results_folder, table_of
 from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.evaluation import compare as compare_module
 from nnunetv2_mamba.evaluation import statistics
+from nnunetv2_mamba.evaluation.catalog import METRICS
 from nnunetv2_mamba.evaluation.compare import compare_results
 from nnunetv2_mamba.evaluation.comparison import compare
+from nnunetv2_mamba.evaluation.provenance import notes
+from nnunetv2_mamba.evaluation.report import write as write_module
+from nnunetv2_mamba.evaluation.report.methods import _details
 from nnunetv2_mamba.evaluation.report.overlays import extremes
 from nnunetv2_mamba.evaluation.report.runs import COSTS, costs, curve_of, default_names, read_run
+from nnunetv2_mamba.evaluation.report.summary_tables import overview
 from nnunetv2_mamba.evaluation.report.wording import findings
 from nnunetv2_mamba.evaluation.tables import format_metrics, read_metrics
 
@@ -216,6 +226,132 @@ def test_the_later_log_holds(tmp_path):
     assert read_run(folder).folds[0].curves["train_loss"] == {0: -4.0}
 
 
+def test_logs_without_an_epoch_are_said(tmp_path):
+    """nnU-Net may word its log in another way: then there are no curves, and not silently."""
+    folders = [results_folder(tmp_path, name, table_of(seed=seed)) for seed, name in enumerate(("nnUNetTrainer", "B"))]
+
+    def said():
+        return [note for note in notes([read_run(folder) for folder in folders]) if "no epoch was found" in note]
+
+    assert said() == []
+    for fold in folders[1].glob("fold_*"):
+        (log,) = fold.glob("training_log_*.txt")
+        log.write_text(log.read_text().replace("Epoch", "Round").replace("loss", "cost").replace("Pseudo", "Mean"))
+    (note,) = said()
+    assert f"{folders[1]}/fold_0/training_log" in note and "fold_1" in note and str(folders[0]) not in note
+    for log in folders[1].glob("fold_*/*.txt"):
+        log.unlink()
+    assert said() == []
+
+
+def test_what_evaluate_noted_is_said_again(recorded):
+    folders, record = recorded
+    from_evaluate = "regions_class_order [1, 2] contradicts the regions"
+    for fold in (0, 1):
+        record(1, fold, notes=[from_evaluate])
+    said = [note for note in notes([read_run(folder) for folder in folders]) if from_evaluate in note]
+    assert said == [f"{folders[1]}: {from_evaluate}."]
+
+
+@pytest.mark.parametrize("content", ["[]", '{"metric_per_case": [1]}', '{"metric_per_case": [{"case": "a"}]}', "{,}"])
+def test_a_damaged_record_is_one_line_that_names_it(content, tmp_path, capsys):
+    folders = [results_folder(tmp_path, name, table_of(seed=seed)) for seed, name in enumerate(("nnUNetTrainer", "B"))]
+    file = folders[1] / "fold_1" / "validation" / "evaluation.json"
+    file.write_text(content)
+    assert main(["compare", *map(str, folders), "-o", str(tmp_path / "out")]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(file) in line and "again" in line
+
+
+def test_plans_that_inherit_in_a_circle(tmp_path):
+    folder = results_folder(tmp_path, "nnUNetTrainer", table_of())
+    configurations = {"3d_fullres": {"inherits_from": "b", "batch_size": 3}, "b": {"inherits_from": "3d_fullres"}}
+    (folder / "plans.json").write_text(json.dumps({"configurations": configurations}))
+    assert "batch size 3" in _details([read_run(folder)])
+    (folder / "plans.json").write_text(json.dumps({"configurations": []}))
+    assert "batch size" not in _details([read_run(folder)])
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """A comparison that is already there, made of a few texts, and a call that writes another one over it."""
+    output = tmp_path / "out"
+
+    def again(which):
+        names = ("figures/dice.png", "comparison.json", "values.csv", "report.html")
+        monkeypatch.setattr(write_module, "_contents", lambda *_: {name: f"{which} {name}".encode() for name in names})
+        return write_module.write(None, {}, output, None)
+
+    again("old")
+    return output, again
+
+
+def texts(output):
+    return {str(file.relative_to(output)): file.read_text() for file in output.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("fatal", range(4))
+def test_killed_while_it_writes_over_another_comparison(fatal, written):
+    """An old report never stands beside new tables, whichever file was the last; the next call makes all whole."""
+    output, again = written
+    replace = Path.replace
+
+    def die_in_between():
+        count = iter(range(100))
+
+        def die(self, target):
+            if next(count) == fatal:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return replace(self, target)
+
+        with patch.object(Path, "replace", die):
+            again("new")
+
+    process = multiprocessing.get_context("fork").Process(target=die_in_between)
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not (output / "report.html").exists()
+    assert len([text for text in texts(output).values() if text.startswith("new ")]) == fatal + 1  # one is temporary
+    again("newer")
+    assert texts(output) == {name: f"newer {name}" for name in texts(output)} and len(texts(output)) == 4
+
+
+def test_a_full_disk_is_named_with_its_file(written, monkeypatch):
+    output, again = written
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{output}/figures/dice.png'"):
+        again("new")
+    assert not (output / "report.html").exists() and not list(output.rglob(".partial*"))
+
+
+def test_a_comparison_that_cannot_be_computed_leaves_the_old_one(written, monkeypatch):
+    output, _ = written
+    old = texts(output)
+    monkeypatch.setattr(write_module, "_contents", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        write_module.write(None, {}, output, None)
+    assert texts(output) == old
+
+
+def test_values_are_no_formulas_for_a_spreadsheet(tmp_path):
+    tables = []
+    for name in ("=A", "@B"):
+        table = table_of(labels=("+label", "other"), seed=len(tables), cases=3).replace({"case_00": "-case"})
+        file = tmp_path / f"{name}.csv"
+        file.write_text(format_metrics(table))
+        tables.append((name, read_metrics(file)))
+        assert tables[-1][1]["label"].unique().tolist() == ["+label", "other"]
+    text = write_module._values(compare(tables, ["dice"]))
+    cells = {cell for row in csv.reader(text.splitlines()) for cell in row}
+    assert {"'=A", "'@B", "'+label", "'-case"} <= cells
+    assert not any(cell.startswith(("=", "@", "+", "-")) for cell in cells)
+
+
 def test_costs_are_medians_of_what_is_there(tmp_path):
     folder = results_folder(
         tmp_path, "nnUNetTrainer", table_of(), cost={"parameters": 2e6, "flops": None, "peak_memory": None}
@@ -239,6 +375,29 @@ def test_a_difference_is_said_with_its_p_value():
     assert "lowest mean" in text
     assert "significantly better than A (p = 0.00" in text
     assert "No significant difference between it and" in text and "2 of 3 pairs" in text
+
+
+def test_the_best_mean_is_bold():
+    """The smallest distance, the largest of the others; of two that are the same, both."""
+    metrics = ("dice", "hd95", "assd", "nsd")
+    tables = {name: table_of(gain, cases=5) for name, gain in (("low", 0), ("high", 0.1), ("again", 0.1))}
+    comparison = compare([*tables.items()], metrics)
+    table = overview(comparison)
+    assert table.rows[1][0] == "high"
+    for number, metric in enumerate(metrics):
+        column = 1 + 2 * number
+        means = [result.mean for result in comparison.of(metric)[0].results]
+        assert (means[1] < means[0]) == (metric in ("hd95", "assd"))
+        assert {row for row, place in table.bold if place == column} == {1, 2}
+        better = "lower" if metric in ("hd95", "assd") else "higher"
+        assert table.head[column].endswith(f", {better} is better")
+    assert not any(place % 2 == 0 for _, place in table.bold)
+
+
+def test_numbers_have_the_digits_of_their_unit():
+    assert METRICS["hd95"].number(1.2345) == "1.23" and METRICS["hd95"].heading == "HD95 [mm]"
+    assert METRICS["dice"].number(0.123456) == "0.1235" and METRICS["dice"].heading == "Dice"
+    assert METRICS["nsd"].number(float("nan")) == "unknown"
 
 
 def test_extreme_cases():

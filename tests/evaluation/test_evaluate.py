@@ -1,9 +1,13 @@
 """The whole command: files, nnU-Net's numbers, going on after a kill, refusals."""
 
+import csv
+import errno
+import io
 import json
 import multiprocessing
 import os
 import signal
+import sys
 from multiprocessing.pool import ThreadPool
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -17,9 +21,10 @@ from segmentation_folders import DATASET, write_cases, write_folders, write_imag
 
 from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.evaluation import run, summary
+from nnunetv2_mamba.evaluation.catalog import METRICS
 from nnunetv2_mamba.evaluation.folders import from_folders
 from nnunetv2_mamba.evaluation.metrics import Options
-from nnunetv2_mamba.evaluation.tables import METRICS, read_metrics
+from nnunetv2_mamba.evaluation.tables import read_metrics
 
 CASES = ["a", "a_1", "b", "c"]
 
@@ -173,11 +178,12 @@ def test_killed_and_started_again(moment, folders, tmp_path, measured):
 
     def die_in_the_third_case():
         place, name = {"measuring": (run, "measure_files"), "writing": (run.os, "fsync")}[moment]
+        fatal = {"measuring": 3, "writing": 5}[moment]  # two for each case that is written: the file and its folder
         original, calls = getattr(place, name), []
 
         def count(*arguments):
             calls.append(arguments)
-            if len(calls) == 3:
+            if len(calls) == fatal:
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(*arguments)
 
@@ -190,32 +196,172 @@ def test_killed_and_started_again(moment, folders, tmp_path, measured):
     assert process.exitcode == -signal.SIGKILL
     assert not list(predictions.glob("evaluation.*"))
     finished = predictions / "evaluation_cases"
-    assert {path.name for path in finished.glob("*.json")} == {"a.json", "a_1.json"}
-    assert len(list(finished.glob("*.partial"))) == (moment == "writing")
+    assert {path.name for path in finished.glob("[!.]*.json")} == {"a.json", "a_1.json"}
+    assert len(list(finished.glob(".partial*"))) == (moment == "writing")
 
     measured.clear()
     assert evaluate(folders) == 0
     assert measured == ["b", "c"]
-    assert not list(predictions.rglob("*.partial"))
+    assert not list(predictions.rglob(".partial*"))
     assert evaluate(folders, "-o", tmp_path / "uninterrupted") == 0
     for name in ("evaluation.csv", "evaluation.json"):
         assert (predictions / name).read_bytes() == (tmp_path / "uninterrupted" / name).read_bytes()
 
 
 def test_a_disk_that_is_full(folders, monkeypatch, capsys):
-    """No table that is half written, and the old one is not passed off as the new summary's."""
+    """No table that is half written, the old one is not passed off as the new summary's, and the file is named."""
     assert evaluate(folders) == 0
 
     def full(_):
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(run.os, "fsync", full)
     assert evaluate(folders) == 1
-    assert "No space left" in error_line(capsys)
-    assert not (folders[1] / "evaluation.csv").exists()
+    assert f"No space left on device: '{folders[1] / 'evaluation.json'}'" in error_line(capsys)
+    assert not (folders[1] / "evaluation.csv").exists() and not list(folders[1].glob(".partial*"))
+
+
+def test_two_at_one_output(folders, tmp_path):
+    """Each in a process of its own, starting together: both succeed, and the files are whole and the same."""
+    assert evaluate(folders, "-o", tmp_path / "alone") == 0
+    context = multiprocessing.get_context("fork")
+    together = context.Barrier(2)
+
+    def evaluate_with_another():
+        together.wait(60)
+        os._exit(evaluate(folders, "-o", tmp_path / "both"))
+
+    processes = [context.Process(target=evaluate_with_another) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    names = [path.relative_to(tmp_path / "both") for path in (tmp_path / "both").rglob("*") if path.is_file()]
+    assert len(names) == len(CASES) + 2
+    for name in names:
+        assert (tmp_path / "both" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes()
+
+
+@pytest.mark.parametrize("content", ["[]", "null", "5", '"text"', "", '{"key": ', "\0\0\0", "[" * 100_000])
+def test_a_kept_result_that_is_damaged_is_measured_again(content, folders, measured):
+    assert evaluate(folders) == 0
+    before = (folders[1] / "evaluation.csv").read_bytes()
+    (folders[1] / "evaluation_cases" / "b.json").write_text(content)
+    measured.clear()
+    assert evaluate(folders) == 0
+    assert measured == ["b"] and (folders[1] / "evaluation.csv").read_bytes() == before
+
+
+def test_a_kept_result_that_was_changed_is_measured_again(folders, measured):
+    assert evaluate(folders) == 0
+    before = (folders[1] / "evaluation.csv").read_bytes()
+    for change in (lambda result: result.clear(), lambda result: result["metrics"]["1"].update(dice=1.0)):
+        file = folders[1] / "evaluation_cases" / "b.json"
+        kept = json.loads(file.read_text())
+        change(kept["result"])
+        file.write_text(json.dumps(kept))
+        measured.clear()
+        assert evaluate(folders) == 0
+        assert measured == ["b"] and (folders[1] / "evaluation.csv").read_bytes() == before
+
+
+# --- what is said
+
+
+def test_regions_that_nnunet_cannot_write_are_said(tmp_path, capsys):
+    """A perfect network, its output written by nnU-Net in an order that contradicts the regions."""
+    labels = {"background": 0, "whole": [1, 2], "core": 1}
+    references = write_cases(tmp_path / "labelsTs", ["a"], 1)
+    predictions = write_cases(tmp_path / "predictions", ["a"], 1)
+    write_json(tmp_path / "dataset.json", {**DATASET, "labels": labels, "regions_class_order": [2, 1]})
+    assert evaluate((references, predictions)) == 0
+    assert "Note" not in capsys.readouterr().out
+    write_json(tmp_path / "dataset.json", {**DATASET, "labels": labels, "regions_class_order": [1, 2]})
+    assert evaluate((references, predictions)) == 0
+    assert "Note: regions_class_order [1, 2] contradicts the regions: nnU-Net writes" in capsys.readouterr().out
+    assert len(json.loads((predictions / "evaluation.json").read_text())["evaluation"]["notes"]) == 2
+
+
+def test_a_case_of_two_folds_counts_once(tmp_path, monkeypatch, capsys):
+    splits = [["a", "b"], ["b"]]
+    results, preprocessed = write_results(tmp_path, {"fold_0": ["a", "b"], "fold_1": ["b"]}, splits)
+    monkeypatch.setenv("nnUNet_preprocessed", str(preprocessed.parent))
+    assert evaluate([results]) == 0
+    said = capsys.readouterr().out
+    assert "Note: 1 of the cases are validated by more than one fold: b (fold_0, fold_1)." in said
+    dice = {
+        case: pd.read_csv(results / "fold_0" / "validation" / "evaluation.csv")
+        .query(f"case == '{case}'")["value"]
+        .iloc[0]
+        for case in ("a", "b")
+    }
+    shown = next(float(line.split()[1]) for line in said.splitlines() if line.startswith("left"))
+    assert "Means over 2 cases" in said and shown == pytest.approx((dice["a"] + dice["b"]) / 2, abs=1e-4)
+
+
+def test_names_are_no_formulas_and_no_commands_of_a_terminal(tmp_path, capsys):
+    names = ["=1+1", "@SUM(A1)", "-2", "'quoted'", "\x1b]0;pwned\x07\x1b[31m"]
+    references = write_cases(tmp_path / "labelsTs", ["=cmd|'x'!A1", "b"], 1)
+    predictions = write_cases(tmp_path / "predictions", ["=cmd|'x'!A1", "b"], 2)
+    labels = {"background": 0} | {name: value for value, name in enumerate(names, 1)}
+    write_json(tmp_path / "dataset.json", {**DATASET, "labels": labels})
+    assert evaluate((references, predictions)) == 0
+    said = capsys.readouterr().out
+    assert "\x1b" not in said and "\\x1b]0;pwned" in said
+    cells = {cell for row in csv.reader((predictions / "evaluation.csv").open()) for cell in row}
+    assert not any(cell.startswith(("=", "@", "-", "+")) for cell in cells) and "'=cmd|'x'!A1" in cells
+    table = read_metrics(predictions)
+    assert table["label"].unique().tolist() == names and table["case"].unique().tolist() == ["=cmd|'x'!A1", "b"]
+
+
+def test_an_output_that_is_closed_or_knows_no_accents(tmp_path):
+    """The results are there and the exit code says so."""
+    folders = write_folders(tmp_path, ["ä", "b"])
+
+    def without_output():
+        os.close(1)
+        sys.stdout = sys.__stdout__
+        code = evaluate(folders, "-o", tmp_path / "closed")
+        sys.stdout.flush()
+        os._exit(code)
+
+    def in_ascii():
+        sys.stdout = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+        code = evaluate(folders, "-o", tmp_path / "ascii Müller")
+        sys.stdout.flush()
+        os._exit(code or 10 * (b"ascii M\\xfcller" not in sys.stdout.buffer.getvalue()))
+
+    for target in (without_output, in_ascii):
+        process = multiprocessing.get_context("fork").Process(target=target)
+        process.start()
+        process.join()
+        assert process.exitcode == 0, target
+    for name in ("closed", "ascii Müller"):
+        assert (tmp_path / name / "evaluation.csv").is_file()
 
 
 # --- refusals
+
+
+def test_a_prediction_that_is_cut_short(folders, capsys):
+    """As ../cases: half of a file is lost, and its Dice was that of zeros."""
+    file = folders[1] / "b.nii.gz"
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert evaluate(folders) == 1
+    assert f"1 of 4 cases cannot be evaluated: {file} is damaged" in error_line(capsys)
+    assert not (folders[1] / "evaluation.csv").exists()
+
+
+def test_a_pipe_is_not_waited_for(folders, capsys):
+    for folder, name in zip(folders, ("a", "b"), strict=True):
+        (folder / f"{name}.nii.gz").unlink()
+        os.mkfifo(folder / f"{name}.nii.gz")
+    assert evaluate(folders) == 1
+    line = error_line(capsys)
+    assert "2 of 4 cases" in line
+    for folder, name in zip(folders, ("a", "b"), strict=True):
+        assert f"{folder}/{name}.nii.gz cannot be read: it is no regular file" in line
 
 
 def test_all_that_is_wrong_is_named_and_nothing_written(folders, capsys, measured):

@@ -1,12 +1,13 @@
 """Which files belong together, and that none is left out silently."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 from segmentation_folders import DATASET, PLANS, write_cases, write_folders, write_json, write_results
 
-from nnunetv2_mamba.evaluation.folders import from_folders, from_results
+from nnunetv2_mamba.evaluation.folders import from_folders, from_results, shared_cases
 
 SPLITS = [["a", "b"], ["c"]]
 
@@ -133,6 +134,110 @@ def test_folds_of_which_nothing_is_known(results, tmp_path, monkeypatch):
     monkeypatch.delenv("nnUNet_preprocessed")
     with pytest.raises(ValueError, match="nnUNet_preprocessed is not set"):
         from_results(results)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"labels": {"background": 0}, "file_ending": ".nii.gz",}', "is no valid JSON: "),
+        (b"", "is no valid JSON"),
+        ('{"labels": {"ba\u00fc": 0}}'.encode("latin-1"), "is no valid JSON: "),
+        (b"[" * 100_000, "is no valid JSON: its brackets are nested too deep"),
+        (b"[1, 2]", "holds no JSON object"),
+        (b"null", "holds no JSON object"),
+        (b'{"file_ending": ".nii.gz"}', "has no 'labels'"),
+        (b'{"labels": null, "file_ending": ".nii.gz"}', "'labels' must give each name its value"),
+        (b'{"labels": {"background": 0, "a": 1}, "file_ending": "nii.gz"}', "'file_ending' must start with a dot"),
+        (b'{"labels": {"background": 0, "a": 1}, "file_ending": 3}', "'file_ending' must start with a dot"),
+        (
+            b'{"labels": {"background": 0, "a": 1}, "file_ending": ".nii.gz", "overwrite_image_reader_writer": [1]}',
+            "'overwrite_image_reader_writer' must be a reader's name",
+        ),
+    ],
+)
+def test_mistakes_in_dataset_json(content, message, tmp_path):
+    references, predictions = write_folders(tmp_path, ["a"])
+    (tmp_path / "dataset.json").write_bytes(content)
+    with pytest.raises(ValueError) as error:
+        from_folders(references, predictions)
+    assert str(tmp_path / "dataset.json") in str(error.value) and message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image_reader_writer": "NiBabelIO"}, "nnU-Net has no reader 'NiBabelIO'"),
+        ({"image_reader_writer": None}, "has no 'image_reader_writer'"),
+        ({"label_manager": "Manager"}, "nnU-Net has no 'Manager' .'label_manager'."),
+        ({"label_manager": 3}, "has no 'label_manager'"),
+        ({"dataset_name": 5}, "has no 'dataset_name'"),
+    ],
+)
+def test_mistakes_in_plans_json(changes, message, results):
+    write_json(results / "plans.json", PLANS | changes)
+    with pytest.raises(ValueError, match=f"plans.json.*{message}"):
+        from_results(results)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "must hold a list"),
+        ("[1, 2]", "fold 0 must have a list of cases under 'val'"),
+        ('[{"train": []}, {"val": "c"}]', "fold 0 must have a list"),
+        ('[{"val": [1]}]', "fold 0 must have a list"),
+        ("[", "is no valid JSON"),
+    ],
+)
+def test_mistakes_in_the_splits(content, message, results, tmp_path):
+    (tmp_path / "preprocessed" / PLANS["dataset_name"] / "splits_final.json").write_text(content)
+    with pytest.raises(ValueError, match=f"splits_final.json.*{message}"):
+        from_results(results)
+
+
+def test_references_that_are_missing_have_a_remedy(results, tmp_path):
+    shutil.rmtree(tmp_path / "preprocessed" / PLANS["dataset_name"] / "gt_segmentations")
+    with pytest.raises(ValueError, match="gt_segmentations is no folder; nnU-Net's preprocessing .* REF_DIR PRED_DIR"):
+        from_results(results)
+
+
+def test_hidden_files_are_no_cases(results, tmp_path):
+    references, predictions = write_folders(tmp_path, ["a"])
+    for folder in (references, predictions, results / "fold_0" / "validation"):
+        (folder / "._a.nii.gz").write_bytes(b"Mac OS X")
+    assert [*from_folders(references, predictions).cases] == ["a"]
+    assert [[*pairing.cases] for pairing in from_results(results)] == SPLITS
+
+
+def test_a_case_that_two_folds_validate_is_said(results, tmp_path):
+    assert shared_cases(from_results(results)) is None
+    splits = tmp_path / "preprocessed" / PLANS["dataset_name"] / "splits_final.json"
+    write_json(splits, [{"val": ["a", "b"]}, {"val": ["b", "c"]}])
+    write_cases(results / "fold_1" / "validation", ["b"], 2)
+    assert shared_cases(from_results(results)).startswith(
+        "1 of the cases are validated by more than one fold: b (fold_0, fold_1)."
+    )
+
+
+def test_a_reader_that_nnunet_does_not_have_is_said(tmp_path, capsys):
+    references, predictions = write_folders(tmp_path, ["a"])
+    assert from_folders(references, predictions).notes == ()
+    write_json(tmp_path / "dataset.json", {**DATASET, "overwrite_image_reader_writer": "NiBabelIO"})
+    (note,) = from_folders(references, predictions).notes
+    assert "names the reader 'NiBabelIO'" in note and "SimpleITKIO was used" in note
+    write_json(tmp_path / "dataset.json", {**DATASET, "overwrite_image_reader_writer": "None"})
+    assert from_folders(references, predictions).notes == ()
+
+
+def test_the_reader_is_chosen_by_a_file_that_is_whole(tmp_path, capsys):
+    """The first reference is a pipe, which nnU-Net would wait for; it is named when its case is read."""
+    references, predictions = write_folders(tmp_path, ["a", "b"])
+    (references / "a.nii.gz").unlink()
+    os.mkfifo(references / "a.nii.gz")
+    assert from_folders(references, predictions).reader.__name__ == "SimpleITKIO"
+    (references / "b.nii.gz").write_bytes(b"nothing")
+    assert from_folders(references, predictions).reader.__name__ == "SimpleITKIO"
+    assert capsys.readouterr().err == ""
 
 
 def test_no_results(tmp_path):

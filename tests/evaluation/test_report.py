@@ -25,6 +25,7 @@ COST = {
     "parameters": 5_000_000,
     "flops": None,
     "seconds_per_epoch": 2.5,
+    "energy_joules": 5_400_000,
     "peak_memory": {"allocated_bytes": None, "process_bytes": 2**31},
     "device": "a machine <b>",
     "versions": {"torch": "2.9"},
@@ -94,7 +95,7 @@ def test_everything_is_there(output):
     }
     content = json.loads((output / "comparison.json").read_text())
     assert content["costs"][NAMES[0]] == {
-        "parameters": 5, "seconds_per_epoch": 2.5, "peak_memory.process_bytes": 2,
+        "parameters": 5, "seconds_per_epoch": 2.5, "peak_memory.process_bytes": 2, "energy_joules": 1.5,
     }  # fmt: skip
     assert content["structures"][0]["results"][0]["failures"] == 1
     values = pd.read_csv(output / "values.csv")
@@ -147,6 +148,30 @@ def test_markdown_has_columns_and_no_tags(output):
     assert len(tables) == 4  # overview, pairs, structures, costs
     for lines in tables:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
+
+
+def test_costs_are_in_the_units_that_the_table_says(output):
+    """5.4 MJ are 1.5 kWh, 2 ** 31 bytes are 2 GiB."""
+    block = next(block for block in (output / "table.md").read_text().split("\n\n") if "kWh" in block)
+    head, _, first, second, *_ = ([cell.strip() for cell in line.split(" | ")] for line in block.splitlines())
+    found = dict(zip(head, first, strict=True))
+    assert {key: value.strip(" |") for key, value in found.items() if "model" not in key} == {
+        r"parameters \[million\]": "5",
+        r"time per epoch \[s\]": "2.5",
+        r"peak memory of the process \[GiB\]": "2",
+        r"energy of a training \[kWh\] |": "1.5",
+    }
+    assert [cell.strip(" |") for cell in second[1:]] == ["unknown"] * 4
+
+
+def test_the_worst_case_has_the_largest_distance(output, html):
+    """By the mean over the models, of the mean over structures; the picture's caption says which."""
+    values = pd.read_csv(output / "values.csv").query("metric == 'hd95' and structure == 'mean over structures'")
+    ordered = values.groupby("case")["value"].mean().sort_values()
+    assert ordered.iloc[-1] > 1.5 * ordered.iloc[0]
+    found = {kind: re.search(rf"{kind} case: (case_\d\d)\.", html)[1] for kind in ("Worst", "Median", "Best")}
+    assert (found["Worst"], found["Best"]) == (ordered.index[-1], ordered.index[0])
+    assert found["Median"] in ordered.index[2:4]
 
 
 def test_methods_say_what_is_known_and_what_is_not(output, html):

@@ -5,7 +5,8 @@ import math
 import pandas as pd
 import pytest
 
-from nnunetv2_mamba.evaluation.tables import COLUMNS, METRICS, format_metrics, read_metrics
+from nnunetv2_mamba.evaluation.catalog import METRICS
+from nnunetv2_mamba.evaluation.tables import COLUMNS, format_metrics, read_metrics
 
 
 def table_of(cases, labels=("hippocampus", "NA"), value=0.1 + 0.2):

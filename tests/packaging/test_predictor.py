@@ -118,7 +118,7 @@ def flip_a_byte(content):
         (True, lambda content: content[:-5], "is damaged: it has .* bytes of"),
         (True, lambda content: content.replace(b"DimSize = 20", b"DimSize = 40"), "is damaged: it has .* bytes of"),
         (True, lambda content: content.replace(b"LOCAL", b"other.raw"), "is damaged: its voxels are in another file"),
-        (False, lambda content: content[: len(content) // 2], "cannot be read"),
+        (False, lambda content: content[: len(content) // 2], "is damaged: it has .* bytes of"),
         (False, lambda content: content.replace(b"DimSize = 20", b"DimSize = 0"), "has no voxels: 0 x 24 x 16"),
     ],
 )

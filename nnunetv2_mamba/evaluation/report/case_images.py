@@ -6,12 +6,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..comparison import LOWER_IS_BETTER, Comparison
+from ..catalog import METRICS
+from ..comparison import Comparison
 from .html import Illustration, Section
 from .overlays import Case, extremes, find_image, overlay
 from .runs import Run
 from .style import COLOURS
-from .wording import TITLES, number
 
 _TITLE = "Worst, median and best case"
 
@@ -34,21 +34,22 @@ class CaseImages:
         if not items:
             return Section(_TITLE, ("No cases: nothing was compared.",))
         values = items[0].values
-        sign = -1 if items[0].metric in LOWER_IS_BETTER else 1
+        metric = METRICS[items[0].metric]
+        sign = -1 if metric.lower_is_better else 1
         chosen = extremes((sign * values.mean(axis=1)).to_dict())
         illustrations = []
         for kind, name in chosen.items():
             try:
                 case = self._files(name, runs)
                 labels = _labels(runs)
-                captions = {model: number(values.loc[name, model], items[0].metric) for model in comparison.names}
+                captions = {model: metric.number(values.loc[name, model]) for model in comparison.names}
                 figure, alt = overlay(case, labels, captions)
             except ValueError as error:
                 if self.images or self.references:
                     raise
                 return Section(_TITLE, (f"No images: {error}. --images and --references name the folders.",))
             caption = (
-                f"{kind.capitalize()} case: {name}. Below each model: {TITLES[items[0].metric]}, {items[0].structure}. "
+                f"{kind.capitalize()} case: {name}. Below each model: {metric.heading}, {items[0].structure}. "
                 "Slices with most of the reference's foreground; cropped to the structures."
                 + (" Colours repeat: there are more structures than colours." if len(labels) > len(COLOURS) else "")
             )
@@ -56,7 +57,7 @@ class CaseImages:
         return Section(
             _TITLE,
             (
-                f"Chosen by the mean over the models of {TITLES[items[0].metric]} ({items[0].structure}), so that no "
+                f"Chosen by the mean over the models of {metric.heading} ({items[0].structure}), so that no "
                 "model chooses; of repeated trainings the first is shown.",
             ),
             illustrations=tuple(illustrations),
@@ -93,8 +94,10 @@ def _labels(runs: dict[str, list[Run]]) -> dict[int, str]:
     """Names by value. Regions have several values, of which each keeps the name of its smallest region."""
     names: dict[int, str] = {}
     for run in (run for own in runs.values() for run in own):
-        labels = {name: value if isinstance(value, list) else [value] for name, value in
-                  run.dataset_json.get("labels", {}).items()}  # fmt: skip
+        given = run.dataset_json.get("labels", {})
+        if not isinstance(given, dict):
+            raise ValueError(f"{run.path / 'dataset.json'}: 'labels' must give each name its value")
+        labels = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
         for name, values in sorted(labels.items(), key=lambda item: len(item[1])):
             for value in values:
                 if value and name != "ignore":

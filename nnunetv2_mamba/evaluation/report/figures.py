@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from ..catalog import METRICS
 from ..comparison import Result, StructureComparison
 from .runs import COSTS, CURVES
 from .style import colour, marker, panels, wrapped
-from .wording import TITLES, direction, number, p_value, with_interval
+from .wording import p_value, with_interval
 
 _MANY_POINTS = 4000  # from here on points are pixels in the vector files too
 
@@ -94,7 +95,7 @@ def significance(items: Sequence[StructureComparison]) -> tuple[Figure, str]:
                    for item in items for pair in item.pairs if pair.significant]  # fmt: skip
     found = "; ".join(significant[:12]) or "no significant difference"
     more = f"; and {len(significant) - 12} more" if len(significant) > 12 else ""
-    return figure, f"Matrix of adjusted p-values, {TITLES[items[0].metric]}: {found}{more}."
+    return figure, f"Matrix of adjusted p-values, {METRICS[items[0].metric].heading}: {found}{more}."
 
 
 def cost_versus_score(item: StructureComparison, costs: dict[str, dict[str, float]]) -> tuple[Figure, str] | None:
@@ -121,15 +122,15 @@ def cost_versus_score(item: StructureComparison, costs: dict[str, dict[str, floa
             panel.set_xlim(0, 1.12 * max(values) or 1)
         panel.set_xlabel(COSTS[key][0])
         if panel.get_subplotspec().is_first_col():
-            panel.set_ylabel(f"{TITLES[item.metric]}, {item.structure}")
+            panel.set_ylabel(f"{METRICS[item.metric].heading}, {item.structure}")
     _legend(figure, [result.name for result in item.results])
     points = [
-        f"{result.name}: {number(result.mean, item.metric)} at "
+        f"{result.name}: {METRICS[item.metric].number(result.mean)} at "
         + ", ".join(f"{COSTS[key][0]} {costs[result.name][key]:.3g}" for key in known if key in costs[result.name])
         for result in item.results
         if costs[result.name]
     ]
-    return figure, f"{TITLES[item.metric]} against cost. {'; '.join(points)}."
+    return figure, f"{METRICS[item.metric].heading} against cost. {'; '.join(points)}."
 
 
 def learning_curves(curves: dict[str, dict[str, list[dict[int, float]]]]) -> tuple[Figure, str] | None:
@@ -164,7 +165,7 @@ def _name_models(panel: Axes, names: list[str], item: StructureComparison) -> No
     panel.set_ylim(len(names) - 0.4, -0.6)
     panel.tick_params(axis="y", length=0)
     panel.set_title(wrapped(item.structure, 40))
-    panel.set_xlabel(f"{TITLES[item.metric]} ({direction(item.metric)})")
+    panel.set_xlabel(f"{METRICS[item.metric].heading} ({METRICS[item.metric].direction})")
     panel.grid(False, axis="y")
 
 
@@ -187,5 +188,6 @@ def _alt(kind: str, items: Sequence[StructureComparison]) -> str:
         f"{result.name} {with_interval(result.mean, result.low, result.high, first.metric)}" for result in first.results
     )
     many = f" One panel for each of {len(items)}: {', '.join(item.structure for item in items)}." if items[1:] else ""
-    title = f"{kind} of {TITLES[first.metric]} ({direction(first.metric)}), {len(first.values)} cases."
+    metric = METRICS[first.metric]
+    title = f"{kind} of {metric.heading} ({metric.direction}), {len(first.values)} cases."
     return f"{title}{many} Means, {first.structure}: {means}."

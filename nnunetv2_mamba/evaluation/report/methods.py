@@ -5,12 +5,12 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable
 
+from ..catalog import METRICS
 from ..comparison import RULES, Comparison
 from ..statistics import ALPHA, RESAMPLES, SIGN_FLIPS
 from ..summary import installed_version
 from .runs import Run
 from .summary_tables import Table
-from .wording import TITLES
 
 REFERENCES = (
     "Isensee et al. nnU-Net: a self-configuring method for deep learning-based biomedical image segmentation. Nature "
@@ -74,11 +74,7 @@ def _details(runs: list[Run]) -> str:
     if not folds:
         return "nothing is recorded of the training"
     first = runs[0]
-    configurations = first.plans.get("configurations", {})
-    plan = configurations.get(first.configuration, {})
-    while "inherits_from" in plan:
-        parent = configurations[plan["inherits_from"]]
-        plan = parent | {key: value for key, value in plan.items() if key != "inherits_from"}
+    plan = _plan(first.plans.get("configurations"), first.configuration)
     texts = [f"{first.plans_name}, {first.configuration}"]
     if "patch_size" in plan:
         texts.append(f"patch {' x '.join(map(str, plan['patch_size']))}")
@@ -95,17 +91,33 @@ def _details(runs: list[Run]) -> str:
     )
 
 
+def _plan(configurations: object, name: str | None) -> dict:
+    """The configuration with what it inherits; what the plans do not have is left out."""
+    plan: dict = {}
+    seen: set[str | None] = set()
+    while isinstance(configurations, dict) and isinstance(own := configurations.get(name), dict) and name not in seen:
+        seen.add(name)
+        plan = own | plan
+        name = own.get("inherits_from")
+    return plan
+
+
 def _measuring(runs: dict[str, list[Run]]) -> str:
     found = [record for own in runs.values() for run in own for record in run.evaluations.values() if record]
     if not found:
         return "How the metrics were measured is not recorded beside the tables."
     texts = [
         "Every case was evaluated at its own spacing in the geometry of its reference. Definitions: "
-        + "; ".join(f"{TITLES[key].split(' [')[0]}: {text}" for key, text in found[0].get("definitions", {}).items()),
+        + "; ".join(f"{_title(key)}: {text}" for key, text in found[0].get("definitions", {}).items()),
         f". The tolerance of NSD is {_set(item.get('nsd_tolerance_mm') for item in found)} mm.",
         f" Measured with {_set(_versions(item.get('versions', {})) for item in found)}.",
     ]
     return "".join(texts)
+
+
+def _title(name: str) -> str:
+    """Of a metric, also of one that another version had."""
+    return METRICS[name].title if name in METRICS else name
 
 
 def _testing(comparison: Comparison) -> str:

@@ -12,6 +12,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from ...image_files import check_complete
 from .style import COLOURS, wrapped
 
 PLANES = ("axial", "coronal", "sagittal")
@@ -108,6 +109,7 @@ def find_image(folder: Path, case: str, file_ending: str) -> Path:
 
 def _oriented(file: Path) -> SimpleITK.Image:
     """Axes from right to left, front to back, below to above; images without a place in space as they are."""
+    check_complete(file)
     try:
         image = SimpleITK.ReadImage(str(file))
     except RuntimeError as error:

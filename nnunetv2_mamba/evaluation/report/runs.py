@@ -5,17 +5,17 @@ Reads text and JSON only; checkpoints stay closed.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, median
 
+from ...files import read_json_object
 from ..folds import fold_folders, validations
-from ..tables import CSV
+from ..tables import CSV, JSON
 
-EVALUATION = "evaluation.json"  # of evaluation.summary, whose import brings torch
 COST = "cost.json"
+_EVALUATION_BYTES = 1 << 32  # a thousand cases of a hundred labels take 50 MB
 CURVES = {"Pseudo dice": "validation Dice of patches", "train_loss": "training loss", "val_loss": "validation loss"}
 _LINE = re.compile(rf"^[-\d]+ [:.\d]+: (Epoch|{'|'.join(CURVES)}) (.+)$")
 _NUMBER = re.compile(r"(?:nan|[-+.\de]+)(?=[,)\]])")  # in [np.float32(0.5), np.float32(nan)] and in [0.5, nan]
@@ -29,12 +29,14 @@ class Fold:
         curves: by the names of ``CURVES``: value by epoch.
         cost: what ``cost.json`` holds; empty where there is none.
         debug: what nnU-Net's ``debug.json`` holds.
+        unread_logs: training logs, where no epoch was found in any of them.
     """
 
     name: str
     curves: dict[str, dict[int, float]]
     cost: dict
     debug: dict
+    unread_logs: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,11 +71,17 @@ def read_run(path: Path) -> Run:
     folds = fold_folders(path) if is_results else []
     cases, cases_of, evaluations = {}, {}, {}
     for folder in _folders_of_tables(path):
-        content = _json(folder / EVALUATION)
-        evaluations[folder] = content.get("evaluation", {})
-        cases_of[folder] = [case["case"] for case in content.get("metric_per_case", [])]
-        for case in content.get("metric_per_case", []):
-            cases[case["case"]] = Path(case["reference_file"]), Path(case["prediction_file"])
+        content = _json(folder / JSON, _EVALUATION_BYTES)
+        try:
+            evaluations[folder] = {**content.get("evaluation", {})}
+            found = {
+                case["case"]: (Path(case["reference_file"]), Path(case["prediction_file"]))
+                for case in content.get("metric_per_case", [])
+            }
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{folder / JSON} is not what evaluate writes ({error!r}); evaluate again") from error
+        cases_of[folder] = list(found)
+        cases |= found
     return Run(
         path=path,
         dataset=path.parent.name if is_results else None,
@@ -159,8 +167,10 @@ def costs(runs: list[Run]) -> dict[str, float]:
 def _read_fold(folder: Path) -> Fold:
     curves: dict[str, dict[int, float]] = {name: {} for name in CURVES}
     # A continued training has several logs, the later one holds. Their names have no leading zeros: 2026_9_30
-    logs = folder.glob("training_log_*.txt")
-    for log in sorted(logs, key=lambda log: [int(number) for number in re.findall(r"\d+", log.name)]):
+    logs = sorted(
+        folder.glob("training_log_*.txt"), key=lambda log: [int(number) for number in re.findall(r"\d+", log.name)]
+    )
+    for log in logs:
         epoch = 0
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
             if not (match := _LINE.match(line.rstrip())):
@@ -173,18 +183,19 @@ def _read_fold(folder: Path) -> Fold:
             numbers = [number for number in numbers if number == number]
             if numbers:
                 curves[key][epoch] = fmean(numbers)
-    return Fold(folder.name.removeprefix("fold_"), curves, _json(folder / COST), _json(folder / "debug.json"))
+    unread = () if any(curves.values()) else tuple(logs)
+    return Fold(folder.name.removeprefix("fold_"), curves, _json(folder / COST), _json(folder / "debug.json"), unread)
 
 
-def _json(path: Path) -> dict:
+def _json(path: Path, limit: int = 1 << 26) -> dict:
     """The content of a file, empty where there is none.
 
     Raises:
-        ValueError: if it is not JSON.
+        ValueError: if it is no JSON object.
     """
-    if not path.is_file():
+    if not path.exists():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return read_json_object(path, limit)
     except ValueError as error:
-        raise ValueError(f"{path} is not JSON ({error}); make it again or delete it") from error
+        raise ValueError(f"{error}; make it again or delete it") from error

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...text import printable
+from ..catalog import METRICS
 from ..comparison import Comparison, StructureComparison
 from .runs import COSTS
-from .wording import TITLES, direction, p_value, verdict, with_interval
+from .wording import p_value, verdict, with_interval
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,11 @@ def overview(comparison: Comparison) -> Table:
     head, columns, bold = ["model"], [list(comparison.names)], set()
     items = [comparison.of(metric)[0] for metric in comparison.metrics if comparison.of(metric)]
     for item in items:
-        head += [f"{TITLES[item.metric]}, {direction(item.metric)}", "rank (first place)"]
+        metric = METRICS[item.metric]
+        head += [f"{metric.heading}, {metric.direction}", "rank (first place)"]
         columns.append([_mean(item, i) for i in range(len(item.results))])
         columns.append([f"{result.rank} ({result.rank_shares[0]:.0%})" for result in item.results])
-        best = min(result.mean for result in item.results)
-        if direction(item.metric).startswith("higher"):
-            best = max(result.mean for result in item.results)
+        best = (min if metric.lower_is_better else max)(result.mean for result in item.results)
         bold |= {(row, len(columns) - 2) for row, result in enumerate(item.results) if result.mean == best}
     caption = (
         f"{items[0].structure.capitalize() if items else 'Nothing'}: mean over {len(comparison.cases)} cases with its "
@@ -46,7 +47,7 @@ def per_structure(comparison: Comparison, metric: str) -> Table:
     rows = [
         (item.structure, str(len(item.values)), *(_mean(item, i) for i in range(len(item.results)))) for item in items
     ]
-    caption = f"{TITLES[metric]} ({direction(metric)}): mean with its 95 % confidence interval"
+    caption = f"{METRICS[metric].heading} ({METRICS[metric].direction}): mean with its 95 % confidence interval"
     return Table(caption, ("structure", "cases", *comparison.names), tuple(rows))
 
 
@@ -54,8 +55,9 @@ def main_pairs(comparison: Comparison, metric: str) -> Table:
     """All pairs of models on the mean over structures, or on the only structure."""
     item = comparison.of(metric)[0]
     caption = (
-        f"{TITLES[metric]}, {item.structure}, {len(item.values)} cases: mean difference with its 95 % confidence "
-        "interval, Wilcoxon's p, the same adjusted by Holm, rank-biserial effect size and cases won by the first model"
+        f"{METRICS[metric].heading}, {item.structure}, {len(item.values)} cases: mean difference with its 95 % "
+        "confidence interval, Wilcoxon's p, the same adjusted by Holm, rank-biserial effect size and cases won by the "
+        "first model"
     )
     return Table(caption, _PAIR_HEAD, *_pair_rows(item))
 
@@ -67,7 +69,7 @@ def single_pairs(comparison: Comparison, metric: str) -> Table | None:
         own, strong = _pair_rows(item)
         bold |= {(len(rows) + row, column + 1) for row, column in strong}
         rows += [(item.structure, *row) for row in own]
-    caption = f"{TITLES[metric]}: all pairs of models on each structure"
+    caption = f"{METRICS[metric].heading}: all pairs of models on each structure"
     return Table(caption, ("structure", *_PAIR_HEAD), tuple(rows), frozenset(bold)) if rows else None
 
 
@@ -163,12 +165,12 @@ _LATEX = {
 
 def for_latex(text: str) -> str:
     """Text in which nothing is a command; line breaks become spaces."""
-    return "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
+    return "".join(_LATEX.get(sign, sign) for sign in printable(" ".join(text.split())))
 
 
 def _for_markdown(text: str) -> str:
     """Text in which nothing is a tag, a link or a column."""
-    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    text = printable(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{sign}" if sign in r"\`*_[]|" else sign for sign in text)
 
 

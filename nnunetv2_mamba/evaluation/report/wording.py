@@ -4,39 +4,20 @@ from __future__ import annotations
 
 import math
 
-from ..comparison import LOWER_IS_BETTER, Comparison, Pair, StructureComparison
-
-TITLES = {
-    "dice": "Dice",
-    "iou": "IoU",
-    "volume_similarity": "Volume similarity",
-    "hd95": "HD95 [mm]",
-    "assd": "ASSD [mm]",
-    "nsd": "NSD",
-}
-
-
-def number(value: float, metric: str) -> str:
-    """Four digits of a share, two of millimetres."""
-    if math.isnan(value):
-        return "unknown"
-    return f"{value:.2f}" if metric in LOWER_IS_BETTER else f"{value:.4f}"
+from ..catalog import METRICS
+from ..comparison import Comparison, Pair, StructureComparison
 
 
 def with_interval(value: float, low: float, high: float, metric: str) -> str:
     """``0.8123 [0.8011, 0.8230]``."""
-    text = number(value, metric)
-    return text if math.isnan(low) else f"{text} [{number(low, metric)}, {number(high, metric)}]"
+    shown = METRICS[metric].number
+    return shown(value) if math.isnan(low) else f"{shown(value)} [{shown(low)}, {shown(high)}]"
 
 
 def p_value(p: float) -> str:
     if p < 0.0001:
         return "< 0.0001"
     return f"{p:.4f}" if p < 0.1 else f"{p:.2f}"
-
-
-def direction(metric: str) -> str:
-    return "lower is better" if metric in LOWER_IS_BETTER else "higher is better"
 
 
 def verdict(pair: Pair) -> str:
@@ -47,10 +28,11 @@ def verdict(pair: Pair) -> str:
 
 def finding(item: StructureComparison) -> str:
     """One paragraph: what the comparison shows of one metric on one structure, and what it does not."""
-    lower = item.metric in LOWER_IS_BETTER
+    metric = METRICS[item.metric]
+    lower = metric.lower_is_better
     by_mean = sorted(item.results, key=lambda result: result.mean if lower else -result.mean)
     best = by_mean[0]
-    head = f"{TITLES[item.metric]}, {item.structure}, {len(item.values)} cases: "
+    head = f"{metric.heading}, {item.structure}, {len(item.values)} cases: "
     tied = [result.name for result in by_mean if result.mean == best.mean]
     mean = with_interval(best.mean, best.low, best.high, item.metric)
     head += f"{_and(tied)} {'has' if len(tied) == 1 else 'have'} the {'lowest' if lower else 'highest'} mean, {mean}. "
@@ -104,7 +86,7 @@ def _open(pairs: tuple[Pair, ...] | list[Pair], metric: str) -> str:
     p = f"{'smallest ' if len(pairs) > 1 else ''}p {_p(least)}"
     if not ends:
         return p
-    return f"{p}; the intervals leave room for mean differences of up to {number(max(ends), metric)}"
+    return f"{p}; the intervals leave room for mean differences of up to {METRICS[metric].number(max(ends))}"
 
 
 def _and(texts: list[str]) -> str:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 from datetime import date
 from pathlib import Path
 
+from ...files import written_whole
+from ...text import as_cell, printable
+from ..catalog import METRICS
 from ..comparison import Comparison
 from . import figures, methods, summary_tables
 from .case_images import CaseImages
 from .html import DPI, Illustration, Section, render
 from .runs import CURVES, Run, costs, curve_of
 from .style import style
-from .wording import TITLES, findings
+from .wording import findings
 
 _PAIRED = (
     "Every dot is a case, every line connects the same case over the models. Black: mean and its 95 % confidence "
@@ -29,24 +33,39 @@ _CURVES = "Means over the folds that have reached an epoch; thin: single folds. 
 def write(comparison: Comparison, runs: dict[str, list[Run]], output: Path, case_images: CaseImages) -> Path:
     """Write all files into ``output``, over those of an earlier comparison there.
 
+    All is computed before anything is written; the report goes first and comes back last, so that it never stands
+    beside the tables of another comparison.
+
     Args:
         runs: the paths behind each name.
 
     Returns:
         The HTML file.
     """
+    files = _contents(comparison, runs, case_images)
+    report = output / "report.html"
     (output / "figures").mkdir(parents=True, exist_ok=True)
+    report.unlink(missing_ok=True)
+    for name, content in files.items():
+        with written_whole(output / name) as temporary:
+            temporary.write_bytes(content)
+    return report
+
+
+def _contents(comparison: Comparison, runs: dict[str, list[Run]], case_images: CaseImages) -> dict[str, bytes]:
+    """What goes into the files, by their names in the output; the report is the last."""
     cost = {name: costs(own) for name, own in runs.items()}
     tables = _tables(comparison, cost)
     texts = methods.paragraphs(comparison, runs)
-
     content = comparison.as_dict() | {"findings": findings(comparison), "costs": cost}
-    _text(output / "comparison.json", json.dumps(content, indent=1, allow_nan=False) + "\n")
-    _text(output / "values.csv", comparison.values().to_csv(index=False, lineterminator="\n"))
-    _text(output / "table.md", "\n".join(summary_tables.markdown(table) for table in tables))
-    _text(output / "table.tex", "\n".join(summary_tables.latex(table) for table in tables))
-    _text(output / "methods.txt", "\n\n".join([*texts, *methods.REFERENCES]) + "\n")
-
+    written = {
+        "comparison.json": json.dumps(content, indent=1, allow_nan=False) + "\n",
+        "values.csv": _values(comparison),
+        "table.md": "\n".join(summary_tables.markdown(table) for table in tables),
+        "table.tex": "\n".join(summary_tables.latex(table) for table in tables),
+        "methods.txt": "\n\n".join(map(printable, [*texts, *methods.REFERENCES])) + "\n",
+    }
+    figure_files = {}
     with style():
         sections = [
             Section("Result", tables=(tables[0],)),
@@ -59,8 +78,9 @@ def write(comparison: Comparison, runs: dict[str, list[Run]], output: Path, case
         ]
         for illustration in (item for section in sections for item in section.illustrations):
             for ending in ("png", "pdf"):
-                file = output / "figures" / f"{illustration.name}.{ending}"
-                illustration.figure.savefig(file, dpi=DPI)
+                buffer = io.BytesIO()
+                illustration.figure.savefig(buffer, format=ending, dpi=DPI)
+                figure_files[f"figures/{illustration.name}.{ending}"] = buffer.getvalue()
         datasets = {run.dataset for own in runs.values() for run in own if run.dataset}
         where = f" on {', '.join(sorted(datasets))}" if datasets else ""
         lead = (
@@ -69,9 +89,14 @@ def write(comparison: Comparison, runs: dict[str, list[Run]], output: Path, case
             f"Written by nnunetv2_mamba compare on {date.today().isoformat()}."
         )
         title = f"Comparison of {len(comparison.names)} segmentation models{where}"
-        html = render(title, lead, findings(comparison), list(comparison.notes), sections)
-    _text(output / "report.html", html)
-    return output / "report.html"
+        written["report.html"] = render(title, lead, findings(comparison), list(comparison.notes), sections)
+    return figure_files | {name: text.encode("utf-8") for name, text in written.items()}
+
+
+def _values(comparison: Comparison) -> str:
+    values = comparison.values()
+    values = values.assign(**{name: values[name].map(as_cell) for name in ("result", "structure", "case")})
+    return values.to_csv(index=False, lineterminator="\n")
 
 
 def _tables(comparison: Comparison, cost: dict[str, dict[str, float]]) -> list[summary_tables.Table]:
@@ -98,7 +123,7 @@ def _of_metric(comparison: Comparison, metric: str) -> Section:
         illustrations.append(Illustration(f"{name}_{metric}", figure, caption, alt))
     single = summary_tables.single_pairs(comparison, metric)
     return Section(
-        TITLES[metric],
+        METRICS[metric].heading,
         tables=(summary_tables.main_pairs(comparison, metric), summary_tables.per_structure(comparison, metric)),
         illustrations=tuple(illustrations),
         folded=() if single is None else (single,),
@@ -125,7 +150,3 @@ def _curves(runs: dict[str, list[Run]]) -> Section:
     if drawn is None:
         return Section("Learning curves", ("No learning curves: there are no training logs beside the results.",))
     return Section("Learning curves", illustrations=(Illustration("curves", drawn[0], _CURVES, drawn[1]),))
-
-
-def _text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8", newline="\n")
