@@ -1,8 +1,8 @@
 """A stranger's ``plans.json``, checked before nnU-Net imports, calls or allocates anything that it names.
 
 nnU-Net builds a network with ``pydoc.locate(network_class_name)(**arch_kwargs)``: it calls whatever stands there, which
-may be ``torch.hub.load``. Here names are checked as text first; only then are they looked up, and what they name must be
-a network. That is then built without memory, on PyTorch's meta device, to learn how large it is.
+may be ``torch.hub.load``. Here names are checked as text first. Only then are they looked up; what they name must be a
+network, which is built without memory, on PyTorch's meta device, to learn how large it is.
 """
 
 from __future__ import annotations

@@ -118,12 +118,23 @@ def test_a_zip_of_a_model_with_numpy_numbers_in_its_log(model, tmp_path):
 
 def test_brats_by_the_command(model, tmp_path, capsys):
     output = tmp_path / "context"
-    options = ["--modalities", *MODALITIES, "--folds", "1", "--cpu", "--time-budget", "60", "--disable-tta"]
+    options = [
+        "--modalities",
+        *MODALITIES,
+        "--folds",
+        "1",
+        "--cpu",
+        "--time-budget",
+        "60",
+        "--disable_tta",
+        "-step_size",
+        "0.75",
+    ]
     assert main(["package", str(model), "--for", "brats", "-o", str(output), *options]) == 0
     assert sorted(path.name for path in (output / "model").iterdir()) == ["dataset.json", "fold_1", "plans.json"]
     settings = Settings.read(output / "inference.json")
     assert settings.channels == MODALITIES
-    assert settings.choices == Choices(("1",), mirroring=False, time_budget=60)
+    assert settings.choices == Choices(("1",), mirroring=False, step_size=0.75, time_budget=60)
     dockerfile = (output / "Dockerfile").read_text()
     assert "COPY model /opt/ml/model" in dockerfile
     assert "NVIDIA" not in dockerfile
@@ -244,7 +255,7 @@ class Danger:
     ("spoil", "message"),
     [
         (lambda folder: (folder / "plans.json").unlink(), "plans.json is missing"),
-        (lambda folder: (folder / "dataset.json").write_text("{"), "dataset.json is damaged"),
+        (lambda folder: (folder / "dataset.json").write_text("{"), "dataset.json is no valid JSON"),
         (lambda folder: (folder / "dataset.json").write_text("{}"), "dataset.json is not nnU-Net's.*channel_names"),
         (lambda folder: (folder / "fold_0/checkpoint_final.pth").write_bytes(b"PK"), "checkpoint_final.pth"),
         (lambda folder: recheckpoint(folder, lambda content: content.pop("trainer_name")), "has no trainer_name"),
@@ -257,7 +268,7 @@ class Danger:
         (lambda folder: rename_the_configuration(folder, "3d; touch"), "configuration is '3d; touch'"),
         (lambda folder: change_the_reader(folder, "Tiff3DIO"), r"files of Tiff3DIO \(.tif, .tiff\)"),
         (lambda folder: change_the_reader(folder, "NaturalImage2DIO"), "files of NaturalImage2DIO"),
-        (lambda folder: change_the_reader(folder, "NoIO"), "no image reader NoIO"),
+        (lambda folder: change_the_reader(folder, "NoIO"), "'NoIO', which nnU-Net has not in nnunetv2.imageio"),
         (
             lambda folder: rewrite(folder / "plans.json", lambda plans: plans["configurations"].pop("3d_fullres")),
             "no configuration '3d_fullres'",
