@@ -3,6 +3,7 @@ import os
 import pickle
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -153,6 +154,55 @@ def test_torch_comes_from_the_index_asked_for_or_not_at_all(trained_model, tmp_p
     requirements = (tmp_path / "context/requirements.txt").read_text().splitlines()
     assert all(re.fullmatch(r"[a-z0-9.-]+==[\w.+]+", line) for line in requirements)
     assert set(pins) < set(requirements)  # and pip leaves alone what is there
+
+
+def test_the_image_of_this_python_is_named_without_the_patch_release(trained_model, tmp_path):
+    """Debian's and conda's patch releases have no image of their own."""
+    write_context(Request(trained_model.folder, "flare"), tmp_path / "context")
+    (base,) = re.findall(r"^FROM (.*)$", (tmp_path / "context/Dockerfile").read_text(), re.MULTILINE)
+    assert base == f"python:{sys.version_info.major}.{sys.version_info.minor}-bookworm"
+
+
+@pytest.mark.parametrize("kind", ["empty", "link", "current", "left behind"])
+def test_an_empty_folder_is_filled_and_stays_the_one_it_is(trained_model, tmp_path, monkeypatch, kind):
+    """It may be a mount point, which can be neither replaced nor removed."""
+    folder, output = tmp_path / "folder", tmp_path / "folder"
+    folder.mkdir()
+    if kind == "link":
+        output = tmp_path / "link"
+        output.symlink_to(folder)
+    if kind == "current":
+        monkeypatch.chdir(folder)
+        output = Path()
+    if kind == "left behind":  # by a process that was killed
+        host = re.sub("[^A-Za-z0-9]", "", socket.gethostname())[:20] or "host"
+        (folder / f".partial-{host}-{2**22 + 7}-0-.package-finished" / "model").mkdir(parents=True)
+    before = folder.stat().st_ino
+    write_context(Request(trained_model.folder, "flare"), output)
+    names = {path.name for path in folder.iterdir()}
+    assert {"Dockerfile", "model", "inference.json"} <= names
+    assert not [name for name in names if name.startswith((".partial", ".package"))]
+    assert folder.stat().st_ino == before
+    assert [path.name for path in tmp_path.iterdir() if path.name != "link"] == ["folder"]
+
+
+def test_a_folder_that_is_to_be_filled_is_empty_again_after_a_failure(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_context(Request(tmp_path / "nothing", "flare"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["file", "full", "dangling link"])
+def test_an_output_that_cannot_be_is_said_before_the_work(tmp_path, kind):
+    output = tmp_path / "output"
+    if kind == "file":
+        output.touch()
+    elif kind == "full":
+        (output / "x").mkdir(parents=True)
+    else:
+        output.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError, match="is not an empty folder|is a link to nothing"):
+        write_context(Request(tmp_path / "nothing", "flare"), output)
 
 
 def test_torch_of_pypi_needs_no_step(trained_model, tmp_path):

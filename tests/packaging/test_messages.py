@@ -76,6 +76,25 @@ def test_an_image_with_cuda_where_there_is_none(errors, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+def test_an_output_that_cannot_be_written_is_said_before_the_prediction(errors, not_writable, monkeypatch):
+    monkeypatch.delattr("nnunetv2_mamba.packaging.predictor.CasePredictor")
+    for output in (not_writable, not_writable / "new"):
+        (line,) = errors(output=output)
+        assert line == f"inference: FAILED: nothing can be written to {output}: Permission denied"
+
+
+def test_voxels_that_are_nan(errors):
+    def spoil(folder):
+        image = SimpleITK.ReadImage(folder / "case_0-t2w.nii.gz")
+        image[3, 3, 3] = float("nan")
+        SimpleITK.WriteImage(image, folder / "case_0-t2w.nii.gz")
+
+    (line,) = errors(spoil, code=0)
+    assert line.startswith("case_0: NOTE: ")
+    assert line.endswith("case_0-t2w.nii.gz has 1 voxels that are NaN or infinite; they were taken as 0")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
 def test_an_output_that_others_may_not_write(capsys, not_writable):
     with pytest.raises(OSError) as caught:
         write_atomically(SimpleITK.Image(4, 4, 4, SimpleITK.sitkUInt8), not_writable / "case_0.nii.gz")

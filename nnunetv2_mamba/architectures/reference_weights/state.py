@@ -50,9 +50,11 @@ def read_plain(file: Path | BinaryIO, name: object = None) -> Any:
         raise pickle.UnpicklingError(
             f"{name} holds more than weights and numbers{what}, so it is not read: pickled objects may run code"
         ) from None
-    except OSError:
-        raise
     except Exception as error:  # torch raises several kinds: zip, end of file, what a pickle's commands may do
+        if (
+            isinstance(error, OSError) and error.filename is not None
+        ):  # it has none where PyTorch finds a file cut short
+            raise
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{name} is damaged or no checkpoint: {reason or type(error).__name__}") from None
     return content
