@@ -51,7 +51,7 @@ def _let_it_see_all_labels(trainer: nnUNetTrainerUMambaBot) -> None:
     """Give every label about as many voxels; an untrained network says one nearly everywhere, whatever is computed."""
     x = torch.randn(1, 4, *trainer.configuration_manager.patch_size)
     logits = trainer.network.eval()(x)[0]
-    head = trainer.network.decoder.seg_layers[-1]
+    head = trainer.network.decoder.seg_layers[0]
     mean, deviation = logits.mean((0, 2, 3, 4)), logits.std((0, 2, 3, 4))
     head.weight /= deviation.view(-1, 1, 1, 1, 1)
     head.bias -= mean

@@ -53,7 +53,7 @@ def read_plain(file: Path | BinaryIO, name: object = None) -> Any:
     except Exception as error:  # torch raises several kinds: zip, end of file, what a pickle's commands may do
         if (
             isinstance(error, OSError) and error.filename is not None
-        ):  # it has none where PyTorch finds a file cut short
+        ):  # none of a file that is cut short
             raise
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{name} is damaged or no checkpoint: {reason or type(error).__name__}") from None
