@@ -83,7 +83,8 @@ def write_atomically(image: SimpleITK.Image, file: Path) -> None:
         try:
             SimpleITK.WriteImage(image, temporary, useCompression=True)
         except RuntimeError as error:
-            raise OSError(f"{file} cannot be written: {_last_line(error)}") from error
+            reason = _last_line(error).replace(str(temporary), str(file))
+            raise OSError(f"{file} cannot be written: {reason}") from error
 
 
 def _read_header(file: Path) -> SimpleITK.ImageFileReader:
