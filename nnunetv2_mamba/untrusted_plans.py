@@ -19,6 +19,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from .text import excerpt
+
 # What names may start with, and where what they name must be defined: nnunetv2_mamba.SegMamba is of .architectures.
 _NETWORK_NAMES = ("dynamic_network_architectures.", "nnunetv2_mamba.")
 _OPERATOR_NAMES = (*_NETWORK_NAMES, "torch.nn.")
@@ -97,7 +99,7 @@ def _check_document(plans: Any) -> dict[str, dict]:
     for key in ("transpose_forward", "transpose_backward"):
         value = plans.get(key, [0, 1, 2])
         whole = isinstance(value, list) and all(isinstance(axis, int) for axis in value)
-        _require(whole and sorted(value) == list(range(len(value))), f"{key!r} is no order of axes: {_short(value)}")
+        _require(whole and sorted(value) == list(range(len(value))), f"{key!r} is no order of axes: {excerpt(value)}")
     for key in ("foreground_intensity_properties_per_channel", "foreground_intensity_properties_by_modality"):
         value = plans.get(key, {})
         valid = isinstance(value, dict) and all(isinstance(channel, dict) for channel in value.values())
@@ -120,7 +122,7 @@ def _inherited(configurations: dict, name: str) -> dict:
     while True:
         _require(
             isinstance(name, str) and name in configurations,
-            f"configuration {chain[-1]!r} inherits from {_short(name)}, which there is not" if chain else "",
+            f"configuration {chain[-1]!r} inherits from {excerpt(name)}, which there is not" if chain else "",
         )
         _require(name not in chain, f"the configurations {', '.join(map(repr, chain))} inherit from each other")
         _require(isinstance(configurations[name], dict), f"configuration {name!r} is no JSON object")
@@ -160,7 +162,7 @@ def _check_patch(configuration: dict) -> None:
         whole = isinstance(patch, list) and all(_is_whole(edge) and 0 < edge <= _LONGEST_EDGE for edge in patch)
         _require(
             whole and len(patch) in (2, 3) and math.prod(patch) <= _LARGEST_PATCH,
-            f"'patch_size' must be two or three whole numbers of voxels above 0, got {_short(patch)}",
+            f"'patch_size' must be two or three whole numbers of voxels above 0, got {excerpt(patch)}",
         )
     if "spacing" in configuration:
         spacing = configuration["spacing"]
@@ -168,7 +170,7 @@ def _check_patch(configuration: dict) -> None:
         valid = isinstance(spacing, list) and all(_is_number(value) and value > 0 for value in spacing)
         _require(
             valid and len(spacing) == axes,
-            f"'spacing' must be a number of millimetres above 0 for each axis of the patch, got {_short(spacing)}",
+            f"'spacing' must be a number of millimetres above 0 for each axis of the patch, got {excerpt(spacing)}",
         )
 
 
@@ -190,14 +192,14 @@ def _check_architecture(architecture: Any) -> None:
 
 def _check_old_architecture(configuration: dict) -> None:
     name = configuration["UNet_class_name"]
-    _require(name in _OLD_CLASSES, f"'UNet_class_name' must be {' or '.join(_OLD_CLASSES)}, got {_short(name)}")
+    _require(name in _OLD_CLASSES, f"'UNet_class_name' must be {' or '.join(_OLD_CLASSES)}, got {excerpt(name)}")
     missing = [key for key in (*_OLD_KEYS, "patch_size") if key not in configuration]
     _require(not missing, f"has neither an 'architecture' nor, as plans of before nnU-Net 2.4, {', '.join(missing)}")
     _check_numbers({key: configuration[key] for key in _OLD_KEYS})
     for key in _OLD_KEYS:
         widths = key.endswith("num_features")
         valid = _is_whole(configuration[key]) if widths else isinstance(configuration[key], list)
-        _require(valid, f"{key!r} must be a {'whole number' if widths else 'list'}, got {_short(configuration[key])}")
+        _require(valid, f"{key!r} must be a {'whole number' if widths else 'list'}, got {excerpt(configuration[key])}")
     stages = len(configuration["n_conv_per_stage_encoder"])
     _require(stages <= _MOST_STAGES, f"'n_conv_per_stage_encoder' has {stages} stages")
 
@@ -221,12 +223,12 @@ def _check_number_or_list(key: str, value: Any, largest: int) -> None:
         if largest == _LARGEST_NUMBER:
             _require(sum(counts) <= 4 * _LARGEST_NUMBER, f"{key!r} adds up to {sum(counts)}")
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        _require(_is_number(value) and abs(value) <= largest, f"{key!r} is absurd: {_short(value)}")
+        _require(_is_number(value) and abs(value) <= largest, f"{key!r} is absurd: {excerpt(value)}")
 
 
 def _check_identifier(key: str, value: Any) -> None:
     valid = isinstance(value, str) and _IDENTIFIER.fullmatch(value) and "__" not in value
-    _require(valid, f"{key!r} must be the name of a class or function of nnU-Net, got {_short(value)}")
+    _require(valid, f"{key!r} must be the name of a class or function of nnU-Net, got {excerpt(value)}")
 
 
 def _check_dotted(key: str, value: Any, beginnings: tuple[str, ...]) -> None:
@@ -234,7 +236,7 @@ def _check_dotted(key: str, value: Any, beginnings: tuple[str, ...]) -> None:
     plain = all(_IDENTIFIER.fullmatch(part) and "__" not in part for part in parts)
     _require(
         plain and len(parts) > 1 and value.startswith(beginnings),
-        f"{key!r} is {_short(value)}, which is not taken from a file: only what is named below "
+        f"{key!r} is {excerpt(value)}, which is not taken from a file: only what is named below "
         f"{_words(beginnings)} can be trusted",
     )
 
@@ -291,7 +293,7 @@ def _check_network(architecture: dict[str, Any]) -> None:
         _require(
             (is_class and operator.__module__.startswith(_OPERATOR_HOMES))
             or (isinstance(operator, types.FunctionType) and operator.__module__ in _FUNCTION_HOMES),
-            f"{key!r} is {_short(arguments[key])}, which is no module of a network that is defined below "
+            f"{key!r} is {excerpt(arguments[key])}, which is no module of a network that is defined below "
             f"{_words(_OPERATOR_HOMES)}",
         )
         arguments[key] = operator
@@ -299,7 +301,7 @@ def _check_network(architecture: dict[str, Any]) -> None:
     network = _located(name)
     _require(
         isinstance(network, type) and issubclass(network, nn.Module) and network.__module__.startswith(_NETWORK_HOMES),
-        f"'network_class_name' is {_short(name)}, which is no network of {_words(_NETWORK_HOMES)}",
+        f"'network_class_name' is {excerpt(name)}, which is no network of {_words(_NETWORK_HOMES)}",
     )
     weights = _number_of_weights(network, arguments)
     _require(weights <= _MOST_WEIGHTS, f"the network {name} would have {weights:,} weights")
@@ -364,7 +366,7 @@ def _find_in_nnunet(document: Mapping[str, Any], key: str, folder: str, base: st
         valid = isinstance(found, type) and issubclass(found, pydoc.locate(f"nnunetv2.{base}"))
     _require(
         valid and found.__module__.startswith(f"{home}."),
-        f"{key!r} is {_short(document[key])}, which nnU-Net has not in {home}",
+        f"{key!r} is {excerpt(document[key])}, which nnU-Net has not in {home}",
     )
     return found
 
@@ -384,11 +386,6 @@ def _require(condition: object, message: str) -> None:
 
 def _words(names: Collection[str]) -> str:
     return ", ".join(name.rstrip(".") for name in names)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _reason(error: Exception) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from ..text import excerpt
+
 _NEEDED = (
     *("patch_size", "spacing", "normalization_schemes", "use_mask_for_norm", "preprocessor_name"),
     *("resampling_fn_data", "resampling_fn_data_kwargs", "resampling_fn_seg", "resampling_fn_seg_kwargs"),
@@ -36,15 +38,15 @@ def check_dataset(dataset: Any, file: object) -> None:
         raise ValueError(f"{file} is not nnU-Net's: it has no {', '.join(missing)}")
     for key in (channels, "labels"):
         if not isinstance(dataset[key], dict) or not dataset[key]:
-            raise ValueError(f"{file}: {key!r} must be a JSON object in braces, got {_short(dataset[key])}")
+            raise ValueError(f"{file}: {key!r} must be a JSON object in braces, got {excerpt(dataset[key])}")
     numbers = {int(key) for key in dataset[channels] if key.isascii() and key.isdigit() and len(key) < 6}
     if len(numbers) < len(dataset[channels]) or len(numbers) > _MOST_CHANNELS:
         raise ValueError(
             f"{file}: {channels!r} must have a number for each channel, as {{'0': 'T1'}}, got "
-            f"{_short(dataset[channels])}"
+            f"{excerpt(dataset[channels])}"
         )
     if not isinstance(dataset["file_ending"], str) or not dataset["file_ending"].startswith("."):
-        raise ValueError(f"{file}: 'file_ending' must start with a dot, got {_short(dataset['file_ending'])}")
+        raise ValueError(f"{file}: 'file_ending' must start with a dot, got {excerpt(dataset['file_ending'])}")
     try:
         LabelManager(dataset["labels"], dataset.get("regions_class_order"))
     except Exception as error:  # it converts whatever it finds
@@ -95,10 +97,5 @@ def check_mirroring(axes: Any, patch_size: list[int], file: object) -> None:
     if axes is not None and not (isinstance(axes, list | tuple) and all(axis in allowed for axis in axes)):
         raise ValueError(
             f"{file}: inference_allowed_mirroring_axes must be axes of the patch, below {len(patch_size)}, got "
-            f"{_short(axes)}"
+            f"{excerpt(axes)}"
         )
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}..."

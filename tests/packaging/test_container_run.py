@@ -143,6 +143,7 @@ def test_no_model(settings, trained_model, tmp_path, capsys):
     [
         "",
         "[]",
+        "[" * 100_000,
         "{}",
         '"text"',
         '{"platform": "flare", "channels": [], "choices": {"fold": [0]}}',

@@ -51,9 +51,7 @@ def read_plain(file: Path | BinaryIO, name: object = None) -> Any:
             f"{name} holds more than weights and numbers{what}, so it is not read: pickled objects may run code"
         ) from None
     except Exception as error:  # torch raises several kinds: zip, end of file, what a pickle's commands may do
-        if (
-            isinstance(error, OSError) and error.filename is not None
-        ):  # none of a file that is cut short
+        if isinstance(error, OSError) and error.filename is not None:  # none of a file that is cut short
             raise
         reason = " ".join(str(error).split())[:200]
         raise ValueError(f"{name} is damaged or no checkpoint: {reason or type(error).__name__}") from None
