@@ -246,7 +246,7 @@ def _check_dotted(key: str, value: Any, beginnings: tuple[str, ...]) -> None:
 
 def _check_objects(configuration: dict) -> None:
     if "architecture" in configuration or "UNet_class_name" in configuration:
-        _check_network(_as_architecture(configuration))
+        _check_network(_as_architecture(configuration), configuration.get("patch_size"))
     _find_in_nnunet(
         configuration,
         "preprocessor_name",
@@ -281,7 +281,7 @@ def _as_architecture(configuration: dict) -> dict[str, Any]:
             raise ValueError(f"nnU-Net makes no network of it: {error}") from error
 
 
-def _check_network(architecture: dict[str, Any]) -> None:
+def _check_network(architecture: dict[str, Any], patch_size: list[int] | None) -> None:
     from torch import nn
 
     arguments = dict(architecture["arch_kwargs"])
@@ -303,7 +303,7 @@ def _check_network(architecture: dict[str, Any]) -> None:
         isinstance(network, type) and issubclass(network, nn.Module) and network.__module__.startswith(_NETWORK_HOMES),
         f"'network_class_name' is {excerpt(name)}, which is no network of {_words(_NETWORK_HOMES)}",
     )
-    weights = _number_of_weights(network, arguments)
+    weights = _number_of_weights(network, arguments, patch_size)
     _require(weights <= _MOST_WEIGHTS, f"the network {name} would have {weights:,} weights")
 
 
@@ -333,13 +333,15 @@ def _moved(attribute: str) -> Any:
     return recursive_find_python_class(str(folder), attribute, "dynamic_network_architectures.architectures")
 
 
-def _number_of_weights(network: type, arguments: dict[str, Any]) -> int:
+def _number_of_weights(network: type, arguments: dict[str, Any], patch_size: list[int] | None) -> int:
     import torch
 
     arguments = {"input_channels": 1, "num_classes": 2, **arguments}
     if "deep_supervision" in inspect.signature(network).parameters:
         arguments["deep_supervision"] = True
     try:
+        if patch_size and hasattr(network, "patch_options"):  # what architectures/from_plans.py adds to a plan
+            arguments = {**network.patch_options(patch_size, arguments), **arguments}
         with torch.device("meta"):
             built = network(**arguments)
     except Exception as error:  # a constructor given anything raises anything

@@ -112,12 +112,13 @@ OURS = {"arch_kwargs": TOPOLOGY, "_kw_requires_import": ["conv_op"]}
         plans_of(PRIMUS),
         plans_of({"network_class_name": "nnunetv2_mamba.architectures.UMambaBot", **OURS}),
         plans_of({"network_class_name": "nnunetv2_mamba.SegMamba", **OURS}),
+        plans_of({"network_class_name": "nnunetv2_mamba.architectures.UMambaEnc", **OURS}),
         old_plans(),
         old_plans(UNet_class_name="ResidualEncoderUNet"),
         plans_of(normalization_schemes=["RGBTo01Normalization", "NoNormalization"]),
         plans_of(resampling_fn_data="resample_torch_fornnunet", resampling_fn_data_kwargs={"is_seg": False}),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_what_nnunet_and_this_package_plan_is_taken(plans):
     given = deepcopy(plans)
