@@ -144,6 +144,14 @@ def test_brats_by_the_command(model, tmp_path, capsys):
     assert f"{output} exists" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("words", [["--disable_tta", "-step_size", "0.75"], ["--disable-tta", "--step-size", "0.75"]])
+def test_options_as_nnunet_spells_them_and_as_before(monkeypatch, words, tmp_path):
+    requests = []
+    monkeypatch.setattr(context, "write_context", lambda request, output: requests.append(request) or 1 / 0)
+    assert main(["package", "MODEL", "--for", "flare", "-o", str(tmp_path / "x"), *words]) == 1
+    assert (requests[0].choices.mirroring, requests[0].choices.step_size) == (False, 0.75)
+
+
 def test_torch_comes_from_the_index_asked_for_or_not_at_all(trained_model, tmp_path):
     url = "https://download.pytorch.org/whl/cu126"
     write_context(Request(trained_model.folder, "flare", torch_index=url), tmp_path / "context")

@@ -170,6 +170,7 @@ def test_checkpoints_take_no_more_memory_than_they_have_bytes(tmp_path, content,
             read_plain(source, name)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
 def test_a_pipe_is_no_checkpoint(tmp_path):
     os.mkfifo(tmp_path / "checkpoint.pth")
     with pytest.raises(ValueError, match="it is no file"):
