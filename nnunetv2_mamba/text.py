@@ -11,6 +11,12 @@ def printable(text: object) -> str:
     )
 
 
+def excerpt(value: object, limit: int = 100) -> str:
+    """How Python writes a value, cut where it is long: for messages that show what a file says."""
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}..."
+
+
 def as_cell(text: str) -> str:
     """The text for a cell of a CSV file: with an apostrophe before it where a spreadsheet would compute it.
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunetv2_mamba.text import as_cell, from_cell, printable
+from nnunetv2_mamba.text import as_cell, excerpt, from_cell, printable
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,8 @@ def test_cells_come_back_from_a_file(text):
     csv.writer(file).writerow([as_cell(text), ""])
     file.seek(0)
     assert from_cell(next(csv.reader(file))[0]) == text
+
+
+def test_long_values_are_cut():
+    assert excerpt({"a": "\x1b[31m"}) == "{'a': '\\x1b[31m'}"
+    assert excerpt(list(range(1000)), 10) == "[0, 1, 2, ..."

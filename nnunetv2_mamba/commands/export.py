@@ -1,7 +1,6 @@
 """``nnunetv2_mamba export``."""
 
 import argparse
-import os
 from pathlib import Path
 
 HELP = "write a trained model's forward of one patch as an ONNX or torch.export file"
@@ -19,10 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    os.environ["NNUNETV2_MAMBA_SCAN"] = "torch"  # before anything chooses a backend
     from ..packaging.export import export
+    from ..text import printable
 
     output = args.onnx or args.torch_export
-    print(export(args.model, output, "onnx" if args.onnx else "torch-export", args.fold, args.checkpoint))
-    print(f"written: {output}")
+    kind = "onnx" if args.onnx else "torch-export"
+    print(printable(export(args.model, output, kind, args.fold, args.checkpoint)))
+    print(f"written: {printable(output)}")
     return 0

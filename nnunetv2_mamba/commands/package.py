@@ -35,8 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--image", default="nnunetv2-mamba", metavar="NAME", help="of the image (default: %(default)s)")
     choices = parser.add_argument_group("inference, to be changed later in inference.json")
-    choices.add_argument("--disable-tta", action="store_true", help="no mirroring")
-    choices.add_argument("--step-size", type=float, default=0.5, metavar="SHARE", help="(default: %(default)s)")
+    # the first as nnU-Net spells them
+    choices.add_argument("--disable_tta", "--disable-tta", action="store_true", help="no mirroring")
+    choices.add_argument(
+        "-step_size", "--step-size", type=float, default=0.5, metavar="SHARE", help="(default: %(default)s)"
+    )
     choices.add_argument(
         "--precision",
         choices=("default", "fp32", "fp16", "bf16"),
@@ -51,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ..packaging.context import Request, write_context
     from ..packaging.settings import Choices
+    from ..text import printable
 
     choices = Choices(
         checkpoint=args.checkpoint,
@@ -62,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     names = ("platform", "folds", "interfaces", "modalities", "torch_index", "image")
     chosen = {name: getattr(args, name) for name in names}
     model = write_context(Request(args.model, **chosen, gpu=not args.cpu, choices=choices), args.output)
-    print(f"{model.trainer}, {model.configuration}, fold(s) {', '.join(model.folds)}: {args.output}")
-    print(f"Next: {args.output / 'test_run.sh'} INPUT OUTPUT")
+    folds = ", ".join(model.folds)
+    print(printable(f"{model.trainer}, {model.configuration}, fold(s) {folds}: {args.output}"))
+    print(printable(f"Next: {args.output / 'test_run.sh'} INPUT OUTPUT"))
     return 0

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import platform as this_python
 import re
 import shutil
+import sys
 import tarfile
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+from ..files import folder_made_whole, remove_left_behind
 from .adapters import brats
 from .model import Model, check_reader, copy_for_inference, open_model
-from .predictor import CasePredictor
+from .network import initialize
 from .settings import Choices, Settings
 from .wheel import pinned_requirements, write_wheel
 
@@ -27,6 +30,7 @@ _IMAGE = re.compile(rf"(?:[a-z0-9.-]+:\d+/)?{_COMPONENT}(?:/{_COMPONENT})*(?::\w
 _URL = re.compile(r"[a-z]+://[A-Za-z0-9_.~:/@%+=-]+")
 _SLUG = re.compile(r"[a-z0-9-]+")
 _FOLDER = re.compile(r"(?!\.)[A-Za-z0-9_.-]+(?:/(?!\.)[A-Za-z0-9_.-]+)*")
+_FINISHED = ".package-finished"  # in an output that was there, until its contents have moved up
 # Template to file. All platforms have the first ones.
 _FILES = {"Dockerfile": "Dockerfile", "dockerignore": ".dockerignore", "README.md": "README.md"}
 _PLATFORM_FILES = {
@@ -71,18 +75,35 @@ def write_context(request: Request, output: Path) -> Model:
         FileExistsError: where ``output`` has something in it.
         OSError, ValueError, pickle.UnpicklingError: for a model or options that do not make a container.
     """
-    if output.exists() and (not output.is_dir() or any(output.iterdir())):
-        raise FileExistsError(f"{output} exists and is not an empty folder")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".package-") as parent:
-        context = Path(parent) / "context"
-        context.mkdir()
+    with _made_or_filled(output) as context:
         model = _write(request, context)
         _let_everybody_read(context)
-        if output.exists():
-            output.rmdir()
-        context.rename(output)
     return model
+
+
+@contextmanager
+def _made_or_filled(output: Path) -> Iterator[Path]:
+    """Give a folder to fill that becomes ``output``, or whose contents move there where that is an empty folder.
+
+    An empty folder stays the one that it is: it may be a mount point, a link to one, or the current folder.
+    """
+    if output.is_symlink() and not output.exists():
+        raise FileExistsError(f"{output} is a link to nothing")
+    if not output.exists():
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with folder_made_whole(output) as folder:
+            yield folder
+        return
+    finished = output / _FINISHED
+    if output.is_dir():
+        remove_left_behind(finished)
+    if not output.is_dir() or any(output.iterdir()):
+        raise FileExistsError(f"{output} exists and is not an empty folder")
+    with folder_made_whole(finished) as folder:
+        yield folder
+    for path in sorted(finished.iterdir()):
+        path.rename(output / path.name)
+    finished.rmdir()
 
 
 def _write(request: Request, context: Path) -> Model:
@@ -91,10 +112,8 @@ def _write(request: Request, context: Path) -> Model:
     check_reader(model)
     settings = _settings(request, model)
     settings.write(context / "inference.json")
-    try:
-        CasePredictor(context / "model", settings.choices, "cpu")
-    except (RuntimeError, KeyError, TypeError) as error:
-        raise ValueError(f"the weights do not fit the network that {request.source} is said to be: {error}") from error
+    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    initialize(predictor, context / "model", model.folds, request.choices.checkpoint, request.source)
     if request.platform == "grand-challenge":
         _to_tarball(context / "model", context / "model.tar.gz")
     wheel = write_wheel(context)
@@ -112,7 +131,7 @@ def _write(request: Request, context: Path) -> Model:
             wheel=wheel.name,
             torch_index=index,
             torch_pins=[pin for pin in pins if _FROM_INDEX.match(pin)],
-            python=this_python.python_version(),
+            python=f"{sys.version_info.major}.{sys.version_info.minor}",  # there is no image of every patch release
         )
         (context / name).write_text(text, encoding="utf-8")
         if name.endswith(".sh"):

@@ -6,20 +6,23 @@ package nor its operators. What that costs grows with the patch, and past ``MAX_
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import nn
 
+from nnunetv2_mamba.ops import selection
 from nnunetv2_mamba.ops.backends import torch_chunked
 
+from ..files import written_whole
 from .model import copy_for_inference, open_model
+from .network import initialize
 
 ENDINGS = {"onnx": ".onnx", "torch-export": ".pt2"}
 # Steps of all scans of the network together; a step is about ten nodes. Larger graphs have not been seen to finish.
@@ -46,23 +49,25 @@ def export(
     """
     if output.suffix != ENDINGS[kind]:
         raise ValueError(f"{output} must end in {ENDINGS[kind]}")
-    network, x, name = _load(source, fold, checkpoint)
-    with torch.inference_mode():
-        expected = network(x).numpy()
-    _refuse_long_scans(network, x, name, kind)
-    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".export-") as folder:
-        file = Path(folder) / output.name
+    if output.is_dir():
+        raise IsADirectoryError(f"{output} is a folder")
+    with written_whole(output) as file:
+        file.touch()  # what cannot be written is found before the work
+        network, x, name = _load(source, fold, checkpoint)
+        with torch.inference_mode():
+            expected = network(x).numpy()
+        _refuse_long_scans(network, x, name, kind)
         try:
             result = {"onnx": _to_onnx, "torch-export": _to_torch_export}[kind](network, x, file)
         except Exception as error:  # the exporters raise what they like
-            raise ValueError(f"{name} cannot be exported with {kind}: {type(error).__name__}: {error}") from error
+            reason = f"{type(error).__name__}: {error}"[:500]
+            raise ValueError(f"{name} cannot be exported with {kind}: {reason}") from error
         difference = float(np.abs(result - expected).max() / np.abs(expected).max())
         if not difference <= TOLERANCE:
             raise ValueError(
                 f"the {kind} export of {name} differs from the network by {difference:.1e} of its largest logit, more "
                 f"than {TOLERANCE:g}; {output} was not written"
             )
-        file.replace(output)
     return f"{name}, input {tuple(x.shape)}, output {result.shape}, largest difference {difference:.1e}"
 
 
@@ -72,7 +77,7 @@ def _load(source: Path, fold: str | None, checkpoint: str) -> tuple[nn.Module, t
         slim = Path(folder) / "model"
         model = copy_for_inference(open_model(source), slim, None if fold is None else [fold], checkpoint)
         predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
-        predictor.initialize_from_trained_model_folder(str(slim), model.folds[:1], checkpoint)
+        initialize(predictor, slim, model.folds[:1], checkpoint, source)
     shape = (1, len(model.channel_names), *predictor.configuration_manager.patch_size)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     return predictor.network.eval(), x, f"{model.trainer} (fold {model.folds[0]})"
@@ -94,7 +99,7 @@ def _to_onnx(network: nn.Module, x: torch.Tensor, file: Path) -> np.ndarray:
 
 
 def _program(network: nn.Module, x: torch.Tensor) -> torch.export.ExportedProgram:
-    with torch.no_grad(), _operators(torch_chunked.scan_forward, torch_chunked.conv_forward):
+    with torch.no_grad(), _scanned_by(torch_chunked.scan_forward):
         return torch.export.export(network, (x,)).run_decompositions()
 
 
@@ -108,7 +113,7 @@ def _refuse_long_scans(network: nn.Module, x: torch.Tensor, name: str, kind: str
         steps += 2 * directions * -(-length // chunks)  # every chunk is walked twice, all chunks at once
         return torch_chunked.scan_forward(u, delta, A, *others)
 
-    with torch.inference_mode(), _operators(count, torch_chunked.conv_forward):
+    with torch.inference_mode(), _scanned_by(count):
         network(x)
     if steps > MAX_STEPS[kind]:
         raise ValueError(
@@ -118,23 +123,21 @@ def _refuse_long_scans(network: nn.Module, x: torch.Tensor, name: str, kind: str
         )
 
 
-def _without_backend(function: Callable) -> Callable:
-    """The function as the operator is called, with the name of a backend as the last argument."""
-    return lambda *arguments: function(*arguments[:-1])
-
-
 @contextmanager
-def _operators(scan: Callable, convolve: Callable) -> Iterator[None]:
-    """Have the package's two custom operators, which no exporter can look into, replaced by plain functions."""
-    operators = {"directional_scan": ("_scan", scan), "causal_conv1d": ("_convolve", convolve)}
-    homes = {name: sys.modules[f"nnunetv2_mamba.ops.{name}"] for name in operators}
-    kept = {name: getattr(homes[name], attribute) for name, (attribute, _) in operators.items()}
+def _scanned_by(scan_forward: Callable) -> Iterator[None]:
+    """Have scans and convolutions made of plain operations, in place of the custom operators of the chosen backend.
+
+    No exporter can look into those. Which backend the environment asks for does not matter here.
+    """
+    backend = SimpleNamespace(
+        directional_scan=lambda *arguments: scan_forward(*arguments)[0],
+        causal_conv1d=lambda x, weight, bias, paths, activation: torch_chunked.conv_forward(
+            x, weight, bias, paths, activation == "silu"
+        ),
+    )
+    resolve, load = selection.resolve, selection.load
+    selection.resolve, selection.load = (lambda *asked: selection.COMPOSED[0]), (lambda name: backend)
     try:
-        for name, (attribute, function) in operators.items():
-            setattr(
-                homes[name], attribute, lambda *arguments, function=function: function(*arguments[:-1])
-            )  # no backend
         yield
     finally:
-        for name, (attribute, _) in operators.items():
-            setattr(homes[name], attribute, kept[name])
+        selection.resolve, selection.load = resolve, load

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import SimpleITK
 
@@ -43,11 +45,31 @@ def as_nifti(file: Path, copy: Path) -> Path:
     return copy
 
 
-def check_finite(array: np.ndarray, files: Sequence[Path]) -> None:
-    """Raise a ValueError that names the file of a channel, the array's first axis, with NaN or infinite voxels."""
-    for file, channel in zip(files, array, strict=True):
-        if not np.isfinite(channel).all():
-            raise ValueError(f"{file} has voxels that are NaN or infinite")
+def count_non_finite(file: Path) -> int:
+    """How many voxels of an image that can be read are NaN or infinite; ITK makes 0 of those of NIfTI."""
+    if file.name.endswith((".nii", ".nii.gz")):
+        image = nibabel.load(file)
+        if image.get_data_dtype().kind != "f":
+            return 0
+        voxels = image.dataobj.get_unscaled()
+    else:
+        image = SimpleITK.ReadImage(file)
+        voxels = SimpleITK.GetArrayViewFromImage(image)
+    return 0 if voxels.dtype.kind != "f" else int(voxels.size - np.count_nonzero(np.isfinite(voxels)))
+
+
+def check_writable(folder: Path) -> None:
+    """Make the folder of a result and write a file there, to know before hours of computing that it can be done.
+
+    Raises:
+        OSError: where it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".") as file:
+            file.write(b"0")
+    except OSError as error:
+        raise OSError(f"nothing can be written to {folder}: {error.strerror or error}") from error
 
 
 def write_atomically(image: SimpleITK.Image, file: Path) -> None:
@@ -61,7 +83,8 @@ def write_atomically(image: SimpleITK.Image, file: Path) -> None:
         try:
             SimpleITK.WriteImage(image, temporary, useCompression=True)
         except RuntimeError as error:
-            raise OSError(f"{file} cannot be written: {_last_line(error)}") from error
+            reason = _last_line(error).replace(str(temporary), str(file))
+            raise OSError(f"{file} cannot be written: {reason}") from error
 
 
 def _read_header(file: Path) -> SimpleITK.ImageFileReader:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import pickle
 import re
 import sys
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -20,8 +20,16 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
 from nnunetv2_mamba.architectures.reference_weights.state import read_plain
 
+from ..files import parse_json, read_bytes
+from ..untrusted_plans import check_untrusted_plans
+from .description import channels_of, check_configuration, check_dataset, check_mirroring
+
 # Names go into a Dockerfile, YAML and scripts.
-_NAME = re.compile(r"[A-Za-z0-9_.+-]+")
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+_MOST_MEMBERS = 100_000  # of a ZIP
+_JSON_BYTES = 64 << 20
+_CHECKPOINT_BYTES = 16 << 30
+_MOST_COMPRESSED = 100  # times, of checkpoints in a ZIP: weights lose a tenth, an optimizer's zeros somewhat more
 _NOT_THERE = ", which the container would not have: it holds nnU-Net as released and this package only"
 
 
@@ -57,9 +65,12 @@ def open_model(source: Path) -> Path | zipfile.Path:
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist")
     try:
-        names = zipfile.ZipFile(source).namelist()
-    except zipfile.BadZipFile as error:
+        with zipfile.ZipFile(source) as archive:
+            names = archive.namelist()
+    except (zipfile.BadZipFile, NotImplementedError) as error:
         raise ValueError(f"{source} is neither a model's folder nor a ZIP file: {error}") from error
+    if len(names) > _MOST_MEMBERS:
+        raise ValueError(f"{source} has {len(names)} members, more than a model has: do not use this file")
     for name in names:
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts:
@@ -91,26 +102,31 @@ def copy_for_inference(
     """
     plans, dataset = (_read_json(source / name) for name in ("plans.json", "dataset.json"))
     _require(plans, ("configurations", "dataset_name", "image_reader_writer"), source / "plans.json")
-    _require(dataset, ("channel_names", "labels", "file_ending"), source / "dataset.json")
     for key in ("dataset_name", "image_reader_writer"):
         _check_name(plans[key], key, source / "plans.json")
+    check_dataset(dataset, source / "dataset.json")
     folds = _folds(source, folds, checkpoint)
+    folds = _folds(source, folds, checkpoint)
+    check_untrusted_plans(plans, source / "plans.json")
     target.mkdir(parents=True)
     for name, document in (("plans.json", plans), ("dataset.json", dataset)):
         (target / name).write_text(json.dumps(document, indent=2), encoding="utf-8")
-    kinds = set()
+    kinds, mirroring = set(), {}
     for fold in folds:
         file = source / f"fold_{fold}" / checkpoint
-        slim = _slim(_read_checkpoint(file), file)
+        slim = read_checkpoint(file)
         kinds.add((slim["trainer_name"], slim["init_args"]["configuration"]))
+        mirroring[file] = slim["inference_allowed_mirroring_axes"]
         (target / f"fold_{fold}").mkdir()
         torch.save(slim, target / f"fold_{fold}" / checkpoint)
     if len(kinds) > 1:
         raise ValueError(f"the folds of {source} are different models: {sorted(kinds)}")
     trainer, configuration = kinds.pop()
-    _check_runnable(trainer, configuration, plans, source)
-    channels = sorted(dataset["channel_names"].items(), key=lambda item: int(item[0]))
-    names = tuple(str(name) for _, name in channels)
+    patch_size = check_configuration(configuration, plans, dataset, source / "plans.json")
+    for file, axes in mirroring.items():
+        check_mirroring(axes, patch_size, file)
+    _check_trainer(trainer, source)
+    names = tuple(channels_of(dataset).values())
     return Model(trainer, configuration, plans["dataset_name"], folds, names, plans["image_reader_writer"])
 
 
@@ -131,14 +147,27 @@ def check_reader(model: Model) -> None:
         raise ValueError(f"the image reader {model.reader} comes from {reader.__module__}{_NOT_THERE}")
 
 
-def _read_json(file: Path | zipfile.Path) -> dict:
+def _read_json(file: Path | zipfile.Path) -> Any:
     if not file.is_file():
         raise FileNotFoundError(
             f"{file} is missing: give the folder TRAINER__PLANS__CONFIGURATION of nnU-Net's results"
         )
+    return parse_json(_read(file, _JSON_BYTES), file)
+
+
+def _read(file: Path | zipfile.Path, limit: int, most_compressed: float = float("inf")) -> bytes:
+    """The content of a file or of a member, which is decompressed only where it says that it is not too large."""
+    if isinstance(file, Path):
+        return read_bytes(file, limit)
+    member = file.root.getinfo(file.at)
+    if member.file_size > min(limit, most_compressed * max(member.compress_size, 1 << 20)):
+        raise ValueError(
+            f"{file} has {member.file_size} bytes in {member.compress_size} of the ZIP, more than such a file may have"
+        )
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+        with file.root.open(member) as stream:  # gives no more than the size above
+            return stream.read()
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
         raise ValueError(f"{file} is damaged: {error}") from error
 
 
@@ -169,22 +198,21 @@ def _folds(source: Path | zipfile.Path, folds: Sequence[str] | None, checkpoint:
     return tuple(dict.fromkeys(folds))
 
 
-def _read_checkpoint(file: Path | zipfile.Path) -> Any:
-    try:
-        return read_plain(io.BytesIO(file.read_bytes()) if isinstance(file, zipfile.Path) else file)
-    except pickle.UnpicklingError as error:
-        raise pickle.UnpicklingError(
-            f"{file} holds more than weights and numbers, so it is not read: {error}"
-        ) from error
-    except (RuntimeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{file} is damaged: {error}") from error
+def read_checkpoint(file: Path | zipfile.Path) -> dict[str, Any]:
+    """What ``nnUNetPredictor.initialize_from_trained_model_folder`` reads of a checkpoint, as plain data.
 
-
-def _slim(checkpoint: Any, file: Path | zipfile.Path) -> dict[str, Any]:
-    """What ``nnUNetPredictor.initialize_from_trained_model_folder`` reads of a checkpoint."""
+    Raises:
+        OSError, ValueError: for a file that is missing, damaged or no checkpoint of nnU-Net.
+        pickle.UnpicklingError: for a checkpoint with anything but plain data in it.
+    """
+    if isinstance(file, Path):
+        checkpoint = read_plain(file)
+    else:
+        checkpoint = read_plain(io.BytesIO(_read(file, _CHECKPOINT_BYTES, _MOST_COMPRESSED)), file)
     _require(checkpoint, ("network_weights", "trainer_name", "init_args"), file)
     weights, arguments = checkpoint["network_weights"], checkpoint["init_args"]
-    if not isinstance(weights, dict) or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+    named = isinstance(weights, dict) and all(isinstance(key, str) for key in weights)
+    if not named or not all(isinstance(value, torch.Tensor) for value in weights.values()):
         raise ValueError(f"{file}: network_weights are not tensors")
     _require(arguments, ("configuration",), file)
     _check_name(checkpoint["trainer_name"], "trainer_name", file)
@@ -197,16 +225,10 @@ def _slim(checkpoint: Any, file: Path | zipfile.Path) -> dict[str, Any]:
     }
 
 
-def _check_runnable(trainer: str, configuration: str, plans: dict, source: Path | zipfile.Path) -> None:
-    if configuration not in plans["configurations"]:
-        raise ValueError(
-            f"{source / 'plans.json'} has no configuration {configuration!r}, of which the checkpoints are"
-        )
-    if plans["configurations"][configuration].get("previous_stage"):
-        raise ValueError(f"{source} is the second model of nnU-Net's cascade and cannot predict on its own")
+def _check_trainer(trainer: str, source: Path | zipfile.Path) -> None:
     try:
         module = recursive_find_trainer_class_by_name(trainer).__module__
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError, TypeError) as error:  # of no such name, or of something else
         raise ValueError(f"the trainer {trainer} of {source} is not installed here") from error
     if not _in_the_container(module):
         raise ValueError(f"the trainer {trainer} comes from {module}{_NOT_THERE}")

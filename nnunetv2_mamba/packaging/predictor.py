@@ -15,10 +15,10 @@ import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunetv2_mamba.architectures.reference_weights.state import read_plain
-
 from ..image_files import check_complete
-from .images import as_nifti, check_finite, read_geometry
+from .description import channels_of
+from .images import as_nifti, count_non_finite, read_geometry
+from .network import initialize
 from .settings import Choices
 from .time_budget import MARGIN, Guard, Plan, ladder
 
@@ -26,11 +26,13 @@ _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Segmentation(NamedTuple):
-    """Labels on the grid of the input, how they were made, and whether the time was enough for all tiles."""
+    """Labels on the grid of the input, how they were made, whether the time was enough for all tiles, and what else a
+    user must know of the case, a sentence each."""
 
     image: SimpleITK.Image
     how: str
     complete: bool = True
+    notes: tuple[str, ...] = ()
 
 
 class CasePredictor:
@@ -53,7 +55,7 @@ class CasePredictor:
 
     @property
     def n_channels(self) -> int:
-        return len(self._tiles.dataset_json["channel_names"])
+        return len(channels_of(self._tiles.dataset_json))
 
     def warm_up(self) -> None:
         """Run a pass before the first case, for what is compiled or chosen on first use; times it for the budget."""
@@ -80,6 +82,7 @@ class CasePredictor:
         reader = self._tiles.plans_manager.image_reader_writer_class()
         begin = self._clock()
         array, properties = _read(files, reader)
+        notes = tuple(note for file in files if (note := _note_of_non_finite(file)))
         data, properties = self._preprocess(array, properties)
         logits, how, complete = self._logits(data, properties, started, self._clock() - begin)
         labels = convert_predicted_logits_to_segmentation_with_correct_shape(
@@ -89,7 +92,7 @@ class CasePredictor:
             self._tiles.label_manager,
             properties,
         )
-        return Segmentation(_image(labels, properties, reader, geometry), how, complete)
+        return Segmentation(_image(labels, properties, reader, geometry), how, complete, notes)
 
     def _preprocess(self, array: np.ndarray, properties: dict) -> tuple[torch.Tensor, dict]:
         configuration = self._tiles.configuration_manager
@@ -153,17 +156,7 @@ class _Tiles(nnUNetPredictor):
 
     def load_folds(self, folder: Path, choices: Choices) -> list[dict[str, torch.Tensor]]:
         """Make the network and load each fold's weights into it, those of the first last; return them all."""
-        for fold in choices.folds:
-            file = Path(f"fold_{fold}") / choices.checkpoint
-            try:
-                if self.network is None:
-                    self.initialize_from_trained_model_folder(str(folder), (fold,), choices.checkpoint)
-                else:
-                    self.list_of_parameters.append(read_plain(folder / file)["network_weights"])
-                    self.load_weights(self.list_of_parameters[-1])
-            except (RuntimeError, KeyError, TypeError) as error:
-                raise ValueError(f"{file} is damaged, or its weights do not fit the network: {error}") from error
-        self.load_weights(self.list_of_parameters[0])
+        initialize(self, folder, choices.folds, choices.checkpoint)
         return self.list_of_parameters
 
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:
@@ -195,7 +188,7 @@ class _Tiles(nnUNetPredictor):
         self.load_weights(self.list_of_parameters[0])
         self.network.to(self.device).eval()
         self.use_mirroring = False
-        channels = len(self.dataset_json["channel_names"])
+        channels = len(channels_of(self.dataset_json))
         tile = torch.zeros((1, channels, *self.configuration_manager.patch_size), device=self.device)
         with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():  # as nnU-Net around its tiles
             begin = self._clock()
@@ -243,8 +236,13 @@ def _read(files: Sequence[Path], reader) -> tuple[np.ndarray, dict]:
         except Exception as error:  # each reader's library has its own
             names = ", ".join(str(file) for file in files)
             raise ValueError(f"{names} cannot be read: {str(error).strip() or 'on different grids'}") from error
-    check_finite(array, files)
+    np.nan_to_num(array, copy=False, nan=0, posinf=0, neginf=0)  # as ITK reads NIfTI, and so nnU-Net
     return array, properties
+
+
+def _note_of_non_finite(file: Path) -> str:
+    count = count_non_finite(file)
+    return f"{file} has {count} voxels that are NaN or infinite; they were taken as 0" if count else ""
 
 
 def _image(labels: np.ndarray, properties: dict, reader, geometry: SimpleITK.ImageFileReader) -> SimpleITK.Image:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import pickle
 import sys
 import time
 import traceback
 from pathlib import Path
 
+from ..text import printable
 from . import adapters
 from .settings import Settings
 
@@ -25,6 +27,7 @@ def main(argv: list[str] | None = None) -> int:
         adapter = adapters.load(settings.platform)
         output = args.output or adapter.OUTPUT
         cases = adapter.find_cases(args.input or adapter.INPUT, output, settings)
+        _check_outputs(cases)
         predictor = _predictor(args.weights or Path(settings.model), settings)
     except Exception as error:  # all that a model's or a user's files may do; one line and exit code 1
         return _failure("inference", error)
@@ -48,6 +51,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", type=Path, help="folder of the model (default: the container's)")
     parser.add_argument("--parameters_file", type=Path, help="MLCube may pass it; not used")
     return parser
+
+
+def _check_outputs(cases: list[adapters.Case]) -> None:
+    from .images import check_writable
+
+    for folder in {case.output.parent for case in cases if not case.problem}:
+        check_writable(folder)
 
 
 def _predictor(model: Path, settings: Settings):
@@ -82,19 +92,22 @@ def _segment(case: adapters.Case, predictor, started: float) -> None:
         raise ValueError(case.problem)
     result = predictor.segment(case.images, started)
     write_atomically(result.image, case.output)
-    print(f"{case.name}: {case.output}, {result.how}, {time.perf_counter() - started:.1f} s", flush=True)
+    name, seconds = printable(case.name), time.perf_counter() - started
+    print(f"{name}: {printable(case.output)}, {result.how}, {seconds:.1f} s", flush=True)
+    for note in result.notes:
+        print(f"{name}: NOTE: {printable(note)}", file=sys.stderr)
     if not result.complete:
-        print(f"{case.name}: INCOMPLETE: the time budget is too small; a part is left background", file=sys.stderr)
+        print(f"{name}: INCOMPLETE: the time budget is too small; a part is left background", file=sys.stderr)
 
 
 def _failure(name: str, error: Exception, case: adapters.Case | None = None) -> int:
     message = " ".join(str(error).split())
-    if not isinstance(error, (OSError, ValueError)):
+    if not isinstance(error, (OSError, ValueError, pickle.UnpicklingError)):
         traceback.print_exception(error)
         message = f"{type(error).__name__}: {message}"
     if case and not any(str(file) in message for file in (*case.images, case.output)):
         message += f" ({', '.join(map(str, case.images))})"
-    print(f"{name}: FAILED: {message}", file=sys.stderr, flush=True)
+    print(f"{printable(name)}: FAILED: {printable(message)}", file=sys.stderr, flush=True)
     return 1
 
 

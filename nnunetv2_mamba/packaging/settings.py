@@ -6,6 +6,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from ..files import read_json
+
 PLATFORMS = ("grand-challenge", "brats", "flare")
 PRECISIONS = ("default", "fp32", "fp16", "bf16")
 
@@ -78,7 +80,7 @@ class Settings:
             ValueError: for a file that is not what ``write`` writes.
         """
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = read_json(path)
             choices = document.pop("choices")
             choices = Choices(**{**choices, "folds": tuple(choices["folds"])})
             return cls(**{**document, "channels": tuple(document["channels"])}, choices=choices)

@@ -3,6 +3,7 @@ import os
 import pickle
 import re
 import shutil
+import socket
 import subprocess
 import sys
 import tarfile
@@ -118,18 +119,37 @@ def test_a_zip_of_a_model_with_numpy_numbers_in_its_log(model, tmp_path):
 
 def test_brats_by_the_command(model, tmp_path, capsys):
     output = tmp_path / "context"
-    options = ["--modalities", *MODALITIES, "--folds", "1", "--cpu", "--time-budget", "60", "--disable-tta"]
+    options = [
+        "--modalities",
+        *MODALITIES,
+        "--folds",
+        "1",
+        "--cpu",
+        "--time-budget",
+        "60",
+        "--disable_tta",
+        "-step_size",
+        "0.75",
+    ]
     assert main(["package", str(model), "--for", "brats", "-o", str(output), *options]) == 0
     assert sorted(path.name for path in (output / "model").iterdir()) == ["dataset.json", "fold_1", "plans.json"]
     settings = Settings.read(output / "inference.json")
     assert settings.channels == MODALITIES
-    assert settings.choices == Choices(("1",), mirroring=False, time_budget=60)
+    assert settings.choices == Choices(("1",), mirroring=False, step_size=0.75, time_budget=60)
     dockerfile = (output / "Dockerfile").read_text()
     assert "COPY model /opt/ml/model" in dockerfile
     assert "NVIDIA" not in dockerfile
     assert "--index-url https://download.pytorch.org/whl/cpu torch==" in dockerfile
     assert main(["package", str(model), "--for", "brats", "-o", str(output), *options]) == 1
     assert f"{output} exists" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--disable_tta", "-step_size", "0.75"], ["--disable-tta", "--step-size", "0.75"]])
+def test_options_as_nnunet_spells_them_and_as_before(monkeypatch, words, tmp_path):
+    requests = []
+    monkeypatch.setattr(context, "write_context", lambda request, output: requests.append(request) or 1 / 0)
+    assert main(["package", "MODEL", "--for", "flare", "-o", str(tmp_path / "x"), *words]) == 1
+    assert (requests[0].choices.mirroring, requests[0].choices.step_size) == (False, 0.75)
 
 
 def test_torch_comes_from_the_index_asked_for_or_not_at_all(trained_model, tmp_path):
@@ -142,6 +162,55 @@ def test_torch_comes_from_the_index_asked_for_or_not_at_all(trained_model, tmp_p
     requirements = (tmp_path / "context/requirements.txt").read_text().splitlines()
     assert all(re.fullmatch(r"[a-z0-9.-]+==[\w.+]+", line) for line in requirements)
     assert set(pins) < set(requirements)  # and pip leaves alone what is there
+
+
+def test_the_image_of_this_python_is_named_without_the_patch_release(trained_model, tmp_path):
+    """Debian's and conda's patch releases have no image of their own."""
+    write_context(Request(trained_model.folder, "flare"), tmp_path / "context")
+    (base,) = re.findall(r"^FROM (.*)$", (tmp_path / "context/Dockerfile").read_text(), re.MULTILINE)
+    assert base == f"python:{sys.version_info.major}.{sys.version_info.minor}-bookworm"
+
+
+@pytest.mark.parametrize("kind", ["empty", "link", "current", "left behind"])
+def test_an_empty_folder_is_filled_and_stays_the_one_it_is(trained_model, tmp_path, monkeypatch, kind):
+    """It may be a mount point, which can be neither replaced nor removed."""
+    folder, output = tmp_path / "folder", tmp_path / "folder"
+    folder.mkdir()
+    if kind == "link":
+        output = tmp_path / "link"
+        output.symlink_to(folder)
+    if kind == "current":
+        monkeypatch.chdir(folder)
+        output = Path()
+    if kind == "left behind":  # by a process that was killed
+        host = re.sub("[^A-Za-z0-9]", "", socket.gethostname())[:20] or "host"
+        (folder / f".partial-{host}-{2**22 + 7}-0-.package-finished" / "model").mkdir(parents=True)
+    before = folder.stat().st_ino
+    write_context(Request(trained_model.folder, "flare"), output)
+    names = {path.name for path in folder.iterdir()}
+    assert {"Dockerfile", "model", "inference.json"} <= names
+    assert not [name for name in names if name.startswith((".partial", ".package"))]
+    assert folder.stat().st_ino == before
+    assert [path.name for path in tmp_path.iterdir() if path.name != "link"] == ["folder"]
+
+
+def test_a_folder_that_is_to_be_filled_is_empty_again_after_a_failure(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_context(Request(tmp_path / "nothing", "flare"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["file", "full", "dangling link"])
+def test_an_output_that_cannot_be_is_said_before_the_work(tmp_path, kind):
+    output = tmp_path / "output"
+    if kind == "file":
+        output.touch()
+    elif kind == "full":
+        (output / "x").mkdir(parents=True)
+    else:
+        output.symlink_to(tmp_path / "nowhere")
+    with pytest.raises(FileExistsError, match="is not an empty folder|is a link to nothing"):
+        write_context(Request(tmp_path / "nothing", "flare"), output)
 
 
 def test_torch_of_pypi_needs_no_step(trained_model, tmp_path):
@@ -244,7 +313,7 @@ class Danger:
     ("spoil", "message"),
     [
         (lambda folder: (folder / "plans.json").unlink(), "plans.json is missing"),
-        (lambda folder: (folder / "dataset.json").write_text("{"), "dataset.json is damaged"),
+        (lambda folder: (folder / "dataset.json").write_text("{"), "dataset.json is no valid JSON"),
         (lambda folder: (folder / "dataset.json").write_text("{}"), "dataset.json is not nnU-Net's.*channel_names"),
         (lambda folder: (folder / "fold_0/checkpoint_final.pth").write_bytes(b"PK"), "checkpoint_final.pth"),
         (lambda folder: recheckpoint(folder, lambda content: content.pop("trainer_name")), "has no trainer_name"),
@@ -257,7 +326,7 @@ class Danger:
         (lambda folder: rename_the_configuration(folder, "3d; touch"), "configuration is '3d; touch'"),
         (lambda folder: change_the_reader(folder, "Tiff3DIO"), r"files of Tiff3DIO \(.tif, .tiff\)"),
         (lambda folder: change_the_reader(folder, "NaturalImage2DIO"), "files of NaturalImage2DIO"),
-        (lambda folder: change_the_reader(folder, "NoIO"), "no image reader NoIO"),
+        (lambda folder: change_the_reader(folder, "NoIO"), "'NoIO', which nnU-Net has not in nnunetv2.imageio"),
         (
             lambda folder: rewrite(folder / "plans.json", lambda plans: plans["configurations"].pop("3d_fullres")),
             "no configuration '3d_fullres'",

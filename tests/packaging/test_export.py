@@ -8,15 +8,15 @@ from documentation import BLOCKS
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_mamba._register import DISCOVERY
+from nnunetv2_mamba.architectures.blocks.mamba import DirectionalMamba
 from nnunetv2_mamba.cli import main
-from nnunetv2_mamba.ops import directional_scan
+from nnunetv2_mamba.ops import selection
 from nnunetv2_mamba.packaging import export as module
 from nnunetv2_mamba.packaging.export import export
 
 
 @pytest.fixture(autouse=True)
-def scan_of_torch(monkeypatch):
-    monkeypatch.setenv("NNUNETV2_MAMBA_SCAN", "torch")
+def our_trainers(monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", DISCOVERY)
 
 
@@ -61,15 +61,32 @@ def test_the_documented_commands(trained_model, tmp_path, monkeypatch, words):
 
 
 @pytest.mark.parametrize(("option", "kind"), [("--onnx", "onnx"), ("--torch-export", "torch-export")])
-def test_the_command_exports_with_the_backend_of_plain_operations(tmp_path, monkeypatch, capsys, option, kind):
+def test_the_command_changes_no_environment(monkeypatch, capsys, option, kind):
     calls = []
     monkeypatch.setenv("NNUNETV2_MAMBA_SCAN", "cpu")
-    monkeypatch.setattr(
-        module, "export", lambda *args: calls.append((*args, os.environ["NNUNETV2_MAMBA_SCAN"])) or "ok"
-    )
+    monkeypatch.setattr(module, "export", lambda *args: calls.append(args) or "ok")
     assert main(["export", "MODEL", option, "FILE", "--fold", "1"]) == 0
-    assert calls == [(Path("MODEL"), Path("FILE"), kind, "1", "checkpoint_final.pth", "torch")]
+    assert calls == [(Path("MODEL"), Path("FILE"), kind, "1", "checkpoint_final.pth")]
     assert capsys.readouterr().out == "ok\nwritten: FILE\n"
+    assert os.environ["NNUNETV2_MAMBA_SCAN"] == "cpu"
+
+
+class OneLayer(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = DirectionalMamba(4, torch.nn.Conv2d, scan="bidirectional", d_state=2)
+
+    def forward(self, x):
+        return self.layer(x, (2, 3))
+
+
+@pytest.mark.parametrize("asked", ["auto", "reference"])
+def test_the_graph_has_no_operator_of_ours_whatever_backend_is_asked_for(monkeypatch, asked):
+    monkeypatch.setenv("NNUNETV2_MAMBA_SCAN", asked)
+    network, x = OneLayer().eval(), torch.randn(1, 6, 4)
+    program = module._program(network, x)
+    assert not [node for node in program.graph.nodes if "nnunetv2_mamba" in str(node.target)]
+    torch.testing.assert_close(program.module()(x), network(x))
 
 
 def test_long_scans_are_refused(trained_model, tmp_path, monkeypatch):
@@ -99,9 +116,17 @@ def test_the_ending_is_checked_before_anything_else(tmp_path):
         export(tmp_path / "no-model", tmp_path / "network.pt2", "onnx")
 
 
-def test_the_operators_are_back_afterwards(trained_model, tmp_path, monkeypatch):
-    scan = directional_scan.__globals__["_scan"]
+def test_the_backends_are_back_afterwards(trained_model, tmp_path, monkeypatch):
+    before = selection.resolve, selection.load
     monkeypatch.setitem(module.MAX_STEPS, "onnx", 0)
     with pytest.raises(ValueError, match="not exported"):
         export(trained_model.folder, tmp_path / "network.onnx", "onnx")
-    assert directional_scan.__globals__["_scan"] is scan
+    assert (selection.resolve, selection.load) == before
+
+
+@pytest.mark.parametrize("place", ["nowhere/network.onnx", "folder.onnx"])
+def test_what_cannot_be_written_is_found_before_the_work(tmp_path, place):
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(OSError, match=place):
+        export(tmp_path / "no-model", tmp_path / place, "onnx")
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.onnx"]

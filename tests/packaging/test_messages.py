@@ -12,7 +12,7 @@ from test_troubleshooting import documented
 from trained_model import MODALITIES
 
 from nnunetv2_mamba._register import DISCOVERY
-from nnunetv2_mamba.packaging.images import write_atomically
+from nnunetv2_mamba.packaging.images import check_writable, write_atomically
 from nnunetv2_mamba.packaging.run import _failure, main
 from nnunetv2_mamba.packaging.settings import Choices, Settings
 
@@ -73,6 +73,31 @@ def test_an_image_with_cuda_where_there_is_none(errors, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     lines = errors(code=0, gpu=True)
     assert [line for line in lines if documented(line)]
+
+
+def test_an_output_that_cannot_be_written_is_said_before_the_prediction(errors, tmp_path, monkeypatch):
+    monkeypatch.delattr("nnunetv2_mamba.packaging.predictor.CasePredictor")
+    (tmp_path / "file").touch()
+    (line,) = errors(output=tmp_path / "file/output")
+    assert line == f"inference: FAILED: nothing can be written to {tmp_path / 'file/output'}: Not a directory"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+def test_folders_that_others_may_not_write(not_writable):
+    for folder in (not_writable, not_writable / "new"):
+        with pytest.raises(OSError, match=f"^nothing can be written to {folder}: Permission denied$"):
+            check_writable(folder)
+
+
+def test_voxels_that_are_nan(errors):
+    def spoil(folder):
+        image = SimpleITK.ReadImage(folder / "case_0-t2w.nii.gz")
+        image[3, 3, 3] = float("nan")
+        SimpleITK.WriteImage(image, folder / "case_0-t2w.nii.gz")
+
+    (line,) = errors(spoil, code=0)
+    assert line.startswith("case_0: NOTE: ")
+    assert line.endswith("case_0-t2w.nii.gz has 1 voxels that are NaN or infinite; they were taken as 0")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")

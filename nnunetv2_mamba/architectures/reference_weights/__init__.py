@@ -7,12 +7,14 @@ is consumed, every target parameter filled, scan tables and copies are compared 
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from ...files import written_whole
 from .medsegmamba import build_medsegmamba
 from .segmamba import build_segmamba
 from .state import read_plain, unwrap
@@ -81,22 +83,18 @@ def convert(src: str | os.PathLike, dst: str | os.PathLike, tom_residual: bool =
     src, dst = Path(src), Path(dst)
     try:
         checkpoint = read_plain(src)
-    except OSError:
-        raise
-    except Exception as error:  # torch raises several kinds: unpickling, zip, end of file
+    except pickle.UnpicklingError as error:
         raise ValueError(
             f"{src} cannot be loaded as plain weights ({type(error).__name__}): it is damaged, or holds pickled "
             "objects, which may run code and are refused. Save it again as a state_dict of tensors."
-        ) from error
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"{src} cannot be loaded as plain weights: {error}") from None
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"{src} holds a {type(checkpoint).__name__}, expected a state_dict")
     network = build_from_reference(checkpoint, tom_residual)
-    temporary = dst.with_name(dst.name + ".tmp")
-    try:
+    with written_whole(dst) as temporary:
         torch.save({"network_weights": network.state_dict()}, temporary)
-        temporary.replace(dst)
-    finally:
-        temporary.unlink(missing_ok=True)
     head = network.decoder.seg_layers[0]
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
     return (

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path, PurePosixPath
 
+from ...files import read_json
 from ..settings import Settings
 from . import Case, visible
 
@@ -31,14 +31,14 @@ def find_cases(input_folder: Path, output_folder: Path, settings: Settings) -> l
 def _image_sockets(file: Path) -> dict[str, str]:
     """Slug to folder below the input, of the sockets that hold images."""
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = read_json(file)
         sockets = [value.get("socket") or value["interface"] for value in values]  # the latter until 2025
         folders = {socket["slug"]: socket.get("relative_path") or f"images/{socket['slug']}" for socket in sockets}
+        images = {slug: folder for slug, folder in folders.items() if PurePosixPath(folder).parts[:1] == ("images",)}
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{file} is missing") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{file} is not grand-challenge's list of inputs: {error!r}") from error
-    images = {slug: folder for slug, folder in folders.items() if PurePosixPath(folder).parts[:1] == ("images",)}
     if not images:
         raise ValueError(f"{file} names no image")
     return images
