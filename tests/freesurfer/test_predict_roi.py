@@ -11,7 +11,7 @@ from commands import run
 from tiny_dataset import DATASET_ID, NAME, TinyDataset
 
 from nnunetv2_mamba.cli import main
-from nnunetv2_mamba.freesurfer import two_stage
+from nnunetv2_mamba.freesurfer import cases, two_stage
 
 PLANS = "tinyMedSegMambaPlans"
 TRAINER = "nnUNetTrainerMedSegMamba"
@@ -40,7 +40,7 @@ def test_wrong_arguments_are_one_line(arguments, named, tmp_path, monkeypatch, c
 def test_failed_cases_are_told_by_the_exit_code(monkeypatch, capsys):
     loaded, failed = [], ["blank"]
     monkeypatch.setattr(two_stage.Stage, "load", lambda folder, options: loaded.append((folder.name, options)))
-    monkeypatch.setattr(two_stage, "predict_cases", lambda *arguments, **options: failed)
+    monkeypatch.setattr(cases, "predict_cases", lambda *arguments, **options: failed)
     command = ["predict-roi", *FOLDERS, "-f", "0", "all", "--step-size", "0.1667", "--disable_tta", "-device", "cpu"]
     assert main(command) == 1
     assert capsys.readouterr().err == "nnunetv2_mamba predict-roi: 1 cases failed: blank\n"

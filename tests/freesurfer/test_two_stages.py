@@ -1,70 +1,14 @@
-"""Two-stage prediction: a box is found, cropped, segmented and put back, whatever the axes and voxels of the input.
-
-The models are fakes that threshold intensities: the first marks bright (1) and brighter (2) voxels, the second the
-same two in its box, plus 3 where it sees the end of each axis of its input.
-"""
-
-from types import SimpleNamespace
+"""Two-stage prediction: a box is found, cropped, segmented and put back, whatever the axes and voxels of the input."""
 
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK
-from subjects import LIA, save, turned
+from subjects import LIA, turned
+from two_stage_fakes import LEFT, RIGHT, FakePredictor, expected_ids, models, predict, scene
 
-from nnunetv2_mamba.freesurfer.two_stage import Stage, TwoStage, find_cases, predict_cases
-
-LEFT, RIGHT = 150, 220
-IDS = {"left": 1203, "right": 2203, "corner": 77}
-
-
-class FakePredictor:
-    def __init__(self, labels, patch=(8, 8, 8), **description):
-        self.dataset_json = {"channel_names": {"0": "T1"}, "labels": {"background": 0, **labels}, **description}
-        self.plans_manager = SimpleNamespace(
-            image_reader_writer_class=nibabel.Nifti1Image, transpose_backward=[0, 1, 2]
-        )
-        self.configuration_manager = SimpleNamespace(patch_size=patch, spacing=[1.0] * len(patch))
-        self.seen = []
-
-    def predict_single_npy_array(self, array, properties, previous, output, probabilities):
-        assert array.dtype == np.float32 and array.ndim == 4
-        self.seen.append((array[0].copy(), properties["spacing"]))
-        segmentation = np.where(array[0] > 200, 2, np.where(array[0] > 100, 1, 0)).astype(np.uint8)
-        if 3 in self.dataset_json["labels"].values():
-            segmentation[-1, -1, -1] = 3
-        return segmentation
-
-
-def models(first=None, second=None, **options):
-    first = first or FakePredictor({"left": 1, "right": 2}, orientation="LIA")
-    second = second or FakePredictor(
-        {"left": 1, "right": 2, "corner": 3}, orientation="LIA", freesurfer_ids=IDS, roi_box_mm=[8, 12, 16]
-    )
-    return TwoStage(Stage(first), Stage(second), ("left", "right"), **options)
-
-
-def scene(left=((20, 23), (10, 14), (12, 16)), right=((10, 13), (10, 14), (12, 16)), shape=(40, 30, 50)):
-    array = np.full(shape, 10, dtype=np.uint8)
-    for value, ranges in ((LEFT, left), (RIGHT, right)):
-        if ranges:
-            array[tuple(slice(*limits) for limits in ranges)] = value
-    return array
-
-
-def predict(tmp_path, array, affine=LIA, two_stage=None, name="case_0000.nii.gz"):
-    (tmp_path / "in").mkdir(exist_ok=True)
-    if name.endswith(".mgz"):
-        save(array, affine, tmp_path / "in" / name)
-    else:
-        nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / "in" / name)
-    assert predict_cases(two_stage or models(), tmp_path / "in", tmp_path / "out") == []
-    image = nibabel.load(tmp_path / "out" / "case.nii.gz")
-    return np.asanyarray(image.dataobj), image
-
-
-def expected_ids(array):
-    return np.select([array == LEFT, array == RIGHT], [1203, 2203], 0)
+from nnunetv2_mamba.freesurfer.cases import predict_cases
+from nnunetv2_mamba.freesurfer.two_stage import Stage
 
 
 def test_the_box_is_cropped_segmented_and_put_back(tmp_path):
@@ -200,20 +144,6 @@ def test_structures_by_name_or_number():
     for wrong in ("amygdala", "7", "background", "0"):
         with pytest.raises(ValueError, match=f"no structure '{wrong}'; it has left, both"):
             stage.values([wrong])
-
-
-def test_files_that_make_no_case_are_named(tmp_path):
-    with pytest.raises(ValueError, match="has no images"):
-        find_cases(tmp_path, 1)
-    for name in ("a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "b_0000.mgz", "c.nii", "notes.txt"):
-        (tmp_path / name).touch()
-    with pytest.raises(ValueError, match="not so: a, b$"):
-        find_cases(tmp_path, 1)
-    with pytest.raises(ValueError, match="not so: b, c$"):
-        find_cases(tmp_path, 2)
-    (tmp_path / "b_0000.mgz").rename(tmp_path / "b_0001.mgz")
-    (tmp_path / "c.nii").unlink()
-    assert {name: len(files) for name, files in find_cases(tmp_path, 2).items()} == {"a": 2, "b": 2}
 
 
 def test_models_of_different_channels_do_not_fit(tmp_path):
