@@ -1,7 +1,6 @@
 """Images are read as nnU-Net's reader of the model reads them, and what comes back lies on the file's axes."""
 
 import gzip
-import struct
 
 import nibabel
 import numpy as np
@@ -12,13 +11,12 @@ from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 from subjects import LIA, turned
-from two_stage_fakes import FakePredictor
+from two_stage_fakes import READERS, FakePredictor, with_other_sform
 
 from nnunetv2_mamba.freesurfer.scans import read_scan
 from nnunetv2_mamba.freesurfer.two_stage import Stage
 from nnunetv2_mamba.freesurfer.volumes import open_volume, reoriented, voxels
 
-READERS = [SimpleITKIO, SimpleITKIOWithReorient, NibabelIO, NibabelIOWithReorient]
 SHAPE = (5, 6, 7)
 
 
@@ -37,16 +35,6 @@ def oblique(degrees):
 
 def axes_of(name):
     return oblique(float(name)) if name.lstrip("-").isdigit() else turned(values(), LIA, name)[1]
-
-
-def with_other_sform(array, affine, sform):
-    """The bytes of a NIfTI file whose qform and voxel sizes say one thing and whose sform another."""
-    image = nibabel.Nifti1Image(array, affine)
-    image.set_qform(affine, 1)
-    image.set_sform(affine, 1)
-    content = bytearray(image.to_bytes())
-    struct.pack_into("<12f", content, 280, *np.asarray(sform, dtype=float)[:3].ravel())
-    return bytes(content)
 
 
 @pytest.mark.parametrize("axes", ["RAS", "LPS", "PIR", "LIA", "ASL", "20", "45", "-45", "135"])

@@ -4,16 +4,19 @@ The first model marks bright (1) and brighter (2) voxels, the second the same tw
 end of each axis of its input.
 """
 
+import struct
 from types import SimpleNamespace
 
 import nibabel
 import numpy as np
-from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 from subjects import LIA, save
 
 from nnunetv2_mamba.freesurfer.cases import predict_cases
 from nnunetv2_mamba.freesurfer.two_stage import Stage, TwoStage
 
+READERS = [SimpleITKIO, SimpleITKIOWithReorient, NibabelIO, NibabelIOWithReorient]
 LEFT, RIGHT = 150, 220
 IDS = {"left": 1203, "right": 2203, "corner": 77}
 
@@ -66,3 +69,13 @@ def predict(tmp_path, array, affine=LIA, two_stage=None, name="case_0000.nii.gz"
 
 def expected_ids(array):
     return np.select([array == LEFT, array == RIGHT], [1203, 2203], 0)
+
+
+def with_other_sform(array, affine, sform):
+    """The bytes of a NIfTI file whose qform and voxel sizes say one thing and whose sform another."""
+    image = nibabel.Nifti1Image(array, affine)
+    image.set_qform(affine, 1)
+    image.set_sform(affine, 1)
+    content = bytearray(image.to_bytes())
+    struct.pack_into("<12f", content, 280, *np.asarray(sform, dtype=float)[:3].ravel())
+    return bytes(content)
