@@ -107,6 +107,7 @@ def _readable(image: SpatialImage, file: Path, folder: Path) -> Path:
         array = voxels(image)
         copy = type(image)(array, image.affine, image.header, dtype=array.dtype)
     else:
+        _axes(file, image.affine)  # refuses what has none
         copy = nifti(voxels(image), image.affine)
     with written_whole(folder / f"{file.name}.nii") as temporary:
         nibabel.save(copy, temporary)

@@ -248,6 +248,7 @@ def _check_documents(folder: Path) -> None:
     if dataset.is_file():
         read_json_object(dataset)
     if plans.is_file():
+        content = read_json_object(plans)
         from ..untrusted_plans import check_untrusted_plans
 
-        check_untrusted_plans(read_json_object(plans), str(plans))
+        check_untrusted_plans(content, str(plans))

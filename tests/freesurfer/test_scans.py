@@ -10,12 +10,12 @@ from nibabel.nifti1 import unit_codes
 from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
-from subjects import LIA, turned
+from subjects import LIA, save, turned
 from two_stage_fakes import READERS, FakePredictor, with_other_sform
 
 from nnunetv2_mamba.freesurfer.scans import read_scan
 from nnunetv2_mamba.freesurfer.two_stage import Stage
-from nnunetv2_mamba.freesurfer.volumes import open_volume, reoriented, voxels
+from nnunetv2_mamba.freesurfer.volumes import open_volume, read_volume, reoriented, voxels
 
 SHAPE = (5, 6, 7)
 
@@ -175,6 +175,19 @@ def test_no_image_and_no_file(tmp_path):
         (tmp_path / name).write_bytes(b"" if "empty" in name else b"This is no image.")
         with pytest.raises(ValueError, match=name):
             read_scan([tmp_path / name], SimpleITKIO)
+
+
+def test_a_place_that_is_none_is_refused(tmp_path):
+    for name, column in (("nan.mgh", np.nan), ("flat.mgh", 0)):
+        affine = np.eye(4)
+        save(values(), affine, tmp_path / name)
+        content = bytearray((tmp_path / name).read_bytes())
+        content[42:54] = np.array([column] * 3, dtype=">f4").tobytes()  # the first axis' direction
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=rf"{name} has no place in space"):
+            read_scan([tmp_path / name], SimpleITKIO)
+        with pytest.raises(ValueError, match=rf"{name} is .* mm large"):
+            read_volume(tmp_path / name)
 
 
 def test_channels_are_compared_as_the_reader_has_them(tmp_path):
