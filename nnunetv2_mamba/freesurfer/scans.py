@@ -109,9 +109,9 @@ def _readable(image: SpatialImage, file: Path, folder: Path) -> Path:
     else:
         _axes(file, image.affine)  # refuses what has none
         copy = nifti(voxels(image), image.affine)
-    with written_whole(folder / f"{file.name}.nii") as temporary:
+    with written_whole(folder / "image.nii") as temporary:  # one at a time: it is read at once
         nibabel.save(copy, temporary)
-    return folder / f"{file.name}.nii"
+    return folder / "image.nii"
 
 
 def _place(file: Path, properties: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
