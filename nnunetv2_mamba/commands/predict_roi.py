@@ -1,8 +1,11 @@
 """``nnunetv2_mamba predict-roi``."""
 
 import argparse
+import math
 import sys
 from pathlib import Path
+
+from ..text import printable
 
 HELP = "predict in two stages: one model finds a region, a second one segments a box around it"
 
@@ -50,13 +53,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from ..freesurfer.two_stage import Options, Stage, TwoStage, predict_cases
+    from ..freesurfer.cases import predict_cases
+    from ..freesurfer.two_stage import Options, Stage, TwoStage
 
     if not 0 < args.step_size <= 1:
         raise ValueError(f"--step-size must be above 0 and at most 1, got {args.step_size:g}")
-    if args.box is not None and min(args.box) <= 0:
+    if args.box is not None and not all(0 < edge < math.inf for edge in args.box):
         raise ValueError("--box must be three lengths above 0")
-    if args.margin is not None and args.margin < 0:
+    if args.margin is not None and not 0 <= args.margin < math.inf:
         raise ValueError(f"--margin must not be negative, got {args.margin:g}")
     options = Options(
         use_folds=args.folds,
@@ -75,5 +79,6 @@ def run(args: argparse.Namespace) -> int:
     )
     failed = predict_cases(models, args.input, args.output, overwrite=not args.continue_prediction)
     if failed:
-        print(f"nnunetv2_mamba predict-roi: {len(failed)} cases failed: {', '.join(failed)}", file=sys.stderr)
+        names = printable(", ".join(failed))
+        print(f"nnunetv2_mamba predict-roi: {len(failed)} cases failed: {names}", file=sys.stderr)
     return 1 if failed else 0

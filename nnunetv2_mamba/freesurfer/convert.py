@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -10,9 +9,12 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 
+import nibabel
 import numpy as np
 from tqdm import tqdm
 
+from ..files import is_hidden, read_json, write_json
+from ..text import printable
 from .labels import HIPPOCAMPI, TASKS, Task, both_sides, classes_from_ids
 from .roi import box_of_size, largest_parts
 from .subjects import Subject, find_subjects
@@ -45,12 +47,12 @@ def convert(
     """
     chosen = TASKS[task]
     subjects = find_subjects(subjects_dir, names, image, None if chosen.box_mm is None else subfields_pattern)
-    for folder in ("imagesTr", "labelsTr", "sources"):
-        (dataset / folder).mkdir(parents=True, exist_ok=True)
     settings = {"subjects_dir": str(subjects_dir.resolve()), "task": task, "image": image}
     if chosen.box_mm is not None:
         settings["subfields_pattern"] = subfields_pattern
-    _check_settings(dataset / SETTINGS_FILE, settings)
+    _check_settings(dataset, settings)
+    for folder in ("imagesTr", "labelsTr", "sources"):
+        (dataset / folder).mkdir(exist_ok=True)
 
     lacking: dict[str, list[str]] = {}
     problems = []
@@ -65,7 +67,8 @@ def convert(
     _report(lacking, len(subjects))
     if lacking and strict:
         raise ValueError(f"{len(lacking)} structures are missing in some subjects (see above; --strict is set)")
-    _write_json(dataset / "dataset.json", dataset_json(chosen, len(list((dataset / "labelsTr").glob("*.nii.gz")))))
+    cases = [file for file in (dataset / "labelsTr").glob("*.nii.gz") if not is_hidden(file)]
+    write_json(dataset / "dataset.json", dataset_json(chosen, len(cases)))
 
 
 def dataset_json(task: Task, n_cases: int) -> dict:
@@ -117,10 +120,10 @@ def convert_subject(subject: Subject, task: Task, dataset: Path) -> list[str]:
     label_file = dataset / "labelsTr" / f"{subject.name}.nii.gz"
     record, sources = dataset / "sources" / f"{subject.name}.json", _sources(subject)
     if image_file.is_file() and label_file.is_file() and record.is_file():
-        if json.loads(record.read_text(encoding="utf-8")) == sources:
+        if _is_record_of(record, sources):
             return _lacking(voxels(read_volume(label_file)), task)
     record.unlink(missing_ok=True)
-    image = conformed(read_volume(subject.image), order=1)
+    image = conformed(_image(subject.image), order=1)
     affine, array = image.affine, voxels(image)
     aseg = _labels(subject.aseg)
     if task.box_mm is None:
@@ -134,7 +137,7 @@ def convert_subject(subject: Subject, task: Task, dataset: Path) -> list[str]:
         affine, array, classes = image.slicer[box].affine, array[box], classes[box]
     write_volume(nifti(array, affine), image_file)
     write_volume(nifti(classes, affine), label_file)
-    _write_json(record, sources)
+    write_json(record, sources)
     return _lacking(classes, task)
 
 
@@ -144,10 +147,25 @@ def _sources(subject: Subject) -> dict[str, list[int]]:
     return {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 
 
+def _is_record_of(record: Path, sources: dict) -> bool:
+    try:
+        return read_json(record) == sources
+    except ValueError:  # damaged, by whatever: the subject is converted again
+        return False
+
+
+def _image(file: Path) -> nibabel.Nifti1Image:
+    """The image with 0 for what is not finite, as ITK reads NIfTI: one NaN would spread over all that is resampled."""
+    volume = read_volume(file)
+    array = voxels(volume)
+    if array.dtype.kind == "f":
+        array = np.nan_to_num(array, nan=0, posinf=0, neginf=0)
+    return nifti(array, volume.affine)
+
+
 def _labels(file: Path) -> np.ndarray:
     volume = read_volume(file)
-    label_voxels(volume)  # refuses what resampling would round
-    return label_voxels(conformed(volume, order=0))
+    return voxels(conformed(nifti(label_voxels(volume), volume.affine), order=0))
 
 
 def _lacking(classes: np.ndarray, task: Task) -> list[str]:
@@ -161,22 +179,20 @@ def _report(lacking: dict[str, list[str]], n_subjects: int) -> None:
         return
     print(f"{n_subjects} subjects; WARNING, structures that some of them lack:")
     for name, subjects in lacking.items():
-        shown = "all" if len(subjects) == n_subjects else ", ".join(subjects)
+        shown = "all" if len(subjects) == n_subjects else printable(", ".join(subjects))
         print(f"  {name:32s} missing in {len(subjects):4d}: {shown}")
 
 
-def _check_settings(file: Path, settings: dict) -> None:
+def _check_settings(dataset: Path, settings: dict) -> None:
+    file = dataset / SETTINGS_FILE
     if file.exists():
-        earlier = json.loads(file.read_text(encoding="utf-8"))
+        earlier = read_json(file)
         if earlier != settings:
             raise ValueError(
-                f"{file.parent} was converted with {earlier}, now it is {settings}; remove it or choose another -d"
+                f"{dataset} was converted with {earlier}, now it is {settings}; remove it or choose another -d"
             )
-    else:
-        _write_json(file, settings)
-
-
-def _write_json(file: Path, content: dict) -> None:
-    partial_file = file.with_name(f"{file.name}.partial")
-    partial_file.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial_file.replace(file)
+        return
+    if dataset.exists() and any(not is_hidden(entry) for entry in dataset.iterdir()):
+        raise ValueError(f"{dataset} has files that convert-freesurfer has not written; remove it or choose another -d")
+    dataset.mkdir(parents=True, exist_ok=True)
+    write_json(file, settings)

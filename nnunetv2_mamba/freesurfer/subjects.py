@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..files import is_hidden
 from .volumes import grid_difference, read_volume
 
 # As FreeSurfer 7 names them, with the version of the atlas (v21, v22) and the additional images of the run in between.
@@ -32,7 +33,8 @@ def find_subjects(
     """Find the files and check that they are there and on the same voxel grid.
 
     Args:
-        names: of the subjects; None for all folders with an ``mri`` folder, save FreeSurfer's templates ``fsaverage*``.
+        names: of the subjects; None for all folders with an ``mri`` folder, save hidden ones and FreeSurfer's templates
+            ``fsaverage*``.
         image: file in ``mri``.
         subfields_pattern: of the files in ``mri`` after ``lh.`` and ``rh.``; None where no subfields are needed.
 
@@ -43,8 +45,9 @@ def find_subjects(
         names = sorted(
             folder.parent.name
             for folder in subjects_dir.glob("*/mri")
-            if folder.is_dir() and not folder.parent.name.startswith("fsaverage")
+            if folder.is_dir() and not folder.parent.name.startswith("fsaverage") and not is_hidden(folder.parent)
         )
+    names = list(dict.fromkeys(names))
     if not names:
         raise ValueError(f"no folder in {subjects_dir} has a folder mri, as a FreeSurfer subject has")
     subjects, problems = [], []
@@ -72,7 +75,8 @@ def _subject(folder: Path, image: str, subfields_pattern: str | None) -> Subject
         raise ValueError(f"there is no {', no '.join(map(str, missing))}")
     reference = read_volume(subject.image)
     for file in (subject.aseg, *subfields):
-        difference = grid_difference(reference, read_volume(file))
+        volume = read_volume(file)
+        difference = grid_difference(reference.shape, reference.affine, volume.shape, volume.affine)
         if difference:
             raise ValueError(f"{image} and {file.name} are on different voxel grids: {difference}")
     return subject

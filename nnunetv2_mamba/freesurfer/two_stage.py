@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel
 import numpy as np
 import torch
-from nibabel.spatialimages import SpatialImage
+from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+from ..files import read_json_object
 from .roi import Box, box_of_size, box_with_margin, largest_parts
-from .volumes import ENDINGS, grid_difference, read_volume, reoriented, turned_back, voxels, write_volume
+from .scans import Scan, read_scan
+
+_LONGEST_MESSAGE = 500  # of nnU-Net's: one of missing weights names them all
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,26 @@ class Options:
 
 
 class Stage:
-    """A trained nnU-Net model that segments nibabel images in whatever orientation they are."""
+    """A trained nnU-Net model, and how its images are read.
+
+    Attributes:
+        predictor: nnU-Net's.
+        reader: nnU-Net's class that read the images the model was trained on.
+        orientation: in which the model was trained, as ``LIA``; None where it takes images as the reader gives them.
+
+    Raises:
+        ValueError: for a model of images that are no volumes in space (PNG, TIFF), or of an unknown orientation.
+    """
 
     def __init__(self, predictor: nnUNetPredictor):
         self.predictor = predictor
+        name = predictor.plans_manager.image_reader_writer_class.__name__  # all that a stand-in for nnU-Net's has
+        self.reader = recursive_find_reader_writer_by_name(name)
+        if ".nii.gz" not in self.reader.supported_file_endings:
+            raise ValueError(f"a model of images that nnU-Net's {name} reads cannot be used: it knows no NIfTI")
+        self.orientation = None if name.endswith("WithReorient") else self.dataset_json.get("orientation")
+        if self.orientation is not None:
+            _check_orientation(self.orientation)
 
     @classmethod
     def load(cls, folder: Path, options: Options) -> Stage:
@@ -41,7 +57,8 @@ class Stage:
 
         Raises:
             FileNotFoundError: where the folder has no such folds or checkpoint.
-            ValueError: for a model that needs the prediction of another one (a cascade's second).
+            ValueError: for a folder that is no model of nnU-Net's, a model that needs the prediction of another one (a
+                cascade's second), or plans that name what no plans need.
         """
         predictor = nnUNetPredictor(
             tile_step_size=options.tile_step_size,
@@ -53,7 +70,17 @@ class Stage:
             raise FileNotFoundError(
                 f"{folder} has no folder fold_0, fold_1, ... with {options.checkpoint_name}; see -f and -chk"
             )
-        predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), options.checkpoint_name)
+        for fold in options.use_folds or ():
+            if not (folder / f"fold_{fold}" / options.checkpoint_name).is_file():
+                raise FileNotFoundError(f"{folder} has no fold_{fold}/{options.checkpoint_name}; see -f and -chk")
+        _check_documents(folder)
+        try:
+            predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), options.checkpoint_name)
+        except OSError:
+            raise
+        except Exception as error:  # of a folder in which something is missing or does not fit, nnU-Net raises anything
+            says = " ".join(str(error).split())[:_LONGEST_MESSAGE]
+            raise ValueError(f"{folder} is no model that nnU-Net can load: {type(error).__name__}: {says}") from error
         if predictor.configuration_manager.previous_stage_name is not None:
             raise ValueError(f"{folder} is the second model of nnU-Net's cascade and cannot predict on its own")
         return cls(predictor)
@@ -63,28 +90,23 @@ class Stage:
         return self.predictor.dataset_json
 
     @property
-    def orientation(self) -> str | None:
-        """In which the model was trained, as ``LIA``; None where it takes images as they are."""
-        if "orientation" in self.dataset_json:
-            return self.dataset_json["orientation"]
-        reader = self.predictor.plans_manager.image_reader_writer_class.__name__
-        return "RAS" if reader.endswith("WithReorient") else None
+    def n_channels(self) -> int:
+        """Of the images; nnU-Net takes the older key ``modality``, too."""
+        return len(self.dataset_json.get("modality") or self.dataset_json["channel_names"])
 
-    def turned(self, image: SpatialImage) -> SpatialImage:
-        return image if self.orientation is None else reoriented(image, self.orientation)
+    def turned(self, scan: Scan) -> Scan:
+        """A scan that this model's reader has read, as the model was trained."""
+        return scan if self.orientation is None else scan.turned_to(self.orientation)
 
-    def turned_back(self, array: np.ndarray, original: SpatialImage) -> np.ndarray:
-        """An array on the grid of ``turned(original)``, on the grid of ``original``."""
-        return array if self.orientation is None else turned_back(array, self.orientation, original)
+    def segment(self, array: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
+        """The model's labels (z, y, x; as nnU-Net uint8, or uint16 of more than 254 labels) of an array of images.
 
-    def segment(self, channels: Sequence[SpatialImage]) -> np.ndarray:
-        """The model's labels on the grid of the images, with their axes."""
-        images = [self.turned(channel) for channel in channels]
-        # nnU-Net has the axes the other way round
-        array = np.stack([voxels(image).astype(np.float32).transpose(2, 1, 0) for image in images])
-        spacing = [float(zoom) for zoom in images[0].header.get_zooms()[::-1]]
-        segmentation = self.predictor.predict_single_npy_array(array, {"spacing": spacing}, None, None, False)
-        return self.turned_back(segmentation.transpose(2, 1, 0), channels[0])
+        Args:
+            array: (channels, z, y, x), float32.
+            spacing: of z, y, x.
+        """
+        images = np.ascontiguousarray(array)
+        return self.predictor.predict_single_npy_array(images, {"spacing": list(spacing)}, None, None, False)
 
     def values(self, structures: Sequence[str]) -> dict[str, list[int]]:
         """The voxel values of structures, given by name or as a number.
@@ -92,18 +114,16 @@ class Stage:
         Raises:
             ValueError: for a structure that the model does not segment.
         """
-        labels = self.dataset_json["labels"]
-        by_number = {str(value): name for name, value in labels.items()}
+        labels = {name: values for name, values in self._labels().items() if values != [0]}
+        by_number = {str(values[0]): name for name, values in labels.items() if len(values) == 1}
         result = {}
         for structure in structures:
-            name = by_number.get(structure, structure)
-            if name not in labels or labels[name] == 0:
+            name = structure if structure in labels else by_number.get(structure)
+            if name is None:
                 raise ValueError(
-                    f"--stage1-labels: the model has no structure {structure!r}; it has "
-                    + ", ".join(other for other, value in labels.items() if value != 0)
+                    f"--stage1-labels: the model has no structure {structure!r}; it has {', '.join(labels)}"
                 )
-            value = labels[name]
-            result[name] = [value] if isinstance(value, int) else list(value)
+            result[name] = labels[name]
         return result
 
     def freesurfer_ids(self) -> np.ndarray | None:
@@ -111,14 +131,27 @@ class Stage:
         ids = self.dataset_json.get("freesurfer_ids")
         if ids is None:
             return None
-        labels = {name: value for name, value in self.dataset_json["labels"].items() if name != "background"}
-        unknown = [name for name, value in labels.items() if name not in ids or not isinstance(value, int)]
+        labels = {name: values for name, values in self._labels().items() if values != [0]}
+        unknown = [name for name, values in labels.items() if name not in ids or len(values) != 1]
         if unknown:
             raise ValueError(f"freesurfer_ids in the model's dataset.json has no id of {', '.join(unknown)}")
-        table = np.zeros(max(labels.values()) + 1, dtype=np.uint16)
-        for name, value in labels.items():
+        highest = np.iinfo(np.uint16).max
+        wrong = [name for name in labels if not isinstance(ids[name], int) or not 0 <= ids[name] <= highest]
+        if wrong:
+            raise ValueError(
+                f"freesurfer_ids in the model's dataset.json is not from 0 to {highest}: {', '.join(wrong)}"
+            )
+        table = np.zeros(max((value for (value,) in labels.values()), default=0) + 1, dtype=np.uint16)
+        for name, (value,) in labels.items():
             table[value] = ids[name]
         return table
+
+    def _labels(self) -> dict[str, list[int]]:
+        """Every structure's values; nnU-Net takes numbers written as text, too."""
+        return {
+            name: [int(number) for number in (value if isinstance(value, list | tuple) else [value])]
+            for name, value in self.dataset_json["labels"].items()
+        }
 
     def trained_box_mm(self) -> list[float]:
         """Edges of the boxes that the model was trained on, else of its patch; in the order of nnU-Net's axes.
@@ -154,112 +187,68 @@ class TwoStage:
     margin_mm: float | None = None
     freesurfer_ids: bool = True
 
-    def segment(self, channels: Sequence[SpatialImage]) -> tuple[np.ndarray, list[str]]:
-        """Segment one case, which has an image per input channel, all on one grid.
-
-        Returns:
-            The segmentation on the grid of the images (uint8, or uint16 with FreeSurfer ids), and remarks.
+    def check(self) -> int:
+        """Check that the models fit together; returns the number of their input channels.
 
         Raises:
-            ValueError: where the first model finds nothing.
+            ValueError: where they take different numbers of channels, or lack structures or ids.
         """
-        images = [self.second.turned(channel) for channel in channels]
+        n_channels = self.first.n_channels
+        if n_channels != self.second.n_channels:
+            raise ValueError(f"the first model takes {n_channels} channel(s), the second {self.second.n_channels}")
+        self.first.values(self.structures)
+        self.second.freesurfer_ids()
+        return n_channels
+
+    def segment(self, files: Sequence[Path]) -> tuple[np.ndarray, list[str]]:
+        """Segment one case, which has a file per input channel, all on one grid.
+
+        Returns:
+            The segmentation on the grid of the files, axes x, y, z (FreeSurfer's ids in uint16, or labels in nnU-Net's
+            type), and remarks.
+
+        Raises:
+            ValueError: for files that cannot be read (see ``scans.read_scan``); where the first model finds nothing.
+        """
+        scans = {reader: read_scan(files, reader) for reader in dict.fromkeys((self.first.reader, self.second.reader))}
+        first, second = (stage.turned(scans[stage.reader]) for stage in (self.first, self.second))
         values = self.first.values(self.structures)
-        found = self.first.segment(images)
+        found = second.from_file(first.to_file(self.first.segment(first.array, first.spacing)))
         remarks = [f"{name} was not found" for name, numbers in values.items() if not np.isin(found, numbers).any()]
         if len(remarks) == len(values):
             raise ValueError(f"the first stage found no {', no '.join(values)}")
         region = largest_parts(found, sorted({number for numbers in values.values() for number in numbers}))
-        box = self._box(region, images[0])
-        remarks.append("box of {} voxels".format(" x ".join(str(side.stop - side.start) for side in box)))
-        segmentation = np.zeros(images[0].shape, dtype=np.uint8)
-        segmentation[box] = self.second.segment([image.slicer[box] for image in images])
+        box = self._box(region, second.spacing)
+        remarks.append("box of {} voxels".format(" x ".join(str(side.stop - side.start) for side in reversed(box))))
+        part = self.second.segment(second.array[(slice(None), *box)], second.spacing)
+        segmentation = np.zeros(region.shape, dtype=part.dtype)
+        segmentation[box] = part
         table = self.second.freesurfer_ids() if self.freesurfer_ids else None
         if table is not None:
             segmentation = table[segmentation]
-        return self.second.turned_back(segmentation, channels[0]), remarks
+        return second.to_file(segmentation), remarks
 
-    def _box(self, region: np.ndarray, image: SpatialImage) -> Box:
-        zooms = np.array(image.header.get_zooms())
+    def _box(self, region: np.ndarray, spacing: Sequence[float]) -> Box:
         if self.margin_mm is not None:
-            return box_with_margin(region, np.ceil(self.margin_mm / zooms).astype(int).tolist())
+            return box_with_margin(region, np.ceil(self.margin_mm / np.array(spacing)).astype(int).tolist())
         edges = self.box_mm if self.box_mm is not None else self.second.trained_box_mm()
-        return box_of_size(region, np.rint(np.array(edges)[::-1] / zooms).astype(int).tolist())
+        return box_of_size(region, np.rint(np.array(edges) / spacing).astype(int).tolist())
 
 
-def find_cases(folder: Path, n_channels: int) -> dict[str, list[Path]]:
-    """The cases in a folder by name: ``NAME_0000.nii.gz``, ``NAME_0001.nii.gz``, ... or, of one channel, ``NAME.mgz``.
-
-    Raises:
-        ValueError: where there are none, or cases that have not each channel once.
-    """
-    cases: dict[str, dict[int, list[Path]]] = {}
-    for file in sorted(folder.iterdir()):
-        ending = next((ending for ending in ENDINGS if file.name.endswith(ending)), None)
-        if ending is not None:
-            stem = file.name[: -len(ending)]
-            numbered = re.fullmatch(r"(.+)_(\d{4})", stem)
-            name, channel = (numbered[1], int(numbered[2])) if numbered else (stem, 0)
-            cases.setdefault(name, {}).setdefault(channel, []).append(file)
-    if not cases:
-        raise ValueError(f"{folder} has no images ({', '.join(ENDINGS)})")
-    wrong = [
-        name
-        for name, channels in cases.items()
-        if sorted(channels) != list(range(n_channels)) or any(len(files) > 1 for files in channels.values())
-    ]
-    if wrong:
-        raise ValueError(
-            f"the models take {n_channels} channel(s), one file each (_0000, _0001, ...); not so: {', '.join(wrong)}"
-        )
-    return {name: [channels[channel][0] for channel in range(n_channels)] for name, channels in cases.items()}
+def _check_orientation(orientation: object) -> None:
+    axes = {frozenset("LR"), frozenset("AP"), frozenset("IS")}
+    letters = orientation if isinstance(orientation, str) else ""
+    if len(letters) != 3 or {axis for axis in axes if axis & set(letters)} != axes or not set(letters) <= set("LRAPIS"):
+        raise ValueError(f"the model's dataset.json names an orientation that is none, as LIA is: {orientation!r}")
 
 
-def predict_cases(models: TwoStage, input_folder: Path, output_folder: Path, overwrite: bool = True) -> list[str]:
-    """Predict all cases of a folder. A case that fails is said on standard output, and the others go on.
+def _check_documents(folder: Path) -> None:
+    """Check what a model is built from; where a file is missing, nnU-Net says so."""
+    plans, dataset = folder / "plans.json", folder / "dataset.json"
+    if dataset.is_file():
+        read_json_object(dataset)
+    if plans.is_file():
+        content = read_json_object(plans)
+        from ..untrusted_plans import check_untrusted_plans
 
-    Args:
-        overwrite: predict also what has a file in ``output_folder``.
-
-    Returns:
-        The names of the cases that failed.
-
-    Raises:
-        ValueError: for models or inputs that do not fit together.
-        OSError: where folders cannot be read or made.
-    """
-    n_channels = [len(stage.dataset_json["channel_names"]) for stage in (models.first, models.second)]
-    if n_channels[0] != n_channels[1]:
-        raise ValueError(f"the first model takes {n_channels[0]} channel(s), the second {n_channels[1]}")
-    models.first.values(models.structures)
-    models.second.freesurfer_ids()
-    cases = find_cases(input_folder, n_channels[0])
-    output_folder.mkdir(parents=True, exist_ok=True)
-    failed = []
-    for name, files in cases.items():
-        output = output_folder / f"{name}.nii.gz"
-        if output.is_file() and not overwrite:
-            continue
-        start = time.perf_counter()
-        try:
-            remarks = _predict_case(models, files, output)
-        except (OSError, ValueError, RuntimeError) as error:
-            failed.append(name)
-            print(f"{name}: FAILED: {error}", flush=True)
-        else:
-            print(f"{name}: {', '.join(remarks)}, {time.perf_counter() - start:.1f} s", flush=True)
-    return failed
-
-
-def _predict_case(models: TwoStage, files: Sequence[Path], output: Path) -> list[str]:
-    channels = [read_volume(file) for file in files]
-    for file, channel in zip(files[1:], channels[1:], strict=True):
-        difference = grid_difference(channels[0], channel)
-        if difference:
-            raise ValueError(f"{files[0].name} and {file.name} are on different voxel grids: {difference}")
-    segmentation, remarks = models.segment(channels)
-    header = channels[0].header.copy() if isinstance(channels[0], nibabel.Nifti1Image) else None
-    image = nibabel.Nifti1Image(segmentation, channels[0].affine, header)  # a NIfTI header keeps both of its forms
-    image.set_data_dtype(segmentation.dtype)
-    write_volume(image, output)
-    return remarks
+        check_untrusted_plans(content, str(plans))

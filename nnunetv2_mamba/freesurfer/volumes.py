@@ -1,4 +1,4 @@
-"""FreeSurfer's and NIfTI volumes: reading, turning, resampling, writing."""
+"""FreeSurfer's and NIfTI volumes: opening, turning, resampling, writing."""
 
 from __future__ import annotations
 
@@ -8,31 +8,76 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.orientations import apply_orientation, axcodes2ornt, io_orientation, ornt_transform
+import SimpleITK
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nibabel.processing import conform
-from nibabel.spatialimages import HeaderDataError, SpatialImage
+from nibabel.spatialimages import SpatialImage
+
+from ..files import written_whole
+from ..image_files import check_complete
 
 ENDINGS = (".nii.gz", ".nii", ".mgz", ".mgh")
 ORIENTATION = "LIA"  # of FreeSurfer's conformed volumes: the axes run to the left, down and to the front
+_LONGEST_MM = 2000  # of a volume to be resampled to 1 mm: a longer one has wrong units and would fill the memory
+_CHUNK = 1 << 22
 
 
-def read_volume(file: Path) -> SpatialImage:
-    """Open a volume; its voxels are read when used.
+def open_volume(file: Path) -> SpatialImage:
+    """Open a volume; its voxels are read when used. Further axes of one voxel, as in (x, y, z, 1), are left out.
 
     Raises:
         FileNotFoundError: where there is no such file.
-        ValueError: for what is no volume of 3 axes, naming the file.
+        ValueError: for what is no volume of 3 axes and plain numbers, naming the file.
     """
     try:
         image = nibabel.load(file)
+        kind, shape = image.get_data_dtype().kind, image.shape
     except FileNotFoundError:
         raise
-    except (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error) as error:
+    except Exception as error:  # a header can be wrong in many ways
         raise ValueError(f"{file} cannot be read as an image: {error}") from error
-    if len(image.shape) != 3:
-        raise ValueError(f"{file} has the shape {image.shape}; a volume of 3 axes is needed")
+    if len(shape) < 3 or min(shape[:3]) < 1 or any(length != 1 for length in shape[3:]):
+        raise ValueError(f"{file} has the shape {shape}; a volume of 3 axes is needed")
+    if kind not in "iuf":
+        raise ValueError(f"{file} has colours or complex numbers for voxels; plain numbers are needed")
+    if len(shape) == 3:
+        return image
+    return type(image)(image.dataobj.reshape(shape[:3]), image.affine, image.header, file_map=image.file_map)
+
+
+def read_volume(file: Path) -> SpatialImage:
+    """As :func:`open_volume`, with the affine matrix in mm; of NIfTI files that of ITK, with which nnU-Net reads.
+
+    nibabel knows no units and prefers the sform where NIfTI's two forms and the spacing contradict each other.
+
+    Raises:
+        FileNotFoundError, ValueError: as there, and for an extent that cannot be of a head (a wrong unit).
+    """
+    image = open_volume(file)
+    if isinstance(image, nibabel.Nifti1Image):
+        image = nifti(image.dataobj, _affine_by_itk(file), file_map=image.file_map)
+    edges = np.array(image.shape) * np.linalg.norm(image.affine[:3, :3], axis=0)
+    if not (edges > 0).all() or not (edges < _LONGEST_MM).all():
+        raise ValueError(f"{file} is {' x '.join(f'{edge:g}' for edge in edges)} mm large: its header must be wrong")
     return image
+
+
+def _affine_by_itk(file: Path) -> np.ndarray:
+    reader = SimpleITK.ImageFileReader()
+    reader.SetFileName(str(file))
+    try:
+        reader.ReadImageInformation()
+    except RuntimeError as error:
+        raise ValueError(f"{file} cannot be read by ITK: {last_line(error)}") from error
+    return itk_affine(reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+
+
+def itk_affine(spacing: tuple[float, ...], origin: tuple[float, ...], direction: tuple[float, ...]) -> np.ndarray:
+    """The matrix (4, 4) from voxels x, y, z to mm to the right, the front and up, as NIfTI and FreeSurfer have it."""
+    affine = np.eye(4)
+    affine[:3, :3] = np.reshape(direction, (len(spacing), -1))[:3, :3] * np.array(spacing[:3])
+    affine[:3, 3] = origin[:3]
+    return np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine
 
 
 def voxels(image: SpatialImage) -> np.ndarray:
@@ -41,23 +86,47 @@ def voxels(image: SpatialImage) -> np.ndarray:
     Raises:
         ValueError: where the file is damaged, naming it.
     """
+    name = image.get_filename()
+    if name is not None:
+        check_whole(Path(name))
     try:
         array = np.asanyarray(image.dataobj)
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise ValueError(f"{image.get_filename()} is damaged: {error}") from error
+        raise ValueError(f"{name} is damaged: {error}") from error
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def label_voxels(image: SpatialImage) -> np.ndarray:
-    """The array as int32.
+def check_whole(file: Path) -> None:
+    """Check that a file is not cut short and, where it is compressed, that its checksum is right.
 
     Raises:
-        ValueError: where voxels are no whole numbers, naming the file.
+        ValueError: for a file that is damaged.
+    """
+    check_complete(file)
+    if file.name.endswith(".mgz"):
+        try:
+            with gzip.open(file) as stream:
+                while stream.read(_CHUNK):  # to the end, where gzip has its checksum
+                    pass
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{file} is damaged: {error}") from error
+
+
+def label_voxels(image: SpatialImage) -> np.ndarray:
+    """The array as int32. What is a whole number in single precision, which nnU-Net's readers have, is taken as that.
+
+    Raises:
+        ValueError: where voxels are no whole numbers, naming the file and some of the values.
     """
     array = voxels(image)
-    labels = array.astype(np.int32)
-    if not np.array_equal(labels, array):
-        raise ValueError(f"{image.get_filename()} has values that are no whole numbers, so they are no labels")
+    single = array.astype(np.float32) if array.dtype.kind == "f" else array
+    with np.errstate(invalid="ignore"):  # NaN and what is too large become another number, by which they are found
+        labels = single.astype(np.int32)
+    wrong = labels != single
+    if wrong.any():
+        values = np.unique(array[wrong])
+        shown = ", ".join(repr(value.item()) for value in values[:5]) + (", ..." if len(values) > 5 else "")
+        raise ValueError(f"{image.get_filename()} has values that are no whole numbers, so they are no labels: {shown}")
     return labels
 
 
@@ -67,16 +136,6 @@ def reoriented(image: SpatialImage, orientation: str) -> SpatialImage:
     No voxel changes its value or its place in space.
     """
     return image.as_reoriented(ornt_transform(io_orientation(image.affine), axcodes2ornt(tuple(orientation))))
-
-
-def turned_back(array: np.ndarray, orientation: str, original: SpatialImage) -> np.ndarray:
-    """An array on the grid of ``reoriented(original, orientation)``, on the grid of ``original``.
-
-    The way back is the inverse of the way there: an image oblique by 45 degrees is as near to two orientations, so that
-    the orientation read off the turned image may be the other one.
-    """
-    back = ornt_transform(axcodes2ornt(tuple(orientation)), io_orientation(original.affine))
-    return apply_orientation(array, back)
 
 
 def conformed(image: SpatialImage, order: int) -> SpatialImage:
@@ -93,36 +152,44 @@ def conformed(image: SpatialImage, order: int) -> SpatialImage:
     return conform(image, shape, (1.0, 1.0, 1.0), order=order, orientation=ORIENTATION)
 
 
-def grid_difference(image: SpatialImage, other: SpatialImage) -> str | None:
-    """How the voxel grids differ, in words; None where each corner lies within 1 % of a voxel of the other's."""
-    if image.shape != other.shape:
-        return f"shape {_show(image.shape)} and {_show(other.shape)}"
-    corners = np.array(np.meshgrid(*((0, n - 1) for n in image.shape))).reshape(3, -1)
-    offset = nibabel.affines.apply_affine(image.affine - other.affine, corners.T)
+def grid_difference(
+    shape: tuple[int, ...], affine: np.ndarray, other_shape: tuple[int, ...], other_affine: np.ndarray
+) -> str | None:
+    """How two voxel grids differ, in words; None where each corner lies within 1 % of a voxel of the other's."""
+    if shape != other_shape:
+        return f"shape {_show(shape)} and {_show(other_shape)}"
+    corners = np.array(np.meshgrid(*((0, n - 1) for n in shape))).reshape(3, -1)
+    offset = nibabel.affines.apply_affine(affine - other_affine, corners.T)
     distance = np.linalg.norm(offset, axis=1).max()
-    if distance > 0.01 * min(image.header.get_zooms()):
+    if distance > 0.01 * np.linalg.norm(affine[:3, :3], axis=0).min():
         return f"places up to {distance:.3g} mm apart"
     return None
 
 
 def write_volume(image: nibabel.Nifti1Image, file: Path) -> None:
-    """Write ``.nii.gz``, under its name only when complete."""
-    partial = file.with_name(f"{file.name}.partial")
-    try:
-        with gzip.open(partial, "wb", compresslevel=6) as stream:
+    """Write ``.nii.gz``, under its name only when complete.
+
+    Raises:
+        OSError: where it cannot be written, naming the file.
+    """
+    with written_whole(file) as temporary, temporary.open("wb") as raw:
+        # without a name and a time of its own, so that the same voxels are the same bytes
+        with gzip.GzipFile("", "wb", compresslevel=6, fileobj=raw, mtime=0) as stream:
             image.to_stream(stream)
-        partial.replace(file)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
-def nifti(array: np.ndarray, affine: np.ndarray) -> nibabel.Nifti1Image:
+def nifti(array: np.ndarray, affine: np.ndarray, **options) -> nibabel.Nifti1Image:
     """An image whose place in space is in both of NIfTI's forms, because some programs read one, some the other."""
-    image = nibabel.Nifti1Image(array, affine)
+    image = nibabel.Nifti1Image(array, affine, dtype=array.dtype, **options)
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     image.header.set_xyzt_units("mm")
     return image
+
+
+def last_line(error: Exception) -> str:
+    """What SimpleITK says went wrong, without the place in its sources."""
+    return " ".join(str(error).strip().splitlines()[-1:]) or type(error).__name__
 
 
 def _show(shape: tuple[int, ...]) -> str:

@@ -1,6 +1,8 @@
 """FreeSurfer subjects become an nnU-Net data set: voxels, places, ids, refusals."""
 
+import gzip
 import json
+import re
 import shutil
 from multiprocessing.pool import ThreadPool
 from types import SimpleNamespace
@@ -15,9 +17,11 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.normalization.default_normalization_schemes import RescaleTo01Normalization
 from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
 from subjects import LIA, SHAPE, SHARED, save, synthetic_aseg, synthetic_image, turned, write_subject
+from two_stage_fakes import with_other_sform
 
 from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.freesurfer.labels import TASKS, classes_from_ids
+from nnunetv2_mamba.freesurfer.volumes import label_voxels, read_volume
 
 IDS = {"subcortical": list(TASKS["subcortical"].structures), "hippocampus": list(TASKS["hippocampus"].structures)}
 
@@ -65,7 +69,7 @@ def test_every_voxel_and_its_place_are_kept(subjects_dir):
     np.testing.assert_array_equal(affine, LIA)
     ids = np.array([0, *IDS["subcortical"]])
     np.testing.assert_array_equal(ids[labels], np.where(np.isin(aseg, ids), aseg, 0))
-    assert not list(dataset.rglob("*.partial"))
+    assert not list(dataset.rglob("*partial*"))
 
 
 @pytest.mark.parametrize("reader", [SimpleITKIO, NibabelIO])
@@ -215,6 +219,33 @@ def test_labels_that_are_no_whole_numbers_are_refused(subjects_dir, capsys):
     assert not (dataset / "dataset.json").exists()
 
 
+@pytest.mark.parametrize(
+    ("off", "kind", "shown"),
+    [
+        (0.9999999, np.float32, "16.999998092651367"),
+        (0.999999, np.float64, "16.999983"),
+        (np.nan, np.float32, "nan"),
+        (np.inf, np.float64, "inf"),
+        (1e12, np.float64, "17000000000000.0"),
+    ],
+)
+def test_labels_off_whole_numbers_are_refused_with_their_value(tmp_path, off, kind, shown):
+    array = np.zeros((4, 4, 4), dtype=kind)
+    array[1] = 17
+    array[2] = kind(17) * kind(off)
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / "aseg.nii.gz")
+    with pytest.raises(ValueError, match=rf"aseg\.nii\.gz has values that are no whole numbers.*: {re.escape(shown)}$"):
+        label_voxels(read_volume(tmp_path / "aseg.nii.gz"))
+
+
+def test_labels_that_are_whole_in_single_precision_are_taken(tmp_path):
+    array = np.arange(64).reshape(4, 4, 4).astype(np.uint8)
+    nibabel.save(nibabel.Nifti1Image(array * (1 - 1e-12), np.eye(4)), tmp_path / "double.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(array.astype(np.int64), np.eye(4), dtype=np.int64), tmp_path / "long.nii")
+    for name in ("double.nii.gz", "long.nii"):
+        np.testing.assert_array_equal(label_voxels(read_volume(tmp_path / name)), array)
+
+
 def test_subfields_must_be_found_once_and_beside_hippocampi(subjects_dir, capsys):
     aseg, sides = hippocampi_and_subfields()
     image = synthetic_image(aseg)
@@ -292,6 +323,120 @@ def test_an_id_that_is_taken_is_refused(subjects_dir, tmp_path, capsys):
     (tmp_path / "raw" / "Dataset077_Other").mkdir()
     convert(subjects_dir, code=1)
     assert "Dataset077_Other" in capsys.readouterr().err
+
+
+def test_an_image_in_other_units_lies_where_the_labels_do(subjects_dir):
+    aseg = synthetic_aseg()
+    image = synthetic_image(aseg)
+    mri = write_subject(subjects_dir, "bert", image, aseg)
+    for name, unit, factor in (("T1.nii.gz", "micron", 1000.0), ("T2.nii", "meter", 0.001)):
+        volume = nibabel.Nifti1Image(image, np.diag([factor, factor, factor, 1]) @ LIA)
+        volume.header.set_xyzt_units(unit)
+        nibabel.save(volume, mri / name)
+        dataset = convert(subjects_dir, "--image", name, "--name", unit)
+        dataset = dataset.with_name(f"Dataset077_{unit}")
+        converted, affine = load(dataset / "imagesTr" / "bert_0000.nii.gz")
+        np.testing.assert_array_equal(converted, image)
+        np.testing.assert_allclose(affine, LIA, atol=1e-4)
+        assert nibabel.load(dataset / "imagesTr" / "bert_0000.nii.gz").header.get_xyzt_units()[0] == "mm"
+        shutil.rmtree(dataset)
+
+
+def test_an_image_whose_forms_disagree_is_as_itk_reads_it(subjects_dir, capsys):
+    aseg = synthetic_aseg()
+    image = synthetic_image(aseg)
+    affine = LIA @ np.diag([0.8, 0.8, 1.2, 1])
+    mri = write_subject(subjects_dir, "bert", image, aseg, affine)
+    sform = affine.copy()
+    sform[:3, :3] /= np.linalg.norm(sform[:3, :3], axis=0)  # of unit columns, beside right sizes and a right qform
+    (mri / "T1.nii").write_bytes(with_other_sform(image, affine, sform))
+    dataset = convert(subjects_dir, "--image", "T1.nii")
+    from_mgz = convert(subjects_dir, "--image", "brainmask.mgz", "--name", "mgz", "-d", "78")
+    from_mgz = from_mgz.with_name("Dataset078_mgz")
+    for one, other in zip(*(load(path / "imagesTr" / "bert_0000.nii.gz") for path in (dataset, from_mgz)), strict=True):
+        np.testing.assert_allclose(one.astype(float), other.astype(float), atol=1)
+
+
+def test_a_wrong_unit_is_said_before_the_memory_is_full(subjects_dir, capsys):
+    aseg = synthetic_aseg()
+    affine = LIA @ np.diag([1000.0, 1000, 1000, 1])
+    write_subject(subjects_dir, "bert", synthetic_image(aseg), aseg, affine)
+    dataset = convert(subjects_dir, code=1)
+    assert "bert: " in (message := capsys.readouterr().err) and "mm large" in message and not dataset.exists()
+
+
+def test_what_is_not_finite_becomes_0_and_does_not_spread(subjects_dir):
+    affine = LIA @ np.diag([0.8, 0.8, 0.8, 1])
+    aseg = synthetic_aseg()
+    image = synthetic_image(aseg).astype(np.float32) + 1
+    mri = write_subject(subjects_dir, "bert", image, aseg, affine)
+    results = []
+    for values in ((np.nan, np.inf, -np.inf), (0, 0, 0)):
+        image[20, 20, 20], image[21, 20, 20], image[30, 10, 10] = values
+        save(image, affine, mri / "brainmask.mgz")
+        results.append(load(convert(subjects_dir) / "imagesTr" / "bert_0000.nii.gz")[0])
+    np.testing.assert_array_equal(*results)
+
+
+@pytest.mark.parametrize("file", ["brainmask.mgz", "aseg.mgz"])
+@pytest.mark.parametrize("damage", ["cut", "one bit"])
+def test_damaged_subjects_are_named_and_the_others_written(subjects_dir, file, damage, capsys):
+    aseg = synthetic_aseg()
+    for name in ("bad", "good"):
+        write_subject(subjects_dir, name, synthetic_image(aseg), aseg)
+    target = subjects_dir / "bad" / "mri" / file
+    content = target.read_bytes()
+    if damage == "cut":
+        whole = gzip.decompress(content)
+        target.write_bytes(gzip.compress(whole[: len(whole) // 2]))
+    else:
+        target.write_bytes(content[:-8] + bytes([content[-8] ^ 1]) + content[-7:])
+    dataset = convert(subjects_dir, code=1)
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert "1 of 2 subjects" in message and f"{file} is damaged" in message
+    assert (dataset / "labelsTr" / "good.nii.gz").exists() and not (dataset / "dataset.json").exists()
+    assert not (dataset / "labelsTr" / "bad.nii.gz").exists()
+
+
+def test_hidden_folders_are_no_subjects_and_hidden_files_no_cases(subjects_dir):
+    aseg = synthetic_aseg()
+    write_subject(subjects_dir, "bert", synthetic_image(aseg), aseg)
+    (subjects_dir / ".snapshot" / "mri").mkdir(parents=True)
+    (subjects_dir / "._bert").write_bytes(b"Mac OS X")
+    dataset = convert(subjects_dir)
+    for name in ("._bert.nii.gz", ".partial-elsewhere-1-0-bert.nii.gz"):
+        (dataset / "labelsTr" / name).write_bytes(b"Mac OS X")
+    convert(subjects_dir)
+    assert json.loads((dataset / "dataset.json").read_text())["numTraining"] == 1
+
+
+def test_a_data_set_of_the_users_own_is_left_alone(subjects_dir, capsys):
+    aseg = synthetic_aseg()
+    write_subject(subjects_dir, "bert", synthetic_image(aseg), aseg)
+    dataset = subjects_dir.parent / "raw" / "Dataset077_Subcortical"
+    dataset.mkdir()
+    (dataset / ".DS_Store").touch()
+    (dataset / "dataset.json").write_text("mine")
+    convert(subjects_dir, code=1)
+    assert "convert-freesurfer has not written" in capsys.readouterr().err
+    assert (dataset / "dataset.json").read_text() == "mine" and len(list(dataset.iterdir())) == 2
+    (dataset / "dataset.json").unlink()
+    convert(subjects_dir)
+
+
+def test_a_damaged_record_means_converting_again(subjects_dir, capsys):
+    aseg = synthetic_aseg()
+    write_subject(subjects_dir, "bert", synthetic_image(aseg), aseg)
+    dataset = convert(subjects_dir)
+    record = dataset / "sources" / "bert.json"
+    content = record.read_text()
+    for damaged in ("", "null", "[" * 100_000):
+        record.write_text(damaged)
+        convert(subjects_dir)
+        assert record.read_text() == content
+    (dataset / "convert_freesurfer.json").write_text("{")
+    convert(subjects_dir, code=1)
+    assert "convert_freesurfer.json is no valid JSON" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs the data set Dataset101_SubcorticalSim beside the repository")

@@ -8,10 +8,12 @@ import nibabel
 import numpy as np
 import pytest
 from commands import run
+from subjects import LIA
 from tiny_dataset import DATASET_ID, NAME, TinyDataset
+from two_stage_fakes import FakePredictor, scene
 
 from nnunetv2_mamba.cli import main
-from nnunetv2_mamba.freesurfer import two_stage
+from nnunetv2_mamba.freesurfer import cases, two_stage
 
 PLANS = "tinyMedSegMambaPlans"
 TRAINER = "nnUNetTrainerMedSegMamba"
@@ -26,7 +28,10 @@ run = partial(
     [
         (("--step-size", "0"), "--step-size"),
         (("--box", "96", "0", "96"), "--box"),
+        (("--box", "96", "nan", "96"), "--box"),
         (("--margin", "-1"), "--margin"),
+        (("--margin", "inf"), "--margin"),
+        (("--step-size", "nan"), "--step-size"),
         ((), "one"),
     ],
 )
@@ -37,10 +42,65 @@ def test_wrong_arguments_are_one_line(arguments, named, tmp_path, monkeypatch, c
     assert line.startswith("nnunetv2_mamba predict-roi: ") and named in line
 
 
+@pytest.mark.parametrize(
+    ("content", "arguments", "said"),
+    [
+        ({"fold_0/checkpoint_final.pth": ""}, ("-f", "1"), "one has no fold_1/checkpoint_final.pth; see -f and -chk"),
+        ({"fold_0/checkpoint_final.pth": ""}, ("-f", "x"), "one has no fold_x/checkpoint_final.pth; see -f and -chk"),
+        ({"fold_0/checkpoint_best.pth": ""}, (), "one has no folder fold_0, fold_1, ... with checkpoint_final.pth"),
+        ({"fold_0/checkpoint_final.pth": "", "dataset.json": "{,"}, (), "one/dataset.json is no valid JSON"),
+        ({"fold_0/checkpoint_final.pth": "", "plans.json": "[]"}, (), "one/plans.json holds no JSON object"),
+        ({"fold_0/checkpoint_final.pth": "", "dataset.json": "{}"}, (), "plans.json"),
+    ],
+)
+def test_what_is_no_model_is_one_line(content, arguments, said, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    _write_model(tmp_path / "one", content)
+    assert main(["predict-roi", *FOLDERS, "-device", "cpu", *arguments]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_what_nnunet_cannot_load_is_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(two_stage, "_check_documents", lambda folder: None)
+    _write_model(
+        tmp_path / "one", {"fold_0/checkpoint_final.pth": "no weights", "dataset.json": "{}", "plans.json": "{}"}
+    )
+    assert main(["predict-roi", *FOLDERS, "-device", "cpu"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "predict-roi: one is no model that nnU-Net can load: " in line
+
+
+def _write_model(folder, content):
+    for name, text in content.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def test_an_input_is_not_written_over(tmp_path, monkeypatch, capsys):
+    stages = {
+        "one": two_stage.Stage(FakePredictor({"left": 1, "right": 2})),
+        "two": two_stage.Stage(FakePredictor({"left": 1, "right": 2})),
+    }
+    monkeypatch.setattr(two_stage.Stage, "load", lambda folder, options: stages[folder.name])
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    file = tmp_path / "in" / "pat.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(scene(), LIA), file)
+    before = file.read_bytes()
+    command = ["predict-roi", *FOLDERS, "--stage1-labels", "left", "right", "--margin", "2", "-device", "cpu"]
+    assert main([*command, "-o", "in"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "-o in is the folder of the images" in line and file.read_bytes() == before
+    assert main(command) == 0
+    assert set(np.unique(nibabel.load("out/pat.nii.gz").dataobj)) == {0, 1, 2} and file.read_bytes() == before
+
+
 def test_failed_cases_are_told_by_the_exit_code(monkeypatch, capsys):
     loaded, failed = [], ["blank"]
     monkeypatch.setattr(two_stage.Stage, "load", lambda folder, options: loaded.append((folder.name, options)))
-    monkeypatch.setattr(two_stage, "predict_cases", lambda *arguments, **options: failed)
+    monkeypatch.setattr(cases, "predict_cases", lambda *arguments, **options: failed)
     command = ["predict-roi", *FOLDERS, "-f", "0", "all", "--step-size", "0.1667", "--disable_tta", "-device", "cpu"]
     assert main(command) == 1
     assert capsys.readouterr().err == "nnunetv2_mamba predict-roi: 1 cases failed: blank\n"

@@ -1,70 +1,28 @@
-"""Two-stage prediction: a box is found, cropped, segmented and put back, whatever the axes and voxels of the input.
+"""Two-stage prediction: a box is found, cropped, segmented and put back, whatever the axes and voxels of the input."""
 
-The models are fakes that threshold intensities: the first marks bright (1) and brighter (2) voxels, the second the
-same two in its box, plus 3 where it sees the end of each axis of its input.
-"""
-
-from types import SimpleNamespace
+import gzip
+from itertools import product
 
 import nibabel
 import numpy as np
 import pytest
 import SimpleITK
-from subjects import LIA, save, turned
+from subjects import LIA, turned
+from two_stage_fakes import (
+    IDS,
+    LEFT,
+    READERS,
+    RIGHT,
+    FakePredictor,
+    expected_ids,
+    models,
+    predict,
+    scene,
+    with_other_sform,
+)
 
-from nnunetv2_mamba.freesurfer.two_stage import Stage, TwoStage, find_cases, predict_cases
-
-LEFT, RIGHT = 150, 220
-IDS = {"left": 1203, "right": 2203, "corner": 77}
-
-
-class FakePredictor:
-    def __init__(self, labels, patch=(8, 8, 8), **description):
-        self.dataset_json = {"channel_names": {"0": "T1"}, "labels": {"background": 0, **labels}, **description}
-        self.plans_manager = SimpleNamespace(
-            image_reader_writer_class=nibabel.Nifti1Image, transpose_backward=[0, 1, 2]
-        )
-        self.configuration_manager = SimpleNamespace(patch_size=patch, spacing=[1.0] * len(patch))
-        self.seen = []
-
-    def predict_single_npy_array(self, array, properties, previous, output, probabilities):
-        assert array.dtype == np.float32 and array.ndim == 4
-        self.seen.append((array[0].copy(), properties["spacing"]))
-        segmentation = np.where(array[0] > 200, 2, np.where(array[0] > 100, 1, 0)).astype(np.uint8)
-        if 3 in self.dataset_json["labels"].values():
-            segmentation[-1, -1, -1] = 3
-        return segmentation
-
-
-def models(first=None, second=None, **options):
-    first = first or FakePredictor({"left": 1, "right": 2}, orientation="LIA")
-    second = second or FakePredictor(
-        {"left": 1, "right": 2, "corner": 3}, orientation="LIA", freesurfer_ids=IDS, roi_box_mm=[8, 12, 16]
-    )
-    return TwoStage(Stage(first), Stage(second), ("left", "right"), **options)
-
-
-def scene(left=((20, 23), (10, 14), (12, 16)), right=((10, 13), (10, 14), (12, 16)), shape=(40, 30, 50)):
-    array = np.full(shape, 10, dtype=np.uint8)
-    for value, ranges in ((LEFT, left), (RIGHT, right)):
-        if ranges:
-            array[tuple(slice(*limits) for limits in ranges)] = value
-    return array
-
-
-def predict(tmp_path, array, affine=LIA, two_stage=None, name="case_0000.nii.gz"):
-    (tmp_path / "in").mkdir(exist_ok=True)
-    if name.endswith(".mgz"):
-        save(array, affine, tmp_path / "in" / name)
-    else:
-        nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / "in" / name)
-    assert predict_cases(two_stage or models(), tmp_path / "in", tmp_path / "out") == []
-    image = nibabel.load(tmp_path / "out" / "case.nii.gz")
-    return np.asanyarray(image.dataobj), image
-
-
-def expected_ids(array):
-    return np.select([array == LEFT, array == RIGHT], [1203, 2203], 0)
+from nnunetv2_mamba.freesurfer.cases import predict_cases
+from nnunetv2_mamba.freesurfer.two_stage import Stage
 
 
 def test_the_box_is_cropped_segmented_and_put_back(tmp_path):
@@ -177,47 +135,92 @@ def test_mgz_as_freesurfer_writes_it_is_taken(tmp_path):
     assert set(np.unique(ids)) == {0, 77, 1203, 2203}
 
 
-def test_a_case_without_the_region_is_named_and_the_others_go_on(tmp_path, capsys):
-    (tmp_path / "in").mkdir()
-    for name, array in (("a", scene(left=None, right=None)), ("b", scene(left=None)), ("c", scene())):
-        nibabel.save(nibabel.Nifti1Image(array, LIA), tmp_path / "in" / f"{name}_0000.nii.gz")
-    (tmp_path / "in" / "d_0000.nii.gz").write_bytes(b"nothing")
-    assert predict_cases(models(), tmp_path / "in", tmp_path / "out") == ["a", "d"]
-    output = capsys.readouterr().out
-    assert "a: FAILED: the first stage found no left, no right" in output
-    assert "b: left was not found" in output and "d: FAILED: " in output
-    assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["b.nii.gz", "c.nii.gz"]
-    again = models()
-    (tmp_path / "out" / "b.nii.gz").unlink()
-    assert predict_cases(again, tmp_path / "in", tmp_path / "out", overwrite=False) == ["a", "d"]
-    assert len(again.second.predictor.seen) == 1
-
-
 def test_structures_by_name_or_number():
     stage = Stage(FakePredictor({"left": 1, "both": [1, 2]}))
     assert stage.values(["left", "both"]) == {"left": [1], "both": [1, 2]}
     assert stage.values(["1"]) == {"left": [1]}
+    assert Stage(FakePredictor({"left": "1", "both": ["1", "2"]})).values(["1", "both"]) == {
+        "left": [1],
+        "both": [1, 2],
+    }
     for wrong in ("amygdala", "7", "background", "0"):
         with pytest.raises(ValueError, match=f"no structure '{wrong}'; it has left, both"):
             stage.values([wrong])
 
 
-def test_files_that_make_no_case_are_named(tmp_path):
-    with pytest.raises(ValueError, match="has no images"):
-        find_cases(tmp_path, 1)
-    for name in ("a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "b_0000.mgz", "c.nii", "notes.txt"):
-        (tmp_path / name).touch()
-    with pytest.raises(ValueError, match="not so: a, b$"):
-        find_cases(tmp_path, 1)
-    with pytest.raises(ValueError, match="not so: b, c$"):
-        find_cases(tmp_path, 2)
-    (tmp_path / "b_0000.mgz").rename(tmp_path / "b_0001.mgz")
-    (tmp_path / "c.nii").unlink()
-    assert {name: len(files) for name, files in find_cases(tmp_path, 2).items()} == {"a": 2, "b": 2}
+def test_more_labels_than_a_byte_has_are_kept(tmp_path):
+    array = scene()
+    many = FakePredictor({f"s{value}": value for value in range(1, 301)})
+    many.predict_single_npy_array = lambda images, *_: np.where(images[0] > 100, 300, 0).astype(np.uint16)
+    labels, image = predict(tmp_path, array, two_stage=models(second=many))
+    assert image.get_data_dtype() == np.uint16
+    np.testing.assert_array_equal(labels, np.where(array > 100, 300, 0))
 
 
-def test_models_of_different_channels_do_not_fit(tmp_path):
-    second = FakePredictor({"left": 1})
-    second.dataset_json["channel_names"] = {"0": "T1", "1": "T2"}
-    with pytest.raises(ValueError, match="takes 1 channel"):
-        predict_cases(models(second=second), tmp_path, tmp_path / "out")
+@pytest.mark.parametrize(
+    ("ids", "said"), [(70000, "from 0 to 65535: left"), ("17", "from 0 to 65535: left"), (-1, "from 0 to 65535: left")]
+)
+def test_ids_that_no_file_can_have_are_named(ids, said):
+    with pytest.raises(ValueError, match=said):
+        Stage(FakePredictor({"left": 1}, freesurfer_ids={"left": ids})).freesurfer_ids()
+
+
+@pytest.mark.parametrize("readers", list(product(READERS, READERS)))
+def test_stages_of_other_readers_work_on_one_grid(tmp_path, readers):
+    array = scene()
+    angled, affine = turned(array, LIA, "PIR")
+    two_stage = models(
+        FakePredictor({"left": 1, "right": 2}, reader=readers[0]),
+        FakePredictor({"left": 1, "right": 2, "corner": 3}, reader=readers[1], freesurfer_ids=IDS),
+        margin_mm=3.0,
+    )
+    ids, image = predict(tmp_path, angled, affine, two_stage)
+    assert np.count_nonzero(ids == 77) == 1
+    np.testing.assert_array_equal(np.where(ids == 77, 0, ids), expected_ids(angled))
+    np.testing.assert_allclose(image.affine, affine)
+
+
+def test_where_the_forms_disagree_both_stages_and_the_box_have_itks_voxels_and_the_output_both_forms(tmp_path):
+    affine, array = np.diag([-1.3158, -1.3158, 10, 1]), scene(shape=(40, 30, 20))
+    (tmp_path / "in").mkdir()
+    content = with_other_sform(array, affine, np.diag([-1, -1, 1, 1]))
+    (tmp_path / "in" / "a_0000.nii.gz").write_bytes(gzip.compress(content))
+    labels = {"left": 1, "right": 2}
+    both = models(FakePredictor(labels), FakePredictor(labels), margin_mm=4.0)
+    assert predict_cases(both, tmp_path / "in", tmp_path / "out") == []
+    for stage in (both.first, both.second):
+        np.testing.assert_allclose(stage.predictor.seen[0][1], (10, 1.3158, 1.3158))
+    # the region is 13 x 4 x 4; 4 mm are 1 voxel of 10 mm and 4 of 1.3158 mm
+    assert both.second.predictor.seen[0][0].shape == (4 + 2, 4 + 8, 13 + 8)
+    written = gzip.decompress((tmp_path / "out" / "a.nii.gz").read_bytes())
+    assert written[76:108] == content[76:108]  # the voxels' sizes
+    assert written[123:124] == content[123:124] and written[252:328] == content[252:328]  # the unit, both forms
+    given, made = (SimpleITK.ReadImage(str(tmp_path / name)) for name in ("in/a_0000.nii.gz", "out/a.nii.gz"))
+    for property_ in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(made, property_)() == getattr(given, property_)()
+
+
+@pytest.mark.parametrize("unit", ["micron", "meter"])
+def test_other_units_are_read_as_mm_and_stay_in_the_output(tmp_path, unit):
+    factor = {"micron": 1000.0, "meter": 0.001}[unit]
+    image = nibabel.Nifti1Image(scene(), np.diag([factor, factor, factor, 1]) @ LIA)
+    image.header.set_xyzt_units(unit)
+    (tmp_path / "in").mkdir()
+    nibabel.save(image, tmp_path / "in" / "a_0000.nii.gz")
+    both = models(margin_mm=2.0)
+    assert predict_cases(both, tmp_path / "in", tmp_path / "out") == []
+    for stage in (both.first, both.second):
+        np.testing.assert_allclose(stage.predictor.seen[0][1], (1, 1, 1), rtol=1e-6)
+    assert both.second.predictor.seen[0][0].shape == (8, 8, 17)
+    given, made = (nibabel.load(tmp_path / name) for name in ("in/a_0000.nii.gz", "out/a.nii.gz"))
+    assert made.header.get_xyzt_units()[0] == unit
+    np.testing.assert_array_equal(made.affine, given.affine)
+
+
+@pytest.mark.parametrize("name", ["case.mgz", "case_0000.nii.gz"])
+def test_one_slice_and_further_axes_of_one_voxel(tmp_path, name):
+    array = scene(left=((20, 23), (10, 14), (0, 1)), right=((10, 13), (10, 14), (0, 1)), shape=(40, 30, 1))
+    given = array[..., None, None] if name.endswith("nii.gz") else array
+    labels, image = predict(tmp_path, given, two_stage=models(freesurfer_ids=False, margin_mm=1.0), name=name)
+    assert labels.shape == (40, 30, 1)
+    assert set(np.unique(labels[array > 100])) <= {1, 2, 3} and not labels[:8].any()
