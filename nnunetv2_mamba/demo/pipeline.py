@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 from .. import _register
+from ..processes import run_and_end_with_us
 from . import phantom, picture
 
 DATASET = "Dataset001_HeadPhantom"
@@ -117,9 +118,9 @@ def nnunet(variables: dict[str, str], verb: str, *arguments: str | Path) -> None
     code += f"from {script.module} import {script.attr}\nsys.exit({script.attr}())"
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("nnUNet_")}
     environment = inherited | {"PYTHONUNBUFFERED": "1"} | variables
-    finished = subprocess.run([sys.executable, "-c", code, *words], env=environment, check=False)
-    if finished.returncode:
-        raise subprocess.CalledProcessError(finished.returncode, name)
+    returncode = run_and_end_with_us([sys.executable, "-c", code, *words], env=environment)
+    if returncode:
+        raise subprocess.CalledProcessError(returncode, name)
 
 
 def _draw(folder: Path, raw: Path, predictions: Path) -> Path:
