@@ -33,7 +33,8 @@ def main() -> int:
     options = [argument for argument in arguments if argument not in paths]
     os.environ["OMP_NUM_THREADS"] = "1"  # each of pytest's processes
     command = ["-m", "pytest", "-c", ROOT / "pyproject.toml", "--rootdir", ROOT, "-m", "not slow", "-n", "auto"]
-    return _run(*command, "--maxprocesses", "4", *options, *[ROOT / path for path in paths or ["tests"]])
+    command += ["--maxprocesses", "4", "--dist", "worksteal"]  # so that all processes end together
+    return _run(*command, *options, *[ROOT / path for path in paths or ["tests"]])
 
 
 def _set_up() -> bool:

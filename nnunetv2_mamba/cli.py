@@ -20,6 +20,7 @@ from .commands import (
     plan,
     predict_roi,
 )
+from .processes import Ended, signals_raise
 from .text import printable
 
 VERBS = {
@@ -54,7 +55,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command and return its exit code: 0 success, 1 failure, 2 wrong usage (raised by argparse).
+    """Run the command and return its exit code: 0 success, 1 failure, 2 wrong usage (raised by argparse), 128 and the
+    signal's number where a signal ended it (SIGINT 130, SIGTERM 143), with all that it had started.
 
     A failure is one line on the standard error, whatever was raised; ``--debug`` puts the traceback before it.
     """
@@ -62,12 +64,16 @@ def main(argv: list[str] | None = None) -> int:
     _escape_what_cannot_be_encoded()
     args = _parser().parse_args(argv)
     try:
-        code = VERBS[args.verb].run(args)
+        with signals_raise():
+            code = VERBS[args.verb].run(args)
         _flush_output()
         return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except Ended as end:
+        print(f"ended by {end.signal}", file=sys.stderr)
+        return end.code
     except Exception as error:
         if args.debug:
             traceback.print_exc()

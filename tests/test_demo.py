@@ -2,12 +2,17 @@
 
 import json
 import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import SimpleITK
 from matplotlib.image import imread
 
+import nnunetv2_mamba
 from nnunetv2_mamba.demo import phantom, picture, pipeline
 
 NAMES = {label: name for name, label in phantom.LABELS.items() if label}
@@ -130,3 +135,25 @@ def test_verdict(dice, code, without_nnunet, tmp_path, capsys):
 @pytest.mark.slow
 def test_the_whole_demo(tmp_path):
     assert pipeline.run(tmp_path / "demo") == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("signal_", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_demo_that_is_ended_leaves_no_process(tmp_path, signal_, code):
+    """The signal goes to the demo alone, while the training has its data-loading processes."""
+    program = "from nnunetv2_mamba import cli; from nnunetv2_mamba.demo import pipeline; pipeline.TRAIN_CASES = 5; "
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"{program}raise SystemExit(cli.main(['demo', '-o', {str(tmp_path / 'demo')!r}]))"],
+        env=os.environ | {"PYTHONPATH": str(Path(nnunetv2_mamba.__file__).parents[1])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    printed = []
+    for line in process.stdout:  # ends when the last process that could still write has ended
+        printed.append(line)
+        if "Epoch 0" in line:
+            process.send_signal(signal_)
+    assert process.wait() == code, "".join(printed)[-3000:]
+    assert "Traceback" not in "".join(printed), "".join(printed)[-3000:]
+    assert list((tmp_path / "demo" / "results").rglob("checkpoint_latest.pth"))

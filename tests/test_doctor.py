@@ -3,7 +3,9 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,8 @@ import torch
 import nnunetv2_mamba
 from nnunetv2_mamba import doctor, ops
 from nnunetv2_mamba._register import DISCOVERY
+from nnunetv2_mamba.doctor import compiler, computation, packages, registration
+from nnunetv2_mamba.doctor.findings import NOTE, OK, PROBLEM, WARNING, Finding
 
 
 @pytest.fixture(autouse=True)
@@ -35,17 +39,170 @@ def test_a_working_installation(capsys):
 
 def test_a_problem_gives_exit_code_1(monkeypatch, capsys):
     def broken():
-        yield doctor.Finding("part", "does not work", "repair it")
+        yield Finding("part", "does not work", "repair it")
         raise RuntimeError("and\nthis")
 
-    for check in ("folders", "trainers", "devices"):
-        monkeypatch.setattr(doctor, check, lambda: iter(()))
-    monkeypatch.setattr(doctor, "versions", broken)
+    monkeypatch.setattr(doctor, "CHECKS", (broken,))
     assert doctor.examine() == 1
     output = capsys.readouterr().out
     assert "remedy: repair it" in output
     assert "RuntimeError: and this" in output
     assert "Problems: 2" in output
+
+
+def test_a_warning_has_a_remedy_and_exit_code_0(monkeypatch, capsys):
+    def slow():
+        yield Finding("part", "is slow", "wait", WARNING)
+
+    monkeypatch.setattr(doctor, "CHECKS", (slow,))
+    assert doctor.examine() == 0
+    output = capsys.readouterr().out
+    assert output.startswith("WARNING  part") and "remedy: wait" in output
+
+
+class FakeInstallation:
+    """Instead of what is installed: versions by name (None: not installed), and what two packages require."""
+
+    def __init__(self, monkeypatch):
+        self.versions = {"nnunetv2-mamba": "0.1.0", "nnunetv2": "2.8.1", "torch": "2.14.1+cpu", "packaging": "26.4"}
+        self.requires = {
+            "nnunetv2-mamba": ["nnunetv2<3,>=2.8.1", "torch>=2.6", "packaging", "submitit; extra == 'slurm'"],
+            "nnunetv2": ["torch!=2.9.*,>=2.1.2", "tqdm"],
+        }
+        self.editable = True
+        monkeypatch.setattr(packages.metadata, "distribution", self._distribution)
+        monkeypatch.setattr(packages.metadata, "version", lambda name: self._distribution(name).version)
+
+    def _distribution(self, name):
+        version = self.versions.get(name)
+        if version is None:
+            raise packages.metadata.PackageNotFoundError(name)
+        return SimpleNamespace(
+            version=version,
+            requires=self.requires.get(name),
+            metadata={"Requires-Python": ">=3.10"},
+            read_text=lambda file: '{"dir_info": {"editable": true}}' if self.editable else None,
+            locate_file=lambda path: Path("/site-packages", path),
+        )
+
+    def found(self) -> dict[str, Finding]:
+        return {finding.subject: finding for finding in doctor.versions()}
+
+
+@pytest.fixture
+def fake(monkeypatch) -> FakeInstallation:
+    return FakeInstallation(monkeypatch)
+
+
+def test_versions_as_required(fake):
+    found = fake.found()
+    assert {found[name].verdict for name in ("python", "nnunetv2-mamba", "nnunetv2", "torch")} == {OK}
+    assert found["torch"].text.startswith("2.14.1+cpu (required: ") and ">=2.6" in found["torch"].text
+    assert found["other requirements"].text == "packaging 26.4"
+    assert found["mamba-ssm"].verdict == NOTE and "not needed" in found["mamba-ssm"].text
+    assert "submitit" not in found and "tqdm" not in found
+
+
+@pytest.mark.parametrize(
+    ("package", "version", "text"),
+    [
+        ("nnunetv2", "2.5.1", "2.5.1, but nnunetv2<3,>=2.8.1 is required"),
+        ("nnunetv2", "3.0.0", "3.0.0, but nnunetv2<3,>=2.8.1 is required"),
+        ("nnunetv2", None, "not installed"),
+        ("torch", "2.3.1", "2.3.1, but torch"),
+        ("torch", "2.5.1+cu124", "2.5.1+cu124, but torch"),
+        ("torch", "2.9.1", "2.9.1, but torch!=2.9.*"),  # nnU-Net's condition
+        ("torch", None, "not installed"),
+        ("packaging", None, "not installed"),
+        ("torch", "unknown", "its metadata are damaged"),
+        ("torch", "", "its metadata are damaged"),
+    ],
+)
+def test_versions_that_the_metadata_do_not_allow(fake, package, version, text):
+    fake.versions[package] = version
+    finding = fake.found()[package]
+    assert finding.verdict == PROBLEM and finding.text.startswith(text)
+    wanted = "'nnunetv2<3,>=2.8.1'" if package == "nnunetv2" else package
+    assert finding.remedy.startswith("pip install ") and wanted in finding.remedy
+
+
+@pytest.mark.parametrize("version", ["2.8.1", "2.8.1.dev0+g123", "2.9", "2.10.0rc1", "2.8.1.post1"])
+def test_versions_within(fake, version):
+    fake.versions["nnunetv2"] = version
+    assert (fake.found()["nnunetv2"].verdict == OK) == (version != "2.8.1.dev0+g123")
+
+
+def test_a_python_that_is_too_old(fake, monkeypatch):
+    monkeypatch.setattr(packages.platform, "python_version", lambda: "3.9.2")
+    assert fake.found()["python"].remedy == "an environment with a Python >=3.10"
+
+
+def test_sources_without_metadata(fake):
+    fake.versions["nnunetv2-mamba"] = None
+    found = fake.found()
+    assert found["nnunetv2-mamba"].verdict == NOTE and "without an installation" in found["nnunetv2-mamba"].text
+    assert found["torch"].verdict == NOTE
+    fake.versions["torch"] = None
+    assert fake.found()["torch"].remedy == "pip install torch"
+
+
+def test_sources_beside_an_installation(fake):
+    fake.editable = False
+    finding = fake.found()["nnunetv2-mamba"]
+    assert finding.verdict == NOTE and "not the installed 0.1.0 in /site-packages" in finding.text
+
+
+def test_torch_that_is_absent(monkeypatch):
+    """The checks that need it say so, and where the remedy stands."""
+    monkeypatch.setitem(sys.modules, "torch", None)
+    (finding,) = doctor.guarded("devices", doctor.devices())
+    assert finding.verdict == PROBLEM and "cannot be examined" in finding.text and "above" in finding.remedy
+
+
+def test_a_network_compiles():
+    (finding,) = doctor.compilation()
+    assert finding.verdict == OK and "compiles into one graph" in finding.text
+
+
+@pytest.mark.parametrize(
+    ("error", "remedy"),
+    [
+        (RuntimeError("Failed to find C compiler. Please specify via CC environment variable."), "apt install gcc g++"),
+        (RuntimeError("InvalidCxxCompiler: No working C++ compiler found in cpp.cxx: (None, 'g++')"), "gcc g++"),
+        (RuntimeError("main.c:5:10: fatal error: Python.h: No such file or directory\n  gcc main.c"), "-dev"),
+        (RuntimeError("Cannot find a working triton installation."), "triton"),
+        (AssertionError("source ConstantSource(source_name='_table') already in seen_sources"), "nnUNet_compile=false"),
+        (TimeoutError("not done after 180 seconds"), "nnUNet_compile=false"),
+    ],
+)
+def test_a_network_that_does_not_compile_is_a_warning(error, remedy, monkeypatch):
+    def fail(*arguments):
+        raise error
+
+    monkeypatch.setattr(compiler, "_compile_small_network", fail)
+    (finding,) = doctor.compilation()
+    assert finding.verdict == WARNING and remedy in finding.remedy
+    assert str(error).splitlines()[0] in finding.text and "go on uncompiled" in finding.text
+
+
+def test_a_compiler_that_takes_too_long(monkeypatch):
+    monkeypatch.setattr(compiler, "TIME_LIMIT", 0.05)
+    monkeypatch.setattr(compiler, "_compile_small_network", lambda *_: time.sleep(60))
+    (finding,) = doctor.compilation()
+    assert finding.verdict == WARNING and "TimeoutError" in finding.text
+
+
+def test_a_compiled_network_that_computes_something_else(monkeypatch):
+    monkeypatch.setattr(compiler, "_compile_small_network", lambda *_: float("nan"))
+    (finding,) = doctor.compilation()
+    assert finding.verdict == PROBLEM
+
+
+def test_compilation_switched_off_on_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("nnUNet_compile", "f")
+    (finding,) = doctor.compilation()
+    assert finding.verdict == NOTE and "nnUNet_compile=f" in finding.text
 
 
 def test_folders_are_information(monkeypatch, tmp_path):
@@ -54,6 +211,7 @@ def test_folders_are_information(monkeypatch, tmp_path):
     monkeypatch.delenv("nnUNet_results", raising=False)
     findings = list(doctor.folders())
     assert remedies(findings) == []
+    assert [finding.verdict for finding in findings] == [OK, NOTE, NOTE]
     assert [finding.text for finding in findings] == [str(tmp_path), f"{tmp_path / 'gone'} (no such folder)", "not set"]
 
 
@@ -79,13 +237,22 @@ def test_registration_switched_off_by_the_user():
 
 def test_no_start_up_file(monkeypatch, tmp_path):
     monkeypatch.delenv("nnUNet_extTrainer")
-    monkeypatch.setattr(doctor.site, "getsitepackages", lambda: [str(tmp_path)])
-    monkeypatch.setattr(doctor.site, "getusersitepackages", lambda: str(tmp_path))
+    monkeypatch.setattr(registration.site, "getsitepackages", lambda: [str(tmp_path)])
+    monkeypatch.setattr(registration.site, "getusersitepackages", lambda: str(tmp_path))
     (finding,) = doctor.start_up()
-    assert "PYTHONPATH" in finding.text
+    assert "pip install --target" in finding.text and str(Path(nnunetv2_mamba.__file__).parents[1]) in finding.text
+    monkeypatch.setattr(registration, "PACKAGE", tmp_path / "nnunetv2_mamba")
+    (finding,) = doctor.start_up()
+    assert "nnunetv2_mamba.pth is missing" in finding.text
     (tmp_path / "nnunetv2_mamba.pth").touch()
     (finding,) = doctor.start_up()
     assert "had no effect" in finding.text
+
+
+def test_a_package_in_a_zip_file(monkeypatch, tmp_path):
+    monkeypatch.setattr(registration._register, "DISCOVERY", str(tmp_path / "a.zip" / "discovery"))
+    (finding,) = doctor.start_up()
+    assert finding.verdict == PROBLEM and "ZIP" in finding.remedy
 
 
 @pytest.mark.skipif(os.name == "nt", reason="the line is for a POSIX shell")
@@ -122,9 +289,9 @@ def test_a_scan_that_computes_something_else(monkeypatch):
         "directional_scan",
         lambda *a, backend, **k: right(*a, backend="reference", **k) * (1 + (backend != "reference")),
     )
-    assert remedies(doctor.scan(torch.device("cpu"))) == ["set NNUNETV2_MAMBA_SCAN=torch and report this output"]
+    assert remedies(computation.scan(torch.device("cpu"))) == ["set NNUNETV2_MAMBA_SCAN=torch and report this output"]
     monkeypatch.setattr(ops, "directional_scan", lambda *a, **k: right(*a, **k) * float("nan"))
-    assert len(remedies(doctor.scan(torch.device("cpu")))) == 1
+    assert len(remedies(computation.scan(torch.device("cpu")))) == 1
 
 
 def test_a_backend_that_cannot_be_used(monkeypatch, capsys):
@@ -141,4 +308,4 @@ def test_gradients_that_are_not_finite(monkeypatch):
             return super().forward(x) * float("inf")
 
     monkeypatch.setattr(architectures, "SegMamba", Broken)
-    assert remedies(doctor.networks(torch.device("cpu"))) == ["report this output"]
+    assert remedies(computation.networks(torch.device("cpu"))) == ["report this output"]

@@ -1,6 +1,6 @@
 """Every network in every mode of nnU-Net: trains, resumes, predicts and is evaluated; and compiles in one graph.
 
-The fast suite runs one trainer per network, the slow one all of them.
+The fast suite runs every mode with some network and every network in some modes, the slow one all with all.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from nnunetv2_mamba import trainers
 FULL_LENGTH = [name for name in trainers.__all__ if not name.rstrip("s").endswith("epoch")]
 OF_EACH_NETWORK = [f"nnUNetTrainer{network}" for network in ("SegMamba", "MedSegMamba", "MSDKMamba")]
 OF_EACH_NETWORK += ["nnUNetTrainerUMambaBot", "nnUNetTrainerUMambaEnc"]
+SHORT_NAMES = [name.removeprefix("nnUNetTrainer") for name in FULL_LENGTH]
 TRAINERS = [
     pytest.param(name, marks=[] if name in OF_EACH_NETWORK else pytest.mark.slow, id=name.removeprefix("nnUNetTrainer"))
     for name in FULL_LENGTH
@@ -50,6 +51,20 @@ MODES = {
     "5 channels, 40 classes": ("many", "3d_fullres", 2),
     "batch size 1": ("plain", "3d_fullres", 1),
 }
+# Every network in 2D and in another mode, or in two.
+QUICK = {
+    ("SegMamba", "2d"),
+    ("SegMamba", "anisotropic, 1 channel, 2 classes"),
+    ("MedSegMamba", "2d"),
+    ("MedSegMamba", "regions"),
+    ("MSDKMamba", "2d"),
+    ("MSDKMamba", "ignore label"),
+    ("UMambaBot", "batch size 1"),
+    ("UMambaBot", "5 channels, 40 classes"),
+    ("UMambaEnc", "2d"),
+    ("UMambaEnc", "anisotropic, 1 channel, 2 classes"),
+}
+QUICK_CASCADES = ("MedSegMamba", "MSDKMamba")
 EPOCH = "num_iterations_per_epoch=1, num_val_iterations_per_epoch=1"
 
 
@@ -111,8 +126,19 @@ def dice(trainer: nnUNetTrainer) -> float:
     return summary["foreground_mean"]["Dice"]
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        pytest.param(
+            f"nnUNetTrainer{name}",
+            mode,
+            marks=[] if (name, mode) in QUICK else pytest.mark.slow,
+            id=f"{name}-{mode}",
+        )
+        for name in SHORT_NAMES
+        for mode in MODES
+    ],
+)
 def test_trains_resumes_predicts_and_is_evaluated(name, mode, dataset_files, use_dataset, monkeypatch, tmp_path):
     kind, configuration, batch_size = MODES[mode]
     dataset = use_dataset(dataset_files(kind))
@@ -160,7 +186,13 @@ def cascade_files(dataset_files) -> TinyDataset:
     return dataset
 
 
-@pytest.mark.parametrize("name", TRAINERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(f"nnUNetTrainer{name}", marks=[] if name in QUICK_CASCADES else pytest.mark.slow, id=name)
+        for name in SHORT_NAMES
+    ],
+)
 def test_cascade(name, cascade_files, use_dataset, monkeypatch):
     dataset = use_dataset(cascade_files)
     plans = dataset.plans(f"cascadetiny{getattr(trainers, name).network_class.__name__}Plans")

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import SimpleITK
 
-SPACING = (4.5, 4.5, 5.0)  # mm along x, y, z
-SHAPE = (32, 40, 32)  # voxels along z, y, x
+SPACING = (4.8, 5.8, 10.0)  # mm along x, y, z: thick slices, so nnU-Net plans an anisotropic network
+SHAPE = (16, 32, 32)  # voxels along z, y, x
 CHANNELS = ("T1w", "FLAIR")
 LABELS = {"background": 0, "brain": 1, "ventricles": 2, "nuclei": 3, "lesion": 4}
 
@@ -40,7 +40,7 @@ def make_case(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     brain = _ellipsoid(points, (0, 0, 0), 0.82 * head * folds[..., None])
     white = _ellipsoid(points, (0, 0, 0), 0.66 * head * folds[..., None])
     ventricles = _pair(points, (13, 4, 9), (9 * width, 29, 11 * width))
-    nuclei = _pair(points, (27, 6, -6), (9, 18, 12)) & ~ventricles
+    nuclei = _pair(points, (28, 6, -7), (11, 21, 15)) & ~ventricles
     lesion = _lesion(points, head, rng) & brain & ~ventricles & ~nuclei
 
     tissue = np.full(SHAPE, "air", dtype="<U10")
@@ -104,7 +104,7 @@ def _pair(points: np.ndarray, centre: tuple, semi_axes: tuple) -> np.ndarray:
 def _lesion(points: np.ndarray, head: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     direction = rng.normal(size=3)
     centre = 0.5 * head * direction / np.linalg.norm(direction)
-    return _ellipsoid(points, tuple(centre), rng.uniform(12, 18, 3))
+    return _ellipsoid(points, tuple(centre), rng.uniform(14, 20, 3))
 
 
 def _acquire(tissue: np.ndarray, channel: int, rng: np.random.Generator) -> np.ndarray:
@@ -122,5 +122,5 @@ def _acquire(tissue: np.ndarray, channel: int, rng: np.random.Generator) -> np.n
 def _write(values: np.ndarray, path: Path) -> None:
     image = SimpleITK.GetImageFromArray(values)
     image.SetSpacing(SPACING)
-    image.SetOrigin((-69.75, -87.75, -77.5))
+    image.SetOrigin([-(size - 1) / 2 * spacing for size, spacing in zip(SHAPE[::-1], SPACING, strict=True)])
     SimpleITK.WriteImage(image, str(path))

@@ -91,7 +91,7 @@ def test_every_configuration_is_planned_and_builds_in_the_stock_trainer(invented
     assert plans.get_configuration("3d_lowres").data_identifier == "nnUNetTinyPlans_3d_lowres"
 
 
-@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (4.0, 1.0, 1.0)])
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), pytest.param((4.0, 1.0, 1.0), marks=pytest.mark.slow)])
 def test_more_memory_never_gives_less(invented_dataset, spacing):
     shape = np.array([320 // spacing[0], 320, 320])
     plans = [
@@ -111,7 +111,10 @@ def test_a_gpu_too_small_for_any_patch(invented_dataset):
         TinyPlanner(902, 0.56).get_plans_for_configuration(np.ones(3), np.full(3, 32), "Tiny_3d_fullres", 1e6, {})
 
 
-@pytest.mark.parametrize(("spacing", "name"), [((1.0, 1.0, 1.0), "3d_fullres"), ((1.0, 1.0), "2d")])
+@pytest.mark.parametrize(
+    ("spacing", "name"),
+    [((1.0, 1.0, 1.0), "3d_fullres"), pytest.param((1.0, 1.0), "2d", marks=pytest.mark.slow)],
+)
 def test_a_gpu_too_small_for_a_patch_worth_training_on(invented_dataset, spacing, name):
     planner = TinyPlanner(902, 0.575)
     with pytest.raises(ValueError, match=rf"Tiny {name}: .* show too little of an image.* give a larger --gpu-memory"):

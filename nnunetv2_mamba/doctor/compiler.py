@@ -1,0 +1,129 @@
+"""Whether a network compiles, as nnU-Net has it done on GPUs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from .findings import NOTE, WARNING, Finding
+
+if TYPE_CHECKING:
+    import torch
+
+SUBJECT = "torch.compile"
+TIME_LIMIT = 180.0  # seconds
+GO_ON = "trainings go on uncompiled, which is slower"
+
+
+def compilation() -> Iterator[Finding]:
+    """Forward and backward pass of a small compiled network: on a GPU with the default compiler, which nnU-Net uses
+    there; elsewhere nnU-Net does not compile, and only what comes before the compiler is tried, in seconds."""
+    import torch
+
+    on_gpu = torch.cuda.is_available()
+    if os.name == "nt":
+        yield Finding(SUBJECT, "not tried: nnU-Net does not compile on Windows", verdict=NOTE)
+        return
+    if on_gpu and os.environ.get("nnUNet_compile", "true").lower() not in ("true", "1", "t"):
+        text = f"not tried: nnUNet_compile={os.environ['nnUNet_compile']} switches it off"
+        yield Finding(SUBJECT, text, verdict=NOTE)
+        return
+    device, backend = (torch.device("cuda"), "inductor") if on_gpu else (torch.device("cpu"), "aot_eager")
+    where = "" if on_gpu else " into one graph; nnU-Net compiles on GPUs only, so the compiler itself was not tried"
+    try:
+        with _time_limit(), _quiet():
+            difference = _compile_small_network(device, backend)
+    except Exception as error:
+        yield Finding(SUBJECT, f"fails: {_reason(error)}; {GO_ON}", _remedy(str(error)), WARNING)
+        return
+    if not difference < 1e-3:  # true for NaN
+        text = f"the compiled network computes something else (relative difference {difference:.0e})"
+        yield Finding(SUBJECT, text, "set nnUNet_compile=false and report this output")
+        return
+    yield Finding(SUBJECT, f"a small SegMamba compiles{where}")
+
+
+def _compile_small_network(device: torch.device, backend: str) -> float:
+    """The relative difference of its compiled output; the backward pass is compiled too."""
+    import torch
+
+    from ..architectures import SegMamba
+
+    network = SegMamba(
+        input_channels=1,
+        n_stages=3,  # two grids with tri-oriented layers, each with its table of paths
+        features_per_stage=[8, 16, 16],
+        conv_op=torch.nn.Conv3d,
+        kernel_sizes=3,
+        strides=[1, 2, 2],
+        num_classes=2,
+        n_tom_layers_per_stage=1,
+    ).to(device)
+    image = torch.randn(1, 1, 16, 16, 16, device=device)
+    truth = network(image)
+    torch._dynamo.reset()
+    result = torch.compile(network, backend=backend, fullgraph=True)(image)
+    result.square().mean().backward()
+    return ((result - truth).abs().max() / truth.abs().max()).item()
+
+
+@contextmanager
+def _time_limit() -> Iterator[None]:
+    """Raise TimeoutError after ``TIME_LIMIT``, where Python can: in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise TimeoutError(f"not done after {TIME_LIMIT:.0f} seconds")
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, TIME_LIMIT)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What the compiler has to say is said by its exception."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _reason(error: Exception) -> str:
+    """One line: the type, and the message up to its first empty line."""
+    words = str(error).strip().split("\n\n")[0].split()
+    text = " ".join(words) or "no message"
+    return f"{type(error).__name__}: {text if len(text) <= 300 else text[:300] + ' ...'}"
+
+
+def _remedy(message: str) -> str:
+    if "Python.h" in message:
+        python = f"{sys.version_info.major}.{sys.version_info.minor}"
+        return f"install Python's headers: apt install python{python}-dev (Debian, Ubuntu), dnf install python3-devel"
+    if re.search(r"C compiler|C\+\+ compiler|CppCompileError|InvalidCxxCompiler|\bg(cc|\+\+)\b", message):
+        return (
+            "install a C and a C++ compiler: apt install gcc g++ (Debian, Ubuntu), dnf install gcc gcc-c++, conda "
+            "install cxx-compiler; or name yours in CC and CXX"
+        )
+    if "triton" in message.lower():
+        return "pip install the version of triton that this torch requires (pip show torch names it)"
+    return "set nnUNet_compile=false, with which nnU-Net does not try, and report this output"

@@ -1,0 +1,83 @@
+"""Whether scan and networks compute what they should, on every kind of device here."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from .findings import Finding, guarded
+
+if TYPE_CHECKING:
+    import torch
+
+TOLERANCE = 1e-4  # of the scan on a device against its definition, relative, fp32
+
+
+def devices() -> Iterator[Finding]:
+    """Scan and networks on the CPU and on every kind of accelerator that torch can use here."""
+    import torch
+
+    kinds = ["cpu"]
+    if torch.cuda.is_available():
+        kinds.append("cuda")
+        yield Finding("cuda", ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())))
+    if torch.backends.mps.is_available():
+        kinds.append("mps")
+    for kind in kinds:
+        device = torch.device(kind)
+        yield from guarded(f"scan on {kind}", scan(device))
+        yield from guarded(f"networks on {kind}", networks(device))
+
+
+def scan(device: "torch.device") -> Iterator[Finding]:
+    """Which backend computes the scan, why, and whether it gives what the definition says."""
+    import torch
+
+    from ..ops import directional_scan, scan_order
+    from ..ops.selection import choose_backend
+
+    subject = f"scan on {device}"
+    name, reason = choose_backend(device, torch.float32)
+    yield Finding(subject, f"{name}: {reason}")
+
+    generator = torch.Generator().manual_seed(0)
+    paths = scan_order.tri_oriented((4, 6, 5), device)
+    directions, length = paths.shape
+    channels, states = 8, 4
+    u = torch.randn(1, length, channels, generator=generator).to(device)
+    delta = torch.randn(1, directions, length, channels, generator=generator).to(device)
+    A = -torch.rand(directions, channels, states, generator=generator).to(device)
+    B, C = torch.randn(2, 1, directions, length, states, generator=generator).to(device)
+    result = directional_scan(u, delta, A, B, C, paths, delta_softplus=True, backend=name)
+    truth = directional_scan(u, delta, A, B, C, paths, delta_softplus=True, backend="reference")
+    error = ((result - truth).abs().max() / truth.abs().max()).item()
+    text = f"largest difference from the definition {error:.0e}, relative to the largest value"
+    wrong = not error < TOLERANCE  # true for NaN
+    yield Finding(subject, text, "set NNUNETV2_MAMBA_SCAN=torch and report this output" if wrong else None)
+
+
+def networks(device: "torch.device") -> Iterator[Finding]:
+    """A small forward and backward pass of each network."""
+    import torch
+
+    from ..architectures import MedSegMamba, MSDKMamba, SegMamba, UMambaBot, UMambaEnc
+
+    small = {
+        "input_channels": 2,
+        "n_stages": 3,
+        "features_per_stage": [8, 16, 32],
+        "conv_op": torch.nn.Conv3d,
+        "kernel_sizes": 3,
+        "strides": [1, 2, 2],
+        "num_classes": 3,
+    }
+    for build, options in (
+        (SegMamba, {}),
+        (MedSegMamba, {"bottleneck_channels": 32, "n_bottleneck_blocks": 1}),
+        (UMambaBot, {}),
+        (UMambaEnc, {"patch_size": (16, 16, 16)}),
+        (MSDKMamba, {}),
+    ):
+        network = build(**small, **options).to(device)
+        network(torch.randn(1, 2, 16, 16, 16, device=device)).square().mean().backward()
+        finite = all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.parameters())
+        text = "forward and backward pass work" if finite else "a gradient is missing or not finite"
+        yield Finding(f"{build.__name__} on {device}", text, None if finite else "report this output")

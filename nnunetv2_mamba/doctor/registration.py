@@ -1,0 +1,82 @@
+"""Whether nnU-Net's folders are there, and whether it finds the trainers."""
+
+import contextlib
+import io
+import os
+import shlex
+import site
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from .. import _register
+from .findings import NOTE, Finding
+
+PACKAGE = Path(__file__).parents[1]
+
+
+def folders() -> Iterator[Finding]:
+    """nnU-Net's three folders: information, since not every use needs all of them."""
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        value = os.environ.get(name)
+        if value is None:
+            yield Finding(name, "not set", verdict=NOTE)
+        elif Path(value).is_dir():
+            yield Finding(name, value)
+        else:
+            yield Finding(name, f"{value} (no such folder)", verdict=NOTE)
+
+
+def start_up() -> Iterator[Finding]:
+    """Whether the start-up file has put our folder on nnUNet_extTrainer."""
+    if not Path(_register.DISCOVERY).is_dir():
+        text = f"our folder {_register.DISCOVERY} is no folder on this disk, so nnU-Net cannot search it"
+        yield Finding("nnUNet_extTrainer", text, "install the package unpacked, with pip, not as a ZIP file")
+        return
+    value = os.environ.get("nnUNet_extTrainer", "")
+    complete = _register.with_discovery(value)
+    if value == complete:
+        yield Finding("nnUNet_extTrainer", value)
+        return
+    assign = "$Env:nnUNet_extTrainer = " if os.name == "nt" else "export nnUNet_extTrainer="
+    yield Finding("nnUNet_extTrainer", f"lacks our folder: {_why_not_registered()}", assign + shlex.quote(complete))
+
+
+def _why_not_registered() -> str:
+    if os.environ.get("NNUNETV2_MAMBA_AUTOREGISTER") == "0":
+        return "NNUNETV2_MAMBA_AUTOREGISTER=0 switches the start-up file off"
+    if sys.flags.no_site:
+        return "Python runs without start-up files (option -S)"
+    homes = [Path(home) for home in (*site.getsitepackages(), site.getusersitepackages())]
+    if any((home / "nnunetv2_mamba.pth").is_file() for home in homes):
+        return "the start-up file is there but had no effect, or the variable was overwritten later"
+    if PACKAGE.parent in homes:
+        return f"the start-up file nnunetv2_mamba.pth is missing beside {PACKAGE}"
+    return (
+        f"the package lies in {PACKAGE.parent} (sources, PYTHONPATH or pip install --target), and Python runs the "
+        "start-up files of site-packages only"
+    )
+
+
+def trainers() -> Iterator[Finding]:
+    """Whether nnU-Net's own search finds our trainers under their names."""
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    from .. import trainers
+
+    # nnU-Net's search takes a while; the length variants come from the same file as the trainer that they vary
+    names = sorted(name for name in trainers.__all__ if not name.endswith(("epoch", "epochs")))
+    for name in names:
+        with contextlib.redirect_stdout(io.StringIO()):
+            try:
+                found = recursive_find_trainer_class_by_name(name)
+            except RuntimeError:
+                found = None
+        if found is None:
+            yield Finding("trainers", f"nnU-Net does not find {name}", "set nnUNet_extTrainer as said above")
+            return
+        if found is not getattr(trainers, name):
+            text = f"nnU-Net finds another {name}, in the module {found.__module__}"
+            yield Finding("trainers", text, "rename or remove that class")
+            return
+    yield Finding("trainers", f"nnU-Net finds {', '.join(names)}, and each with the suffix _5epochs and so on")
