@@ -17,6 +17,7 @@ from torch import nn
 from nnunetv2_mamba.architectures.blocks.drop_path import DropPath
 from nnunetv2_mamba.architectures.blocks.mamba import PATHS, DirectionalMamba
 from nnunetv2_mamba.architectures.blocks.ss3d import SS3D
+from nnunetv2_mamba.architectures.blocks.tokens import to_tokens, to_volume
 from nnunetv2_mamba.architectures.reference_weights import medsegmamba
 from nnunetv2_mamba.architectures.reference_weights.mamba import stack_directions
 from nnunetv2_mamba.architectures.reference_weights.state import rename_modules
@@ -180,3 +181,10 @@ def test_official_mamba1_block_is_the_unidirectional_case():
     (output * golden.probe("head 0", output.shape)).sum().backward()
     for name, tensor in (("output", output), ("gradient of the input", x.grad)):
         assert_close(golden.samples_of(name, tensor), golden.expected(name), LIMIT)
+
+
+def test_tokens_are_the_raster_of_the_grid():
+    volume = torch.arange(2 * 3 * 4 * 5 * 6.0).view(2, 3, 4, 5, 6)
+    tokens = to_tokens(volume)
+    assert tokens[1, (1 * 5 + 2) * 6 + 3, 2] == volume[1, 2, 1, 2, 3]
+    assert torch.equal(to_volume(tokens, (4, 5, 6)), volume)

@@ -1,10 +1,17 @@
-"""Outputs of the reference networks, reproduced to 2e-5 relative in fp32."""
+"""As test_golden, with the larger files that are not part of this repository: wider networks, and every module alone.
+
+The released code computed these files in float32, we compute in float64: what separates the two is the files' own
+rounding (1.3e-5 for umamba_enc.pt, below 2e-6 for the others), whatever the build of torch.
+"""
 
 from __future__ import annotations
+
+from functools import partial
 
 import pytest
 import torch
 from comparison import assert_close
+from shared_files import SHARED, why_absent
 from torch import nn
 
 from nnunetv2_mamba.architectures.blocks.decoder import Decoder
@@ -12,7 +19,6 @@ from nnunetv2_mamba.architectures.blocks.gated_spatial_conv import GatedSpatialC
 from nnunetv2_mamba.architectures.blocks.group_norm_conv import ConvBlock, ResConvBlock, UpConv
 from nnunetv2_mamba.architectures.blocks.mamba import DirectionalMamba
 from nnunetv2_mamba.architectures.blocks.ss3d import SS3D
-from nnunetv2_mamba.architectures.blocks.tokens import to_tokens, to_volume
 from nnunetv2_mamba.architectures.blocks.tri_oriented_mamba import TriOrientedMambaLayer
 from nnunetv2_mamba.architectures.blocks.unetr import UnetrResBlock
 from nnunetv2_mamba.architectures.blocks.vss3d import VSS3DBlock
@@ -21,6 +27,29 @@ from nnunetv2_mamba.architectures.reference_weights.mamba import stack_direction
 from nnunetv2_mamba.architectures.reference_weights.state import rename_modules
 
 KERNEL = (3, 3, 3)
+ABSENT = why_absent("golden")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(ABSENT), reason=str(ABSENT))]
+assert_close = partial(assert_close, relative=5e-5)
+
+
+@pytest.fixture(autouse=True)
+def float64():
+    """Networks are made, and files read, as float64."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def golden(name: str) -> dict:
+    return as_float64(torch.load(SHARED / "golden" / name, weights_only=True))
+
+
+def as_float64(value):
+    if isinstance(value, dict):
+        return {key: as_float64(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [as_float64(item) for item in value]
+    return value.double() if isinstance(value, torch.Tensor) and value.is_floating_point() else value
 
 
 @pytest.mark.parametrize(
@@ -31,7 +60,7 @@ KERNEL = (3, 3, 3)
         ("medsegmamba_tabsurfer_bottleneck.pt", "logits"),
     ],
 )
-def test_network(golden, file, output):
+def test_network(file, output):
     reference = golden(file)
     network = build_from_reference(reference["state_dict"]).eval()
     with torch.no_grad():
@@ -42,7 +71,7 @@ def test_network(golden, file, output):
 
 
 @pytest.mark.parametrize("file", ["umamba_bot.pt", "umamba_bot_2d.pt", "umamba_enc.pt"])
-def test_umamba(golden, file):
+def test_umamba(file):
     """All heads, and the features around the Mamba layers."""
     reference = golden(file)
     config = reference["config"]
@@ -66,7 +95,7 @@ def test_umamba(golden, file):
         assert_close(seen[name], reference["intermediates"][name])
 
 
-def test_intermediate_features_of_segmamba(golden):
+def test_intermediate_features_of_segmamba():
     reference = golden("segmamba_true_depth.pt")
     network = build_from_reference(reference["state_dict"]).eval()
     seen = {}
@@ -86,20 +115,12 @@ def test_intermediate_features_of_segmamba(golden):
         assert_close(features, reference["intermediates"][name])
 
 
-def test_tom_residual_tells_the_eras_apart(golden):
-    reference = golden("segmamba_true_depth.pt")
-    network = build_from_reference(reference["state_dict"], tom_residual=False).eval()
-    with torch.no_grad():
-        difference = (network(reference["input"]) - reference["output"]).abs().max() / reference["output"].abs().max()
-    assert difference > 0.05
-
-
 def load(module: nn.Module, state: dict, modules: dict[str, str]) -> nn.Module:
     module.load_state_dict({key.lstrip("."): value for key, value in rename_modules(state, modules).items()})
-    return module.eval()
+    return module.double().eval()
 
 
-def test_tri_oriented_mamba(golden):
+def test_tri_oriented_mamba():
     reference = golden("segmamba_modules.pt")["modules"]
     for name, grid in (("mamba_v3", (4, 3, 5)), ("MambaLayer", None)):
         state = dict(reference[name]["state_dict"])
@@ -113,7 +134,7 @@ def test_tri_oriented_mamba(golden):
         assert_close(output, reference[name]["output"])
 
 
-def test_official_mamba1_block_is_the_unidirectional_case(golden):
+def test_official_mamba1_block_is_the_unidirectional_case():
     reference = golden("mamba1_layer.pt")
     state = dict(reference["state_dict"])
     mamba = DirectionalMamba(24, nn.Conv3d, scan="unidirectional")
@@ -123,7 +144,7 @@ def test_official_mamba1_block_is_the_unidirectional_case(golden):
         assert_close(mamba(reference["input"], (37, 1, 1)), reference["output"])
 
 
-def test_gated_spatial_conv(golden):
+def test_gated_spatial_conv():
     reference = golden("segmamba_modules.pt")["modules"]["GSC"]
     names = {"proj": "spatial1.0", "proj2": "spatial2.0", "proj3": "pointwise.0", "proj4": "fuse.0"}
     block = load(GatedSpatialConv(6, nn.Conv3d, KERNEL), reference["state_dict"], names)
@@ -135,7 +156,7 @@ UNETR = {"conv1": "conv1", "conv2": "conv2", "conv3": "shortcut"}
 
 
 @pytest.mark.parametrize("name", ["UnetrBasicBlock_proj", "UnetrBasicBlock_id"])
-def test_unetr_block(golden, name):
+def test_unetr_block(name):
     reference = golden("segmamba_modules.pt")["modules"][name]
     block = UnetrResBlock(reference["config"]["cin"], reference["config"]["cout"], nn.Conv3d, KERNEL)
     block = load(block, reference["state_dict"], {f"layer.{theirs}.conv": ours for theirs, ours in UNETR.items()})
@@ -143,7 +164,7 @@ def test_unetr_block(golden, name):
         assert_close(block(reference["input"]), reference["output"])
 
 
-def test_unetr_up_block(golden):
+def test_unetr_up_block():
     reference = golden("segmamba_modules.pt")["modules"]["UnetrUpBlock"]
     decoder = Decoder(
         [nn.ConvTranspose3d(8, 6, 2, 2, bias=False)],
@@ -163,7 +184,7 @@ def test_unetr_up_block(golden):
 
 @pytest.mark.parametrize("size", [4, 5])
 @pytest.mark.parametrize("orientation", range(6))
-def test_ss3d(golden, size, orientation):
+def test_ss3d(size, orientation):
     reference = golden("medsegmamba_modules.pt")["modules"][f"size{size}_o{orientation}"]
     prefix = "bottleneck.blocks.0.self_attention"
     state = {f"{prefix}.{key}": value for key, value in reference["state_dict"].items() if "scans" not in key}
@@ -176,7 +197,7 @@ def test_ss3d(golden, size, orientation):
     assert_close(output, reference["output"].flatten(1, 3))
 
 
-def test_vss3d_block(golden):
+def test_vss3d_block():
     reference = golden("medsegmamba_modules.pt")["modules"]["VSSBlock3D_v5"]
     state = {f"bottleneck.blocks.0.{key}": v for key, v in reference["state_dict"].items() if "scans" not in key}
     medsegmamba._stack_directions(state, 1)
@@ -198,7 +219,7 @@ def test_vss3d_block(golden):
         ("down_block", nn.Sequential(nn.MaxPool3d(2), ResConvBlock(8, 16, nn.Conv3d, KERNEL))),
     ],
 )
-def test_medsegmamba_convolutions(golden, name, block):
+def test_medsegmamba_convolutions(name, block):
     reference = golden("medsegmamba_modules.pt")["modules"][name]
     inner = "convs" if isinstance(block, ResConvBlock) else ""
     names = medsegmamba._conv_block("", inner) | {"identity": "shortcut"}
@@ -210,10 +231,3 @@ def test_medsegmamba_convolutions(golden, name, block):
     block = load(block, reference["state_dict"], names)
     with torch.no_grad():
         assert_close(block(reference["input"]), reference["output"])
-
-
-def test_tokens_are_the_raster_of_the_grid():
-    volume = torch.arange(2 * 3 * 4 * 5 * 6.0).view(2, 3, 4, 5, 6)
-    tokens = to_tokens(volume)
-    assert tokens[1, (1 * 5 + 2) * 6 + 3, 2] == volume[1, 2, 1, 2, 3]
-    assert torch.equal(to_volume(tokens, (4, 5, 6)), volume)
