@@ -36,7 +36,7 @@ def weight(name: str, shape: Sequence[int]) -> np.ndarray:
     elif len(shape) == 1:
         value = noise / 2 + (last == "weight")
     else:
-        value = noise * (3 / np.prod(shape[1:] if last == "weight" else shape[-1:])) ** 0.5
+        value = noise * np.sqrt(3 / np.prod(shape[1:] if last == "weight" else shape[-1:]))
     return value.astype(np.float32)
 
 
