@@ -1,4 +1,7 @@
-"""Reading weights in the released format: what is refused, and the file for nnU-Net's -pretrained_weights."""
+"""Reading weights in the released format: what is refused, and the file for nnU-Net's -pretrained_weights.
+
+The names and shapes are the released code's, from the golden files.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from golden_files import GoldenFile
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from torch import nn
 
@@ -16,19 +20,19 @@ from nnunetv2_mamba.architectures.reference_weights import build_from_reference,
 
 
 @pytest.fixture
-def segmamba_state(golden):
-    return golden("segmamba_true_depth.pt")["state_dict"]
+def segmamba_state():
+    return GoldenFile("segmamba").state_dict()
 
 
 @pytest.fixture
-def medsegmamba_state(golden):
-    return golden("medsegmamba_size4.pt")["state_dict"]
+def medsegmamba_state():
+    return GoldenFile("medsegmamba").state_dict()
 
 
 def test_sizes_are_read_from_the_file(segmamba_state, medsegmamba_state):
     network = build_from_reference(segmamba_state)
     assert isinstance(network, SegMamba)
-    assert network.topology.features == (48, 24, 32, 40, 56)
+    assert network.topology.features == (8, 12, 16, 12, 16)
     assert network.input_channels == 2
     assert [len(stage.tom_layers) for stage in network.encoder.stages] == [2, 1, 1, 1]
     network = build_from_reference(medsegmamba_state)
@@ -97,7 +101,7 @@ def test_convert_for_pretrained_weights(tmp_path, segmamba_state):
     assert "SegMamba: 2 channels in, 3 out" in summary
     assert {path.name for path in tmp_path.iterdir()} == {"theirs.pt", "ours.pth"}
     network = SegMamba(
-        2, 5, (48, 24, 32, 40, 56), nn.Conv3d, 3, [1, 2, 2, 2, 2], 7, True, n_tom_layers_per_stage=[2, 1, 1, 1]
+        2, 5, (8, 12, 16, 12, 16), nn.Conv3d, 3, [1, 2, 2, 2, 2], 7, True, n_tom_layers_per_stage=[2, 1, 1, 1]
     )
     load_pretrained_weights(network, target)
     expected = build_from_reference(segmamba_state).state_dict()
@@ -107,18 +111,28 @@ def test_convert_for_pretrained_weights(tmp_path, segmamba_state):
         )
 
 
+def with_copies(state):
+    """The released U-Mamba registers its encoder in the decoder too, and the layers of later blocks twice."""
+    state = dict(state)
+    for layer, copy in (("conv", "all_modules.0"), ("norm", "all_modules.1")):
+        for conv in (".conv1.", ".conv2."):
+            kept, copied = f"{conv}{layer}.", f"{conv}{copy}."
+            state |= {key.replace(kept, copied): value for key, value in state.items() if kept in key}
+    return state | {f"decoder.{key}": value for key, value in state.items() if key.startswith("encoder.")}
+
+
 @pytest.fixture
-def umamba_checkpoint(golden):
+def umamba_checkpoint():
     """Of UMambaEnc, as the nnU-Net it comes with writes it."""
-    reference = golden("umamba_enc.pt")
-    config = reference["config"]
+    golden = GoldenFile("umamba_enc_3d")
+    config = golden.config
     inherited = {"pool_op_kernel_sizes": config["strides"], "patch_size": [1, 1, 1]}
     configurations = {
         "3d_lowres": inherited,
         "3d_fullres": {"inherits_from": "3d_lowres", "patch_size": config["input_size"]},
     }
     return {
-        "network_weights": reference["state_dict"],
+        "network_weights": with_copies(golden.state_dict()),
         "optimizer_state": {"param_groups": [{"lr": np.float64(0.01)}]},
         "logging": {"train_losses": [np.float32(-0.5)], "dice_per_class_or_region": [[np.float64(0.5), np.nan]]},
         "_best_ema": np.float64(0.3),
@@ -130,14 +144,14 @@ def umamba_checkpoint(golden):
     }
 
 
-def test_umamba_is_read_from_its_checkpoint(umamba_checkpoint, golden):
+def test_umamba_is_read_from_its_checkpoint(umamba_checkpoint):
     network = build_from_reference(umamba_checkpoint)
     assert isinstance(network, UMambaEnc)
-    assert network.patch_size == (8, 32, 32) and network.topology.total_stride == (4, 8, 8)
-    reference = golden("umamba_bot_2d.pt")
-    network = build_from_reference(reference["state_dict"], strides=reference["config"]["strides"])
+    assert network.patch_size == (8, 24, 32) and network.topology.total_stride == (4, 8, 8)
+    golden = GoldenFile("umamba_bot_2d")
+    network = build_from_reference(golden.state_dict(), strides=golden.config["strides"])
     assert isinstance(network, UMambaBot)
-    assert network.topology.features == (8, 16, 24, 40) and network.input_channels == 2
+    assert network.topology.features == (8, 12, 16, 40) and network.input_channels == 2
 
 
 def test_umamba_needs_what_its_state_dict_does_not_say(umamba_checkpoint):

@@ -8,7 +8,6 @@ import nibabel
 import numpy as np
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 
-SHARED = Path(__file__).parents[3] / "shared" / "data" / "Dataset101_SubcorticalSim"
 # FreeSurfer's conformed volumes: axes to the left, down, to the front
 LIA = np.array([[-1.0, 0, 0, 75], [0, 0, 1, -119], [0, -1, 0, 97], [0, 0, 0, 1]])
 SHAPE = (40, 36, 44)

@@ -16,12 +16,16 @@ from nnunetv2.imageio.nibabel_reader_writer import NibabelIO
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.preprocessing.normalization.default_normalization_schemes import RescaleTo01Normalization
 from nnunetv2.preprocessing.normalization.map_channel_name_to_normalization import get_normalization_scheme
-from subjects import LIA, SHAPE, SHARED, save, synthetic_aseg, synthetic_image, turned, write_subject
+from shared_files import SHARED, why_absent
+from subjects import LIA, SHAPE, save, synthetic_aseg, synthetic_image, turned, write_subject
 from two_stage_fakes import with_other_sform
 
 from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.freesurfer.labels import TASKS, classes_from_ids
 from nnunetv2_mamba.freesurfer.volumes import label_voxels, read_volume
+
+BRAINS = ("data", "Dataset101_SubcorticalSim")
+ABSENT = why_absent(*BRAINS)
 
 IDS = {"subcortical": list(TASKS["subcortical"].structures), "hippocampus": list(TASKS["hippocampus"].structures)}
 
@@ -439,16 +443,18 @@ def test_a_damaged_record_means_converting_again(subjects_dir, capsys):
     assert "convert_freesurfer.json is no valid JSON" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the data set Dataset101_SubcorticalSim beside the repository")
+@pytest.mark.skipif(bool(ABSENT), reason=str(ABSENT))
 def test_brains_written_as_mgz_come_back(subjects_dir):
-    original = json.loads((SHARED / "dataset.json").read_text())
+    """What test_every_voxel_and_its_place_are_kept says of a made-up head, for two whole brains."""
+    data = SHARED.joinpath(*BRAINS)
+    original = json.loads((data / "dataset.json").read_text())
     ids = np.zeros(len(original["labels"]), dtype=np.int32)
     for name, number in original["freesurfer_ids"].items():
         ids[original["labels"][name]] = number
     cases = ("brain_01", "brain_02")
     for case in cases:
-        image, affine = load(SHARED / "imagesTr" / f"{case}_0000.nii.gz")
-        labels, _ = load(SHARED / "labelsTr" / f"{case}.nii.gz")
+        image, affine = load(data / "imagesTr" / f"{case}_0000.nii.gz")
+        labels, _ = load(data / "labelsTr" / f"{case}.nii.gz")
         write_subject(subjects_dir, case, image, ids[labels], affine)
     dataset = convert(subjects_dir)
     document = json.loads((dataset / "dataset.json").read_text())
@@ -457,9 +463,9 @@ def test_brains_written_as_mgz_come_back(subjects_dir):
     for name, number in document["freesurfer_ids"].items():
         back[document["labels"][name]] = number
     for case in cases:
-        image, affine = load(SHARED / "imagesTr" / f"{case}_0000.nii.gz")
+        image, affine = load(data / "imagesTr" / f"{case}_0000.nii.gz")
         converted, converted_affine = load(dataset / "imagesTr" / f"{case}_0000.nii.gz")
         np.testing.assert_array_equal(converted, image)
         np.testing.assert_array_equal(converted_affine, affine)
-        labels, _ = load(SHARED / "labelsTr" / f"{case}.nii.gz")
+        labels, _ = load(data / "labelsTr" / f"{case}.nii.gz")
         np.testing.assert_array_equal(back[load(dataset / "labelsTr" / f"{case}.nii.gz")[0]], ids[labels])

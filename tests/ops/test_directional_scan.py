@@ -120,13 +120,21 @@ def test_dtypes_may_differ(backend, device):
     assert relative_error(result["delta"], expected["delta"]) < 8e-3
 
 
+@pytest.mark.parametrize("lifting", ["u", "delta", "B", "C", "z"])
 @pytest.mark.parametrize(("backend", "device"), BACKENDS_WITH_FP64)
-def test_one_fp64_input_lifts_the_computation(backend, device):
+def test_one_fp64_input_lifts_the_computation(backend, device, lifting):
+    """Its gradient has no fp32 rounding in it, and the others have that of their own dtype only."""
     case = make_case(length=50).to(device)
-    case.tensors["delta"] = case.tensors["delta"].detach().double().requires_grad_()
-    result = case.run_with_gradients(backend)
-    assert (result["out"].dtype, result["u"].dtype, result["delta"].dtype) == (torch.float32,) * 2 + (torch.float64,)
-    assert relative_error(result["delta"], truth(case)["delta"]) < 1e-7
+    grad_out = torch.randn(case.tensors["z"].shape, generator=torch.Generator().manual_seed(0))
+    expected = case.to("cpu", torch.float64).run_with_gradients("reference", grad_out)
+    case.tensors[lifting] = case.tensors[lifting].detach().double().requires_grad_()
+    result = case.run_with_gradients(backend, grad_out)
+    assert result["out"].dtype == case.tensors["u"].dtype
+    for name, tensor in case.tensors.items():
+        assert result[name].dtype == tensor.dtype == (torch.float64 if name == lifting else torch.float32)
+    assert relative_error(result[lifting], expected[lifting]) < 1e-12
+    for name in ("out", *case.tensors):
+        assert relative_error(result[name], expected[name]) < 6e-8, name
 
 
 @every_backend

@@ -11,20 +11,22 @@ import image
 import pytest
 from commands import run
 from documentation import ROOT
+from shared_files import SHARED, why_absent
 from test_containers import check_brats, check_flare, check_grand_challenge
 from trained_model import TrainedModel
 
 from nnunetv2_mamba._register import DISCOVERY
 
 NAME = "Dataset004_Hippocampus"
-DATA = ROOT.parent / "shared" / "data" / NAME
+DATA = SHARED / "data" / NAME
+ABSENT = why_absent("data", NAME)
 MODEL = ("-d", 4, "-c", "3d_fullres", "-f", 0, "-tr", "nnUNetTrainerUMambaBot")
 SHORT = "num_epochs=1, num_iterations_per_epoch=3, num_val_iterations_per_epoch=1"
 N_TRAINING, N_PREDICTED = 10, 3
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not DATA.is_dir(), reason=f"{NAME} is not beside the repository, in shared/data"),
+    pytest.mark.skipif(bool(ABSENT), reason=str(ABSENT)),
     pytest.mark.skipif(image.why_not() is not None, reason=f"no images here: {image.why_not()}"),
 ]
 
