@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nnunetv2_mamba.trainers.nonfinite import PATIENCE, NonFiniteError
-from nnunetv2_mamba.trainers.precision import VARIABLE
+from nnunetv2_mamba.trainers.precision import AMP_VARIABLE
 
 
 @pytest.fixture
@@ -74,14 +74,14 @@ def test_training_stops_after_ten_in_a_row_and_keeps_the_checkpoint(trainer, tmp
     trainer.save_checkpoint(str(tmp_path / "good.pth"))
     for _ in range(PATIENCE - 1):
         step(trainer, poison_image=True)
-    with pytest.raises(NonFiniteError, match=rf"{PATIENCE} steps in a row.*{VARIABLE}=none"):
+    with pytest.raises(NonFiniteError, match=rf"{PATIENCE} steps in a row.*{AMP_VARIABLE}=none"):
         step(trainer, poison_image=True)
     saved = torch.load(tmp_path / "good.pth", weights_only=False)["network_weights"]
     torch.testing.assert_close(saved, dict(trainer.network.state_dict()), rtol=0, atol=0)
 
 
 def test_a_settling_loss_scale_is_not_an_alarm(make_trainer, monkeypatch):
-    monkeypatch.setenv(VARIABLE, "fp16")
+    monkeypatch.setenv(AMP_VARIABLE, "fp16")
     trainer = make_trainer("nnUNetTrainerSegMamba")
     trainer.on_train_start()
     trainer.on_train_epoch_start()
