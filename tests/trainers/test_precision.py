@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tiny_dataset import NETWORKS
 
 from nnunetv2_mamba.trainers.precision import AMP_VARIABLE, Precision
@@ -59,7 +62,68 @@ def test_bf16_on_a_cpu_refuses_grids_of_few_slices(monkeypatch, kernel, slices, 
     with torch.no_grad():
         network(x)  # predictions are right
     if refused:
-        with pytest.raises(RuntimeError, match=f"{AMP_VARIABLE}=bf16 on a CPU.*down to {slices} slices.*{AMP_VARIABLE}=none"):
+        with pytest.raises(
+            RuntimeError, match=f"{AMP_VARIABLE}=bf16 on a CPU.*down to {slices} slices.*{AMP_VARIABLE}=none"
+        ):
             network(x)
     else:
         network(x)
+
+
+def types() -> dict[str, torch.dtype]:
+    return {device: torch.get_autocast_dtype(device) for device in ("cuda", "cpu")}
+
+
+@pytest.fixture
+def bf16_gpu(monkeypatch) -> Precision:
+    """What a training on a GPU in bf16 has; on the CPU its contexts set the types as there."""
+    monkeypatch.setenv(AMP_VARIABLE, "bf16")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    return Precision(torch.device("cuda"))
+
+
+@pytest.mark.parametrize("value", ["bf16", "none", "fp16", ""])
+def test_constructing_changes_nothing(monkeypatch, bf16_gpu, value):
+    before = types()
+    monkeypatch.setenv(AMP_VARIABLE, value)
+    Precision(torch.device("cuda"))
+    assert types() == before
+
+
+@pytest.mark.parametrize(("value", "dtype"), [("bf16", torch.bfloat16), ("none", torch.float32), ("", torch.float16)])
+@pytest.mark.parametrize("moment", ["validation_step", "perform_actual_validation"])
+def test_nnunets_own_steps_compute_in_it_and_nothing_else_does(
+    make_trainer, monkeypatch, bf16_gpu, moment, value, dtype
+):
+    """nnU-Net's autocast on CUDA names no type; it takes the process's, which another trainer needs unchanged."""
+    trainer = make_trainer("nnUNetTrainerSegMamba")
+    monkeypatch.setenv(AMP_VARIABLE, value)
+    trainer.precision = Precision(torch.device("cuda"))
+    seen, before = [], types()
+    monkeypatch.setattr(nnUNetTrainer, moment, lambda *_: seen.append(torch.get_autocast_dtype("cuda")))
+    getattr(trainer, moment)(*[{}] * (moment == "validation_step"))
+    assert seen == [dtype] and types() == before
+
+    def fail(*_):
+        raise RuntimeError("a failure in the step")
+
+    monkeypatch.setattr(nnUNetTrainer, moment, fail)
+    with pytest.raises(RuntimeError, match="a failure in the step"):
+        getattr(trainer, moment)(*[{}] * (moment == "validation_step"))
+    assert types() == before
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_step_leaves_the_types_as_they_were(make_trainer, monkeypatch, fails):
+    monkeypatch.setenv(AMP_VARIABLE, "fp16")
+    before = types()
+    assert before["cpu"] != torch.float16
+    trainer = make_trainer("nnUNetTrainerSegMamba")
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    assert types() == before
+    if fails:
+        monkeypatch.setattr(trainer.network, "forward", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError) if fails else nullcontext():
+        trainer.train_step(next(trainer.dataloader_train))
+    assert types() == before and not torch.is_autocast_enabled("cpu")
