@@ -48,7 +48,7 @@ def uncompiled(module: nn.Module) -> nn.Module:
     process must call this.
     """
     bare = _uncompiled(module)
-    gc.collect()  # hooks of the old wrappers, which are in reference cycles, would answer the next backward pass too
+    gc.collect()  # the hooks of an old wrapper that something still held would answer the next backward pass too
     return bare
 
 

@@ -30,15 +30,17 @@ SETTINGS = "num_epochs=1, num_iterations_per_epoch=2, num_val_iterations_per_epo
 
 
 class Heads(nn.Module):
-    """Two resolutions, a head each, with nnU-Net's switch."""
+    """Two resolutions, a head each, with nnU-Net's switch; compiled in two graphs."""
 
     def __init__(self):
         super().__init__()
         self.decoder = nn.Module()
         self.decoder.deep_supervision = True
-        self.high, self.low = nn.Conv3d(2, 3, 1), nn.Conv3d(2, 3, 1)
+        self.stem, self.high, self.low = nn.Conv3d(2, 2, 1), nn.Conv3d(2, 3, 1), nn.Conv3d(2, 3, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        x = self.stem(x)
+        torch._dynamo.graph_break()
         logits = self.high(x)
         return [logits, self.low(nn.functional.avg_pool3d(x, 2))] if self.decoder.deep_supervision else logits
 
@@ -72,6 +74,19 @@ def only_forward(graph, inputs):
         raise KeyError("no lowering\n\nand a page of advice")
 
     return aot_autograd(fw_compiler=lambda graph, _: make_boxed_func(graph.forward), bw_compiler=fail)(graph, inputs)
+
+
+def not_the_stems_backward(graph, inputs):
+    """A backend that fails when the backward pass is through the heads, whose gradients DDP has by then."""
+
+    def fail_at_the_stem(graph, inputs):
+        backward = [node for node in graph.graph.nodes if node.target is torch.ops.aten.convolution_backward.default]
+        if any(not node.args[-1][0] for node in backward):  # no gradient of its input, the image
+            raise KeyError("no lowering")
+        return make_boxed_func(graph.forward)
+
+    forward = aot_autograd(fw_compiler=lambda graph, _: make_boxed_func(graph.forward), bw_compiler=fail_at_the_stem)
+    return forward(graph, inputs)
 
 
 def only_in_training(graph, inputs):
@@ -128,6 +143,7 @@ def log_of(trainer) -> str:
     [
         (never, "BackendCompilerFailed: backend='never' raised: AssertionError: source already in seen_sources"),
         (only_forward, "KeyError: 'no lowering"),
+        (not_the_stems_backward, "KeyError: 'no lowering"),
         (only_in_training, "BackendCompilerFailed: backend='only_in_training' raised: RuntimeError: cannot compile"),
     ],
 )
@@ -200,7 +216,7 @@ def test_running_out_of_memory_is_no_reason_to_go_on_without(make_trainer, with_
     assert is_compiled(trainer.network) and "torch.compile failed" not in log_of(trainer)
 
 
-@pytest.mark.parametrize("backend", [never, only_forward, only_in_training, "aot_eager"])
+@pytest.mark.parametrize("backend", [never, only_forward, not_the_stems_backward, only_in_training, "aot_eager"])
 def test_with_several_gpus(make_trainer, with_backend, tmp_path, backend):
     """In one process: every process does the same. A failed backward pass leaves DDP half-way through its gradients,
     and uncompiled it wants a gradient for the lowest head, which nnU-Net gives no weight when it compiles."""
