@@ -26,9 +26,10 @@ def is_compiled(module: nn.Module) -> bool:
 def is_compiler_error(error: BaseException) -> bool:
     """Whether ``torch.compile`` failed, of its own, for want of a C compiler, or for what it met in the network.
 
-    The last may be the network's own error, which comes again without it. Running out of memory is none of these.
+    The last may be the network's own error, which comes again without it. Running out of memory is none of these, nor
+    is an error on the GPU, after which nothing runs there any more.
     """
-    if ran_out_of_memory(error):
+    if ran_out_of_memory(error) or "CUDA error" in str(error):
         return False
     return any(isinstance(each, TorchDynamoException) or _raised_by_a_compiler(each) for each in _chain(error))
 

@@ -142,8 +142,8 @@ def log_of(trainer) -> str:
     ("backend", "reason"),
     [
         (never, "BackendCompilerFailed: backend='never' raised: AssertionError: source already in seen_sources"),
-        (only_forward, "KeyError: 'no lowering"),
-        (not_the_stems_backward, "KeyError: 'no lowering"),
+        (only_forward, "no lowering"),
+        (not_the_stems_backward, "no lowering"),
         (only_in_training, "BackendCompilerFailed: backend='only_in_training' raised: RuntimeError: cannot compile"),
     ],
 )
@@ -153,7 +153,7 @@ def test_the_training_goes_on_without(make_trainer, with_backend, backend, reaso
     assert trained(trainer) == pytest.approx(trained(plain), rel=1e-5)
     torch.testing.assert_close(trainer.bare_network().state_dict(), plain.network.state_dict())
     (line,) = [line for line in log_of(trainer).splitlines() if "torch.compile failed" in line]
-    assert FAILED + reason in line
+    assert FAILED in line and reason in line and "advice" not in line
     assert not is_compiled(trainer.network) and not is_compiled(trainer.loss)
     assert (
         trainer.environment["compiled"] is False
@@ -271,6 +271,7 @@ OTHERS = [
     raised_in("nnunetv2_mamba.ops.selection", RuntimeError("the backend cannot be used")),
     raised_in("tritonic", RuntimeError("not Triton")),
     raised_in("torch._inductor.compile_fx", torch.OutOfMemoryError("CUDA out of memory")),
+    raised_in("torch._inductor.output_code", RuntimeError("CUDA error: device-side assert triggered")),
     MemoryError(),
 ]
 
