@@ -23,6 +23,7 @@ from nnunetv2_mamba.trainers.base import nnUNetTrainerMamba
 from nnunetv2_mamba.trainers.checkpoint import load_own_checkpoint, save_atomically
 from nnunetv2_mamba.trainers.precision import Precision
 from nnunetv2_mamba.trainers.recipe import Recipe
+from nnunetv2_mamba.trainers.resume import settings_to_adopt
 from nnunetv2_mamba.trainers.settings import VARIABLE, read_settings, with_settings
 
 MESSAGES = [block for block in BLOCKS if block.page == "docs/troubleshooting.md" and block.language == "output"]
@@ -138,8 +139,7 @@ def doctor_not_registered(patch: pytest.MonkeyPatch) -> str:
 
 
 def continue_with_another_optimizer() -> None:
-    trainer = SimpleNamespace(recipe=Recipe(optimizer="adamw"), _explicit={"optimizer"})
-    nnUNetTrainerMamba._resume_settings(trainer, {"optimizer": "sgd"})
+    settings_to_adopt(Recipe(optimizer="adamw"), {"optimizer": "sgd"}, {"optimizer"}, nnUNetTrainerMamba.FIXED)
 
 
 def damaged_checkpoint(folder: Path) -> None:

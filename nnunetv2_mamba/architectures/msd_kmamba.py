@@ -161,6 +161,8 @@ class MSDKMamba(nn.Module):
         ValueError: for arguments that do not fit each other, and in ``forward`` for an input that does not fit.
     """
 
+    widths_from_plan = True
+
     def __init__(
         self,
         input_channels: int,
@@ -211,8 +213,6 @@ class MSDKMamba(nn.Module):
                 part.apply(InitWeights_He(1e-2))
         self.fused_head = FusedHead(n_stages - 1) if fused_head and deep_supervision else None
         saturate_layers(self)
-
-    widths_from_plan = True
 
     @staticmethod
     def default_features(n_stages: int) -> list[int]:

@@ -50,14 +50,13 @@ class SelfDistillationLoss(nn.Module):
         distillation_weight: ``lambda``; 0 for deep supervision alone.
         temperature: ``tau``.
         gate: a key of ``GATES``.
-        ramp: ``lambda(t) / lambda``; set ``progress`` before every call.
+        ramp: ``lambda(t) / lambda``.
         brake: whether classes in which the teacher is worse are not taught (``ClassBrake``).
         standardise_logits: see ``standardised``; needs three exclusive classes or more.
         uncertainty: learned weights in place of ``lambda k_s``: a module called as ``UncertaintyWeights``, with one
             term for the segmentation and one per student.
 
     Attributes:
-        progress: share of the training that is done, in [0, 1].
         students: the scales that learn; empty without distillation.
 
     Raises:
@@ -94,7 +93,7 @@ class SelfDistillationLoss(nn.Module):
         self.segmentation_loss = segmentation_loss
         self.weights = [float(weight) for weight in weights]
         self.kind, self.teacher, self.temperature = kind, teacher, temperature
-        self.distillation_weight, self.ramp, self.progress = distillation_weight, ramp, 0.0
+        self.distillation_weight, self.ramp = distillation_weight, ramp
         self.gate = GATES[gate]
         self.transform = standardised if standardise_logits else nn.Identity()
         self.students = students_of(weights) if distillation_weight > 0 else []
@@ -103,22 +102,23 @@ class SelfDistillationLoss(nn.Module):
         self.brake = ClassBrake(len(self.students), classes, kind.foreground, device) if brake else None
         self.uncertainty = uncertainty if self.students else None
 
-    @property
-    def current_weight(self) -> float:
-        """``lambda(t)``."""
-        return self.distillation_weight * self.ramp(self.progress)
+    def weight_at(self, progress: float) -> float:
+        """``lambda(t)`` after a share ``progress`` of the training."""
+        return self.distillation_weight * self.ramp(progress)
 
     def forward(
         self,
         outputs: torch.Tensor | Sequence[torch.Tensor],
         target: torch.Tensor | Sequence[torch.Tensor],
         teacher_logits: torch.Tensor | None = None,
+        progress: float = 1.0,
     ) -> torch.Tensor:
         """Args:
             outputs: logits ``(batch, classes, *grid)`` per scale, highest resolution first, then the fused logits if
                 they are the teacher; or a tensor, without deep supervision.
             target: nnU-Net's, one per scale.
             teacher_logits: at full resolution, for the teacher ``"ema"``.
+            progress: share of the training that is done, in [0, 1].
 
         Returns:
             The loss, a scalar.
@@ -131,9 +131,9 @@ class SelfDistillationLoss(nn.Module):
             return total
         if self.teacher == "fused":
             total = total + self.weights[0] * self.segmentation_loss(outputs[-1], target[0])
-        terms = self._distillation(outputs, target, teacher_logits) if self.students else []
+        terms = self._distillation(outputs, target, teacher_logits, progress) if self.students else []
         self.statistics.add_losses(losses, terms)
-        return self._combine(total, terms) if terms else total
+        return self._combine(total, terms, progress) if terms else total
 
     def end_epoch(self, distributed: bool) -> Summary:
         """Read the statistics of the epoch, of all processes if ``distributed``, and set the brake for the next."""
@@ -144,30 +144,35 @@ class SelfDistillationLoss(nn.Module):
             self.brake.update(summary.dice)
         return summary
 
-    def _combine(self, segmentation: torch.Tensor, terms: list[torch.Tensor]) -> torch.Tensor:
+    def _combine(self, segmentation: torch.Tensor, terms: list[torch.Tensor], progress: float) -> torch.Tensor:
         if self.uncertainty is not None:
             # nnU-Net's Dice term is -Dice: without it the segmentation term cannot be negative
             weight = sum(self.weights) + (self.weights[0] if self.teacher == "fused" else 0)
             lowest = -self.segmentation_loss.weight_dice * weight
             all_terms = torch.stack([segmentation.float() - lowest, *terms])
-            shares = torch.full_like(all_terms, self.ramp(self.progress))
+            shares = torch.full_like(all_terms, self.ramp(progress))
             shares[0] = 1
             return self.uncertainty(all_terms, shares)
-        if self.current_weight == 0:
+        distillation_weight = self.weight_at(progress)
+        if distillation_weight == 0:
             return segmentation
         weights = [self.weights[scale] for scale in self.students]
         distillation = sum(weight * term for weight, term in zip(weights, terms, strict=True)) / sum(weights)
-        return segmentation + self.current_weight * distillation
+        return segmentation + distillation_weight * distillation
 
     def _distillation(
-        self, outputs: Sequence[torch.Tensor], target: Sequence[torch.Tensor], teacher_logits: torch.Tensor | None
+        self,
+        outputs: Sequence[torch.Tensor],
+        target: Sequence[torch.Tensor],
+        teacher_logits: torch.Tensor | None,
+        progress: float,
     ) -> list[torch.Tensor]:
         """``KD_s`` of every student; without gradient as long as the ramp is 0, for the statistics alone."""
         if self.teacher != "ema":
             teacher_logits = outputs[0 if self.teacher == "final" else -1]
         elif teacher_logits is None:
             raise ValueError('teacher="ema" needs teacher_logits with every call of the loss')
-        learning = self.current_weight > 0
+        learning = self.weight_at(progress) > 0
         with torch.autocast(teacher_logits.device.type, enabled=False):
             with torch.no_grad():
                 teacher_logits = teacher_logits.detach().float()

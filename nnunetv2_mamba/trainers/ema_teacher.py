@@ -44,6 +44,10 @@ class EMATeacher:
         """Logits ``(batch, classes, *grid)``, under the autocast in use."""
         return self._run(data)
 
+    def stop_compiling(self) -> None:
+        """Run the network as it is from now on."""
+        self._run = self._average.module
+
     def start(self, student: nn.Module) -> None:
         """Copy the student unless there is an average already: its weights may have been loaded in the meantime."""
         if not self._average.n_averaged:

@@ -15,6 +15,7 @@ class nnUNetTrainerMedSegMamba(nnUNetTrainerMamba):
     clipped to norm 1, polynomial decay.
     """
 
+    planner = "MedSegMamba"
     network_class = MedSegMamba
     network_options = {"bottleneck": "ss3d"}
     recipe = Recipe(optimizer="adamw", initial_lr=3e-4, weight_decay=5e-2, warmup_share=0.05, gradient_clip=1.0)
@@ -35,6 +36,7 @@ class nnUNetTrainerMedSegMambaConv(nnUNetTrainerMedSegMamba):
 class nnUNetTrainerSegMambaBot(nnUNetTrainerMedSegMamba):
     """SegMambaBot, the MedSegMamba paper's comparator: SegMamba's tri-oriented Mamba in the bottleneck."""
 
+    planner = "SegMambaBot"
     network_options = {"bottleneck": "tom"}
 
 
@@ -53,6 +55,7 @@ class nnUNetTrainerSegMambaBotConv(nnUNetTrainerSegMambaBot):
 class nnUNetTrainerTABSurfer(nnUNetTrainerMedSegMamba):
     """TABSurfer, the MedSegMamba paper's other comparator: transformer layers in the bottleneck."""
 
+    planner = "TABSurfer"
     network_options = {"bottleneck": "transformer"}
 
 

@@ -15,6 +15,7 @@ class nnUNetTrainerMSDKMamba(SelfDistillationTrainer):
     (``self_distillation.SelfDistillationRecipe``).
     """
 
+    planner = "MSDKMamba"
     network_class = MSDKMamba
 
 

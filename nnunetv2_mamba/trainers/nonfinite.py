@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -64,7 +64,11 @@ def _watch_outputs(network: nn.Module, calls: list[tuple[str, bool]]) -> Iterato
             hook.remove()
 
 
-def first_non_finite(network: nn.Module, data: torch.Tensor, loss_of: Callable[[torch.Tensor], torch.Tensor]) -> str:
+def first_non_finite(
+    network: nn.Module,
+    batches: Iterable[tuple[torch.Tensor, Callable[[], torch.Tensor]]],
+    other_parameters: Iterable[tuple[str, nn.Parameter]] = (),
+) -> str:
     """Repeat a step that went wrong and say where NaN or Inf first appeared.
 
     Modules finish innermost first, so the first bad one is the smallest that produced it. In the backward pass, which
@@ -73,22 +77,35 @@ def first_non_finite(network: nn.Module, data: torch.Tensor, loss_of: Callable[[
 
     Args:
         network: not wrapped by DDP or ``torch.compile``.
-        data: the step's input.
-        loss_of: the loss, scaled as in the step, for ``data``; called once, with ``network`` as it is.
+        batches: what goes through the network at once: the input, and a function, called once and with ``network`` as
+            it is, that returns the loss, scaled as in the step.
+        other_parameters: what is trained beside the network, such as the loss's own weights, with names.
     """
+    parameters = [*network.named_parameters(), *other_parameters]
+    for number, (data, compute_loss) in enumerate(batches, start=1):
+        found = _first_non_finite_of(network, data, compute_loss, parameters)
+        if found is not None:
+            return found if number == 1 else f"{found} (in part {number} of the batch)"
+    return "nowhere when the step was repeated (dropout and drop path draw anew)"
+
+
+def _first_non_finite_of(
+    network: nn.Module,
+    data: torch.Tensor,
+    compute_loss: Callable[[], torch.Tensor],
+    named_parameters: Sequence[tuple[str, nn.Parameter]],
+) -> str | None:
     if not finite(data):
         return "the input batch (an image holds NaN or Inf; check the raw data and its preprocessing)"
     calls: list[tuple[str, bool]] = []
     with _watch_outputs(network, calls):
-        loss = loss_of(data)
+        loss = compute_loss()
     bad = next((name for name, good in calls if not good), None)
     if bad is not None:
         return f"the output of {bad}, a {type(network.get_submodule(bad)).__name__}"
     if not finite(loss):
         return "the loss, from finite logits"
-    names, parameters = zip(*network.named_parameters(), strict=True)
+    names, parameters = zip(*named_parameters, strict=True)
     gradients = torch.autograd.grad(loss, parameters, allow_unused=True)  # unlike backward, runs no hooks of DDP
     bad_gradients = [name for name, g in zip(names, gradients, strict=True) if g is not None and not finite(g)]
-    if bad_gradients:
-        return f"the gradient of {bad_gradients[-1]}"
-    return "nowhere when the step was repeated (dropout and drop path draw anew)"
+    return f"the gradient of {bad_gradients[-1]}" if bad_gradients else None

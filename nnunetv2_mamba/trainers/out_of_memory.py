@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from nnunetv2_mamba.memory.estimate import training_memory, usable_bytes
+from nnunetv2_mamba.memory.estimate import GIB, training_memory, usable_bytes
 
 from .settings import VARIABLE
 
@@ -30,10 +32,44 @@ def out_of_memory_explained(explain: Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        ran_out = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(s in str(error) for s in _SIGNS)
-        if not ran_out:
+        if not ran_out_of_memory(error):
             raise
         raise OutOfMemoryError(f"out of memory; {explain()}") from error
+
+
+def ran_out_of_memory(error: BaseException) -> bool:
+    """Whether this is a device's or the system's way to say so."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in str(error) for sign in _SIGNS)
+
+
+def explanation(
+    build: Callable[[], nn.Module],
+    shape: Sequence[int],
+    optimizer: str,
+    autocast: torch.dtype | None,
+    checkpointing: bool,
+    plans: PlansManager,
+    configuration: str,
+    planner: str | None,
+) -> str:
+    """What is trained, what it is estimated to need, and the next smaller setting.
+
+    Args:
+        build, optimizer, autocast: for ``estimated_bytes``.
+        shape: ``(batch, channels, *patch)`` of what goes through the network at once.
+        checkpointing: whether activation checkpointing is on.
+        plans, configuration: what is trained.
+        planner: for ``advice``.
+    """
+    estimate = estimated_bytes(build, shape, optimizer, autocast)
+    size = "not known (too little memory to trace it)" if estimate is None else f"{estimate / GIB:.2f} GiB"
+    return (
+        f"{plans.plans_name} {configuration} trains patches of {' x '.join(map(str, shape[2:]))} with {shape[1]} "
+        f"channels, {shape[0]} at once; the estimate of a step "
+        f"{'without activation checkpointing ' if checkpointing else ''}is {size}, besides what "
+        "the device's libraries and other processes take; "
+        + advice(estimate, convert_dataset_name_to_id(plans.dataset_name), planner, checkpointing)
+    )
 
 
 def estimated_bytes(
@@ -46,21 +82,21 @@ def estimated_bytes(
         return None
 
 
-def advice(estimate: int | None, dataset_id: int, network: str, checkpointing: bool) -> str:
+def advice(estimate: int | None, dataset_id: int, planner: str | None, checkpointing: bool) -> str:
     """The next smaller settings than those of a step that needs ``estimate`` bytes.
 
     Args:
         estimate: None if unknown.
-        dataset_id, network: for ``nnunetv2_mamba plan``.
+        dataset_id, planner: for ``nnunetv2_mamba plan``; no planner for a network that it does not know.
         checkpointing: activation checkpointing is on already.
     """
     remedies = [] if checkpointing else [f"activation_checkpointing=true in {VARIABLE}"]
     smaller = next((gpu for gpu in _GPUS if estimate is not None and usable_bytes(gpu) < estimate), None)
-    if estimate is None or smaller is not None:
+    if planner is not None and (estimate is None or smaller is not None):
         size = smaller or "GIB"
         remedies.append(
-            f"plans for less memory (nnunetv2_mamba plan -d {dataset_id} --network {network} --gpu-memory {size}, then "
-            f"train with -p nnUNet{network}{size}GPlans)"
+            f"plans for less memory (nnunetv2_mamba plan -d {dataset_id} --network {planner} --gpu-memory {size}, then "
+            f"train with -p nnUNet{planner}{size}GPlans)"
         )
     else:
         remedies.append("a smaller batch_size or patch_size in the plan")

@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingWarmRestarts
 
 from nnunetv2_mamba.losses import median_frequency_weights
 
+from .base import of_one_scale
 from .grid_patches import ScanPatches, endless_scans
 from .medsegmamba import nnUNetTrainerMedSegMamba
 from .optimizers import fused_option, parameter_groups
@@ -36,7 +37,7 @@ class nnUNetTrainerSegMambaPaper(nnUNetTrainerSegMamba):
 
     def _build_loss(self) -> nn.Module:
         loss = super()._build_loss()
-        loss.weight_dice = 0
+        of_one_scale(loss).weight_dice = 0
         return loss
 
 
@@ -119,7 +120,7 @@ class nnUNetTrainerMedSegMambaPaper(nnUNetTrainerMedSegMamba):
         self.num_iterations_per_epoch = self.num_iterations_per_epoch or len(training.identifiers)
         self.num_val_iterations_per_epoch = self.num_val_iterations_per_epoch or len(validation.identifiers)
         if self.current_epoch == 0 and not self.label_manager.has_regions:
-            self.loss.ce.weight = self._class_weights(training).to(self.device)
+            of_one_scale(self.loss).ce.weight = self._class_weights(training).to(self.device)
         patch_size, positions = self.configuration_manager.patch_size, self.recipe.patches_per_axis
         workers = min(4, get_allowed_n_proc_DA())  # cropping is light, and every worker holds whole scans
         train_scans, val_scans = (
@@ -139,7 +140,7 @@ class nnUNetTrainerMedSegMambaPaper(nnUNetTrainerMedSegMamba):
         return weights
 
     def on_train_epoch_start(self) -> None:
-        self.loss.weight_ce = 1.0 if self.current_epoch == 0 else 0.0
+        of_one_scale(self.loss).weight_ce = 1.0 if self.current_epoch == 0 else 0.0
         super().on_train_epoch_start()
 
     def micro_batches(self, batch: dict) -> Iterator[tuple[dict, float]]:

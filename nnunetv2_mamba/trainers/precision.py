@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
-VARIABLE = "NNUNETV2_MAMBA_AMP"
+AMP_VARIABLE = "NNUNETV2_MAMBA_AMP"
 _DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "none": None}
 _AMP_DEVICES = ("cuda", "cpu")
 
@@ -19,7 +20,8 @@ class Precision:
 
     Without ``NNUNETV2_MAMBA_AMP`` as nnU-Net: fp16 with a scaled loss on CUDA, fp32 elsewhere. The variable may say
     ``fp16``, ``bf16`` (no scaling: it has the range of fp32) or ``none``. On CUDA nnU-Net's own validation and
-    prediction in the same process follow it, because they take autocast's default type; on a CPU they stay in fp32.
+    prediction in the training process follow it (``as_default``); on a CPU they stay in fp32. Nothing outside these
+    contexts is changed: other trainers and autocasts of the process keep their types.
 
     The scan, the losses and the norms compute in fp32 under every choice.
 
@@ -33,21 +35,33 @@ class Precision:
 
     def __init__(self, device: torch.device):
         self.device_type = device.type
-        chosen = os.environ.get(VARIABLE, "").strip().lower()
+        chosen = os.environ.get(AMP_VARIABLE, "").strip().lower()
         self.name = chosen or ("fp16" if device.type == "cuda" else "none")
         if self.name not in _DTYPES:
-            raise ValueError(f"{VARIABLE}={chosen!r}; it must be one of {', '.join(_DTYPES)}, or unset")
+            raise ValueError(f"{AMP_VARIABLE}={chosen!r}; it must be one of {', '.join(_DTYPES)}, or unset")
         self.dtype = _DTYPES[self.name]
         if self.dtype is not None and device.type not in _AMP_DEVICES:
-            raise ValueError(f"{VARIABLE}={chosen!r} needs one of the devices {', '.join(_AMP_DEVICES)}; unset it")
-        if device.type == "cuda":
-            if self.dtype is torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
-                raise ValueError(f"{VARIABLE}=bf16, which this GPU does not compute in; use fp16 or none")
-            torch.set_autocast_dtype("cuda", self.dtype or torch.float32)
+            raise ValueError(f"{AMP_VARIABLE}={chosen!r} needs one of the devices {', '.join(_AMP_DEVICES)}; unset it")
+        on_cuda = device.type == "cuda"
+        if on_cuda and self.dtype is torch.bfloat16 and not torch.cuda.is_bf16_supported(including_emulation=False):
+            raise ValueError(f"{AMP_VARIABLE}=bf16, which this GPU does not compute in; use fp16 or none")
 
     def autocast(self) -> AbstractContextManager:
         """The context for a forward pass with its loss."""
         return nullcontext() if self.dtype is None else torch.autocast(self.device_type, self.dtype)
+
+    @contextmanager
+    def as_default(self) -> Iterator[None]:
+        """The context for nnU-Net's own steps, whose autocast names no type: on CUDA its default is this one."""
+        if self.device_type != "cuda":
+            yield
+            return
+        before = torch.get_autocast_dtype(self.device_type)
+        torch.set_autocast_dtype(self.device_type, self.dtype or torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_autocast_dtype(self.device_type, before)
 
     def grad_scaler(self) -> torch.amp.GradScaler | None:
         """A fresh loss scaler, where the type needs one."""
@@ -69,6 +83,6 @@ def _refuse_few_slices(convolution: nn.Conv3d, args: tuple[Any, ...]) -> None:
     slices, kernel = args[0].shape[2], convolution.kernel_size[0]
     if torch.is_grad_enabled() and 1 < slices < kernel:
         raise RuntimeError(
-            f"{VARIABLE}=bf16 on a CPU: torch's bf16 convolution has wrong weight gradients where the patch is down to "
-            f"{slices} slices and the kernel has {kernel}; use {VARIABLE}=none, or a larger patch"
+            f"{AMP_VARIABLE}=bf16 on a CPU: torch's bf16 convolution has wrong weight gradients where the patch is "
+            f"down to {slices} slices and the kernel has {kernel}; use {AMP_VARIABLE}=none, or a larger patch"
         )

@@ -1,4 +1,4 @@
-"""SIGTERM, with which a cluster takes a machine back: note it, so that the training can stop in order."""
+"""Signals with which a cluster takes a machine back: note them, so that the training can stop in order."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import os
 import signal
 import threading
 from types import TracebackType
+from typing import Any
+
+# What systems send ahead of the end: SIGUSR1 and SIGUSR2 are SLURM's, submitit's, LSF's and SGE's warning of a time
+# limit, SIGXCPU that of a limit on processor time. Where they exist; left alone each would end the process at once.
+_WARNINGS = ("SIGUSR1", "SIGUSR2", "SIGXCPU")
 
 
 class Preempted(Exception):  # noqa: N818  (not an error)
@@ -13,34 +18,48 @@ class Preempted(Exception):  # noqa: N818  (not an error)
 
 
 class TerminationRequest:
-    """While entered, SIGTERM sets ``received`` in this process instead of ending it.
+    """While entered, SIGTERM and a cluster's warnings set ``received`` in this process instead of ending it.
 
-    Forked children inherit the handler but must still die of a SIGTERM (``multiprocessing`` ends its workers so); they
-    are told apart by their process id. Outside the main thread, where Python allows no handlers, nothing changes.
+    A warning is left to whoever handles or ignores it already. Forked children inherit the handler but must still die
+    of a signal (``multiprocessing`` ends its workers by SIGTERM); they are told apart by their process id. Outside the
+    main thread, where Python allows no handlers, nothing changes.
+
+    Attributes:
+        received: the signal that came first, or None.
     """
 
     def __init__(self) -> None:
-        self.received = False
+        self.received: signal.Signals | None = None
         self._process = os.getpid()
-        self._previous = None
+        self._previous: dict[signal.Signals, Any] = {}
 
     def _handle(self, number: int, frame: object) -> None:
-        if os.getpid() == self._process:
-            self.received = True
-        else:
+        if os.getpid() != self._process:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
+        elif self.received is None:
+            self.received = signal.Signals(number)
+            # With several GPUs nnU-Net's parent process dies of the same signal, and torch interrupts its children then
+            self._replace(signal.SIGINT, signal.SIG_IGN)
+
+    def _replace(self, number: signal.Signals, handler: Any) -> None:
+        self._previous[number] = signal.signal(number, handler)
 
     def __enter__(self) -> TerminationRequest:
         if threading.current_thread() is threading.main_thread():
-            self._previous = signal.signal(signal.SIGTERM, self._handle)
+            self._replace(signal.SIGTERM, self._handle)
+            for number in (getattr(signal, name) for name in _WARNINGS if hasattr(signal, name)):
+                if signal.getsignal(number) == signal.SIG_DFL:
+                    self._replace(number, self._handle)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
+        for number, handler in self._previous.items():
+            if handler is not None:  # None: not from Python, which cannot put it back
+                signal.signal(number, handler)
+        self._previous = {}
 
     def check(self) -> None:
-        """Raise Preempted if the signal has come."""
-        if self.received:
+        """Raise Preempted if a signal has come."""
+        if self.received is not None:
             raise Preempted

@@ -65,6 +65,10 @@ class Recipe:
             if problem:
                 raise ValueError(f"{entry.name} must be {problem}, got {value!r}")
 
+    def network_options(self) -> dict[str, Any]:
+        """Options of the network that follow from the settings."""
+        return {}
+
 
 def _problem(value: Any, expected: Any, limits: Mapping[str, float]) -> str | None:
     """What ``value`` would have to be, or None if it is."""

@@ -12,6 +12,7 @@ class nnUNetTrainerSegMamba(nnUNetTrainerMamba):
     comparison with ``nnUNetTrainer`` differs in the network only. A_log, D and dt biases carry no weight decay.
     """
 
+    planner = "SegMamba"
     network_class = SegMamba
 
 

@@ -17,14 +17,11 @@ from nnunetv2_mamba.losses.label_kinds import ExclusiveClasses, Regions
 from nnunetv2_mamba.losses.self_distillation import students_of
 
 from .base import nnUNetTrainerMamba
-from .checkpoint import load_own_checkpoint
 from .distillation_history import Record, lines, plot, record
 from .ema_teacher import EMATeacher
 from .recipe import Recipe, number
-from .settings import VARIABLE
 
 _CHECKPOINT_KEY = "nnunetv2_mamba_distillation"
-_FIXED = ("teacher", "uncertainty_weighting")  # what a checkpoint's tensors depend on
 
 
 @dataclass(frozen=True)
@@ -72,6 +69,9 @@ class SelfDistillationRecipe(Recipe):
                 "switches off; leave one of them out"
             )
 
+    def network_options(self) -> dict[str, Any]:
+        return {"fused_head": True} if self.teacher == "fused" else {}
+
 
 class SelfDistillationTrainer(nnUNetTrainerMamba):
     """nnU-Net's loss on every scale, plus distillation from the network's best prediction to its coarser heads.
@@ -83,21 +83,17 @@ class SelfDistillationTrainer(nnUNetTrainerMamba):
     wrapped in ``DistributedDataParallel`` as the network is.
     """
 
+    FIXED = (*nnUNetTrainerMamba.FIXED, "teacher", "uncertainty_weighting")
     recipe = SelfDistillationRecipe()
 
     def initialize(self) -> None:
         self._history: list[Record] = []
-        if self.recipe.teacher == "fused":
-            # nnU-Net builds networks by a class method, but the fused head is a setting of this training
-            options = {**self.network_options, "fused_head": True}
-            with_fused_head = type("WithFusedHead", (type(self),), {"network_options": options})
-            self.build_network_architecture = with_fused_head.build_network_architecture
         super().initialize()
-        if self._uncertainty is not None:
-            self.optimizer.add_param_group({"params": list(self._uncertainty.parameters()), "weight_decay": 0.0})
+        if self.loss.uncertainty is not None:
+            self.optimizer.add_param_group({"params": list(self.loss.uncertainty.parameters()), "weight_decay": 0.0})
         self._ema: EMATeacher | None = None
         if self.recipe.teacher == "ema" and self.loss.students:
-            self._ema = EMATeacher(self._bare_network(), self.recipe.ema_decay, self._do_i_compile())
+            self._ema = EMATeacher(self.bare_network(), self.recipe.ema_decay, self._do_i_compile())
 
     def _build_loss(self) -> nn.Module:
         loss, weights = super()._build_loss(), (1.0,)
@@ -105,13 +101,12 @@ class SelfDistillationTrainer(nnUNetTrainerMamba):
             loss, weights = loss.loss, loss.weight_factors
         recipe, labels = self.recipe, self.label_manager
         kind = Regions(labels.has_ignore_label) if labels.has_regions else ExclusiveClasses(labels.ignore_label)
-        self._uncertainty: UncertaintyWeights | None = None
         uncertainty: nn.Module | None = None
         students = students_of(weights)
         if recipe.uncertainty_weighting and students:
             total = sum(weights[scale] for scale in students)
             start = [1.0, *(recipe.distillation_weight * weights[scale] / total for scale in students)]
-            uncertainty = self._uncertainty = UncertaintyWeights(start).to(self.device)
+            uncertainty = UncertaintyWeights(start).to(self.device)
             if self.is_ddp:
                 uncertainty = DistributedDataParallel(uncertainty)
         return SelfDistillationLoss(
@@ -130,10 +125,19 @@ class SelfDistillationTrainer(nnUNetTrainerMamba):
             uncertainty=uncertainty,
         )
 
+    def _learned_weights(self) -> UncertaintyWeights | None:
+        module = self.loss.uncertainty
+        return module.module if isinstance(module, DistributedDataParallel) else module
+
+    def stop_compiling(self, reason: str) -> None:
+        super().stop_compiling(reason)
+        if self._ema is not None:
+            self._ema.stop_compiling()
+
     def on_train_start(self) -> None:
         super().on_train_start()
         if self._ema is not None:
-            self._ema.start(self._bare_network())
+            self._ema.start(self.bare_network())
         if self.recipe.distillation_weight > 0 and not self.loss.students:
             self.print_to_log_file(
                 "Nothing is distilled: with fewer than four resolutions, nnU-Net's deep supervision weighs no head "
@@ -142,17 +146,17 @@ class SelfDistillationTrainer(nnUNetTrainerMamba):
 
     # one iteration
 
-    def compute_loss(self, data: torch.Tensor, target: torch.Tensor | list[torch.Tensor]) -> torch.Tensor:
+    def compute_loss(
+        self, data: torch.Tensor, target: torch.Tensor | list[torch.Tensor], progress: float
+    ) -> torch.Tensor:
         """nnU-Net's loss and the distillation at this moment of the training."""
-        iteration = self._iteration - 1  # counted on before the step
-        self.loss.progress = (self.current_epoch + iteration / self.num_iterations_per_epoch) / self.num_epochs
         teacher_logits = None if self._ema is None else self._ema(data)
-        return self.loss(self.network(data), target, teacher_logits)
+        return self.loss(self.network(data), target, teacher_logits, progress)
 
     def train_step(self, batch: dict) -> dict:
         result = super().train_step(batch)
         if self._ema is not None:
-            self._ema.update(self._bare_network())
+            self._ema.update(self.bare_network())
         return result
 
     # epochs
@@ -162,15 +166,18 @@ class SelfDistillationTrainer(nnUNetTrainerMamba):
         loss = self.loss
         summary = loss.end_epoch(self.is_ddp)
         scales = (loss.supervised, loss.students, loss.kind.foreground)
-        self._history.append(record(self.current_epoch, loss.current_weight, *scales, summary))
+        last = self.current_epoch + (self.num_iterations_per_epoch - 1) / self.num_iterations_per_epoch
+        weight = loss.weight_at(last / self.num_epochs)
+        self._history.append(record(self.current_epoch, weight, *scales, summary))
         for line in lines(self._history[-1]):
             self.print_to_log_file(line)
         for index, scale in enumerate(loss.students if loss.brake is not None else []):
             braked = loss.brake.braked[index].nonzero().flatten().tolist()
             if braked:
                 self.print_to_log_file(f"Scale {scale}: braked in the next epoch: output channels {braked}")
-        if self._uncertainty is not None:
-            weights = (-self._uncertainty.log_variances.detach()).exp() / 2
+        learned = self._learned_weights()
+        if learned is not None:
+            weights = (-learned.log_variances.detach()).exp() / 2
             self.print_to_log_file("Learned weights of the terms:", [round(w, 4) for w in weights.tolist()])
 
     def on_epoch_end(self) -> None:
@@ -190,33 +197,17 @@ class SelfDistillationTrainer(nnUNetTrainerMamba):
         """What has a state to keep, by its name in the checkpoint."""
         parts = {
             "brake": self.loss.brake if self.loss.students else None,
-            "uncertainty": self._uncertainty,
+            "uncertainty": self._learned_weights(),
             "ema": self._ema,
         }
         return {name: part for name, part in parts.items() if part is not None}
 
-    def load_checkpoint(self, checkpoint: dict | str) -> None:
-        """As the base class's; teacher, brake, learned weights and history continue too, where the checkpoint has them.
-
-        Raises:
-            ValueError: if the file is damaged, or if the user sets another optimiser, deep supervision, teacher or
-                uncertainty weighting, whose tensors the checkpoint has not.
-        """
-        super().load_checkpoint(checkpoint)
-        content = load_own_checkpoint(checkpoint) if isinstance(checkpoint, str) else checkpoint
+    def restore(self, content: Mapping[str, Any]) -> None:
+        """As the base class's; what the checkpoint has of teacher, brake, learned weights and history continues too."""
+        super().restore(content)
         state = content.get(_CHECKPOINT_KEY, {})
         # SIGTERM after the last step of an epoch leaves its entry, and the epoch is repeated
         self._history = [entry for entry in state.get("history", []) if entry["epoch"] < self.current_epoch]
         for name, part in self._stateful().items():
             if name in state:
                 part.load_state_dict(state[name])
-
-    def _resume_settings(self, saved: Mapping[str, Any]) -> None:
-        for name in _FIXED:
-            now = getattr(self.recipe, name)
-            if name in self._explicit and saved.get(name, now) != now:
-                raise ValueError(
-                    f"{VARIABLE} sets {name}={now!r}, but the training to continue uses {saved[name]!r}; "
-                    "leave it out, or start a new training without --c"
-                )
-        super()._resume_settings(saved)

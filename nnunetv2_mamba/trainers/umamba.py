@@ -8,6 +8,7 @@ from .base import nnUNetTrainerMamba
 class nnUNetTrainerUMambaBot(nnUNetTrainerMamba):
     """UMambaBot with nnU-Net's recipe, as its authors train it."""
 
+    planner = "UMambaBot"
     network_class = UMambaBot
 
 
@@ -26,6 +27,7 @@ class nnUNetTrainerUMambaBotConv(nnUNetTrainerUMambaBot):
 class nnUNetTrainerUMambaEnc(nnUNetTrainerMamba):
     """UMambaEnc with nnU-Net's recipe, as its authors train it. Its weights belong to the plan's patch size."""
 
+    planner = "UMambaEnc"
     network_class = UMambaEnc
 
 

@@ -1,4 +1,4 @@
-"""Drill: a cluster sends SIGTERM, to the training process alone or to all its processes."""
+"""Drill: a cluster sends SIGTERM, or warns of a time limit, to the training process alone or to all its processes."""
 
 from __future__ import annotations
 
@@ -15,8 +15,12 @@ TRAINING = (DATASET_ID, "3d_fullres", 0, "-tr", TRAINER, "-p", PLANS, "-device",
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("everyone", [False, True], ids=["the process", "its group"])
-def test_sigterm_during_training(tiny_dataset: TinyDataset, tmp_path, monkeypatch, everyone):
+@pytest.mark.parametrize(
+    ("number", "everyone"),
+    [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGUSR2, True)],  # the last as SLURM for submitit
+    ids=["SIGTERM to the process", "SIGTERM to its group", "SIGUSR2 to its group"],
+)
+def test_a_signal_during_training(tiny_dataset: TinyDataset, tmp_path, monkeypatch, number, everyone):
     monkeypatch.setenv("nnUNet_n_proc_DA", "2")  # background processes, as in a real training
     fold = tiny_dataset.model_folder(TRAINER, PLANS) / "fold_0"
     process = start(tmp_path, "nnUNetv2_train", *TRAINING, settings=SETTINGS, start_new_session=True)
@@ -24,9 +28,9 @@ def test_sigterm_during_training(tiny_dataset: TinyDataset, tmp_path, monkeypatc
     for line in process.stdout:
         printed.append(line)
         if "Epoch 1" in line:
-            (os.killpg if everyone else os.kill)(process.pid, signal.SIGTERM)
-    assert process.wait() == 128 + signal.SIGTERM, "".join(printed)[-3000:]
-    assert any("SIGTERM: wrote checkpoint_latest.pth in epoch 1" in line for line in printed)
+            (os.killpg if everyone else os.kill)(process.pid, number)
+    assert process.wait() == 128 + number, "".join(printed)[-3000:]
+    assert any(f"{number.name}: wrote checkpoint_latest.pth in epoch 1" in line for line in printed)
     with pytest.raises(ProcessLookupError):  # no process is left behind
         os.killpg(process.pid, 0)
     assert (fold / "checkpoint_latest.pth").exists()

@@ -32,12 +32,10 @@ def segmentation_loss(regions: bool, ignore: bool) -> nn.Module:
 def make_loss(
     regions: bool = False, ignore: bool = False, weights: Sequence[float] = WEIGHTS, classes: int = 3, **options
 ) -> SelfDistillationLoss:
-    """The loss at the end of its ramp, without brake unless asked for."""
+    """The loss, without brake unless asked for. Called without ``progress`` it is at the end of its ramp."""
     kind = Regions(ignore) if regions else ExclusiveClasses(IGNORE if ignore else None)
     options = {"brake": False, **options}
-    loss = SelfDistillationLoss(segmentation_loss(regions, ignore), weights, kind, classes, CPU, **options)
-    loss.progress = 1.0
-    return loss
+    return SelfDistillationLoss(segmentation_loss(regions, ignore), weights, kind, classes, CPU, **options)
 
 
 def make_outputs(dims: int = 3, classes: int = 3, scale: float = 2.0, seed: int = 0) -> list[torch.Tensor]:
@@ -60,5 +58,5 @@ def make_target(regions: bool = False, ignore: bool = False, dims: int = 3, clas
 
 
 def distillation(loss: SelfDistillationLoss, outputs, target, teacher_logits=None) -> list[torch.Tensor]:
-    """``KD_s`` of every student."""
-    return loss._distillation(outputs, target, teacher_logits)
+    """``KD_s`` of every student, at the end of the ramp."""
+    return loss._distillation(outputs, target, teacher_logits, 1.0)

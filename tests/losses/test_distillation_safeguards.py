@@ -27,17 +27,15 @@ def test_the_ramp_scales_the_distillation():
     outputs, target = make_outputs(), make_target()
     loss = make_loss(distillation_weight=0.5, ramp=Ramp(0.2, 0.4))
     term = sum(w / 3 * t for w, t in zip((2, 1), distillation(loss, outputs, target), strict=True))
-    loss.progress = 0.1
-    segmentation = loss(outputs, target)
+    segmentation = loss(outputs, target, progress=0.1)
     for progress, share in ((0.4, math.exp(-5 / 4)), (0.7, 1.0)):
-        loss.progress = progress
-        torch.testing.assert_close(loss(outputs, target), segmentation + 0.5 * share * term)
+        assert loss.weight_at(progress) == pytest.approx(0.5 * share)
+        torch.testing.assert_close(loss(outputs, target, progress=progress), segmentation + 0.5 * share * term)
 
 
 def test_statistics_are_kept_while_the_ramp_is_zero():
     loss = make_loss()
-    loss.progress = 0.0
-    loss(make_outputs(), make_target())
+    loss(make_outputs(), make_target(), progress=0.0)
     summary = loss.end_epoch(distributed=False)
     assert (summary.distillation > 0).all() and summary.dice.isfinite().all()
 
@@ -84,9 +82,12 @@ def test_uncertainty_weighting_of_the_loss(teacher):
     torch.testing.assert_close(module.log_variances.grad[1:], expected.detach())
 
 
-def test_the_segmentation_term_of_uncertainty_weighting_is_not_negative():
-    """nnU-Net's loss of a perfect prediction is -1, and Kendall's formula has no minimum for a negative term."""
-    target = make_target()
+@pytest.mark.parametrize("teacher", ["final", "fused"])
+@pytest.mark.parametrize("regions", [False, True])
+def test_the_segmentation_term_of_uncertainty_weighting_is_not_negative(regions, teacher):
+    """nnU-Net's loss of a perfect prediction is -1 per head, times its weight, and Kendall's formula has no minimum for
+    a negative term."""
+    target = make_target(regions)
     seen = []
 
     class Watch(torch.nn.Module):
@@ -94,18 +95,19 @@ def test_the_segmentation_term_of_uncertainty_weighting_is_not_negative():
             seen.append((terms.detach(), shares))
             return terms.sum()
 
-    loss = make_loss(uncertainty=Watch())
-    outputs = [torch.nn.functional.one_hot(y[:, 0].long(), 3).movedim(-1, 1) * 50.0 for y in target]
-    loss([logits.requires_grad_() for logits in outputs], target)
+    loss = make_loss(regions, uncertainty=Watch(), teacher=teacher)
+    truths = target if regions else [torch.nn.functional.one_hot(y[:, 0].long(), 3).movedim(-1, 1) for y in target]
+    outputs = [100.0 * truth - 50.0 for truth in truths]
+    outputs += outputs[:1] if teacher == "fused" else []
+    loss([logits.clone().requires_grad_() for logits in outputs], target)
     terms, shares = seen[0]
-    assert -1e-6 < terms[0] < 0.1 and len(terms) == len(shares) == 3
+    assert -1e-6 < terms[0] < 1e-3 and len(terms) == len(shares) == 3
 
 
 def test_warm_up_leaves_the_weights_of_the_students_alone():
     module = UncertaintyWeights([1.0, 0.3, 0.2])
     loss = make_loss(uncertainty=module)
-    loss.progress = 0.0
-    loss(make_outputs(), make_target()).backward()
+    loss(make_outputs(), make_target(), progress=0.0).backward()
     assert module.log_variances.grad[0] != 0 and module.log_variances.grad[1:].tolist() == [0.0, 0.0]
 
 

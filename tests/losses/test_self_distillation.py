@@ -206,12 +206,10 @@ def test_the_fused_output_has_its_own_segmentation_loss():
     outputs, target = make_outputs(), make_target()
     fused = torch.randn_like(outputs[0]).requires_grad_()
     loss = make_loss(teacher="fused")
-    loss.progress = 0.0
     nnunet = DeepSupervisionWrapper(loss.segmentation_loss, WEIGHTS)(outputs, target)
     own = WEIGHTS[0] * loss.segmentation_loss(fused, target[0])
-    torch.testing.assert_close(loss([*outputs, fused], target), nnunet + own)
+    torch.testing.assert_close(loss([*outputs, fused], target, progress=0.0), nnunet + own)
     (gradient,) = torch.autograd.grad(own, fused)
-    loss.progress = 1.0
     loss([*outputs, fused], target).backward()
     torch.testing.assert_close(fused.grad, gradient)  # and none from the distillation
 

@@ -1,4 +1,4 @@
-"""Labels of a share of the training cases are wrong, and so is the teacher: the gate must keep it from doing harm."""
+"""The teacher is wrong: the gate must keep it from doing harm."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from distillation_cases import make_loss
 from torch import nn
 from torch.nn import functional
 
-SIZE, STEPS, FLIPPED = 24, 80, 0.3
+SIZE, STEPS = 24, 80
 
 
 class TinyUNet(nn.Module):
@@ -50,34 +50,35 @@ def cases(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return brightness + 0.2 * torch.randn(brightness.shape, generator=generator), labels
 
 
-def dice_after_training(seed: int, **options) -> float:
-    """Mean Dice on clean cases of a network trained with the labels of some cases exchanged."""
+def students_dice(gate: str | None, seed: int) -> float:
+    """Mean Dice, on new cases, of a taught head whose teacher always exchanges the classes.
+
+    Args:
+        gate: None without distillation.
+    """
     torch.manual_seed(seed)
     images, labels = cases(30, seed)
-    flipped = int(FLIPPED * len(labels))
-    labels[:flipped] = torch.tensor([0, 2, 1])[labels[:flipped]]
+    weight = 0.0 if gate is None else 2.0
+    options = {"teacher": "ema", "gate": gate or "none", "brake": False, "distillation_weight": weight}
     network, loss = TinyUNet(), make_loss(weights=(4 / 7, 2 / 7, 1 / 7), **options)
     optimizer = torch.optim.Adam(network.parameters(), 1e-2)
-    for step in range(STEPS):
-        loss.progress = step / STEPS
+    for _ in range(STEPS):
         batch = torch.randint(0, len(labels), (6,))
-        target = [labels[batch], labels[batch][..., ::2, ::2], labels[batch][..., ::4, ::4]]
+        target = [labels[batch][..., ::stride, ::stride] for stride in (1, 2, 4)]
+        wrong = torch.tensor([0, 2, 1])[labels[batch][:, 0]]
+        teacher = 8.0 * functional.one_hot(wrong, 3).movedim(-1, 1)
         optimizer.zero_grad()
-        loss(network(images[batch]), target).backward()
+        loss(network(images[batch]), target, teacher).backward()
         optimizer.step()
-        if step % 10 == 9:
-            loss.end_epoch(distributed=False)
     images, labels = cases(30, seed + 1000)
     with torch.no_grad():
-        predicted = network(images)[0].argmax(1, keepdim=True)
+        predicted, labels = network(images)[1].argmax(1, keepdim=True), labels[..., ::2, ::2]
     overlaps = [((predicted == c) & (labels == c), (predicted == c).sum() + (labels == c).sum()) for c in (1, 2)]
     return sum(2 * (both.sum() / size).item() for both, size in overlaps) / 2
 
 
-def test_with_the_gate_a_wrong_teacher_does_no_harm():
-    """Over four seeds, within what seeds differ by. (Without the gate it does none here either.)"""
-    seeds = range(4)
-    without = sum(dice_after_training(seed, distillation_weight=0.0) for seed in seeds) / 4
-    gated = sum(dice_after_training(seed, distillation_weight=1.0, brake=True) for seed in seeds) / 4
-    assert 0.6 < without < 0.95  # it learns, and the wrong labels hurt
-    assert gated > without - 0.02
+def test_with_the_default_gate_a_wrong_teacher_does_no_harm():
+    """Without a gate it does: the student learns the exchanged classes."""
+    alone, gated, ungated = (students_dice(gate, seed=0) for gate in (None, "advantage", "none"))
+    assert alone > 0.7 and ungated < 0.3
+    assert gated > alone - 0.1

@@ -42,14 +42,14 @@ def on_cpu(network, device_ids):
 
 
 def digest(trainer):
-    network = trainer._bare_network()
+    network = trainer.bare_network()
     return {
         "without_gradient": [name for name, value in network.named_parameters() if value.grad is None],
         "network": [value.double().sum().item() for value in network.state_dict().values()],
         "teacher": [value.double().sum().item() for value in trainer._ema.state_dict().values()]
         if trainer._ema
         else [],
-        "learned": trainer._uncertainty.log_variances.tolist(),
+        "learned": trainer.loss.uncertainty.module.log_variances.tolist(),
         "brake": trainer.loss.brake.state_dict()["dice"].nan_to_num(-1).tolist(),
         "history": trainer._history,
     }

@@ -44,7 +44,7 @@ def step(trainer: trainers.nnUNetTrainerSegMamba, samples: slice) -> dict[str, o
         trainer.initialize()
     finally:
         torch.set_default_dtype(torch.float32)
-    network = trainer._bare_network().eval()  # no dropout
+    network = trainer.bare_network().eval()  # no dropout
     patch_size = trainer.configuration_manager.patch_size
     images = torch.randn(2, trainer.num_input_channels, *patch_size, dtype=torch.float64)
     labels = (images[:, :1] > 0.8).long() + (images[:, 1:2] > 0.3)

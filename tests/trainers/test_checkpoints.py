@@ -15,6 +15,7 @@ import torch.distributed as dist
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tiny_dataset import NAME
 
+from nnunetv2_mamba import files, trainers
 from nnunetv2_mamba.trainers.checkpoint import remove_unfinished, save_atomically
 
 EPOCH = "num_iterations_per_epoch=1, num_val_iterations_per_epoch=1"
@@ -47,11 +48,47 @@ def test_same_content_as_nnunets_plus_the_settings(make_trainer, tmp_path):
     trainer.save_checkpoint(str(tmp_path / "ours.pth"))
     nnUNetTrainer.save_checkpoint(trainer, str(tmp_path / "theirs.pth"))
     ours, theirs = load(tmp_path / "ours.pth"), load(tmp_path / "theirs.pth")
-    assert ours.pop("nnunetv2_mamba_settings")
+    assert ours.pop("nnunetv2_mamba_settings") and ours.pop("nnunetv2_mamba_environment")
     assert ours.keys() == theirs.keys()
     torch.testing.assert_close(ours["network_weights"], theirs["network_weights"], rtol=0, atol=0)
     for key in ours:
         assert str(ours[key]) == str(theirs[key]), key
+
+
+def test_read_once_and_as_nnunet_reads_it(make_trainer, tmp_path, monkeypatch):
+    first = make_trainer("nnUNetTrainerMedSegMamba", EPOCH)
+    train(first, 1)
+    first.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    ours, theirs = (make_trainer("nnUNetTrainerMedSegMamba", EPOCH) for _ in range(2))
+    read, reads = torch.load, []
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: reads.append(args) or read(*args, **kwargs))
+    ours.load_checkpoint(str(tmp_path / "checkpoint.pth"))
+    assert len(reads) == 1
+    nnUNetTrainer.load_checkpoint(theirs, str(tmp_path / "checkpoint.pth"))
+    contents = [trainer.checkpoint_content() for trainer in (ours, theirs, first)]
+    for content in contents[:2]:
+        assert content.pop("current_epoch") == first.current_epoch + 2
+    assert contents[2].pop("current_epoch") == first.current_epoch + 1
+    for content in contents:
+        weights = content.pop("network_weights")
+        torch.testing.assert_close(weights, first.bare_network().state_dict(), rtol=0, atol=0)
+    assert str(contents[0]) == str(contents[1]) == str(contents[2])
+
+
+def test_content_instead_of_a_file(make_trainer):
+    first, second = make_trainer("nnUNetTrainerSegMamba", EPOCH), make_trainer("nnUNetTrainerSegMamba", EPOCH)
+    first.initialize()
+    second.load_checkpoint(first.checkpoint_content())
+    torch.testing.assert_close(second.network.state_dict(), first.network.state_dict(), rtol=0, atol=0)
+
+
+def test_weights_of_data_parallel(make_trainer):
+    first, second = make_trainer("nnUNetTrainerSegMamba", EPOCH), make_trainer("nnUNetTrainerSegMamba", EPOCH)
+    first.initialize()
+    content = first.checkpoint_content()
+    content["network_weights"] = {f"module.{name}": value for name, value in content["network_weights"].items()}
+    second.load_checkpoint(content)
+    torch.testing.assert_close(second.network.state_dict(), first.network.state_dict(), rtol=0, atol=0)
 
 
 def test_killed_while_saving(tiny_dataset, make_trainer, tmp_path):
@@ -74,11 +111,13 @@ def test_killed_while_saving(tiny_dataset, make_trainer, tmp_path):
     (unfinished,) = set(checkpoint.parent.iterdir()) - {checkpoint}
     trainer = make_trainer("nnUNetTrainerSegMamba", EPOCH)
     unfinished.rename(Path(trainer.output_folder) / unfinished.name)
+    (Path(trainer.output_folder) / "checkpoint_best.pth.1.partial").touch()  # of an earlier version
     trainer.load_checkpoint(str(checkpoint))
     train(trainer, 1)
     assert trainer.current_epoch == 6
-    assert not list(Path(trainer.output_folder).glob("*.partial"))
-    assert f"Removed {unfinished.name}" in log_of(trainer)
+    assert not [path for path in Path(trainer.output_folder).iterdir() if "partial" in path.name]
+    log = log_of(trainer)
+    assert f"Removed {unfinished.name}" in log and "Removed checkpoint_best.pth.1.partial" in log
 
 
 def test_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch):
@@ -111,12 +150,17 @@ def test_the_file_appears_under_its_name_only_when_complete(tmp_path, monkeypatc
 
 
 def test_only_unfinished_checkpoints_are_removed(tmp_path):
-    kept = [tmp_path / "checkpoint_best.pth", tmp_path / "notes.partial"]
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    mark = f".partial-{files._host()}"
+    kept = [tmp_path / name for name in ("checkpoint_best.pth", "notes.partial", f"{mark}-{dead.pid}-0-notes.txt")]
+    kept.append(tmp_path / f"{mark}-{os.getpid()}-0-checkpoint_best.pth")  # still being written
     removed = [tmp_path / "checkpoint_best.pth.1.partial", tmp_path / "checkpoint_latest.pth.22.partial"]
+    removed += [tmp_path / f"{mark}-{dead.pid}-7-checkpoint_{name}.pth" for name in ("best", "latest", "final")]
     for path in (*kept, *removed):
         path.touch()
-    assert remove_unfinished(tmp_path) == removed
-    assert sorted(tmp_path.iterdir()) == kept
+    assert sorted(remove_unfinished(tmp_path)) == sorted(removed)
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
 
 
 def test_disabled_checkpointing_and_other_ranks_write_nothing(make_trainer, tmp_path):
@@ -256,3 +300,24 @@ def test_truncated_checkpoint_is_named(make_trainer, tmp_path, kept):
     checkpoint.write_bytes(content[: kept if isinstance(kept, int) else int(kept * len(content))])
     with pytest.raises(ValueError, match="checkpoint_latest.pth is damaged .*--c then continues from the next best"):
         trainer.load_checkpoint(str(checkpoint))
+
+
+@pytest.mark.parametrize("content", [torch.zeros(3), {"network_weights": {}}, [1, 2]], ids=["tensor", "part", "list"])
+def test_a_file_that_holds_something_else_is_named(make_trainer, tmp_path, content):
+    torch.save(content, tmp_path / "checkpoint_latest.pth")
+    message = "checkpoint_latest.pth is no checkpoint of a training: it has no .*optimizer_state.*next best"
+    with pytest.raises(ValueError, match=message):
+        make_trainer("nnUNetTrainerSegMamba").load_checkpoint(str(tmp_path / "checkpoint_latest.pth"))
+
+
+def test_a_subclass_that_sets_attributes_is_logged_and_kept_as_it_trains(make_trainer, tmp_path):
+    class Longer(trainers.nnUNetTrainerSegMamba):
+        def __init__(self, plans, configuration, fold, dataset_json, device):
+            super().__init__(plans, configuration, fold, dataset_json, device)
+            self.num_epochs = 2000
+
+    trainer = make_trainer(Longer, settings=EPOCH)
+    trainer.on_train_start()
+    assert "num_epochs = 2000\n" in log_of(trainer)
+    assert trainer.checkpoint_content()["nnunetv2_mamba_settings"]["num_epochs"] == 2000
+    assert trainer.recipe.num_epochs == 2000

@@ -9,7 +9,7 @@ import torch
 from tiny_dataset import NETWORKS
 from torch import nn
 
-from nnunetv2_mamba.trainers.precision import VARIABLE
+from nnunetv2_mamba.trainers.precision import AMP_VARIABLE
 
 STEPS, RISE, LARGEST = 200, 100, 1e4
 
@@ -37,7 +37,7 @@ def stages(network: nn.Module) -> list[nn.Module]:
 @pytest.mark.parametrize("network", NETWORKS)
 def test_no_nan_with_large_activations(make_trainer, monkeypatch, network, where):
     """The largest value rises to 1e4 over 100 steps and stays there. Steps that the loss scaling skips are its way."""
-    monkeypatch.setenv(VARIABLE, "fp16")
+    monkeypatch.setenv(AMP_VARIABLE, "fp16")
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
     settings = f"num_epochs=1, num_iterations_per_epoch={STEPS}, num_val_iterations_per_epoch=1"
     trainer = make_trainer(f"nnUNetTrainer{network}", settings)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from nnunetv2_mamba.trainers.nonfinite import PATIENCE, NonFiniteError
-from nnunetv2_mamba.trainers.precision import VARIABLE
+from nnunetv2_mamba.trainers.nonfinite import PATIENCE, NonFiniteError, first_non_finite
+from nnunetv2_mamba.trainers.precision import AMP_VARIABLE
 
 
 @pytest.fixture
@@ -70,18 +71,58 @@ def test_a_bad_image_is_named(trainer):
     assert "came first from the input batch" in log_of(trainer)
 
 
+@pytest.mark.parametrize(
+    ("bad_part", "found"),
+    [
+        (1, "the input batch (an image holds NaN or Inf; check the raw data and its preprocessing)"),
+        (3, "the input batch (an image holds NaN or Inf; check the raw data and its preprocessing) (in part 3 of the"),
+        (None, "nowhere when the step was repeated"),
+    ],
+)
+def test_every_part_of_a_batch_is_searched(make_trainer, bad_part, found):
+    trainer = make_trainer("nnUNetTrainerMedSegMambaPaper", "num_epochs=1")
+    trainer.configuration_manager.configuration["patch_size"] = [8, 12, 12]
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    batch = next(trainer.dataloader_train)
+    if bad_part is None:  # once only
+        parameter = next(trainer.network.parameters())
+        handle = parameter.register_hook(lambda gradient: handle.remove() or gradient * float("nan"))
+    else:
+        batch["data"][(bad_part - 1) * trainer.batch_size, 0, 0, 0, 0] = float("nan")
+    trainer.train_step(batch)
+    assert f"came first from {found}" in log_of(trainer)
+    assert ("in part" in log_of(trainer)) == (bad_part == 3)
+
+
+@pytest.mark.parametrize("bad", [1, 2, 3, None])
+def test_the_search_goes_on_until_it_finds(bad):
+    network = torch.nn.Linear(1, 1)
+    parts = [(torch.full((1, 1), float("inf") if part == bad else 1.0), part) for part in (1, 2, 3)]
+    searched = []
+
+    def loss_of(data, part):
+        searched.append(part)
+        return network(data).sum()
+
+    found = first_non_finite(network, ((data, partial(loss_of, data, part)) for data, part in parts))
+    assert searched == [part for part in (1, 2, 3) if bad is None or part < bad]
+    assert found.startswith("nowhere" if bad is None else "the input batch")
+    assert ("in part" in found) == (bad in (2, 3))
+
+
 def test_training_stops_after_ten_in_a_row_and_keeps_the_checkpoint(trainer, tmp_path):
     trainer.save_checkpoint(str(tmp_path / "good.pth"))
     for _ in range(PATIENCE - 1):
         step(trainer, poison_image=True)
-    with pytest.raises(NonFiniteError, match=rf"{PATIENCE} steps in a row.*{VARIABLE}=none"):
+    with pytest.raises(NonFiniteError, match=rf"{PATIENCE} steps in a row.*{AMP_VARIABLE}=none"):
         step(trainer, poison_image=True)
     saved = torch.load(tmp_path / "good.pth", weights_only=False)["network_weights"]
     torch.testing.assert_close(saved, dict(trainer.network.state_dict()), rtol=0, atol=0)
 
 
 def test_a_settling_loss_scale_is_not_an_alarm(make_trainer, monkeypatch):
-    monkeypatch.setenv(VARIABLE, "fp16")
+    monkeypatch.setenv(AMP_VARIABLE, "fp16")
     trainer = make_trainer("nnUNetTrainerSegMamba")
     trainer.on_train_start()
     trainer.on_train_epoch_start()

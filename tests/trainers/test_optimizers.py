@@ -93,3 +93,39 @@ def test_gradients_are_clipped_to_the_recipe(make_trainer, clip, expected):
     gradients = [p.grad for p in trainer.network.parameters() if p.grad is not None]
     norm = float(torch.nn.utils.get_total_norm(gradients))
     assert norm == pytest.approx(expected, rel=1e-3) if expected else norm > 0.01
+
+
+class Weight(nn.Module):
+    """One number, decayed as a matrix is: ``loss = gradient * weight``."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1, 1))
+
+
+def after_steps(optimizer: torch.optim.Optimizer, weight: nn.Parameter, gradients: list[float]) -> float:
+    for gradient in gradients:
+        weight.grad = torch.full_like(weight, gradient)
+        optimizer.step()
+    return weight.item()
+
+
+@pytest.mark.parametrize(
+    ("name", "betas"),
+    [("nnUNetTrainerMedSegMamba", (0.9, 0.98)), ("nnUNetTrainerMedSegMambaPaper", (0.9, 0.999))],
+)
+def test_adamw_by_its_definition(make_trainer, name, betas):
+    """Loshchilov & Hutter 2019, algorithm 2, with the betas of nnU-Net's Primus trainers, or AdamW's usual ones."""
+    rate, decay, gradients = 0.1, 0.5, [1.0, -3.0, 0.5]
+    trainer = make_trainer(name, f"initial_lr={rate}, weight_decay={decay}")
+    trainer.network = Weight()
+    optimizer, _ = trainer.configure_optimizers()
+    for group in optimizer.param_groups:
+        group["lr"] = rate  # after the warm-up
+    expected, first, second = 1.0, 0.0, 0.0
+    for step, gradient in enumerate(gradients, start=1):
+        first = betas[0] * first + (1 - betas[0]) * gradient
+        second = betas[1] * second + (1 - betas[1]) * gradient**2
+        mean, variance = first / (1 - betas[0] ** step), second / (1 - betas[1] ** step)
+        expected = (1 - rate * decay) * expected - rate * mean / (variance**0.5 + 1e-8)
+    assert after_steps(optimizer, trainer.network.weight, gradients) == pytest.approx(expected, rel=1e-5)

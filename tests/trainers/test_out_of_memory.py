@@ -13,6 +13,7 @@ from tiny_dataset import DATASET_ID, NETWORKS
 from nnunetv2_mamba import trainers
 from nnunetv2_mamba.memory.estimate import GIB, usable_bytes
 from nnunetv2_mamba.planning.planners import PLANNERS
+from nnunetv2_mamba.trainers import out_of_memory
 from nnunetv2_mamba.trainers.out_of_memory import OutOfMemoryError, advice
 
 ERRORS = [
@@ -75,8 +76,30 @@ def test_the_next_smaller_plans():
     assert "--gpu-memory GIB," in advice(None, 101, "SegMamba", checkpointing=True)
 
 
-def test_the_command_of_the_advice_knows_every_network():
-    assert {getattr(trainers, name).network_class.__name__ for name in trainers.__all__} <= set(PLANNERS)
+def test_a_network_without_a_planner_is_sent_to_none():
+    for estimate in (None, 100 * GIB):
+        assert "plan " not in advice(estimate, 101, None, checkpointing=True)
+
+
+@pytest.mark.parametrize("name", trainers.__all__)
+def test_the_planner_of_the_advice_is_that_of_the_trainer(name):
+    """SegMambaBot has MedSegMamba's class, and another bottleneck, which its own planner traces."""
+    trainer = getattr(trainers, name)
+    planned = {planner.trainer: key for key, planner in PLANNERS.items()}
+    assert trainer.planner == next(planned[parent] for parent in trainer.__mro__ if parent in planned)
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerSegMambaBotConv", "nnUNetTrainerTABSurfer_5epochs"])
+def test_a_trainer_is_sent_to_its_planner(make_trainer, monkeypatch, name):
+    planner = name.removeprefix("nnUNetTrainer").removesuffix("Conv").split("_")[0]
+    monkeypatch.setattr(out_of_memory, "estimated_bytes", lambda *_: int(usable_bytes(24)) + 1)
+    trainer = make_trainer(name)
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    monkeypatch.setattr(trainer.network, "forward", raising(MemoryError()))
+    advised = f"--network {planner} --gpu-memory 24, then train with -p nnUNet{planner}24GPlans"
+    with pytest.raises(OutOfMemoryError, match=advised):
+        trainer.train_step(next(trainer.dataloader_train))
 
 
 # An address space with room for the weights but not for a step.

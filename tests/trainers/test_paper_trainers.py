@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -35,13 +37,15 @@ def test_lengths():
 def test_an_epoch_is_one_step_per_scan_of_27_patches(small_patches):
     trainer = small_patches()
     seen = []
-    forward_backward = trainer._forward_backward
+    micro_batches = trainer.micro_batches
 
-    def watching(batch, share):
-        seen.append((len(batch["data"]), share))
-        return forward_backward(batch, share)
+    def watching(batch):
+        for part, share in micro_batches(batch):
+            if torch.is_grad_enabled():  # not in validation
+                seen.append((len(part["data"]), share))
+            yield part, share
 
-    trainer._forward_backward = watching
+    trainer.micro_batches = watching
     trainer.run_training()
     assert trainer.num_iterations_per_epoch == 4 and trainer.num_val_iterations_per_epoch == 2
     steps = trainer.optimizer.state_dict()["state"][0]["step"]
@@ -85,6 +89,16 @@ def test_class_weights_come_from_the_training_scans(small_patches):
     labels = np.concatenate([training.load_case(name)[1][:].ravel() for name in training.identifiers])
     frequencies = np.array([(labels == label).sum() for label in range(3)])
     np.testing.assert_allclose(trainer.loss.ce.weight, np.median(frequencies) / frequencies, rtol=1e-5)
+
+
+def test_outside_of_the_mask_is_background_in_the_class_weights(small_patches, monkeypatch):
+    """nnU-Net writes -1 into the segmentation where the image was masked out, and trains it as background."""
+    trainer = small_patches()
+    trainer.initialize()
+    counts = {-1: 30, 0: 10, 1: 20, 2: 5}  # two scans: 80 of background, 40, 10; the median is 40
+    labels = np.repeat(list(counts), list(counts.values())).astype(np.int16).reshape(1, 5, 13, 1)
+    scans = SimpleNamespace(identifiers=["a", "b"], load_case=lambda name: (None, labels, None, {}))
+    assert trainer._class_weights(scans).tolist() == pytest.approx([0.5, 1.0, 4.0])
 
 
 def test_learning_rate_restarts_after_1_3_and_7_epochs(small_patches):
@@ -149,6 +163,24 @@ def test_segmamba_paper_is_cross_entropy_alone(make_trainer):
     assert (recipe.num_epochs, recipe.num_iterations_per_epoch, recipe.gradient_clip) == (1000, 250, 12)
     assert trainer.optimizer.defaults["nesterov"] and trainer.optimizer.defaults["momentum"] == 0.99
     assert trainer.optimizer.defaults["lr"] == 1e-2
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_segmamba_paper_is_cross_entropy_alone_with_deep_supervision_too(make_trainer, tiny_dataset, regions):
+    dataset = tiny_dataset.dataset_json()
+    if regions:
+        dataset |= {"labels": {"background": 0, "both": [1, 2], "small": [2]}, "regions_class_order": [1, 2]}
+    trainer = make_trainer("nnUNetTrainerSegMambaPaper", "enable_deep_supervision=true", dataset_json=dataset)
+    trainer.initialize()
+    shapes = [(2, trainer.label_manager.num_segmentation_heads, *size) for size in ((16, 24, 20), (8, 12, 10))]
+    logits = [torch.randn(shape) for shape in shapes]
+    if regions:
+        target = [(torch.rand(shape) < 0.3).float() for shape in shapes]
+        expected = nn.functional.binary_cross_entropy_with_logits(logits[0], target[0])
+    else:
+        target = [torch.randint(0, 3, (2, 1, *shape[2:])) for shape in shapes]
+        expected = nn.functional.cross_entropy(logits[0], target[0][:, 0])
+    torch.testing.assert_close(trainer.loss(logits, target), expected)  # of two scales nnU-Net weighs the first
 
 
 @pytest.mark.parametrize("name", ["nnUNetTrainerSegMambaPaper", "nnUNetTrainerMedSegMambaPaper"])

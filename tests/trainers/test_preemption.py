@@ -1,4 +1,4 @@
-"""SIGTERM ends a training in order."""
+"""SIGTERM, and a cluster's warnings, end a training in order."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import multiprocessing
 import multiprocessing.synchronize
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -17,22 +18,30 @@ from nnunetv2_mamba.trainers.preemption import Preempted, TerminationRequest
 SETTINGS = "num_epochs=3, num_iterations_per_epoch=2, num_val_iterations_per_epoch=1"
 
 
-@pytest.mark.parametrize("moment", ["train_step", "validation_step"])
-def test_sigterm_saves_and_the_epoch_is_repeated(make_trainer, monkeypatch, moment):
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU") if hasattr(signal, name)]
+
+
+@pytest.mark.parametrize(
+    ("number", "moment"), [*((number, "train_step") for number in SIGNALS), (signal.SIGTERM, "validation_step")]
+)
+def test_a_signal_saves_and_the_epoch_is_repeated(make_trainer, number, moment):
+    """SIGINT follows where nnU-Net's parent process, of several GPUs, dies of the signal too."""
     trainer = make_trainer("nnUNetTrainerSegMamba", SETTINGS)
-    handler = signal.getsignal(signal.SIGTERM)
+    handlers = {each: signal.getsignal(each) for each in (*SIGNALS, signal.SIGINT)}
     step = getattr(trainer, moment)
 
     def terminated_in_epoch_1(batch: dict) -> dict:
         if trainer.current_epoch == 1:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGINT)
         return step(batch)
 
     setattr(trainer, moment, terminated_in_epoch_1)
     with pytest.raises(SystemExit) as exit_:
         trainer.run_training()
-    assert exit_.value.code == 128 + signal.SIGTERM
-    assert signal.getsignal(signal.SIGTERM) == handler
+    assert exit_.value.code == 128 + number
+    assert {each: signal.getsignal(each) for each in handlers} == handlers
+    assert f"{number.name}: wrote checkpoint_latest.pth in epoch 1" in Path(trainer.log_file).read_text()
 
     latest = Path(trainer.output_folder) / "checkpoint_latest.pth"
     content = torch.load(latest, weights_only=False)
@@ -40,6 +49,8 @@ def test_sigterm_saves_and_the_epoch_is_repeated(make_trainer, monkeypatch, mome
     assert {len(values) for values in content["logging"].values()} == {1}
     torch.testing.assert_close(content["network_weights"], dict(trainer.network.state_dict()), rtol=0, atol=0)
 
+    if number != signal.SIGTERM:  # how it ended makes no difference to what follows
+        return
     continued = make_trainer("nnUNetTrainerSegMamba", SETTINGS)
     continued.load_checkpoint(str(latest))
     continued.run_training()
@@ -77,17 +88,44 @@ def _wait(started: multiprocessing.synchronize.Event) -> None:
     time.sleep(60)
 
 
-def test_forked_children_still_die_of_it():
+@pytest.mark.parametrize("number", SIGNALS)
+def test_forked_children_still_die_of_it(number):
     fork = multiprocessing.get_context("fork")
     started = fork.Event()
     with TerminationRequest() as request:
         child = fork.Process(target=_wait, args=(started,))
         child.start()
         assert started.wait(60)
-        child.terminate()
+        os.kill(child.pid, number)
         child.join(60)
-        assert child.exitcode == -signal.SIGTERM
+        assert child.exitcode == -number
         request.check()
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         with pytest.raises(Preempted):
             request.check()
+
+
+@pytest.mark.parametrize("number", [number for number in SIGNALS if number != signal.SIGTERM])
+@pytest.mark.parametrize("taken", [signal.SIG_IGN, lambda *_: None], ids=["ignored", "handled"])
+def test_a_warning_that_somebody_else_handles_is_left_to_them(number, taken):
+    before = signal.signal(number, taken)
+    try:
+        with TerminationRequest() as request:
+            assert signal.getsignal(number) == taken
+            os.kill(os.getpid(), number)
+            request.check()
+    finally:
+        signal.signal(number, before)
+
+
+def test_outside_the_main_thread_nothing_changes():
+    def enter() -> None:
+        with TerminationRequest() as request:
+            handlers.append(signal.getsignal(signal.SIGTERM))
+            request.check()
+
+    handlers: list[object] = []
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert handlers == [signal.getsignal(signal.SIGTERM)]

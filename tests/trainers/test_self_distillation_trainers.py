@@ -120,12 +120,31 @@ def test_learned_weights_are_not_decayed(make):
     assert group["weight_decay"] == 0
 
 
+def test_learned_weights_are_clipped_and_checked_as_all_that_is_trained(make):
+    """A term of 10,000 would move its weight by as much; a NaN in its gradient alone must not be applied."""
+    trainer = make(uncertainty_weighting=True, gradient_clip=0.5, **AT_ONCE)
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    (learned,) = trainer.loss.uncertainty.parameters()
+    everything = [*trainer.network.parameters(), learned]
+    handle = learned.register_hook(lambda gradient: gradient * 1e4)
+    trainer.train_step(next(trainer.dataloader_train))
+    gradients = [parameter.grad for parameter in everything if parameter.grad is not None]
+    assert float(torch.nn.utils.get_total_norm(gradients)) == pytest.approx(0.5, rel=1e-3)
+    assert learned.grad.abs().max() <= 0.5
+    handle.remove()
+    before = [parameter.detach().clone() for parameter in everything]
+    learned.register_hook(lambda gradient: gradient * math.nan)
+    trainer.train_step(next(trainer.dataloader_train))
+    assert all(torch.equal(old, new) for old, new in zip(before, everything, strict=True))
+    assert "came first from the gradient of loss.uncertainty.log_variances" in log_of(trainer)
+
+
 @pytest.mark.parametrize("variant", ["", "FusedTeacher", "EMATeacher"])
 def test_training_loss_has_the_distillation_and_validation_loss_has_not(make, variant):
     trainer = make(variant, **AT_ONCE)
     trainer.on_train_start()
     trainer.on_train_epoch_start()
-    trainer._iteration = 1
     data, target = batch_of(trainer)
     nnunet = DeepSupervisionWrapper(trainer.loss.segmentation_loss, trainer.loss.weights)
     with torch.no_grad():
@@ -133,29 +152,29 @@ def test_training_loss_has_the_distillation_and_validation_loss_has_not(make, va
         assert trainer.loss(trainer.network(data), target) == expected
         step = trainer.validation_step({"data": data, "target": [scale.clone() for scale in target]})
     assert step["loss"] == expected.numpy()
-    assert trainer.compute_loss(data, target) > expected + (0.1 if variant == "FusedTeacher" else 0)
+    assert trainer.compute_loss(data, target, progress=0.5) > expected + (0.1 if variant == "FusedTeacher" else 0)
 
 
 def test_controls_train_with_nnunets_loss(make):
     for variant, settings in (("NoDistillation", {}), ("EMATeacher", {"distillation_weight": 0})):
         trainer = make(variant, **settings)
         trainer.on_train_start()
-        trainer._iteration = 1
         data, target = batch_of(trainer)
         nnunet = DeepSupervisionWrapper(trainer.loss.segmentation_loss, trainer.loss.weights)
-        assert trainer.compute_loss(data, target) == nnunet(trainer.network(data), target)
+        assert trainer.compute_loss(data, target, progress=0.5) == nnunet(trainer.network(data), target)
         assert trainer._ema is None
 
 
 def test_ramp_follows_the_iterations(make):
     trainer = make(distillation_warmup_share=0.25, distillation_ramp_share=0.5)
     trainer.on_train_start()
-    weights = []
+    weights, weight_at = [], trainer.loss.weight_at
+    trainer.loss.weight_at = lambda progress: weights.append(weight_at(progress)) or weights[-1]
     for trainer.current_epoch in (0, 1):
-        trainer._iteration = 0
+        trainer.on_train_epoch_start()
         for _ in range(2):
             trainer.train_step(next(trainer.dataloader_train))
-            weights.append(trainer.loss.current_weight)
+    weights = weights[::2]  # asked for twice in a step
     assert weights == pytest.approx([0.0, *(0.5 * math.exp(-5 * (1 - u) ** 2) for u in (0, 0.5, 1))])
 
 
@@ -163,15 +182,15 @@ def test_ramp_follows_the_iterations(make):
 def test_resume_continues_the_distillation(make, variant):
     first = make(variant, num_epochs=4, save_every=1, uncertainty_weighting=True, **AT_ONCE)
     first.initialize()
-    start = first._uncertainty.log_variances.detach().clone()
+    start = first.loss.uncertainty.log_variances.detach().clone()
     train(first, 2)
     second = make(variant, num_epochs=3)
     second.load_checkpoint(str(Path(first.output_folder) / "checkpoint_latest.pth"))
     assert second.recipe.uncertainty_weighting and len(second._history) == 2 and second._history == first._history
     torch.testing.assert_close(second.loss.brake.state_dict(), first.loss.brake.state_dict(), equal_nan=True)
     assert torch.equal(second.loss.brake.braked, first.loss.brake.braked)
-    assert torch.equal(second._uncertainty.log_variances, first._uncertainty.log_variances)
-    assert not torch.equal(second._uncertainty.log_variances, start)
+    assert torch.equal(second.loss.uncertainty.log_variances, first.loss.uncertainty.log_variances)
+    assert not torch.equal(second.loss.uncertainty.log_variances, start)
     if variant == "EMATeacher":
         torch.testing.assert_close(second._ema.state_dict(), first._ema.state_dict(), rtol=0, atol=0)
         assert second._ema.state_dict()["n_averaged"] == 4
@@ -185,7 +204,7 @@ def test_an_epoch_that_sigterm_ended_is_in_the_history_once(make):
     train(first, 1)
     first.on_train_epoch_start()
     first.on_train_epoch_end([first.train_step(next(first.dataloader_train)) for _ in range(2)])
-    first._save_for_continuation()
+    first._save_for_continuation("SIGTERM")
     second = make()
     second.load_checkpoint(str(Path(first.output_folder) / "checkpoint_latest.pth"))
     assert [entry["epoch"] for entry in first._history] == [0, 1] and second.current_epoch == 1
@@ -233,6 +252,7 @@ def test_teacher_by_setting(make):
     for each in (trainer, fused):
         each.initialize()
     assert trainer.network.state_dict().keys() == fused.network.state_dict().keys()
+    assert type(trainer).__name__ == "nnUNetTrainerMSDKMamba" and "build_network_architecture" not in vars(trainer)
     extra = trainer.network.state_dict().keys() - initialized(make()).network.state_dict().keys()
     assert extra == {"fused_head.weight"}
     arguments = (trainer.plans_manager, trainer.configuration_manager, 2, 3, False)

@@ -1,0 +1,76 @@
+"""Going on without ``torch.compile`` where it cannot compile a network: what failed, and the modules without it."""
+
+from __future__ import annotations
+
+import gc
+import traceback
+from collections.abc import Iterator
+
+from torch import nn
+from torch._dynamo import OptimizedModule
+from torch._dynamo.exc import TorchDynamoException
+from torch.nn.parallel import DistributedDataParallel
+
+from .out_of_memory import ran_out_of_memory
+
+# Compiling happens here. The backward pass is compiled when it first runs, where torch wraps no error of its compilers.
+_COMPILERS = ("torch._inductor", "torch._dynamo.backends", "torch._dynamo.output_graph", "triton")
+_LONGEST_REASON = 200
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether the module or a part of it runs through ``torch.compile``."""
+    return any(isinstance(part, OptimizedModule) for part in module.modules())
+
+
+def is_compiler_error(error: BaseException) -> bool:
+    """Whether ``torch.compile`` failed, of its own, for want of a C compiler, or for what it met in the network.
+
+    The last may be the network's own error, which comes again without it. Running out of memory is none of these, nor
+    is an error on the GPU, after which nothing runs there any more.
+    """
+    if ran_out_of_memory(error) or "CUDA error" in str(error):
+        return False
+    return any(isinstance(each, TorchDynamoException) or _raised_by_a_compiler(each) for each in _chain(error))
+
+
+def short_reason(error: BaseException) -> str:
+    """One line: the type, and the message up to its first empty line."""
+    words = str(error).strip().split("\n\n")[0].split()
+    text = " ".join(words) or "no message"
+    cut = text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON].rsplit(" ", 1)[0] + " ..."
+    return f"{type(error).__name__}: {cut}"
+
+
+def uncompiled(module: nn.Module) -> nn.Module:
+    """``module`` with every compiled part replaced by the original, in place where it is inside.
+
+    A failed backward pass leaves ``DistributedDataParallel`` waiting for gradients, so each is wrapped anew; every
+    process must call this.
+    """
+    bare = _uncompiled(module)
+    gc.collect()  # the hooks of an old wrapper that something still held would answer the next backward pass too
+    return bare
+
+
+def _uncompiled(module: nn.Module) -> nn.Module:
+    if isinstance(module, OptimizedModule):
+        return _uncompiled(module._orig_mod)
+    if isinstance(module, DistributedDataParallel):
+        return DistributedDataParallel(_uncompiled(module.module), device_ids=module.device_ids)
+    for name, child in module.named_children():
+        bare = _uncompiled(child)
+        if bare is not child:
+            setattr(module, name, bare)
+    return module
+
+
+def _raised_by_a_compiler(error: BaseException) -> bool:
+    modules = (frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(module == name or module.startswith(f"{name}.") for module in modules for name in _COMPILERS)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
