@@ -12,11 +12,13 @@ import nnunetv2_mamba
 PACKAGE = Path(nnunetv2_mamba.__file__).parent
 # Which rooms of the package the code of a room may import; a module at the top counts as a room.
 # Everybody may use what knows nothing of the package.
-COMMON = {"files", "text"}
+COMMON = {"files", "processes", "text"}
 ALLOWED = {
     "files": set(),
     "text": set(),
     "image_files": set(),
+    "processes": set(),
+    "regions": set(),
     "__init__": {"architectures", "ops"},
     "__main__": {"cli"},
     "_register": set(),
@@ -27,7 +29,7 @@ ALLOWED = {
     "memory": set(),
     "trainers": {"architectures", "losses", "memory", "ops"},
     "doctor": {"_register", "trainers", "architectures", "ops"},
-    "planning": {"memory", "trainers"},
+    "planning": {"architectures", "image_files", "memory", "regions", "trainers"},
     "evaluation": {"image_files"},
     "benchmark": {"_register", "evaluation", "memory", "ops", "trainers"},
     "freesurfer": {"image_files"},

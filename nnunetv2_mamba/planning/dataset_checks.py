@@ -138,10 +138,7 @@ def _regions_problem(labels: dict[str, Any], order: Any) -> str | None:
             f"regions_class_order: with regions among the labels it must list one whole number for each of "
             f"{', '.join(regions)}; it {'is missing' if order is None else f'is {order!r}'}"
         )
-    contradicting = contradictions(labels, order)
-    if contradicting:
-        return f"regions_class_order: {'; '.join(contradicting)}; write the numbers in the order of the labels"
-    return None
+    return next(iter(contradictions(labels, order)), None)
 
 
 def _cases_problem(description: dict[str, Any]) -> str | None:

@@ -110,7 +110,7 @@ REGIONS = {"background": 0, "whole": [1, 2], "core": 2}
         ({"labels": REGIONS, "regions_class_order": 12}, "regions_class_order: .*; it is 12"),
         ({"labels": REGIONS, "regions_class_order": ["1", "2"]}, "regions_class_order: "),
         ({"labels": {**REGIONS, "core": "2"}, "regions_class_order": [1, 2]}, "'core' is '2'"),
-        ({"labels": REGIONS, "regions_class_order": [2, 1]}, "regions_class_order: .*core"),
+        ({"labels": REGIONS, "regions_class_order": [2, 1]}, r"regions_class_order \[2, 1\] contradicts"),
         ({"dataset": ["c0"]}, "dataset: must be cases with files"),
         ({"dataset": {"c0": {"images": "a.nii.gz", "label": "b.nii.gz"}}}, "dataset: case 'c0' must be"),
         ({"dataset": {"c0": {"images": ["a.nii.gz"]}}}, "dataset: case 'c0' must be"),
