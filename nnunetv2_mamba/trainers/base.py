@@ -22,6 +22,7 @@ from nnunetv2_mamba.memory.estimate import GIB
 
 from .activation_checkpointing import checkpoint_activations
 from .checkpoint import load_own_checkpoint, remove_unfinished, save_atomically
+from .label_check import check_labels
 from .nonfinite import NonFiniteCounter, NonFiniteError, finite, first_non_finite
 from .optimizers import WarmupPolyLR, fused_option, parameter_groups
 from .out_of_memory import advice, estimated_bytes, out_of_memory_explained
@@ -290,6 +291,7 @@ class nnUNetTrainerMamba(nnUNetTrainer):
 
         Raises:
             FileNotFoundError: naming the cases of the split that are not preprocessed.
+            ValueError: naming those with labels that the network has no output for.
         """
         datasets = super().get_tr_and_val_datasets()
         there = set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
@@ -301,6 +303,8 @@ class nnUNetTrainerMamba(nnUNetTrainer):
                 f"{int(self.plans_manager.dataset_name[7:10])} -plans_name {self.plans_manager.plans_name} -c "
                 f"{self.configuration_name}), or take them out of splits_final.json beside that folder"
             )
+        if self.local_rank == 0:
+            check_labels(datasets, self.label_manager)
         return datasets
 
     def on_train_start(self) -> None:
