@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+
+from nnunetv2_mamba.files import read_json_object
 
 from .checks import dataset_json, plans_of, trainer_class
 from .flops import network_cost
@@ -40,7 +41,7 @@ def estimate(sweep: Sweep, folder: Path) -> dict[str, Estimate]:
 def _costs(sweep: Sweep, folder: Path) -> list[tuple[Run, float, str]]:
     """Seconds per epoch and the device's name."""
     finished = [run for run in sweep.runs if run.finished(folder)]
-    costs = [(run, json.loads((run.folder(folder) / COST).read_text(encoding="utf-8"))) for run in finished]
+    costs = [(run, read_json_object(run.folder(folder) / COST)) for run in finished]
     return [
         (run, cost["seconds_per_epoch"], cost.get("device", "unknown"))
         for run, cost in costs

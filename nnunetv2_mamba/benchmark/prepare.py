@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 
 import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunetv2_mamba.files import written_whole
 
 from .run import Budget
 
@@ -65,9 +66,10 @@ def save_checkpoints_whole(trainer: nnUNetTrainer) -> None:
     save_checkpoint = trainer.save_checkpoint
 
     def save(filename: str) -> None:
-        partial = Path(f"{filename}.partial")
-        save_checkpoint(str(partial))
-        if partial.is_file():  # not with checkpoints switched off
-            os.replace(partial, filename)  # noqa: PTH105  (atomic)
+        if trainer.local_rank != 0 or trainer.disable_checkpointing:  # nothing is written
+            save_checkpoint(filename)
+            return
+        with written_whole(Path(filename)) as partial:
+            save_checkpoint(str(partial))
 
     trainer.save_checkpoint = save

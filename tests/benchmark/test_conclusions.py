@@ -28,7 +28,6 @@ def preprocessed(tiny_dataset: TinyDataset, tmp_path, monkeypatch):
         for plans in base.glob(f"{name}/*Plans.json"):
             plans.write_text(json.dumps(json.loads(plans.read_text()) | {"dataset_name": name}))
     monkeypatch.setenv("nnUNet_preprocessed", str(base))
-    monkeypatch.setattr(module.signal, "signal", lambda *_: None)
     monkeypatch.setattr("nnunetv2_mamba.evaluation.run.default_num_processes", 1)  # every spawned one imports torch
     return base
 

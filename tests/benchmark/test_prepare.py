@@ -21,6 +21,7 @@ class StandIn:
     """Has what nnU-Net's trainers have, as far as it is touched."""
 
     device = torch.device("cpu")
+    local_rank, disable_checkpointing = 0, False
     configuration_name = "3d_fullres"
 
     def __init__(self, folder: Path, epoch: int = 0):

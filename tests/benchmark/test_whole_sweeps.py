@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -41,7 +42,7 @@ def start(file: Path, folder: Path, *more: str) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,  # a process group to kill, with all that it starts
+        start_new_session=True,  # a process group to kill
     )
 
 
@@ -54,10 +55,15 @@ def run(file: Path, folder: Path, *more: str, returncode: int = 0) -> str:
 
 
 def kill_when(process: subprocess.Popen, reached) -> None:
+    """Kill the sweep and its training, which leads a process group of its own."""
     while not reached():
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGSTOP)  # so that it starts nothing more
+    trainings = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout
+    for group in (*map(int, trainings.split()), process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
     process.communicate()
 
 
@@ -90,7 +96,7 @@ def test_killed_twice_it_ends_with_the_same_results(tiny_dataset: TinyDataset, t
         assert cost["flops"] > 0 and cost["peak_memory"]["process_bytes"] > 2**20
         assert (one.folder(folder) / "validation" / "evaluation.csv").is_file()
         assert len(json.loads((one.folder(folder) / "cost_partial.json").read_text())["epochs"]) == 4
-    assert not list(folder.rglob("*.partial"))
+    assert not list(folder.rglob(".partial-*"))
 
     again = run(file, folder)
     assert "starts" not in again

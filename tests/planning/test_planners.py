@@ -77,7 +77,7 @@ def test_every_configuration_is_planned_and_builds_in_the_stock_trainer(invented
     planner.plan_experiment()
     plans = PlansManager(str(invented_dataset / "nnUNetTinyPlans.json"))
     assert set(plans.available_configurations) == {"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
-    assert list(invented_dataset.glob("*.partial")) == []
+    assert list(invented_dataset.glob(".partial-*")) == []
     for name in ("2d", "3d_fullres", "3d_lowres"):
         plan = plans.get_configuration(name)
         assert plan.batch_size >= 2
