@@ -13,7 +13,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunetv2_mamba.files import read_json_object, write_json
 
-_KEPT = "label_values.json"  # beside the cases: reading a thousand large ones takes minutes
+_KEPT = "label_values"  # a folder beside that of the cases, where nnU-Net allows no other files
 _OUTSIDE = -1  # nnU-Net's preprocessing writes it where the image is zero
 _SHOWN = 5
 
@@ -21,8 +21,8 @@ _SHOWN = 5
 def check_labels(datasets: Iterable[nnUNetBaseDataset], labels: LabelManager) -> None:
     """Check that no label map has a value that ``dataset.json`` has not.
 
-    What was found in a file is kept in ``label_values.json`` in the folder of the preprocessed data, where that can be
-    written, until the file changes.
+    What was found in a file is kept in the data set's folder ``label_values``, where that can be written, until the
+    file changes: reading a thousand large ones takes minutes.
 
     Raises:
         ValueError: naming cases, values and remedy.
@@ -51,7 +51,8 @@ def check_labels(datasets: Iterable[nnUNetBaseDataset], labels: LabelManager) ->
 
 def _values(dataset: nnUNetBaseDataset) -> dict[str, set[int]]:
     folder = Path(dataset.source_folder)
-    kept = _read_kept(folder / _KEPT)
+    file = folder.parent / _KEPT / f"{folder.name}.json"
+    kept = _read_kept(file)
     own = type(dataset)(
         dataset.source_folder, list(dataset.identifiers)
     )  # without what a cascade's first stage predicts
@@ -64,7 +65,8 @@ def _values(dataset: nnUNetBaseDataset) -> dict[str, set[int]]:
         entries[case] = entry
     if any(kept.get(case) != entry for case, entry in entries.items()):
         with suppress(OSError):  # a folder that only its owner may write
-            write_json(folder / _KEPT, {**kept, **entries}, indent=0)
+            file.parent.mkdir(exist_ok=True)
+            write_json(file, {**kept, **entries}, indent=0)
     return {case: set(entry["values"]) for case, entry in entries.items()}
 
 

@@ -8,7 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2, nnUNetDatasetNumpy
+from nnunetv2.training.dataloading.nnunet_dataset import (
+    infer_dataset_class,
+    nnUNetDatasetBlosc2,
+    nnUNetDatasetNumpy,
+)
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from tiny_dataset import NAME
 
@@ -69,8 +73,10 @@ def test_gaps_between_labels_are_refused(tmp_path):
 
 
 def test_files_are_read_once_until_they_change(tmp_path, monkeypatch):
+    folder, kept = tmp_path / "nnUNetPlans_2d", tmp_path / "label_values" / "nnUNetPlans_2d.json"
+    folder.mkdir()
     for case in ("c0", "c1"):
-        save(tmp_path, case, [0, 1])
+        save(folder, case, [0, 1])
     read = []
     monkeypatch.setattr(
         nnUNetDatasetBlosc2,
@@ -80,24 +86,25 @@ def test_files_are_read_once_until_they_change(tmp_path, monkeypatch):
 
     def check(*cases: str) -> list[str]:
         read.clear()
-        check_labels([nnUNetDatasetBlosc2(str(tmp_path), list(cases))], LabelManager(LABELS, None))
+        check_labels([nnUNetDatasetBlosc2(str(folder), list(cases))], LabelManager(LABELS, None))
         return list(read)
 
     assert check("c0", "c1") == ["c0", "c1"]
     assert check("c0") == check("c0", "c1") == []
-    for file in tmp_path.glob("c1*.b2nd"):
+    assert infer_dataset_class(str(folder)) is nnUNetDatasetBlosc2  # it refuses other files in the folder
+    for file in folder.glob("c1*.b2nd"):
         file.unlink()
-    save(tmp_path, "c1", [0, 1, 5])
+    save(folder, "c1", [0, 1, 5])
     with pytest.raises(ValueError, match="c1 has 5"):
         check("c0", "c1")
     assert read == ["c1"]
     with pytest.raises(ValueError, match="c1 has 5"):  # not only the first time
         check("c0", "c1")
     for damaged in ("{", "[]", '{"c0": 3}'):
-        (tmp_path / "label_values.json").write_text(damaged)
+        kept.write_text(damaged)
         assert check("c0") == ["c0"]
     monkeypatch.setattr(label_check, "write_json", lambda *_, **__: (_ for _ in ()).throw(PermissionError("read-only")))
-    (tmp_path / "label_values.json").unlink()
+    kept.unlink()
     assert check("c0") == ["c0"]
 
 
