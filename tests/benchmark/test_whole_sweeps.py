@@ -117,8 +117,10 @@ def test_on_a_cluster(tiny_dataset: TinyDataset, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_fails_is_reported(tiny_dataset: TinyDataset, tmp_path):
-    text = SWEEP.replace("[machine]", "[settings]\ngradient_klip = 1\n[machine]")  # known to our trainers only at start
-    output = run(write_sweep(tmp_path, text), tmp_path / "sweep", returncode=1)
+    broken = (
+        '[machine]\nenvironment = { NNUNETV2_MAMBA_SCAN = "none_of_them" }'  # which nnU-Net's trainer does not read
+    )
+    output = run(write_sweep(tmp_path, SWEEP.replace("[machine]", broken)), tmp_path / "sweep", returncode=1)
     assert "nnUNetTrainerSegMamba__tinySegMambaPlans" in output and "giving up" in output
     assert "1 of 2 runs failed" in output and "| nnUNetTrainer | 1 |" in output
 
@@ -174,6 +176,22 @@ def test_dry_run_of_a_network_that_cannot_be_traced(tiny_dataset: TinyDataset, t
     assert "2 runs of unknown length" in total
 
 
+def test_many_runs_read_their_plans_once(tiny_dataset: TinyDataset, tmp_path, capsys, monkeypatch):
+    from nnunetv2_mamba.benchmark import checks, estimate
+    from nnunetv2_mamba.cli import main
+
+    read, traced = [], []
+    plans_manager, network_cost = checks.PlansManager, estimate.network_cost
+    monkeypatch.setattr(checks, "PlansManager", lambda plans: read.append(plans) or plans_manager(plans))
+    monkeypatch.setattr(estimate, "network_cost", lambda *arguments: traced.append(1) or network_cost(*arguments))
+    checks._read_plans.cache_clear()
+    text = SWEEP.split('[[group]]\ntrainers = ["nnUNetTrainerSegMamba"]')[0]
+    text = text.replace("folds = [0]", f"folds = [0, 1, 2, 3, 4]\nseeds = {list(range(400))}")
+    assert main(["benchmark", str(write_sweep(tmp_path, text)), "-o", str(tmp_path / "sweep"), "--dry-run"]) == 0
+    assert "2000 runs, 0 finished" in capsys.readouterr().out
+    assert len(read) == len(traced) == 1
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -184,6 +202,14 @@ def test_dry_run_of_a_network_that_cannot_be_traced(tiny_dataset: TinyDataset, t
         (f"[{DATASET_ID}]", "[902]", "0 data sets 902 .*Dataset901_Tiny"),
         ("folds = [0]", "folds = [7]", "has 5 folds, counted from 0; there is no 7"),
         ("folds = [0]", 'folds = [0]\nconfigurations = ["3d_lowres"]', "has no 3d_lowres; it has 2d, 3d_fullres"),
+        (
+            "[machine]",
+            "[settings]\ngradient_klip = 1\n[machine]",
+            "settings of nnUNetTrainerSegMamba: .*klip;",
+        ),
+        ("[machine]", "[settings]\nmomentum = 7\n[machine]", "settings of .*: momentum must be"),
+        ('"nnUNetPlans"', '"splits_final"', "splits_final.json holds no JSON object"),
+        ('"nnUNetPlans"', '"dataset"', "dataset.json holds no plans of nnU-Net: KeyError"),
     ],
 )
 def test_what_is_not_there_is_told_at_once(tiny_dataset: TinyDataset, tmp_path, capsys, old, new, message):
