@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunetv2_mamba.processes import signals_raise
+from nnunetv2_mamba.text import printable
 
 from . import estimate, results
 from .checks import resolve
@@ -66,5 +67,5 @@ def _conclude(runs: tuple[Run, ...], folder: Path) -> bool:
             print("\n".join(compare_models(models, folder / "comparison" / compared)), flush=True)
         except (ValueError, OSError) as error:
             good = False
-            print(f"{compared} is not compared: {error}", file=sys.stderr, flush=True)
+            print(printable(f"{compared} is not compared: {error}"), file=sys.stderr, flush=True)
     return good

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from nnunetv2_mamba.processes import end_group, start_group
+from nnunetv2_mamba.text import printable
 
 from .run import Run
 from .sweep import Machine, SweepError
@@ -129,7 +130,8 @@ class _SubmittedJob:
         try:
             return self.job.result()
         except Exception as error:  # the job was cancelled, ran out of time, its machine died, ...
-            print(f"job {self.job.job_id} of the cluster ended without a result: {error}", file=sys.stderr)
+            text = f"job {self.job.job_id} of the cluster ended without a result: {error}"
+            print(printable(" ".join(text.split())), file=sys.stderr)
             return 1
 
     def ask_to_stop(self) -> None:

@@ -78,7 +78,7 @@ def _map(examine: Callable[[Case], Any], cases: list[Case], processes: int) -> l
     if processes == 1:  # a process of its own would import torch first
         return [examine(case) for case in cases]
     try:
-        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        with ProcessPoolExecutor(min(processes, len(cases)), get_context("spawn")) as pool:
             return list(pool.map(examine, cases))
     except BrokenProcessPool as error:
         raise ValueError("a process that checks cases was killed; if memory ran out, use fewer with -np") from error

@@ -1,0 +1,120 @@
+"""Commands started by a verb, ended with it; and the signals that end a verb, made exceptions.
+
+A training has data-loading processes of its own. A started command therefore leads a process group, so that all of it
+can be ended: the command alone is asked first, because it may have a checkpoint to write, then what it leaves.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+CHECKPOINT_TIME = 60.0  # seconds for a command asked to end: a training first finishes its step
+_REST_TIME = 5.0  # seconds for the processes it leaves
+# What ends a process from outside; where a system has it.
+_ENDING = ("SIGTERM", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2", "SIGXCPU", "SIGBREAK")
+
+
+class Ended(SystemExit):
+    """A signal asked this process to end; the code is the one of a process that a signal ended."""
+
+    def __init__(self, number: int):
+        super().__init__(128 + number)
+        self.signal = signal.Signals(number).name
+
+
+@contextmanager
+def signals_raise() -> Iterator[None]:
+    """Within, a signal that would end this process at once raises ``Ended`` (SIGINT: ``KeyboardInterrupt``) in the main
+    thread, after ending the workers of ``multiprocessing``, for which a pool would else wait to the end of their work.
+
+    Signals that are ignored (``nohup``) or handled already stay so. Forked children die of the signal as ever.
+    """
+    process = os.getpid()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        if "multiprocessing" in sys.modules:
+            for worker in sys.modules["multiprocessing"].active_children():
+                worker.terminate()
+        raise KeyboardInterrupt if number == signal.SIGINT else Ended(number)
+
+    previous = {}
+    if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
+        ours = [getattr(signal, name) for name in _ENDING if hasattr(signal, name)]
+        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, *ours)}
+        previous = {n: old for n, old in previous.items() if old in (signal.SIG_DFL, signal.default_int_handler)}
+    for number in previous:
+        signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, old in previous.items():
+            if signal.getsignal(number) is handle:
+                signal.signal(number, old)
+
+
+def run_and_end_with_us(command: Sequence[str], patience: float = CHECKPOINT_TIME, **options: Any) -> int:
+    """Run ``command`` and return its exit code, as ``Popen`` gives it. However this ends (``Ended``,
+    ``KeyboardInterrupt``, the command's own end), no process of its group is left.
+
+    Args:
+        command: the program and its arguments.
+        patience: seconds that the command has to end when asked to.
+        options: of ``subprocess.Popen``.
+
+    Raises:
+        OSError: ``command`` cannot be started.
+    """
+    process = start_group(command, **options)
+    try:
+        return process.wait()
+    finally:
+        end_group(process, patience)
+
+
+def start_group(command: Sequence[str], **options: Any) -> subprocess.Popen:
+    """``Popen`` of a command at the head of a process group of its own, to be ended by ``end_group``."""
+    return subprocess.Popen(command, start_new_session=True, **options)
+
+
+def end_group(process: subprocess.Popen, patience: float = CHECKPOINT_TIME) -> None:
+    """End a command of ``start_group`` and its children: SIGTERM to the command, ``patience`` seconds for it to write
+    what it must, SIGTERM to what is left of its group, and at last SIGKILL. An exception meanwhile (a second Ctrl-C)
+    brings the SIGKILL forward.
+    """
+    try:
+        if process.poll() is None:
+            process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(patience)
+        if hasattr(os, "killpg") and _signal_group(process, signal.SIGTERM):
+            latest = time.monotonic() + _REST_TIME
+            while time.monotonic() < latest and _signal_group(process, 0):
+                time.sleep(0.05)
+    finally:
+        if hasattr(os, "killpg"):
+            _signal_group(process, signal.SIGKILL)
+        else:
+            process.kill()
+        process.wait()
+
+
+def _signal_group(process: subprocess.Popen, number: int) -> bool:
+    """Whether the group still had a process to send the signal to."""
+    try:
+        os.killpg(process.pid, number)
+    except (ProcessLookupError, PermissionError):  # macOS says EPERM of a group of zombies
+        return False
+    return True

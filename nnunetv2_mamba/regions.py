@@ -1,0 +1,81 @@
+"""Regions of a data set, as ``dataset.json`` describes them, and the order in which nnU-Net writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+Regions = dict[str, tuple[int, ...]]
+
+
+def contradictions(labels: Mapping[str, object], regions_class_order: Sequence[int] | None) -> list[str]:
+    """What even a perfect network would get wrong, a sentence for each value of the voxels that it concerns.
+
+    nnU-Net writes a region after the other, each as its value of ``regions_class_order``, over those before
+    (``LabelManager.convert_probabilities_to_segmentation``). A voxel must lie in the same regions before and after.
+
+    Args:
+        labels: of ``dataset.json``, such that nnU-Net's label manager takes them.
+        regions_class_order: of ``dataset.json``; not read where no label is a region.
+
+    Returns:
+        Sentences without a full stop; none where all is well, or where the data set has no regions.
+    """
+    regions = _regions(labels)
+    if not regions or regions_class_order is None:
+        return []
+    order = [int(value) for value in regions_class_order]
+    wrong = {}
+    for value in sorted({value for values in regions.values() for value in values}):
+        written = _written(value, regions, order)
+        before, after = _holding(value, regions), _holding(written, regions)
+        if before != after:
+            wrong[value] = f"voxels of {_and(before)} (value {value}) as {written}, which is {_and(after)}"
+    remedy = _remedy(regions)
+    return [
+        f"regions_class_order {order} contradicts the regions: nnU-Net writes {text}; {remedy}"
+        for text in wrong.values()
+    ]
+
+
+def _regions(labels: Mapping[str, object]) -> Regions:
+    """As nnU-Net's label manager finds them: none unless a label has several values; neither background nor ignore."""
+    many = {name: value for name, value in labels.items() if isinstance(value, list | tuple)}
+    if not any(len(value) > 1 for value in many.values()):
+        return {}
+    values = {
+        name: tuple(int(part) for part in (value if name in many else (value,)))
+        for name, value in labels.items()
+        if name != "ignore"
+    }
+    return {name: found for name, found in values.items() if {*found} != {0}}
+
+
+def _written(value: int, regions: Regions, order: Sequence[int]) -> int:
+    """The value that nnU-Net writes where a voxel of ``value`` is predicted without an error."""
+    written = 0
+    for region, own in zip(regions.values(), order, strict=False):  # of other lengths nnU-Net says that itself
+        if value in region:
+            written = own
+    return written
+
+
+def _holding(value: int, regions: Regions) -> tuple[str, ...]:
+    return tuple(name for name, region in regions.items() if value in region)
+
+
+def _remedy(regions: Regions) -> str:
+    """The order that is right for the regions as they are listed, if there is one."""
+    last: dict[str, int] = {}
+    for value in sorted({value for values in regions.values() for value in values}):
+        holding = _holding(value, regions)
+        other = last.setdefault(holding[-1], value)
+        if _holding(other, regions) != holding:
+            return "list a region that contains another one before it, and overlapping ones with their overlap last"
+    order = [last.get(name, region[0]) for name, region in regions.items()]
+    return f"{order} would be right"
+
+
+def _and(names: Sequence[str]) -> str:
+    if not names:
+        return "no region"
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
