@@ -76,13 +76,14 @@ def _problem(value: Any, expected: Any, limits: Mapping[str, float]) -> str | No
         return None if value in choices else "one of " + ", ".join(map(repr, choices))
     if expected is bool:
         return None if isinstance(value, bool) else "true or false"
-    low, above = limits["low"], limits["above"]
-    high = min(limits["high"], _MOST) if expected is int else limits["high"]
+    low, high, above = limits["low"], limits["high"], limits["above"]
     accepted = int if expected is int else (int, float)
     if isinstance(value, accepted) and not isinstance(value, bool):
         enough = value >= low if above is None else value > above
-        if enough and value <= min(high, sys.float_info.max):  # which NaN and Inf are not
+        most = min(high, _MOST if expected is int else sys.float_info.max)
+        if enough and value <= most:  # which NaN and Inf are not
             return None
+        high = most if enough and expected is int else high
     kind = "a whole number" if expected is int else "a number"
     least = f"of at least {low}" if above is None else f"above {above}"
     return f"{kind} {least}" + (f" and at most {high}" if high < math.inf else "")
