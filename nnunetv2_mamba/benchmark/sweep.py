@@ -28,7 +28,7 @@ _OWN_VARIABLES = ("nnUNet_results", "NNUNETV2_MAMBA_SETTINGS")
 _AXES = {"datasets": (int, str), "configurations": (str,), "folds": (int, str), "seeds": (int,)}
 _GROUP = {"trainers": (str,), "plans": (str,)}
 # nnU-Net's names of folders, files and classes
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+ -]*")
+_NAME = re.compile(r"\w[\w.+ ()-]*")
 _LONGEST = 1 << 20  # bytes of a file
 _MOST_RUNS = 100_000
 _MOST = 1_000_000  # of anything that is counted

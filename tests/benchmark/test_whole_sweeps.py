@@ -104,6 +104,27 @@ def test_killed_twice_it_ends_with_the_same_results(tiny_dataset: TinyDataset, t
 
 
 @pytest.mark.slow
+def test_sigterm_ends_the_training_with_its_workers_after_a_checkpoint(tiny_dataset: TinyDataset, tmp_path):
+    stock, ours = GROUPS.split("[[group]]")[1:]
+    text = SWEEP.replace(stock, ours, 1).split("[[group]]")
+    text = "[[group]]".join(text[:2]).replace("epochs = 4", "epochs = 1000")
+    folder = tmp_path / "sweep"
+    process = start(
+        write_sweep(tmp_path, text.replace("[machine]", "[machine]\nenvironment = {nnUNet_n_proc_DA = 1}")), folder
+    )
+    [run] = [Run("Dataset901_Tiny", "3d_fullres", "tinySegMambaPlans", "nnUNetTrainerSegMamba", 0, 0)]
+    while run.epochs_done(folder) < 1:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.1)
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    everything = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert str(folder) not in everything
+    assert "SIGTERM: wrote checkpoint_latest.pth" in run.log(folder).read_text()
+
+
+@pytest.mark.slow
 def test_on_a_cluster(tiny_dataset: TinyDataset, tmp_path):
     pytest.importorskip("submitit", reason="the extra slurm is not installed")
     one = SWEEP.split('[[group]]\ntrainers = ["nnUNetTrainerSegMamba"]')[0]

@@ -255,6 +255,29 @@ def test_mistakes_within_the_images(raw, spoil, message):
     assert "\n" not in str(error.value)
 
 
+def test_colour_pictures_and_single_slices(raw):
+    """Three channels in one file, as nnU-Net reads PNG; volumes of one slice."""
+    for file in [*raw.glob("imagesTr/*"), *raw.glob("labelsTr/*")]:
+        file.unlink()
+    colours = {"file_ending": ".png", "channel_names": {"0": "R", "1": "G", "2": "B"}}
+    write_description(raw, **colours)
+    for case in ("img.0 é", "b", "c"):
+        colour = np.zeros((12, 14, 3), np.uint8)
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(colour, isVector=True), str(raw / f"imagesTr/{case}_0000.png"))
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(colour[..., 0]), str(raw / f"labelsTr/{case}.png"))
+    check(raw)
+    write_description(raw, **colours | {"channel_names": {"0": "R", "1": "G"}})
+    with pytest.raises(ValueError, match="case b .*Unexpected number of modalities. Expected: 2. Got: 3"):
+        check(raw)
+    for file in [*raw.glob("imagesTr/*"), *raw.glob("labelsTr/*")]:
+        file.unlink()
+    write_description(raw)
+    for case in ("a", "b", "c"):
+        write_image(raw / "imagesTr" / f"{case}_0000.nii.gz", np.zeros((1, 9, 8), np.float32))
+        write_image(raw / "labelsTr" / f"{case}.nii.gz", np.ones((1, 9, 8), np.uint8))
+    check(raw)
+
+
 def test_the_ignore_label_and_regions_are_known_values(raw):
     write_description(raw, labels={"background": 0, "whole": [1], "ignore": 2})
     check(raw)
