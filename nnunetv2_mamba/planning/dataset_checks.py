@@ -81,11 +81,12 @@ def _labels_problem(description: dict[str, Any]) -> str | None:
     if not isinstance(labels, dict) or not labels:
         return f"labels: must be names with numbers, {_FORMAT}; it is {labels!r}"
     for name, value in labels.items():
-        if not _values(value) or None in _values(value):
+        values = _values(value)
+        if not values or None in values or len(set(values)) < len(values):
             of_v1 = " (so did nnU-Net v1 write them)" if name.isdecimal() else ""
             return (
-                f"labels: {name!r} must be a name with its whole number or, for a region, a list of them, {_FORMAT}; "
-                f"it is {value!r}{of_v1}"
+                f"labels: {name!r} must be a name with its whole number or, for a region, a list of different ones, "
+                f"{_FORMAT}; it is {value!r}{of_v1}"
             )
     if isinstance(labels.get("background"), list) or _values(labels.get("background")) != [0]:
         return f'labels: there must be "background": 0; they are {labels!r}'
