@@ -25,7 +25,8 @@ def check_labels(datasets: Iterable[nnUNetBaseDataset], labels: LabelManager) ->
     file changes: reading a thousand large ones takes minutes.
 
     Raises:
-        ValueError: naming cases, values and remedy.
+        FileNotFoundError: naming a case without a label map.
+        ValueError: naming cases, values and remedy, or a case that cannot be read.
     """
     known = {int(value) for value in labels.all_labels}
     if not labels.has_regions and known != set(range(len(known))):  # an output's number is its label
@@ -61,7 +62,7 @@ def _values(dataset: nnUNetBaseDataset) -> dict[str, set[int]]:
         stamp = _stamp(folder, case)
         entry = kept.get(case)
         if not isinstance(entry, dict) or entry.get("file") != stamp:
-            entry = {"file": stamp, "values": _unique(own.load_case(case)[1])}
+            entry = {"file": stamp, "values": _read(own, case)}
         entries[case] = entry
     if any(kept.get(case) != entry for case, entry in entries.items()):
         with suppress(OSError):  # a folder that only its owner may write
@@ -80,8 +81,20 @@ def _read_kept(file: Path) -> dict:
 def _stamp(folder: Path, case: str) -> list[int]:
     """Size and time of the file with a case's label map."""
     names = (f"{case}_seg.b2nd", f"{case}_seg.npy", f"{case}.npz")
-    information = next(path for path in map(folder.joinpath, names) if path.is_file()).stat()
+    file = next((path for path in map(folder.joinpath, names) if path.is_file()), None)
+    if file is None:
+        raise FileNotFoundError(f"{folder} has no label map of {case}; preprocess again")
+    information = file.stat()
     return [information.st_size, information.st_mtime_ns]
+
+
+def _read(dataset: nnUNetBaseDataset, case: str) -> list[int]:
+    try:
+        return _unique(dataset.load_case(case)[1])
+    except Exception as error:  # what the format's library raises of a damaged file
+        raise ValueError(
+            f"{case} in {dataset.source_folder} cannot be read ({error}); delete its files and preprocess again"
+        ) from error
 
 
 def _unique(segmentation: np.ndarray) -> list[int]:

@@ -72,6 +72,18 @@ def test_gaps_between_labels_are_refused(tmp_path):
         check_labels([], LabelManager({"background": 0, "a": 1, "b": 4}, None))
 
 
+def test_missing_and_damaged_files_are_named(tmp_path):
+    save(tmp_path, "c0", [0, 1])
+    whole = (tmp_path / "c0_seg.b2nd").read_bytes()
+    (tmp_path / "c0_seg.b2nd").write_bytes(whole[: len(whole) // 2])
+    dataset = nnUNetDatasetBlosc2(str(tmp_path), ["c0"])
+    with pytest.raises(ValueError, match=rf"c0 in {tmp_path} cannot be read .*preprocess again"):
+        check_labels([dataset], LabelManager(LABELS, None))
+    (tmp_path / "c0_seg.b2nd").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"{tmp_path} has no label map of c0"):
+        check_labels([dataset], LabelManager(LABELS, None))
+
+
 def test_files_are_read_once_until_they_change(tmp_path, monkeypatch):
     folder, kept = tmp_path / "nnUNetPlans_2d", tmp_path / "label_values" / "nnUNetPlans_2d.json"
     folder.mkdir()
