@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunetv2_mamba.files import written_whole
+from nnunetv2_mamba.files import remove_left_behind, written_whole
+from nnunetv2_mamba.trainers.base import nnUNetTrainerMamba
 
-from .run import Budget
+from .run import CHECKPOINTS, Budget
 
 
 def set_budget(trainer: nnUNetTrainer, budget: Budget) -> None:
@@ -62,7 +63,12 @@ def seed_every_epoch(trainer: nnUNetTrainer, seed: int) -> None:
 
 
 def save_checkpoints_whole(trainer: nnUNetTrainer) -> None:
-    """Let a checkpoint appear under its name only when it is complete, which nnU-Net's own trainers do not."""
+    """Let a checkpoint appear under its name only when it is complete, which nnU-Net's own trainers do not, and remove
+    what a killed process had not completed."""
+    if isinstance(trainer, nnUNetTrainerMamba):
+        return  # does both
+    for name in CHECKPOINTS:
+        remove_left_behind(Path(trainer.output_folder) / name)
     save_checkpoint = trainer.save_checkpoint
 
     def save(filename: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from nnunetv2_mamba.files import read_json_object, write_json
 
 COST = "cost.json"
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")  # in the order of --c
 MEASUREMENTS = "cost_partial.json"  # what was measured so far
 
 
