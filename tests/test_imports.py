@@ -30,7 +30,7 @@ ALLOWED = {
     "memory": set(),
     "trainers": {"architectures", "losses", "memory", "ops", "regions"},
     "doctor": {"_register", "trainers", "architectures", "ops"},
-    "planning": {"memory", "regions", "trainers"},
+    "planning": {"architectures", "image_files", "memory", "regions", "trainers"},
     "evaluation": {"image_files", "regions"},
     "benchmark": {"_register", "evaluation", "memory", "ops", "trainers"},
     "freesurfer": {"image_files", "untrusted_plans"},

@@ -1,13 +1,44 @@
-"""nnU-Net plan to network: the only file here that reads a plan."""
+"""nnU-Net plan to network: the only file here that reads a plan. The planners write theirs with its functions."""
 
 from __future__ import annotations
 
 import pydoc
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 TOPOLOGY_KEYS = ("n_stages", "conv_op", "kernel_sizes", "strides")
+
+
+def stage_arguments(network_class: type[nn.Module], planned: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a network for the stages of a plan that was made for another one.
+
+    Args:
+        network_class: one whose paper takes the plan's widths says so with ``widths_from_plan = True``.
+        planned: ``arch_kwargs`` of the plan, with at least ``TOPOLOGY_KEYS``.
+
+    Returns:
+        The plan's stages and the paper's widths.
+    """
+    arguments = {key: planned[key] for key in TOPOLOGY_KEYS}
+    widths = planned.get("features_per_stage") if getattr(network_class, "widths_from_plan", False) else None
+    arguments["features_per_stage"] = widths or network_class.default_features(planned["n_stages"])
+    return arguments
+
+
+def with_options(
+    network_class: type[nn.Module], arguments: Mapping[str, Any], options: Mapping[str, Any], patch_size: Sequence[int]
+) -> dict[str, Any]:
+    """``arguments`` with ``options``, and what follows from the patch where neither says it.
+
+    A class with arguments that follow from the patch size has ``patch_options(patch_size, arguments)``, which returns
+    them.
+    """
+    chosen = {**arguments, **options}
+    if hasattr(network_class, "patch_options"):
+        chosen = {**network_class.patch_options(patch_size, chosen), **chosen}
+    return chosen
 
 
 def network_from_plans(
@@ -21,10 +52,8 @@ def network_from_plans(
     """Build ``network_class`` with the topology of a plan's configuration.
 
     Strides, kernel sizes and the number of stages come from the plan. Widths and options come from the plan where it
-    was made for this class (its ``network_class_name``), else they are the paper's; ``options`` override both.
-
-    A class whose paper takes the plan's widths says so with ``widths_from_plan = True``. A class with arguments that
-    follow from the patch size has ``patch_options(patch_size, plan)``, which returns them.
+    was made for this class (its ``network_class_name``), else they are the paper's (``stage_arguments``); ``options``
+    override both.
 
     Args:
         configuration_manager: nnU-Net's ConfigurationManager.
@@ -44,15 +73,10 @@ def network_from_plans(
         if isinstance(plan.get(key), str):
             plan[key] = pydoc.locate(plan[key])
     if pydoc.locate(planned_name) is not network_class:
-        widths = plan.get("features_per_stage") if getattr(network_class, "widths_from_plan", False) else None
-        plan = {key: plan[key] for key in TOPOLOGY_KEYS}
-        plan["features_per_stage"] = widths or network_class.default_features(plan["n_stages"])
-    plan.update(options)
-    if hasattr(network_class, "patch_options"):
-        plan = {**network_class.patch_options(configuration_manager.patch_size, plan), **plan}
+        plan = stage_arguments(network_class, plan)
     return network_class(
         input_channels=num_input_channels,
         num_classes=num_output_channels,
         deep_supervision=deep_supervision,
-        **plan,
+        **with_options(network_class, plan, options, configuration_manager.patch_size),
     )

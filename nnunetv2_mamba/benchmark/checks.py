@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 import difflib
 import io
-import json
 import os
 from collections import Counter
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunetv2_mamba import trainers
+from nnunetv2_mamba import _register, trainers
+from nnunetv2_mamba.files import read_json, read_json_object
+from nnunetv2_mamba.trainers.recipe import Recipe
+from nnunetv2_mamba.trainers.settings import with_settings
 
 from .run import Run
 from .sweep import Sweep, SweepError
@@ -26,14 +29,21 @@ def resolve(sweep: Sweep) -> Sweep:
     """The sweep with data sets by their full names.
 
     Raises:
-        SweepError: for a data set, plans, a configuration, a fold or a trainer that is not there, with the remedy.
+        SweepError: for a data set, plans, a configuration, a fold, a trainer or a setting that is not there, with the
+            remedy.
     """
-    runs = tuple(replace(run, dataset=_dataset(sweep.file, run.dataset)) for run in sweep.runs)
+    names = {name: _dataset(sweep.file, name) for name in {run.dataset: None for run in sweep.runs}}
+    runs = tuple(replace(run, dataset=names[run.dataset]) for run in sweep.runs)
     for name, count in Counter(run.name for run in runs).items():
         if count > 1:
             raise SweepError(f"{sweep.file}, datasets: a data set stands there by two names, so {name} is there twice")
-    for run in runs:
-        _check(sweep.file, run)
+    # Every file is looked at once, however many folds and seeds there are.
+    for run in {(run.dataset, run.plans, run.configuration): run for run in runs}.values():
+        _check_plans(sweep.file, run)
+    for run in {(run.dataset, run.fold): run for run in runs}.values():
+        _check_fold(sweep.file, run)
+    for run in {(run.trainer, str(run.settings)): run for run in runs}.values():
+        _check_trainer(sweep.file, run)
     declared = {
         new.name: sweep.declared[old.name]
         for old, new in zip(sweep.runs, runs, strict=True)
@@ -50,15 +60,28 @@ def preprocessed() -> Path:
 
 
 def plans_of(run: Run) -> PlansManager:
-    return PlansManager(str(preprocessed() / run.dataset / f"{run.plans}.json"))
+    """Raises ValueError for a file that holds no plans, naming it."""
+    file = preprocessed() / run.dataset / f"{run.plans}.json"
+    return _read_plans(file, file.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _read_plans(file: Path, changed: int) -> PlansManager:
+    plans = PlansManager(read_json_object(file))
+    try:
+        for name in plans.available_configurations:
+            plans.get_configuration(name)
+    except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{file} holds no plans of nnU-Net: {type(error).__name__} {error}") from error
+    return plans
 
 
 def dataset_json(run: Run) -> dict:
-    return json.loads((preprocessed() / run.dataset / "dataset.json").read_text(encoding="utf-8"))
+    return read_json_object(preprocessed() / run.dataset / "dataset.json")
 
 
 def _dataset(file: Path, name: str) -> str:
-    there = sorted(path.name for path in preprocessed().glob("Dataset*_*"))
+    there = sorted(path.name for path in preprocessed().glob("Dataset[0-9][0-9][0-9]_*"))
     found = [full for full in there if full == name or (name.isdecimal() and full.startswith(f"Dataset{name:0>3}_"))]
     if len(found) != 1:
         raise SweepError(
@@ -68,15 +91,18 @@ def _dataset(file: Path, name: str) -> str:
     return found[0]
 
 
-def _check(file: Path, run: Run) -> None:
-    folder, number = preprocessed() / run.dataset, int(run.dataset[7:10])
+def _check_plans(file: Path, run: Run) -> None:
+    folder, number = preprocessed() / run.dataset, convert_dataset_name_to_id(run.dataset)
     if not (folder / f"{run.plans}.json").is_file():
         there = ", ".join(sorted(path.stem for path in folder.glob("*Plans*.json"))) or "none"
         raise SweepError(
             f"{file}, plans: {run.dataset} has no {run.plans} (there are: {there}); make and preprocess them first: "
             f"{_planning(run.plans, number)}"
         )
-    plans = plans_of(run)
+    try:
+        plans = plans_of(run)
+    except ValueError as error:
+        raise SweepError(f"{file}, plans: {error}") from error
     if run.configuration not in plans.available_configurations:
         raise SweepError(
             f"{file}, configurations: {run.plans} of {run.dataset} has no {run.configuration}; it has "
@@ -88,10 +114,22 @@ def _check(file: Path, run: Run) -> None:
             f"{file}, configurations: {data} is not there; preprocess it with nnUNetv2_preprocess -d {number} "
             f"-plans_name {run.plans} -c {run.configuration}"
         )
-    splits = folder / "splits_final.json"
-    if run.fold != "all" and splits.is_file() and run.fold >= len(folds := json.loads(splits.read_text())):
+
+
+def _check_fold(file: Path, run: Run) -> None:
+    splits = preprocessed() / run.dataset / "splits_final.json"
+    if run.fold != "all" and splits.is_file() and run.fold >= len(folds := read_json(splits)):
         raise SweepError(f"{file}, folds: {run.dataset} has {len(folds)} folds, counted from 0; there is no {run.fold}")
-    trainer_class(run.trainer)
+
+
+def _check_trainer(file: Path, run: Run) -> None:
+    """That the trainer is there and, if it is one of this package, takes the settings."""
+    recipe = getattr(trainer_class(run.trainer), "recipe", None)
+    if isinstance(recipe, Recipe):
+        try:
+            with_settings(recipe, {**run.budget.settings(), **run.settings})
+        except ValueError as error:
+            raise SweepError(f"{file}, settings of {run.trainer}: {error}") from error
 
 
 def _planning(plans: str, number: int) -> str:
@@ -107,15 +145,22 @@ def _planning(plans: str, number: int) -> str:
     return f"nnUNetv2_plan_and_preprocess -d {number}"
 
 
-@cache
 def trainer_class(name: str) -> type[nnUNetTrainer]:
-    """Raises SweepError if nnU-Net does not find the trainer."""
-    if name in trainers.__all__:
-        return getattr(trainers, name)
+    """The class that nnU-Net takes for the name: another plugin's may come before one of this package.
+
+    Raises:
+        SweepError: if nnU-Net finds none.
+    """
+    _register.register()  # as the process of a run does
+    return _find_trainer(name, os.environ["nnUNet_extTrainer"])
+
+
+@cache
+def _find_trainer(name: str, folders: str) -> type[nnUNetTrainer]:
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells where it searches
             return recursive_find_trainer_class_by_name(name)
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # the latter of a class that is no trainer
         similar = difflib.get_close_matches(name, ["nnUNetTrainer", *trainers.__all__], n=4)
         raise SweepError(
             f"nnU-Net finds no trainer {name}; correct the name" + (f" ({', '.join(similar)}?)" if similar else "")

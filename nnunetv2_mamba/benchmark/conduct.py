@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from nnunetv2_mamba.processes import signals_raise
+from nnunetv2_mamba.text import printable
 
 from . import estimate, results
 from .checks import resolve
@@ -38,9 +40,10 @@ def conduct(name: str, folder: Path, datasets: Sequence[str] = (), dry_run: bool
     folder.mkdir(parents=True, exist_ok=True)
     if not ((copy := folder / file.name).exists() and copy.samefile(file)):
         shutil.copyfile(file, copy)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that running jobs are ended too
     display = LiveTable(sweep.runs, folder) if sys.stdout.isatty() else EventLines()
-    failed = Scheduler(folder, make_runner(folder, sweep.machine, sweep.slurm), display).execute(sweep.runs)
+    scheduler = Scheduler(folder, make_runner(folder, sweep.machine, sweep.slurm), display)
+    with signals_raise():  # so that running jobs are ended too
+        failed = scheduler.execute(sweep.runs)
     print(results.summary(sweep.runs, folder))
     print(f"Scores of every fold and label: {results.write_scores(sweep.runs, folder)}", flush=True)
     concluded = _conclude(sweep.runs, folder)
@@ -64,5 +67,5 @@ def _conclude(runs: tuple[Run, ...], folder: Path) -> bool:
             print("\n".join(compare_models(models, folder / "comparison" / compared)), flush=True)
         except (ValueError, OSError) as error:
             good = False
-            print(f"{compared} is not compared: {error}", file=sys.stderr, flush=True)
+            print(printable(f"{compared} is not compared: {error}"), file=sys.stderr, flush=True)
     return good

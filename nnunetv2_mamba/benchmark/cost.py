@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import platform
-import resource
 import statistics
 import sys
 import time
@@ -16,9 +14,16 @@ from typing import Any
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
+from nnunetv2_mamba.files import read_json_object, write_json
+
 from .energy import EnergyMeter
 from .flops import network_cost
-from .run import COST, MEASUREMENTS, Run, write_json
+from .run import COST, MEASUREMENTS, Run
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 _PACKAGES = ("torch", "nnunetv2", "numpy", "nnunetv2-mamba")
 
@@ -36,7 +41,7 @@ class CostRecord:
         self.file = Path(trainer.output_folder) / MEASUREMENTS
         self.content: dict[str, Any] = {"epochs": {}, "peak_memory": {}}
         if self.file.is_file():
-            self.content = json.loads(self.file.read_text(encoding="utf-8"))
+            self.content = read_json_object(self.file)
         self._meter = EnergyMeter(trainer.device)
         self._on_epoch_start, self._on_epoch_end = trainer.on_epoch_start, trainer.on_epoch_end
         trainer.on_epoch_start, trainer.on_epoch_end = self._epoch_start, self._epoch_end
@@ -54,7 +59,7 @@ class CostRecord:
         for name, value in peak_memory(self.trainer.device).items():
             before = self.content["peak_memory"].get(name)
             self.content["peak_memory"][name] = value if before is None else max(value, before)
-        write_json(self.content, self.file)  # before the checkpoint: an epoch in a checkpoint is never missing here
+        write_json(self.file, self.content)  # before the checkpoint: an epoch in a checkpoint is never missing here
         self._on_epoch_end()
 
     def write(self, run: Run, threads: int | None) -> None:
@@ -77,7 +82,7 @@ class CostRecord:
             "threads": threads,
             "versions": versions(),
         }
-        write_json(content, self.file.with_name(COST))
+        write_json(self.file.with_name(COST), content)
 
     def _flops(self) -> int | None:
         trainer = self.trainer
@@ -90,14 +95,21 @@ class CostRecord:
 
 
 def peak_memory(device: torch.device) -> dict[str, int | None]:
-    """Bytes: allocated and reserved by torch on the GPU (None without one), and the process's resident memory."""
+    """Bytes: allocated and reserved by torch on the GPU (None without one), and the process's resident memory (None on
+    Windows)."""
     gpu = device.type == "cuda"
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         "allocated_bytes": torch.cuda.max_memory_allocated(device) if gpu else None,
         "reserved_bytes": torch.cuda.max_memory_reserved(device) if gpu else None,
-        "process_bytes": resident if sys.platform == "darwin" else resident * 1024,
+        "process_bytes": _resident_bytes(),
     }
+
+
+def _resident_bytes() -> int | None:
+    if resource is None:
+        return None
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return resident if sys.platform == "darwin" else resident * 1024
 
 
 def device_name(device: torch.device) -> str:

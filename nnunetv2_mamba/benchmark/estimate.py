@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 import statistics
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
+
+from nnunetv2_mamba.files import read_json_object
 
 from .checks import dataset_json, plans_of, trainer_class
 from .flops import network_cost
@@ -32,53 +32,68 @@ class Estimate:
 def estimate(sweep: Sweep, folder: Path) -> dict[str, Estimate]:
     """For every unfinished run by name. Measured where a run with the same model and budget is finished, on a device of
     the same type with the same number of threads."""
-    costs = _costs(sweep, folder)
+    measured = _measured(sweep, folder)
     left = [run for run in sweep.runs if not run.finished(folder)]
-    return {run.name: _estimate(run, sweep, costs, run.epochs_done(folder)) for run in left}
+    unknown = {_network(run): run for run in left if _model(run) not in measured and run.name not in sweep.declared}
+    flops = {network: _forward_flops(run) for network, run in unknown.items()}  # each once: it takes seconds
+    return {run.name: _estimate(run, sweep, measured, flops, run.epochs_done(folder)) for run in left}
 
 
-def _costs(sweep: Sweep, folder: Path) -> list[tuple[Run, float, str]]:
-    """Seconds per epoch and the device's name."""
-    finished = [run for run in sweep.runs if run.finished(folder)]
-    costs = [(run, json.loads((run.folder(folder) / COST).read_text(encoding="utf-8"))) for run in finished]
-    return [
-        (run, cost["seconds_per_epoch"], cost.get("device", "unknown"))
-        for run, cost in costs
-        if cost.get("seconds_per_epoch") is not None
-        and cost.get("device_type", sweep.machine.device) == sweep.machine.device  # older versions did not write it
-        and cost.get("threads") == sweep.machine.threads
-    ]
+def _model(run: Run) -> tuple[str, str]:
+    return run.dataset, run.model
 
 
-def _estimate(run: Run, sweep: Sweep, costs: list[tuple[Run, float, str]], done: int) -> Estimate:
+def _network(run: Run) -> tuple[str, ...]:
+    return run.dataset, run.configuration, run.plans, run.trainer
+
+
+def _measured(sweep: Sweep, folder: Path) -> dict[tuple[str, str], list[tuple[float, str]]]:
+    """Seconds per epoch and the device's name, by model."""
+    found: dict[tuple[str, str], list[tuple[float, str]]] = {}
+    for run in sweep.runs:
+        if not run.finished(folder):
+            continue
+        cost = read_json_object(run.folder(folder) / COST)
+        device_type = cost.get("device_type", sweep.machine.device)  # older versions did not write it
+        alike = device_type == sweep.machine.device and cost.get("threads") == sweep.machine.threads
+        if alike and cost.get("seconds_per_epoch") is not None:
+            found.setdefault(_model(run), []).append((cost["seconds_per_epoch"], cost.get("device", "unknown")))
+    return found
+
+
+def _estimate(
+    run: Run,
+    sweep: Sweep,
+    measured: dict[tuple[str, str], list[tuple[float, str]]],
+    flops: dict[tuple[str, ...], int | Exception],
+    done: int,
+) -> Estimate:
     epochs = max(0, (run.budget.epochs or _trainers_epochs(run.trainer)) - done)
-    measured = [cost for other, *cost in costs if (other.dataset, other.model) == (run.dataset, run.model)]
-    if measured:
-        devices = ", ".join(sorted({device for _, device in measured}))
-        return Estimate(epochs * statistics.median(seconds for seconds, _ in measured), f"measured on {devices}")
+    if alike := measured.get(_model(run)):
+        devices = ", ".join(sorted({device for _, device in alike}))
+        return Estimate(epochs * statistics.median(seconds for seconds, _ in alike), f"measured on {devices}")
     if run.name in sweep.declared:
         return Estimate(epochs * sweep.declared[run.name], "declared")
-    try:
-        flops = _epoch_flops(run)
-    except Exception as error:  # what any network may raise on tensors without data
-        return Estimate(None, f"its FLOPs cannot be counted: {type(error).__name__}: {error}")
-    return Estimate(epochs * flops / _throughput(sweep.machine), "rough, from FLOPs")
+    forward = flops[_network(run)]
+    if isinstance(forward, Exception):
+        return Estimate(None, f"its FLOPs cannot be counted: {type(forward).__name__}: {forward}")
+    return Estimate(epochs * _epoch_flops(run, forward) / _throughput(sweep.machine), "rough, from FLOPs")
 
 
-def _epoch_flops(run: Run) -> float:
+def _epoch_flops(run: Run, forward: int) -> float:
     budget = run.budget
     recipe = getattr(trainer_class(run.trainer), "recipe", None)
     iterations = budget.iterations or getattr(recipe, "num_iterations_per_epoch", 0) or _ITERATIONS
     validation = budget.validation_iterations or _VALIDATION_ITERATIONS
     batch = budget.batch_size or plans_of(run).get_configuration(run.configuration).batch_size
-    flops = _forward_flops(run.dataset, run.configuration, run.plans, run.trainer)
-    return batch * flops * ((1 + _BACKWARD) * iterations + validation)
+    return batch * forward * ((1 + _BACKWARD) * iterations + validation)
 
 
-@cache
-def _forward_flops(dataset: str, configuration: str, plans: str, trainer: str) -> int:
-    run = Run(dataset, configuration, plans, trainer, 0, 0)
-    return network_cost(trainer_class(trainer), plans_of(run), configuration, dataset_json(run)).flops
+def _forward_flops(run: Run) -> int | Exception:
+    try:
+        return network_cost(trainer_class(run.trainer), plans_of(run), run.configuration, dataset_json(run)).flops
+    except Exception as error:  # what any network may raise on tensors without data
+        return error
 
 
 def _throughput(machine: Machine) -> float:

@@ -15,10 +15,9 @@ from pathlib import Path
 
 from nnunetv2_mamba import _register
 from nnunetv2_mamba.benchmark.lock import lock
-from nnunetv2_mamba.benchmark.run import Run
+from nnunetv2_mamba.benchmark.run import CHECKPOINTS, Run
 
 BUSY = 75  # EX_TEMPFAIL
-_CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -79,7 +78,7 @@ def train(run: Run, sweep: Path, device: str, threads: int | None) -> None:
 
 def command(run: Run, folder: Path, device: str) -> list[str]:
     """nnU-Net's command for what is left to do in ``folder``."""
-    there = [name for name in _CHECKPOINTS if (folder / name).is_file()]
+    there = [name for name in CHECKPOINTS if (folder / name).is_file()]
     words = ["nnUNetv2_train", run.dataset, run.configuration, str(run.fold), "-tr", run.trainer, "-p", run.plans]
     words += ["-device", device]
     if there:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+    import msvcrt
 
 
 @contextmanager
@@ -15,7 +20,7 @@ def lock(file: Path) -> Iterator[bool]:
     """Hold ``file`` locked, if no other process does; yields whether it is held.
 
     A POSIX record lock: worker processes forked meanwhile do not inherit it, so one that outlives a killed training
-    keeps nobody out, and network file systems know it too.
+    keeps nobody out, and network file systems know it too. On Windows, which does not fork, a lock of its C library.
 
     Raises:
         OSError: where the file system does not lock.
@@ -27,10 +32,13 @@ def lock(file: Path) -> Iterator[bool]:
 
 def _taken(handle: TextIO) -> bool:
     try:
-        fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if fcntl is not None:
+            fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        else:
+            msvcrt.locking(handle.fileno(), msvcrt.LK_NBLCK, 1)  # the first byte, which need not exist
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):  # POSIX allows both for what another process holds
+        if error.errno in (errno.EACCES, errno.EAGAIN):  # both are said of what another process holds
             return False
-        remedy = "cannot be locked; name a folder with -o on a file system with POSIX locks (of NFS, mounted with them)"
+        remedy = "cannot be locked; name a folder with -o on a file system with locks (of NFS, mounted with them)"
         raise OSError(error.errno, f"{error.strerror}: {handle.name} {remedy}") from error
     return True

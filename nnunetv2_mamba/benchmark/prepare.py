@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from pathlib import Path
 
@@ -10,7 +9,10 @@ import numpy as np
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from .run import Budget
+from nnunetv2_mamba.files import remove_left_behind, written_whole
+from nnunetv2_mamba.trainers.base import nnUNetTrainerMamba
+
+from .run import CHECKPOINTS, Budget
 
 
 def set_budget(trainer: nnUNetTrainer, budget: Budget) -> None:
@@ -61,13 +63,19 @@ def seed_every_epoch(trainer: nnUNetTrainer, seed: int) -> None:
 
 
 def save_checkpoints_whole(trainer: nnUNetTrainer) -> None:
-    """Let a checkpoint appear under its name only when it is complete, which nnU-Net's own trainers do not."""
+    """Let a checkpoint appear under its name only when it is complete, which nnU-Net's own trainers do not, and remove
+    what a killed process had not completed."""
+    if isinstance(trainer, nnUNetTrainerMamba):
+        return  # does both
+    for name in CHECKPOINTS:
+        remove_left_behind(Path(trainer.output_folder) / name)
     save_checkpoint = trainer.save_checkpoint
 
     def save(filename: str) -> None:
-        partial = Path(f"{filename}.partial")
-        save_checkpoint(str(partial))
-        if partial.is_file():  # not with checkpoints switched off
-            os.replace(partial, filename)  # noqa: PTH105  (atomic)
+        if trainer.local_rank != 0 or trainer.disable_checkpointing:  # nothing is written
+            save_checkpoint(filename)
+            return
+        with written_whole(Path(filename)) as partial:
+            save_checkpoint(str(partial))
 
     trainer.save_checkpoint = save

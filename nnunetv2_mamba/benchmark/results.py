@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+
+from nnunetv2_mamba.files import read_json_object, write_text
 
 from .run import COST, Run
 
@@ -25,7 +26,7 @@ def scores(runs: Iterable[Run], folder: Path) -> pd.DataFrame:
 def write_scores(runs: Iterable[Run], folder: Path) -> Path:
     """Write ``results.csv``; the same results give the same bytes."""
     file = folder / SCORES
-    scores(runs, folder).to_csv(file, index=False, na_rep="nan", lineterminator="\n")
+    write_text(file, scores(runs, folder).to_csv(index=False, na_rep="nan", lineterminator="\n"))
     return file
 
 
@@ -52,14 +53,14 @@ def summary(runs: Iterable[Run], folder: Path) -> str:
 
 
 def _scores(run: Run, folder: Path) -> list[tuple[Any, ...]]:
-    content = json.loads((run.folder(folder) / "validation" / "summary.json").read_text(encoding="utf-8"))
+    content = read_json_object(run.folder(folder) / "validation" / "summary.json")
     key = (run.dataset, run.configuration, run.plans, run.trainer, run.fold, run.seed)
     labels = [(*key, label, metrics["Dice"]) for label, metrics in content["mean"].items()]
     return [*labels, (*key, "foreground mean", content["foreground_mean"]["Dice"])]
 
 
 def _cost(run: Run, folder: Path) -> dict[str, Any]:
-    cost = json.loads((run.folder(folder) / COST).read_text(encoding="utf-8"))
+    cost = read_json_object(run.folder(folder) / COST)
     peak = cost.get("peak_memory") or {}
     numbers = {name: cost.get(name) for name in ("parameters", "flops", "seconds_per_epoch")}
     numbers["memory"] = peak.get("allocated_bytes") or peak.get("process_bytes")  # of the GPU where there is one

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nnunetv2_mamba.files import read_json_object, write_json
+
 COST = "cost.json"
+CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")  # in the order of --c
 MEASUREMENTS = "cost_partial.json"  # what was measured so far
 
 
@@ -90,7 +91,7 @@ class Run:
 
     def epochs_done(self, sweep: Path) -> int:
         try:
-            return len(json.loads((self.folder(sweep) / MEASUREMENTS).read_text())["epochs"])
+            return len(read_json_object(self.folder(sweep) / MEASUREMENTS)["epochs"])
         except FileNotFoundError:
             return 0
 
@@ -106,18 +107,11 @@ class Run:
                 f"{self.folder(sweep)} holds results of another budget or other settings ({file} says which); name "
                 "another folder with -o, or delete both"
             )
-        write_json(asdict(self), file)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, asdict(self))
         return file
 
     @classmethod
     def read(cls, file: Path) -> Run:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json_object(file)
         return cls(**{**content, "budget": Budget(**content["budget"])})
-
-
-def write_json(content: dict[str, Any], file: Path) -> None:
-    """Write so that a process killed at any moment leaves the old file or the new one."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    partial.replace(file)

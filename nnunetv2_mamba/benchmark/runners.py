@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
+
+from nnunetv2_mamba.processes import end_group, start_group
+from nnunetv2_mamba.text import printable
 
 from .run import Run
 from .sweep import Machine, SweepError
@@ -18,8 +22,11 @@ class Started(Protocol):
     def poll(self) -> int | None:
         """Its exit code; None while it runs."""
 
+    def ask_to_stop(self) -> None:
+        """Ask it to end, and return at once: our trainers write a checkpoint."""
+
     def stop(self) -> None:
-        """End it, in order: our trainers write a checkpoint."""
+        """End it with all that it started, after the time that a checkpoint needs."""
 
 
 class Runner(Protocol):
@@ -34,12 +41,14 @@ def make_runner(folder: Path, machine: Machine, slurm: dict[str, Any] | None) ->
     return LocalRunner(folder, machine) if slurm is None else SubmititRunner(folder, machine, slurm)
 
 
-def run_process(command: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen:
-    """Start ``command`` in this environment and more, its output appended to ``log``."""
+def run_process(
+    command: list[str], environment: dict[str, str], log: Path, start: Callable[..., subprocess.Popen]
+) -> subprocess.Popen:
+    """``start`` a command in this environment and more, its output appended to ``log``."""
     log.parent.mkdir(parents=True, exist_ok=True)
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
     with log.open("ab") as output:
-        return subprocess.Popen(command, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+        return start(command, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
 
 def _command(run: Run, folder: Path, machine: Machine) -> list[str]:
@@ -53,7 +62,7 @@ def _environment(machine: Machine) -> dict[str, str]:
 
 
 class LocalRunner:
-    """Subprocesses, of this process's group: what ends the group ends them."""
+    """Subprocesses at the head of process groups, so that a training's workers end with it."""
 
     def __init__(self, folder: Path, machine: Machine):
         self.folder, self.machine, self.slots = folder, machine, machine.jobs or 1
@@ -62,7 +71,8 @@ class LocalRunner:
         environment = _environment(self.machine)
         if self.machine.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = str(self.machine.gpus[slot % len(self.machine.gpus)])
-        return _LocalProcess(run_process(_command(run, self.folder, self.machine), environment, run.log(self.folder)))
+        command, log = _command(run, self.folder, self.machine), run.log(self.folder)
+        return _LocalProcess(run_process(command, environment, log, start_group))
 
 
 class _LocalProcess:
@@ -70,15 +80,16 @@ class _LocalProcess:
         self.process = process
 
     def poll(self) -> int | None:
-        return self.process.poll()
+        code = self.process.poll()
+        if code is not None:
+            end_group(self.process)  # a killed training leaves workers
+        return code
+
+    def ask_to_stop(self) -> None:
+        self.process.terminate()
 
     def stop(self) -> None:
-        self.process.terminate()
-        try:
-            self.process.wait(60)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        end_group(self.process)
 
 
 class SubmititRunner:
@@ -104,8 +115,9 @@ class SubmititRunner:
 
 
 def run_to_end(command: list[str], environment: dict[str, str], log: Path) -> int:
-    """On the cluster's machine: run ``command`` and return its exit code."""
-    return run_process(command, environment, log).wait()
+    """On the cluster's machine: run ``command`` and return its exit code. In this process's group: some clusters end
+    a job by it."""
+    return run_process(command, environment, log, subprocess.Popen).wait()
 
 
 class _SubmittedJob:
@@ -118,8 +130,12 @@ class _SubmittedJob:
         try:
             return self.job.result()
         except Exception as error:  # the job was cancelled, ran out of time, its machine died, ...
-            print(f"job {self.job.job_id} of the cluster ended without a result: {error}", file=sys.stderr)
+            text = f"job {self.job.job_id} of the cluster ended without a result: {error}"
+            print(printable(" ".join(text.split())), file=sys.stderr)
             return 1
 
-    def stop(self) -> None:
+    def ask_to_stop(self) -> None:
         self.job.cancel()
+
+    def stop(self) -> None:
+        """The cluster ends it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -63,7 +64,10 @@ class Scheduler:
                         waiting += self._ended(run, code, failures, epochs)
         finally:
             for _, started in active.values():
-                started.stop()
+                started.ask_to_stop()
+            with ExitStack() as stops:  # each is ended, whatever interrupts the ending of another
+                for _, started in active.values():
+                    stops.callback(started.stop)
         self.display.update(self.states)
         return [run for run in runs if self.states[run.name] == "failed"]
 

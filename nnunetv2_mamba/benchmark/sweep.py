@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 import itertools
+import math
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from nnunetv2_mamba.files import read_bytes
 
 from .run import Budget, Run
 
@@ -22,6 +27,12 @@ DEVICES = ("cuda", "cpu", "mps")
 _OWN_VARIABLES = ("nnUNet_results", "NNUNETV2_MAMBA_SETTINGS")
 _AXES = {"datasets": (int, str), "configurations": (str,), "folds": (int, str), "seeds": (int,)}
 _GROUP = {"trainers": (str,), "plans": (str,)}
+# nnU-Net's names of folders, files and classes
+_NAME = re.compile(r"\w[\w.+ ()-]*")
+_LONGEST = 1 << 20  # bytes of a file
+_MOST_RUNS = 100_000
+_MOST = 1_000_000  # of anything that is counted
+_SEEDS = 2**32
 _EXCLUDE = ("dataset", "configuration", "plans", "trainer", "fold", "seed")
 
 
@@ -94,8 +105,10 @@ def read_sweep(file: Path, datasets: Sequence[int | str] | None = None) -> Sweep
         SweepError: for what is not TOML, unknown or missing keys, and values that do not fit.
     """
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
+        document = tomllib.loads(read_bytes(file, _LONGEST).decode("utf-8-sig"))
+    except RecursionError as error:
+        raise SweepError(f"{file} is not TOML: its brackets are nested too deep") from error
+    except ValueError as error:
         raise SweepError(f"{file} is not TOML: {error}") from error
     return _Reader(file).sweep(document, datasets)
 
@@ -163,6 +176,8 @@ class _Reader:
         for name, types in {**_AXES, **_GROUP}.items():
             self.check_axis(axes.get(name), types, f"{key} {name}", name)
         order = ("datasets", "configurations", "folds", "seeds", "plans", "trainers")
+        if math.prod(len(axes[axis]) for axis in order) > _MOST_RUNS:
+            raise self.error(key, f"makes more than {_MOST_RUNS} runs; leave some out")
         return [
             Run(str(dataset), configuration, plans, trainer, fold, seed, budget, settings)
             for dataset, configuration, fold, seed, plans, trainer in itertools.product(*(axes[a] for a in order))
@@ -174,14 +189,17 @@ class _Reader:
         kind = " or ".join({"int": "numbers", "str": "names"}[t.__name__] for t in types)
         if not isinstance(values, list) or not values or not all(type(value) in types for value in values):
             raise self.error(key, f"must be a list of {kind} with at least one in it, got {values!r}")
+        for value in values:
+            if isinstance(value, str) and not _NAME.fullmatch(value):
+                raise self.error(key, f"{value!r} is no name; it must be one of nnU-Net's, not a path")
         if name == "folds" and not all(value == "all" if isinstance(value, str) else value >= 0 for value in values):
             raise self.error(key, f"folds are numbers from 0 or 'all', got {values!r}")
         if name == "folds" and "all" in values and len(values) > 1:
             raise self.error(
                 key, f"'all' trains on the other folds' validation cases; take one or the other: {values!r}"
             )
-        if name == "seeds" and min(values) < 0:
-            raise self.error(key, f"seeds are numbers from 0, got {values!r}")
+        if name == "seeds" and not 0 <= min(values) <= max(values) < _SEEDS:
+            raise self.error(key, f"seeds are numbers from 0 to {_SEEDS - 1}, got {values!r}")
         if len(set(values)) < len(values):
             raise self.error(key, f"{values!r} has something twice; write it once")
 
@@ -191,14 +209,16 @@ class _Reader:
             if name == "mirroring":
                 if not isinstance(value, bool):
                     raise self.error("[budget] mirroring", f"must be true or false, got {value!r}")
-            elif type(value) is not int or value < 1:
-                raise self.error(f"[budget] {name}", f"must be a whole number of at least 1, got {value!r}")
+            else:
+                self.count(value, f"[budget] {name}")
         return Budget(**table)
 
     def settings(self, table: Any, key: str, budget: Budget) -> dict[str, Any]:
         self.known(table, table if isinstance(table, dict) else (), key)
         for name, value in table.items():
-            if isinstance(value, dict | list):
+            if not isinstance(value, bool | int | float | str) or (
+                isinstance(value, float) and not math.isfinite(value)
+            ):
                 raise self.error(f"{key} {name}", f"must be a number, a text, true or false, got {value!r}")
             if name in budget.settings():
                 raise self.error(f"{key} {name}", "is set in [budget] for every trainer already; take it out here")
@@ -209,8 +229,8 @@ class _Reader:
         if table.get("device", "cuda") not in DEVICES:
             raise self.error("[machine] device", f"must be one of {', '.join(DEVICES)}, got {table['device']!r}")
         for name in ("jobs", "threads"):
-            if name in table and (type(table[name]) is not int or table[name] < 1):
-                raise self.error(f"[machine] {name}", f"must be a whole number of at least 1, got {table[name]!r}")
+            if name in table:
+                self.count(table[name], f"[machine] {name}")
         gpus = table.get("gpus", [])
         if not isinstance(gpus, list) or not all(type(gpu) is int and gpu >= 0 for gpu in gpus):
             raise self.error("[machine] gpus", f"must be a list of the GPUs' numbers, got {gpus!r}")
@@ -228,10 +248,10 @@ class _Reader:
         for number, rule in enumerate(rules, 1):
             key = f"[[exclude]] {number}"
             self.known(rule, _EXCLUDE, key)
-            matched = [run for run in runs if all(str(getattr(run, name)) == str(v) for name, v in rule.items())]
-            if not rule or not matched:
+            kept = [run for run in runs if any(str(getattr(run, name)) != str(v) for name, v in rule.items())]
+            if not rule or len(kept) == len(runs):
                 raise self.error(key, "matches no run; correct or delete it")
-            runs = [run for run in runs if run not in matched]
+            runs = kept
         if not runs:
             raise self.error("[[exclude]]", "leaves no run")
         return runs
@@ -247,9 +267,15 @@ class _Reader:
             raise self.error(key, f"must be a table of name = value, got {table!r}")
         unknown = [name for name in table if name not in allowed]
         if unknown:
-            raise self.error(key, f"unknown key {', '.join(unknown)}; there are {', '.join(allowed)}")
+            near = difflib.get_close_matches(unknown[0], allowed, n=1)
+            meant = f" (do you mean {near[0]}?)" if near else ""
+            raise self.error(key, f"unknown key {', '.join(unknown)}; there are {', '.join(allowed)}{meant}")
+
+    def count(self, value: Any, key: str) -> None:
+        if type(value) is not int or not 1 <= value <= _MOST:
+            raise self.error(key, f"must be a whole number of at least 1 and at most {_MOST}, got {value!r}")
 
     def positive(self, value: Any, key: str) -> float:
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
             raise self.error(key, f"must be a number above 0, got {value!r}")
         return float(value)

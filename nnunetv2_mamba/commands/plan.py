@@ -15,11 +15,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--match", metavar="PLANS", help="instead: as much memory as these plans take, such as nnUNetResEncUNetLPlans"
     )
     parser.add_argument("-c", nargs="+", metavar="CONFIGURATION", help="preprocess only these (default: all)")
-    parser.add_argument("-np", type=int, metavar="N", help="processes for fingerprint and preprocessing")
+    parser.add_argument("-np", type=int, metavar="N", help="processes for check, fingerprint and preprocessing")
+    parser.add_argument(
+        "--no_integrity_check",
+        action="store_true",
+        help="do not read and check every image and label map first (nnU-Net's --verify_dataset_integrity)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     from ..planning.command import plan
 
-    plan(args.d, args.network, args.gpu_memory, args.match, args.c, args.np)
+    plan(args.d, args.network, args.gpu_memory, args.match, args.c, args.np, not args.no_integrity_check)
     return 0

@@ -6,16 +6,17 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset, preprocess_dataset
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from nnunetv2.utilities.utils import get_filenames_of_train_images_and_targets
 
 from nnunetv2_mamba.memory.estimate import GIB, MemoryEstimate, plan_memory, usable_bytes
 
+from .dataset_checks import read_description
+from .integrity import check_integrity
 from .planners import CONFIGURATIONS, DEFAULT_GPU_MEMORY, PLANNERS
+from .raw_files import find_cases
 
 _PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}  # nnU-Net's
 
@@ -27,15 +28,18 @@ def plan(
     match: str | None = None,
     configurations: Sequence[str] | None = None,
     processes: int | None = None,
+    integrity_check: bool = True,
 ) -> Path:
-    """Plan a data set for a network and preprocess it. Prints the plan's estimated memory.
+    """Check a data set, plan it for a network and preprocess it. Prints the plan's estimated memory.
 
     Args:
         network: a key of ``planners.PLANNERS``.
         gpu_memory: GiB; None plans for 8 and leaves the number out of the name of the plans.
         match: name of plans whose memory the new ones shall have.
         configurations: what to preprocess; None for all that the plans have. Plans always have all.
-        processes: for fingerprint and preprocessing; None for nnU-Net's numbers.
+        processes: for check, fingerprint and preprocessing; None for nnU-Net's numbers.
+        integrity_check: whether every image and label map is read and checked first, as nnU-Net's
+            ``--verify_dataset_integrity`` does.
 
     Returns:
         The plans file.
@@ -55,6 +59,11 @@ def plan(
             raise ValueError(f"no configuration {configuration!r}; nnU-Net has {', '.join(CONFIGURATIONS)}")
     raw, preprocessed = _folders(dataset_id)
     matched = None if match is None else _plans_to_match(preprocessed, match, dataset_id)
+    description = read_description(raw / "dataset.json")
+    cases = find_cases(raw, description)
+    if integrity_check:
+        print(f"Checking the {len(cases)} cases of {raw.name} (--no_integrity_check leaves this out)", flush=True)
+        check_integrity(cases, description, raw, processes or default_num_processes)
 
     extract_fingerprint_dataset(
         dataset_id, num_processes=processes or default_num_processes, clean=False, verbose=False
@@ -66,13 +75,12 @@ def plan(
         match=matched,
     )
     plans = PlansManager(planner.plan_experiment())
-    _preprocess(dataset_id, plans, raw, preprocessed, configurations, processes)
+    _preprocess(dataset_id, plans, set(cases), preprocessed, configurations, processes)
 
-    dataset_json = load_json(str(raw / "dataset.json"))
     budget = None if match else usable_bytes(gpu_memory or DEFAULT_GPU_MEMORY)
-    print("\n".join(describe(plans, dataset_json, planner.trainer.recipe.optimizer, budget)))
+    print("\n".join(describe(plans, description, planner.trainer.recipe.optimizer, budget)))
     if matched is not None:
-        print("\n".join(describe(matched, dataset_json, "sgd")))
+        print("\n".join(describe(matched, description, "sgd")))
     return preprocessed / f"{plans.plans_name}.json"
 
 
@@ -143,13 +151,11 @@ def _plans_to_match(preprocessed: Path, name: str, dataset_id: int) -> PlansMana
 def _preprocess(
     dataset_id: int,
     plans: PlansManager,
-    raw: Path,
+    cases: set[str],
     preprocessed: Path,
     configurations: Sequence[str] | None,
     processes: int | None,
 ) -> None:
-    dataset_json = load_json(str(raw / "dataset.json"))
-    cases = set(get_filenames_of_train_images_and_targets(str(raw), dataset_json))
     missing = []
     for name in configurations or CONFIGURATIONS:
         if name not in plans.available_configurations:

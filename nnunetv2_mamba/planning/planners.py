@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +15,8 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunetv2_mamba.architectures.from_plans import stage_arguments, with_options
+from nnunetv2_mamba.files import write_json
 from nnunetv2_mamba.memory.estimate import GIB, MemoryEstimate, architecture_memory, plan_memory, usable_bytes
 from nnunetv2_mamba.trainers import (
     nnUNetTrainerMedSegMamba,
@@ -185,17 +185,15 @@ class MambaPlanner(ExperimentPlanner):
     def _architecture(self, patch: Sequence[int], planned: dict[str, Any]) -> dict[str, Any]:
         network = self.trainer.network_class
         strides, kernels = self._topology(patch)
-        widths = self._plan_widths(len(strides)) if getattr(network, "widths_from_plan", False) else None
-        arguments = {
+        stages = {
             "n_stages": len(strides),
-            "features_per_stage": widths or network.default_features(len(strides)),
+            "features_per_stage": self._plan_widths(len(strides)),
             "conv_op": planned["conv_op"],
             "kernel_sizes": kernels,
             "strides": strides,
-            **self.trainer.network_options,
         }
-        if hasattr(network, "patch_options"):
-            arguments = {**network.patch_options([int(size) for size in patch], arguments), **arguments}
+        options = self.trainer.network_options
+        arguments = with_options(network, stage_arguments(network, stages), options, [int(size) for size in patch])
         return {
             "network_class_name": f"nnunetv2_mamba.architectures.{network.__name__}",
             "arch_kwargs": arguments,
@@ -268,12 +266,7 @@ class MambaPlanner(ExperimentPlanner):
             planned = {*CONFIGURATIONS, "3d_cascade_fullres"}
             old = load_json(str(file))["configurations"]
             plans["configurations"].update({name: kept for name, kept in old.items() if name not in planned})
-        partial = file.with_name(f"{file.name}.{os.getpid()}.partial")
-        try:
-            partial.write_text(json.dumps(plans, indent=4), encoding="utf-8")
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_json(file, plans, indent=4)
 
 
 def _inside(smaller: Sequence[int], patch: Sequence[int]) -> bool:

@@ -17,6 +17,7 @@ from nnunetv2_mamba.memory.allocator import keep_freed_memory
 
 from .activation_checkpointing import checkpoint_activations
 from .class_or_trainer import class_or_trainer_method
+from .label_check import check_labels
 from .resumable_trainer import ResumableTrainer
 
 # nnU-Net's weight, in distributed trainings, of the lowest head, relative to the highest: it must get a gradient.
@@ -89,6 +90,7 @@ class nnUNetTrainerMamba(ResumableTrainer):
 
         Raises:
             FileNotFoundError: naming the cases of the split that are not preprocessed.
+            ValueError: naming those with labels that the network has no output for.
         """
         datasets = super().get_tr_and_val_datasets()
         there = set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
@@ -101,6 +103,8 @@ class nnUNetTrainerMamba(ResumableTrainer):
                 f"{convert_dataset_name_to_id(dataset)} -plans_name {plans} -c {self.configuration_name}), or take "
                 "them out of splits_final.json beside that folder"
             )
+        if self.local_rank == 0:
+            check_labels(datasets, self.label_manager)
         return datasets
 
     def on_train_start(self) -> None:

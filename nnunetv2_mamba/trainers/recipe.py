@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, get_args, get_origin, get_type_hints
 
+_MOST = 1_000_000  # of what is counted, epochs or iterations: more are a slip of the finger
 
-def number(default: float, low: float, high: float = math.inf) -> Any:
-    """A dataclass field whose value must lie in ``[low, high]``."""
-    return field(default=default, metadata={"low": low, "high": high})
+
+def number(default: float, low: float | None = None, high: float = math.inf, above: float | None = None) -> Any:
+    """A dataclass field whose value must lie in ``[low, high]``, or be more than ``above``."""
+    return field(default=default, metadata={"low": low, "high": high, "above": above})
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Recipe:
         weight_decay: of the decayed parameters (see ``optimizers.parameter_groups``).
         momentum: of SGD; AdamW does not use it.
         warmup_share: share of the training over which the learning rate rises, so that short runs warm up too.
-        gradient_clip: largest gradient norm.
+        gradient_clip: largest gradient norm, above 0.
         oversample_foreground_percent: share of the patches of a batch that must hold foreground.
         probabilistic_oversampling: draw that share at random instead of fixing it per batch.
         enable_deep_supervision: train on the logits of every resolution.
@@ -45,11 +48,11 @@ class Recipe:
     num_iterations_per_epoch: int = number(250, low=1)
     num_val_iterations_per_epoch: int = number(50, low=1)
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    initial_lr: float = number(1e-2, low=0)
-    weight_decay: float = number(3e-5, low=0)
+    initial_lr: float = number(1e-2, above=0, high=100)
+    weight_decay: float = number(3e-5, low=0, high=100)
     momentum: float = number(0.99, low=0, high=1)
     warmup_share: float = number(0.0, low=0, high=1)
-    gradient_clip: float = number(12.0, low=0)
+    gradient_clip: float = number(12.0, above=0)
     oversample_foreground_percent: float = number(0.33, low=0, high=1)
     probabilistic_oversampling: bool = False
     enable_deep_supervision: bool = True
@@ -77,9 +80,14 @@ def _problem(value: Any, expected: Any, limits: Mapping[str, float]) -> str | No
         return None if value in choices else "one of " + ", ".join(map(repr, choices))
     if expected is bool:
         return None if isinstance(value, bool) else "true or false"
-    low, high = limits["low"], limits["high"]
+    low, high, above = limits["low"], limits["high"], limits["above"]
     accepted = int if expected is int else (int, float)
-    if isinstance(value, accepted) and not isinstance(value, bool) and math.isfinite(value) and low <= value <= high:
-        return None
+    if isinstance(value, accepted) and not isinstance(value, bool):
+        enough = value >= low if above is None else value > above
+        most = min(high, _MOST if expected is int else sys.float_info.max)
+        if enough and value <= most:  # which NaN and Inf are not
+            return None
+        high = most if enough and expected is int else high
     kind = "a whole number" if expected is int else "a number"
-    return f"{kind} of at least {low}" + (f" and at most {high}" if high < math.inf else "")
+    least = f"of at least {low}" if above is None else f"above {above}"
+    return f"{kind} {least}" + (f" and at most {high}" if high < math.inf else "")

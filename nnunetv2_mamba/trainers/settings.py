@@ -16,6 +16,8 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from nnunetv2_mamba.files import read_bytes
+
 from .recipe import Recipe
 
 if sys.version_info >= (3, 11):
@@ -28,28 +30,35 @@ VARIABLE = "NNUNETV2_MAMBA_SETTINGS"
 AnyRecipe = TypeVar("AnyRecipe", bound=Recipe)
 
 
+_LONGEST = 1 << 20  # bytes of a file
+_SHOWN = 200  # characters of a value in a message
+
+
 def read_settings() -> dict[str, Any]:
     """What ``NNUNETV2_MAMBA_SETTINGS`` says; empty if it is not set.
 
     Raises:
-        FileNotFoundError: if it names a file that is not there.
+        OSError: if it names a file that is not there or cannot be read.
         ValueError: if it is not TOML.
     """
     value = os.environ.get(VARIABLE, "").strip()
-    if value.endswith(".toml"):
-        if not Path(value).is_file():
-            raise FileNotFoundError(f"{VARIABLE} names {value}, which does not exist; correct the path or unset it")
-        document = Path(value).read_text(encoding="utf-8")
-    else:  # an inline table of TOML is exactly a list of pairs
-        document = f"settings = {{{value}}}"
+    from_file = value.endswith(".toml")
+    if from_file and not Path(value).is_file():
+        raise FileNotFoundError(f"{VARIABLE} names {value}, which does not exist; correct the path or unset it")
     try:
+        # an inline table of TOML is exactly a list of pairs
+        document = read_bytes(Path(value), _LONGEST).decode("utf-8-sig") if from_file else f"settings = {{{value}}}"
         parsed = tomllib.loads(document)
-    except tomllib.TOMLDecodeError as error:
+        if not from_file and set(parsed) != {"settings"}:
+            raise ValueError("its braces do not match")
+    except (ValueError, RecursionError) as error:  # the latter of brackets within brackets
+        reason = "nested too deep" if isinstance(error, RecursionError) else error
+        shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
         raise ValueError(
-            f"{VARIABLE}={value!r} is not TOML ({error}); write the path of a .toml file or pairs such as "
+            f"{VARIABLE}={shown!r} is not TOML ({reason}); write the path of a .toml file or pairs such as "
             "num_epochs=100, optimizer='adamw'"
         ) from error
-    return parsed if value.endswith(".toml") else parsed["settings"]
+    return parsed if from_file else parsed["settings"]
 
 
 def with_settings(recipe: AnyRecipe, settings: Mapping[str, Any]) -> AnyRecipe:

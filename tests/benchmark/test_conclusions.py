@@ -28,7 +28,6 @@ def preprocessed(tiny_dataset: TinyDataset, tmp_path, monkeypatch):
         for plans in base.glob(f"{name}/*Plans.json"):
             plans.write_text(json.dumps(json.loads(plans.read_text()) | {"dataset_name": name}))
     monkeypatch.setenv("nnUNet_preprocessed", str(base))
-    monkeypatch.setattr(module.signal, "signal", lambda *_: None)
     monkeypatch.setattr("nnunetv2_mamba.evaluation.run.default_num_processes", 1)  # every spawned one imports torch
     return base
 
@@ -99,3 +98,13 @@ def test_equal_folds_are_no_difference():
     assert "compared on fold 0 only" in line and line.endswith(
         "nnUNetTrainerSegMamba with tinySegMambaPlans, seed 0 lacks fold 1"
     )
+
+
+def test_names_in_messages_reach_no_terminal_as_commands(tmp_path, monkeypatch, capsys):
+    def refuse(_):
+        raise ValueError("\x1b]0;label\x07 is no label")
+
+    monkeypatch.setattr("nnunetv2_mamba.benchmark.evaluated.complete_models", lambda *_: {"Dataset901_Tiny__2d": {}})
+    monkeypatch.setattr("nnunetv2_mamba.benchmark.evaluated.evaluate_models", refuse)
+    assert module._conclude((), tmp_path) is False
+    assert "\\x1b]0;label\\x07 is no label" in capsys.readouterr().err

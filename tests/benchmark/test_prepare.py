@@ -2,6 +2,8 @@
 
 import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +13,7 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from sweep_cases import RUN
 
+from nnunetv2_mamba import files
 from nnunetv2_mamba.benchmark import cost
 from nnunetv2_mamba.benchmark.cost import CostRecord
 from nnunetv2_mamba.benchmark.prepare import save_checkpoints_whole, seed_every_epoch, set_budget
@@ -21,6 +24,7 @@ class StandIn:
     """Has what nnU-Net's trainers have, as far as it is touched."""
 
     device = torch.device("cpu")
+    local_rank, disable_checkpointing = 0, False
     configuration_name = "3d_fullres"
 
     def __init__(self, folder: Path, epoch: int = 0):
@@ -106,6 +110,14 @@ def test_an_interrupted_write_leaves_the_checkpoint_that_was_there(tmp_path):
     trainer.current_epoch = 2
     trainer.save_checkpoint(str(file))
     assert file.read_text() == "whole, epoch 2" and list(tmp_path.iterdir()) == [file]
+
+
+def test_what_a_killed_process_had_not_completed_is_removed(tmp_path):
+    dead = subprocess.Popen([sys.executable, "-S", "-c", ""])
+    dead.wait()
+    (tmp_path / f".partial-{files._host()}-{dead.pid}-0-checkpoint_best.pth").touch()
+    save_checkpoints_whole(StandIn(tmp_path))
+    assert not list(tmp_path.iterdir())
 
 
 def test_measurements_outlive_interruptions_and_count_an_epoch_once(tmp_path, monkeypatch):

@@ -49,7 +49,7 @@ def test_seeds_have_folders_of_their_own(tmp_path):
 def test_written_and_read_back(tmp_path):
     run = replace(RUN, fold="all", budget=Budget(3, 2, 1, 2, False), settings={"optimizer": "adamw"})
     assert Run.read(run.write(tmp_path)) == run
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not list(tmp_path.rglob(".partial-*"))
 
 
 def test_results_of_another_budget_are_not_continued(tmp_path):

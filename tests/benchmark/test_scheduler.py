@@ -27,7 +27,8 @@ class FakeRunner:
 
     def __init__(self, folder, slots=1, codes=None):
         self.folder, self.slots, self.codes = folder, slots, codes or {}
-        self.started, self.stopped, self.under_way, self.most = [], [], 0, 0
+        self.started, self.asked, self.stopped, self.under_way, self.most = [], [], [], 0, 0
+        self.interrupted = False
 
     def start(self, run, slot):
         self.started.append(run.fold)
@@ -53,8 +54,13 @@ class FakeProcess:
             pretend_finished(self.run, self.runner.folder)
         return code
 
+    def ask_to_stop(self):
+        self.runner.asked.append(self.run.fold)
+
     def stop(self):
-        self.runner.stopped.append(self.run.fold)
+        self.runner.stopped.append((self.run.fold, len(self.runner.asked)))
+        if self.runner.interrupted:
+            raise KeyboardInterrupt
 
 
 def execute(folder, runner, runs=RUNS):
@@ -143,11 +149,14 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
     assert error.value.errno == errno.ENOLCK and str(RUN.lock(tmp_path)) in str(error.value)
 
 
-def test_running_processes_are_stopped_when_the_sweep_is(tmp_path):
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_running_processes_are_stopped_when_the_sweep_is(tmp_path, interrupted):
+    """All are asked before the first is waited for, and all are ended, whatever interrupts the waiting."""
     runner = FakeRunner(tmp_path, slots=2, codes={0: [KeyboardInterrupt()]})
+    runner.interrupted = interrupted
     with pytest.raises(KeyboardInterrupt):
         execute(tmp_path, runner)
-    assert runner.stopped == [0, 1]
+    assert sorted(runner.stopped) == [(0, 2), (1, 2)]
 
 
 def test_tables(tmp_path):

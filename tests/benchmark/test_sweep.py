@@ -1,5 +1,6 @@
 """The TOML file of a sweep."""
 
+import os
 import re
 from pathlib import Path
 
@@ -94,6 +95,28 @@ def test_data_sets_of_the_command_line_replace_those_of_the_file(tmp_path):
         ),
         ("datasets = [4]\nsettings = 3\n" + GROUP, "settings: must be a table"),
         ("datasets = [4]\n" + GROUP + "seconds_per_epoch = -1\n", "must be a number above 0"),
+        ("datasets = [4]\n" + GROUP + f"seconds_per_epoch = {10**400}\n", "must be a number above 0"),
+        ("datasets = [4]\n" + GROUP + "seconds_per_epoch = inf\n", "must be a number above 0"),
+        (
+            "datasets = [4]\n" + GROUP.replace("plans", "plan"),
+            r"unknown key plan; there are .* \(do you mean plans\?\)",
+        ),
+        ("datasets = [4]\n[budget]\nepochs = 99999999999999999999\n" + GROUP, "at least 1 and at most 1000000"),
+        ("datasets = [4]\n[machine]\nthreads = 99999999999\n" + GROUP, r"threads: .* at most 1000000"),
+        ("datasets = [4]\nseeds = [4294967296]\n" + GROUP, "seeds are numbers from 0 to 4294967295"),
+        ("datasets = [4]\n[settings]\ninitial_lr = nan\n" + GROUP, "initial_lr: must be a number, a text"),
+        ("datasets = [4]\n[settings]\nstart = 2026-01-01\n" + GROUP, "start: must be a number, a text"),
+        ("datasets = ['../Dataset004_X']\n" + GROUP, r"datasets: '\.\./Dataset004_X' is no name; .* not a path"),
+        ("datasets = [4]\nconfigurations = ['../x']\n" + GROUP, r"configurations: '\.\./x' is no name"),
+        ("datasets = [4]\n" + GROUP.replace('["nnUNetPlans', '["a/nnUNetPlans'), "plans: 'a/nnUNetPlans' is no name"),
+        ("datasets = [4]\n" + GROUP.replace('["nnUNetPlans', '["..'), r"plans: '\.\.' is no name"),
+        ("datasets = [4]\n" + GROUP.replace('["nnUNetTr', '["=nnUNetTr'), "trainers: '=nnUNetTrainer' is no name"),
+        ("datasets = [4]\n" + GROUP.replace("nnUNetTrainer", "a\\\\b"), "trainers: .* is no name"),
+        ("datasets = [4]\n" + GROUP.replace("nnUNetTrainer", "\\u001b[31m"), "trainers: .* is no name"),
+        ("datasets = [4]\n" + GROUP.replace('"nnUNetTrainer"', '""'), "trainers: '' is no name"),
+        (f"datasets = [4]\nfolds = [0, 1, 2]\nseeds = {list(range(50_000))}\n" + GROUP, "makes more than 100000 runs"),
+        ("datasets = " + "[" * 3000 + "]" * 3000, "is not TOML: its brackets are nested too deep"),
+        ("datasets = [" + "9" * 5000 + "]\n" + GROUP, "is not TOML: .*digits"),
     ],
 )
 def test_what_does_not_fit_is_named(tmp_path, text, message):
@@ -101,6 +124,21 @@ def test_what_does_not_fit_is_named(tmp_path, text, message):
     with pytest.raises(SweepError, match=message) as error:
         read_sweep(file)
     assert str(file) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"a = \x80", "utf-8"), (b" " * (1 << 20) + b"\n", "bytes, more than")]
+)
+def test_what_is_no_text_or_too_long_is_named(tmp_path, content, message):
+    (tmp_path / "sweep.toml").write_bytes(content)
+    with pytest.raises(SweepError, match=f"sweep.toml is not TOML: .*{message}"):
+        read_sweep(tmp_path / "sweep.toml")
+
+
+def test_many_seeds_are_multiplied_out_and_some_taken_out(tmp_path):
+    """In a moment: nothing is quadratic in the number of runs."""
+    text = f"datasets = [4]\nseeds = {list(range(2000))}\n{GROUP}[[exclude]]\nfold = 4\n"
+    assert len(read_sweep(write_sweep(tmp_path, text)).runs) == 8000
 
 
 def test_the_examples_of_the_documentation(tmp_path):
@@ -121,6 +159,25 @@ def test_ready_made_files():
     assert stock == {"nnUNetPlans", "nnUNetResEncUNetMPlans", "nnUNetResEncUNetLPlans"}
     with pytest.raises(FileNotFoundError, match="no ready-made one of this name: mamba_vs_nnunet"):
         find_file("mamba_vs_unet.toml")
+
+
+OTHER_PLUGIN = """
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+class nnUNetTrainerSegMamba(nnUNetTrainer):
+    pass
+"""
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_of_two_plugins_trainers_the_one_that_nnunet_takes_is_taken(tmp_path, monkeypatch, first):
+    from nnunetv2_mamba._register import DISCOVERY
+    from nnunetv2_mamba.benchmark.checks import trainer_class
+    from nnunetv2_mamba.trainers import nnUNetTrainerSegMamba
+
+    (tmp_path / "other_plugin_of_a_test.py").write_text(OTHER_PLUGIN)
+    folders = [str(tmp_path), DISCOVERY]
+    monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join(folders if first else folders[::-1]))
+    assert (trainer_class("nnUNetTrainerSegMamba") is nnUNetTrainerSegMamba) is not first
 
 
 def test_trainers_of_the_ready_made_files_exist():

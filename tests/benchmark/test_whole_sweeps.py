@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -41,7 +42,7 @@ def start(file: Path, folder: Path, *more: str) -> subprocess.Popen:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,  # a process group to kill, with all that it starts
+        start_new_session=True,  # a process group to kill
     )
 
 
@@ -54,10 +55,15 @@ def run(file: Path, folder: Path, *more: str, returncode: int = 0) -> str:
 
 
 def kill_when(process: subprocess.Popen, reached) -> None:
+    """Kill the sweep and its training, which leads a process group of its own."""
     while not reached():
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
+    os.killpg(process.pid, signal.SIGSTOP)  # so that it starts nothing more
+    trainings = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True).stdout
+    for group in (*map(int, trainings.split()), process.pid):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(group, signal.SIGKILL)
     process.communicate()
 
 
@@ -90,11 +96,32 @@ def test_killed_twice_it_ends_with_the_same_results(tiny_dataset: TinyDataset, t
         assert cost["flops"] > 0 and cost["peak_memory"]["process_bytes"] > 2**20
         assert (one.folder(folder) / "validation" / "evaluation.csv").is_file()
         assert len(json.loads((one.folder(folder) / "cost_partial.json").read_text())["epochs"]) == 4
-    assert not list(folder.rglob("*.partial"))
+    assert not list(folder.rglob(".partial-*"))
 
     again = run(file, folder)
     assert "starts" not in again
     assert "2 runs, 2 finished; about 0.0 CPU hours left" in run(file, folder, "--dry-run")
+
+
+@pytest.mark.slow
+def test_sigterm_ends_the_training_with_its_workers_after_a_checkpoint(tiny_dataset: TinyDataset, tmp_path):
+    stock, ours = GROUPS.split("[[group]]")[1:]
+    text = SWEEP.replace(stock, ours, 1).split("[[group]]")
+    text = "[[group]]".join(text[:2]).replace("epochs = 4", "epochs = 1000")
+    folder = tmp_path / "sweep"
+    process = start(
+        write_sweep(tmp_path, text.replace("[machine]", "[machine]\nenvironment = {nnUNet_n_proc_DA = 1}")), folder
+    )
+    [run] = [Run("Dataset901_Tiny", "3d_fullres", "tinySegMambaPlans", "nnUNetTrainerSegMamba", 0, 0)]
+    while run.epochs_done(folder) < 1:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.1)
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM
+    everything = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert str(folder) not in everything
+    assert "SIGTERM: wrote checkpoint_latest.pth" in run.log(folder).read_text()
 
 
 @pytest.mark.slow
@@ -111,8 +138,10 @@ def test_on_a_cluster(tiny_dataset: TinyDataset, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_fails_is_reported(tiny_dataset: TinyDataset, tmp_path):
-    text = SWEEP.replace("[machine]", "[settings]\ngradient_klip = 1\n[machine]")  # known to our trainers only at start
-    output = run(write_sweep(tmp_path, text), tmp_path / "sweep", returncode=1)
+    broken = (
+        '[machine]\nenvironment = { NNUNETV2_MAMBA_SCAN = "none_of_them" }'  # which nnU-Net's trainer does not read
+    )
+    output = run(write_sweep(tmp_path, SWEEP.replace("[machine]", broken)), tmp_path / "sweep", returncode=1)
     assert "nnUNetTrainerSegMamba__tinySegMambaPlans" in output and "giving up" in output
     assert "1 of 2 runs failed" in output and "| nnUNetTrainer | 1 |" in output
 
@@ -168,6 +197,22 @@ def test_dry_run_of_a_network_that_cannot_be_traced(tiny_dataset: TinyDataset, t
     assert "2 runs of unknown length" in total
 
 
+def test_many_runs_read_their_plans_once(tiny_dataset: TinyDataset, tmp_path, capsys, monkeypatch):
+    from nnunetv2_mamba.benchmark import checks, estimate
+    from nnunetv2_mamba.cli import main
+
+    read, traced = [], []
+    plans_manager, network_cost = checks.PlansManager, estimate.network_cost
+    monkeypatch.setattr(checks, "PlansManager", lambda plans: read.append(plans) or plans_manager(plans))
+    monkeypatch.setattr(estimate, "network_cost", lambda *arguments: traced.append(1) or network_cost(*arguments))
+    checks._read_plans.cache_clear()
+    text = SWEEP.split('[[group]]\ntrainers = ["nnUNetTrainerSegMamba"]')[0]
+    text = text.replace("folds = [0]", f"folds = [0, 1, 2, 3, 4]\nseeds = {list(range(400))}")
+    assert main(["benchmark", str(write_sweep(tmp_path, text)), "-o", str(tmp_path / "sweep"), "--dry-run"]) == 0
+    assert "2000 runs, 0 finished" in capsys.readouterr().out
+    assert len(read) == len(traced) == 1
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -178,6 +223,14 @@ def test_dry_run_of_a_network_that_cannot_be_traced(tiny_dataset: TinyDataset, t
         (f"[{DATASET_ID}]", "[902]", "0 data sets 902 .*Dataset901_Tiny"),
         ("folds = [0]", "folds = [7]", "has 5 folds, counted from 0; there is no 7"),
         ("folds = [0]", 'folds = [0]\nconfigurations = ["3d_lowres"]', "has no 3d_lowres; it has 2d, 3d_fullres"),
+        (
+            "[machine]",
+            "[settings]\ngradient_klip = 1\n[machine]",
+            "settings of nnUNetTrainerSegMamba: .*klip;",
+        ),
+        ("[machine]", "[settings]\nmomentum = 7\n[machine]", "settings of .*: momentum must be"),
+        ('"nnUNetPlans"', '"splits_final"', "splits_final.json holds no JSON object"),
+        ('"nnUNetPlans"', '"dataset"', "dataset.json holds no plans of nnU-Net: KeyError"),
     ],
 )
 def test_what_is_not_there_is_told_at_once(tiny_dataset: TinyDataset, tmp_path, capsys, old, new, message):

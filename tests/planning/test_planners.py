@@ -77,7 +77,7 @@ def test_every_configuration_is_planned_and_builds_in_the_stock_trainer(invented
     planner.plan_experiment()
     plans = PlansManager(str(invented_dataset / "nnUNetTinyPlans.json"))
     assert set(plans.available_configurations) == {"2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres"}
-    assert list(invented_dataset.glob("*.partial")) == []
+    assert list(invented_dataset.glob(".partial-*")) == []
     for name in ("2d", "3d_fullres", "3d_lowres"):
         plan = plans.get_configuration(name)
         assert plan.batch_size >= 2
@@ -89,6 +89,36 @@ def test_every_configuration_is_planned_and_builds_in_the_stock_trainer(invented
         assert network.topology.n_stages == 4  # max_pool, where nnU-Net's rules would give more
     assert plans.get_configuration("3d_fullres").data_identifier == "nnUNetPlans_3d_fullres"
     assert plans.get_configuration("3d_lowres").data_identifier == "nnUNetTinyPlans_3d_lowres"
+
+
+# Stages of a patch of 128 x 128 x 128, and their widths: the papers', or nnU-Net's own six up to its 320.
+NNUNETS = [32, 64, 128, 256, 320, 320]
+STAGES = {
+    "SegMamba": [48, 96, 192, 384, 768],
+    "MedSegMamba": [32, 64, 128, 256],
+    "SegMambaBot": [32, 64, 128, 256],
+    "TABSurfer": [32, 64, 128, 256],
+    "MSDKMamba": NNUNETS,
+    "UMambaBot": NNUNETS,
+    "UMambaEnc": NNUNETS,
+}
+
+
+@pytest.mark.parametrize("name", PLANNERS)
+def test_stages_and_widths_of_the_real_planners(invented_dataset, name):
+    planner = PLANNERS[name](902)
+    assert planner.plans_identifier == f"nnUNet{name}Plans"
+    planner._spacing = (1.0, 1.0, 1.0)
+    architecture = planner._architecture((128, 128, 128), {"conv_op": "torch.nn.modules.conv.Conv3d"})
+    arguments = architecture["arch_kwargs"]
+    n_stages = len(STAGES[name])
+    assert arguments["features_per_stage"] == STAGES[name] and arguments["n_stages"] == n_stages
+    assert np.array_equal(arguments["strides"], [[1, 1, 1], *[[2, 2, 2]] * (n_stages - 1)])
+    assert np.array_equal(arguments["kernel_sizes"], [[3, 3, 3]] * n_stages)
+    network = {"SegMambaBot": "MedSegMamba", "TABSurfer": "MedSegMamba"}.get(name, name)
+    assert architecture["network_class_name"] == f"nnunetv2_mamba.architectures.{network}"
+    options = {"SegMambaBot": {"bottleneck": "tom"}, "TABSurfer": {"bottleneck": "transformer"}}.get(name, {})
+    assert options.items() <= arguments.items()
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), pytest.param((4.0, 1.0, 1.0), marks=pytest.mark.slow)])
@@ -149,7 +179,7 @@ def test_matching_the_memory_of_other_plans(tiny_dataset, tiny_planner, preproce
     generous = tiny_dataset.plans("nnUNetPlans")
     generous["configurations"]["3d_fullres"]["batch_size"] = 12
     tiny_dataset.write_plans("nnUNetGenerousPlans", generous)
-    file = command.plan(DATASET_ID, "Tiny", match="nnUNetGenerousPlans", configurations=["3d_fullres"])
+    file = command.plan(DATASET_ID, "Tiny", match="nnUNetGenerousPlans", configurations=["3d_fullres"], processes=1)
     assert file.name == "nnUNetTinyAsGenerousPlans.json"
     out = capsys.readouterr().out
     assert "nnUNetTinyAsGenerousPlans, estimated peak" in out and "nnUNetGenerousPlans, estimated peak" in out
@@ -195,7 +225,7 @@ def test_the_command_reuses_what_is_there_and_the_stock_trainer_trains(
     fingerprint = tiny_dataset.preprocessed / NAME / "dataset_fingerprint.json"
     made = fingerprint.stat().st_mtime_ns
     monkeypatch.setenv("nnUNet_compile", "f")
-    file = command.plan(DATASET_ID, "Tiny", 2, configurations=["3d_fullres", "3d_lowres"])
+    file = command.plan(DATASET_ID, "Tiny", 2, configurations=["3d_fullres", "3d_lowres"], processes=1)
     assert file.name == "nnUNetTiny2GPlans.json"
     assert fingerprint.stat().st_mtime_ns == made
     assert preprocessed_now == []
@@ -217,7 +247,7 @@ def test_the_command_preprocesses_what_is_incomplete(tiny_dataset, tiny_planner,
     properties = next((tiny_dataset.preprocessed / NAME / "nnUNetPlans_3d_fullres").glob("*.pkl"))
     hidden = properties.rename(properties.with_suffix(".hidden"))
     try:
-        command.plan(DATASET_ID, "Tiny", configurations=["3d_fullres", "2d"])
+        command.plan(DATASET_ID, "Tiny", configurations=["3d_fullres", "2d"], processes=1)
     finally:
         hidden.rename(properties)
     assert preprocessed_now == ["3d_fullres"]

@@ -61,6 +61,45 @@ def test_broken_file_is_refused(monkeypatch, tmp_path):
         read_settings()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\xfen\x00u\x00m\x00", "utf-8"),  # as Windows' PowerShell writes files
+        (b"num_epochs = \x80", "utf-8"),
+        (b"a = " + b"[" * 3000 + b"]" * 3000, "nested too deep"),
+        (b"num_epochs = " + b"9" * 5000, "digits"),
+        (b" " * (1 << 20) + b"num_epochs = 1", "bytes, more than"),
+    ],
+)
+def test_a_file_that_is_not_toml_is_named(monkeypatch, tmp_path, content, message):
+    (tmp_path / "odd.toml").write_bytes(content)
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "odd.toml"))
+    with pytest.raises(ValueError, match=f"{VARIABLE}=.*odd.toml.* is not TOML .*{message}"):
+        read_settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a = " + "[" * 3000, "nested too deep"),
+        ("a = " + "[" * 3000 + "]" * 3000, "nested too deep"),
+        ("num_epochs = " + "9" * 5000, "digits"),
+        ("num_epochs = 1}\nother = {", "braces do not match"),
+    ],
+)
+def test_odd_pairs_are_refused_in_a_short_sentence(monkeypatch, text, message):
+    monkeypatch.setenv(VARIABLE, text)
+    with pytest.raises(ValueError, match=f"{VARIABLE}=.* is not TOML .*{message}") as error:
+        read_settings()
+    assert len(str(error.value)) < 500
+
+
+def test_a_file_with_a_byte_order_mark(monkeypatch, tmp_path):
+    (tmp_path / "marked.toml").write_bytes(b"\xef\xbb\xbfnum_epochs = 7")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "marked.toml"))
+    assert read_settings() == {"num_epochs": 7}
+
+
 def test_unknown_setting_lists_the_known_ones():
     with pytest.raises(ValueError, match="learning_rate") as error:
         with_settings(Recipe(), {"learning_rate": 1})
@@ -103,8 +142,21 @@ def test_mirroring_in_training_and_prediction_can_be_switched_off(make_trainer, 
         ("num_epochs", 1.5, "a whole number"),
         ("num_epochs", True, "a whole number"),
         ("num_epochs", "1", "a whole number"),
-        ("initial_lr", "fast", "a number of at least 0"),
-        ("initial_lr", -1.0, "a number of at least 0"),
+        ("num_epochs", 99999999999999999999, "a whole number of at least 1 and at most 1000000"),
+        ("num_epochs", 10**400, "a whole number of at least 1 and at most 1000000"),
+        ("num_epochs", -1, "a whole number"),
+        ("num_epochs", [1], "a whole number"),
+        ("num_epochs", {"value": 1}, "a whole number"),
+        ("save_every", 0, "a whole number of at least 1"),
+        ("initial_lr", "fast", "a number above 0"),
+        ("initial_lr", -1.0, "a number above 0"),
+        ("initial_lr", 0, "a number above 0"),  # nothing would be learned
+        ("initial_lr", 10**400, "a number above 0 and at most 100"),
+        ("initial_lr", 1e30, "a number above 0 and at most 100"),
+        ("weight_decay", True, "a number of at least 0"),
+        ("gradient_clip", 0.0, "a number above 0"),  # as well
+        ("gradient_clip", 10**400, "a number above 0"),
+        ("momentum", float("nan"), "a number of at least 0 and at most 1"),
         ("initial_lr", float("nan"), "a number"),
         ("gradient_clip", float("inf"), "a number"),
         ("warmup_share", 1.5, "a number of at least 0 and at most 1"),

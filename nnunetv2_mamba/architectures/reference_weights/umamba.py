@@ -22,9 +22,11 @@ def plan_of(checkpoint: Mapping) -> dict[str, Any]:
         return {}
     configurations, name = arguments["plans"]["configurations"], arguments["configuration"]
     plan: dict[str, Any] = {}
-    while name:  # a configuration may inherit from another one
+    for _ in configurations:  # one may inherit from another, but not all the way round
         plan = {**configurations[name], **plan}
         name = configurations[name].get("inherits_from")
+        if not name:
+            break
     return {"strides": plan["pool_op_kernel_sizes"], "patch_size": plan["patch_size"]}
 
 

@@ -1,0 +1,104 @@
+"""The values of preprocessed label maps, looked at before a training: one that the network has no output for ends it
+deep in the loss, on a GPU with a device-side assertion, when the case is drawn for the first time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+from nnunetv2_mamba.files import read_json_object, write_json
+
+_KEPT = "label_values"  # a folder beside that of the cases, where nnU-Net allows no other files
+_OUTSIDE = -1  # nnU-Net's preprocessing writes it where the image is zero
+_SHOWN = 5
+
+
+def check_labels(datasets: Iterable[nnUNetBaseDataset], labels: LabelManager) -> None:
+    """Check that no label map has a value that ``dataset.json`` has not.
+
+    What was found in a file is kept in the data set's folder ``label_values``, where that can be written, until the
+    file changes: reading a thousand large ones takes minutes.
+
+    Raises:
+        FileNotFoundError: naming a case without a label map.
+        ValueError: naming cases, values and remedy, or a case that cannot be read.
+    """
+    known = {int(value) for value in labels.all_labels}
+    if not labels.has_regions and known != set(range(len(known))):  # an output's number is its label
+        raise ValueError(
+            f"the labels of dataset.json are {', '.join(map(str, sorted(known)))}; nnU-Net can only train 0, 1, 2, ... "
+            "without a gap"
+        )
+    allowed = known | {_OUTSIDE} | ({int(labels.ignore_label)} if labels.has_ignore_label else set())
+    for dataset in datasets:
+        found = _values(dataset)
+        wrong = {case: sorted(values - allowed) for case, values in found.items() if values - allowed}
+        if wrong:
+            some = list(wrong.items())[:_SHOWN]
+            shown = "; ".join(f"{case} has {', '.join(map(str, values))}" for case, values in some)
+            more = f"; and {len(wrong) - _SHOWN} more cases" if len(wrong) > _SHOWN else ""
+            raise ValueError(
+                f"label maps in {dataset.source_folder} have values that dataset.json does not list "
+                f"({', '.join(map(str, sorted(known)))}): {shown}{more}. Correct dataset.json or the label maps, "
+                "delete that folder and preprocess again; nnUNetv2_plan_and_preprocess --verify_dataset_integrity and "
+                "nnunetv2_mamba plan find such values before"
+            )
+
+
+def _values(dataset: nnUNetBaseDataset) -> dict[str, set[int]]:
+    folder = Path(dataset.source_folder)
+    file = folder.parent / _KEPT / f"{folder.name}.json"
+    kept = _read_kept(file)
+    own = type(dataset)(
+        dataset.source_folder, list(dataset.identifiers)
+    )  # without what a cascade's first stage predicts
+    entries = {}
+    for case in own.identifiers:
+        stamp = _stamp(folder, case)
+        entry = kept.get(case)
+        if not isinstance(entry, dict) or entry.get("file") != stamp:
+            entry = {"file": stamp, "values": _read(own, case)}
+        entries[case] = entry
+    if any(kept.get(case) != entry for case, entry in entries.items()):
+        with suppress(OSError):  # a folder that only its owner may write
+            file.parent.mkdir(exist_ok=True)
+            write_json(file, {**kept, **entries}, indent=0)
+    return {case: set(entry["values"]) for case, entry in entries.items()}
+
+
+def _read_kept(file: Path) -> dict:
+    try:
+        return read_json_object(file)
+    except (OSError, ValueError):  # none yet, or damaged
+        return {}
+
+
+def _stamp(folder: Path, case: str) -> list[int]:
+    """Size and time of the file with a case's label map."""
+    names = (f"{case}_seg.b2nd", f"{case}_seg.npy", f"{case}.npz")
+    file = next((path for path in map(folder.joinpath, names) if path.is_file()), None)
+    if file is None:
+        raise FileNotFoundError(f"{folder} has no label map of {case}; preprocess again")
+    information = file.stat()
+    return [information.st_size, information.st_mtime_ns]
+
+
+def _read(dataset: nnUNetBaseDataset, case: str) -> list[int]:
+    try:
+        return _unique(dataset.load_case(case)[1])
+    except Exception as error:  # what the format's library raises of a damaged file
+        raise ValueError(
+            f"{case} in {dataset.source_folder} cannot be read ({error}); delete its files and preprocess again"
+        ) from error
+
+
+def _unique(segmentation: np.ndarray) -> list[int]:
+    """Values from the lowest to the highest; where all between them occur, without sorting the voxels."""
+    voxels = np.asarray(segmentation[:])
+    low, high = int(voxels.min()), int(voxels.max())
+    return [value for value in range(low, high + 1) if (voxels == value).any()]

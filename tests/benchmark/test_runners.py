@@ -1,0 +1,68 @@
+"""Processes on this machine: a training that is ended, or dies, leaves nothing behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from sweep_cases import RUN
+
+from nnunetv2_mamba.benchmark import runners
+from nnunetv2_mamba.benchmark.sweep import Machine
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+
+# A training with a worker; on SIGTERM it writes a checkpoint.
+TRAINING = """
+import os, signal, sys, time
+from pathlib import Path
+folder = Path(sys.argv[1])
+def save(*_):
+    (folder / "checkpoint").touch()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, save)
+worker = os.fork()
+if worker == 0:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(600)
+(folder / "worker").write_text(f"{worker}")
+(folder / "ready").touch()
+time.sleep(600)
+"""
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True).stdout
+    return state.strip()[:1] in ("Z", "")  # ended, but nobody has asked for its exit code
+
+
+@pytest.fixture
+def training(tmp_path, monkeypatch):
+    monkeypatch.setattr(runners, "_command", lambda *_: [sys.executable, "-S", "-c", TRAINING, str(tmp_path)])
+    started = runners.LocalRunner(tmp_path, Machine("cpu")).start(RUN, 0)
+    while not (tmp_path / "ready").exists():
+        assert started.poll() is None, RUN.log(tmp_path).read_text()
+        time.sleep(0.01)
+    yield started
+    started.stop()
+
+
+def test_a_training_that_is_stopped_writes_its_checkpoint_and_ends_with_its_worker(training, tmp_path):
+    training.ask_to_stop()
+    training.stop()
+    assert training.poll() == 143 and (tmp_path / "checkpoint").exists()
+    assert gone(int((tmp_path / "worker").read_text()))
+
+
+def test_a_training_that_is_killed_leaves_no_worker(training, tmp_path):
+    training.process.send_signal(signal.SIGKILL)
+    while training.poll() is None:
+        time.sleep(0.01)
+    assert training.poll() == -signal.SIGKILL
+    assert gone(int((tmp_path / "worker").read_text()))
