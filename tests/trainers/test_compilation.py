@@ -71,7 +71,7 @@ def only_forward(graph, inputs):
     """A backend that compiles the backward pass when it first runs, as all do, and fails then."""
 
     def fail(graph, inputs):
-        raise KeyError("no lowering\n\nand a page of advice")
+        raise TypeError("no lowering\n\nand a page of advice")
 
     return aot_autograd(fw_compiler=lambda graph, _: make_boxed_func(graph.forward), bw_compiler=fail)(graph, inputs)
 
