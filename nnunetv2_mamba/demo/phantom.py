@@ -19,7 +19,7 @@ INTENSITY = {
     "grey": (0.52, 0.62),
     "white": (0.76, 0.48),
     "ventricles": (0.15, 0.12),
-    "nuclei": (0.54, 0.66),
+    "nuclei": (0.36, 0.72),
     "lesion": (0.42, 0.95),
 }
 
@@ -104,7 +104,7 @@ def _pair(points: np.ndarray, centre: tuple, semi_axes: tuple) -> np.ndarray:
 def _lesion(points: np.ndarray, head: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     direction = rng.normal(size=3)
     centre = 0.5 * head * direction / np.linalg.norm(direction)
-    return _ellipsoid(points, tuple(centre), rng.uniform(14, 20, 3))
+    return _ellipsoid(points, tuple(centre), rng.uniform(15, 21, 3))
 
 
 def _acquire(tissue: np.ndarray, channel: int, rng: np.random.Generator) -> np.ndarray:
