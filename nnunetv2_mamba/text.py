@@ -11,6 +11,14 @@ def printable(text: object) -> str:
     )
 
 
+def short_reason(error: BaseException, limit: int = 200) -> str:
+    """An error on one line: its type, and the message up to its first empty line."""
+    words = str(error).strip().split("\n\n")[0].split()
+    text = " ".join(words) or "no message"
+    cut = text if len(text) <= limit else text[:limit].rsplit(" ", 1)[0] + " ..."
+    return f"{type(error).__name__}: {cut}"
+
+
 def excerpt(value: object, limit: int = 100) -> str:
     """How Python writes a value, cut where it is long: for messages that show what a file says."""
     text = repr(value)

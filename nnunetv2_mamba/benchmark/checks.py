@@ -21,6 +21,7 @@ from nnunetv2_mamba.files import read_json, read_json_object
 from nnunetv2_mamba.trainers.recipe import Recipe
 from nnunetv2_mamba.trainers.settings import with_settings
 
+from ..untrusted_plans import check_untrusted_plans
 from .run import Run
 from .sweep import Sweep, SweepError
 
@@ -67,7 +68,9 @@ def plans_of(run: Run) -> PlansManager:
 
 @lru_cache(maxsize=256)
 def _read_plans(file: Path, changed: int) -> PlansManager:
-    plans = PlansManager(read_json_object(file))
+    content = read_json_object(file)
+    check_untrusted_plans(content, file)  # networks are built to count their operations
+    plans = PlansManager(content)
     try:
         for name in plans.available_configurations:
             plans.get_configuration(name)

@@ -18,7 +18,7 @@ DATASET = "Dataset001_HeadPhantom"
 TRAINER = "nnUNetTrainerMedSegMamba"
 TRAIN_CASES, TEST_CASES, SEED = 20, 4, 2026
 # Not mirrored: the demo's head has on the left what it has on the right, and prediction would take eight times as long.
-SETTINGS = "num_epochs=4, num_iterations_per_epoch=25, num_val_iterations_per_epoch=1, initial_lr=1e-3, mirroring=false"
+SETTINGS = "num_epochs=4, num_iterations_per_epoch=20, num_val_iterations_per_epoch=1, initial_lr=1e-3, mirroring=false"
 ENOUGH_DICE = 0.80
 
 MARKER = "nnunetv2_mamba_demo.json"  # tells an earlier demo from a folder of the user's

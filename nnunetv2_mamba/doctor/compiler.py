@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from ..text import short_reason
 from .findings import NOTE, WARNING, Finding
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def compilation() -> Iterator[Finding]:
         with _time_limit(), _quiet():
             difference = _compile_small_network(device, backend)
     except Exception as error:
-        yield Finding(SUBJECT, f"fails: {_reason(error)}; {GO_ON}", _remedy(str(error)), WARNING)
+        yield Finding(SUBJECT, f"fails: {short_reason(error)}; {GO_ON}", _remedy(str(error)), WARNING)
         return
     if not difference < 1e-3:  # true for NaN
         text = f"the compiled network computes something else (relative difference {difference:.0e})"
@@ -106,13 +107,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
-
-
-def _reason(error: Exception) -> str:
-    """One line: the type, and the message up to its first empty line."""
-    words = str(error).strip().split("\n\n")[0].split()
-    text = " ".join(words) or "no message"
-    return f"{type(error).__name__}: {text if len(text) <= 300 else text[:300] + ' ...'}"
 
 
 def _remedy(message: str) -> str:

@@ -13,6 +13,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mamba.memory.estimate import GIB, MemoryEstimate, plan_memory, usable_bytes
 
+from ..files import read_json_object
+from ..untrusted_plans import check_untrusted_plans
 from .dataset_checks import read_description
 from .integrity import check_integrity
 from .planners import CONFIGURATIONS, DEFAULT_GPU_MEMORY, PLANNERS
@@ -145,7 +147,9 @@ def _plans_to_match(preprocessed: Path, name: str, dataset_id: int) -> PlansMana
             f"no plans {name} of this data set to match (there are: {there}); make them first, ResEncUNetL for example "
             f"with nnUNetv2_plan_experiment -d {dataset_id} -pl nnUNetPlannerResEncL"
         )
-    return PlansManager(str(file))
+    plans = read_json_object(file)
+    check_untrusted_plans(plans, file)  # its network is built to count the memory
+    return PlansManager(plans)
 
 
 def _preprocess(

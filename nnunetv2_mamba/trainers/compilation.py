@@ -15,7 +15,6 @@ from .out_of_memory import ran_out_of_memory
 
 # Compiling happens here. The backward pass is compiled when it first runs, where torch wraps no error of its compilers.
 _COMPILERS = ("torch._inductor", "torch._dynamo.backends", "torch._dynamo.output_graph", "triton")
-_LONGEST_REASON = 200
 
 
 def is_compiled(module: nn.Module) -> bool:
@@ -32,14 +31,6 @@ def is_compiler_error(error: BaseException) -> bool:
     if ran_out_of_memory(error) or "CUDA error" in str(error):
         return False
     return any(isinstance(each, TorchDynamoException) or _raised_by_a_compiler(each) for each in _chain(error))
-
-
-def short_reason(error: BaseException) -> str:
-    """One line: the type, and the message up to its first empty line."""
-    words = str(error).strip().split("\n\n")[0].split()
-    text = " ".join(words) or "no message"
-    cut = text if len(text) <= _LONGEST_REASON else text[:_LONGEST_REASON].rsplit(" ", 1)[0] + " ..."
-    return f"{type(error).__name__}: {cut}"
 
 
 def uncompiled(module: nn.Module) -> nn.Module:

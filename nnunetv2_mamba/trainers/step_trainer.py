@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from torch._dynamo import OptimizedModule
 
-from .compilation import is_compiled, is_compiler_error, short_reason, uncompiled
+from nnunetv2_mamba.text import short_reason
+
+from .compilation import is_compiled, is_compiler_error, uncompiled
 from .nonfinite import NonFiniteCounter, NonFiniteError, finite, first_non_finite
 from .out_of_memory import explanation, out_of_memory_explained
 from .precision import AMP_VARIABLE, Precision
@@ -181,7 +183,7 @@ class StepTrainer(RecipeTrainer):
         try:
             return step()
         except Exception as error:
-            if not (is_compiled(self.network) or is_compiled(self.loss)) or not is_compiler_error(error):
+            if not is_compiler_error(error) or not (is_compiled(self.network) or is_compiled(self.loss)):
                 raise
             reason = short_reason(error)
         self.stop_compiling(reason)

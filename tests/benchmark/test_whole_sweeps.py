@@ -197,6 +197,23 @@ def test_dry_run_of_a_network_that_cannot_be_traced(tiny_dataset: TinyDataset, t
     assert "2 runs of unknown length" in total
 
 
+def test_plans_of_a_sweep_run_no_code(tiny_dataset: TinyDataset, tmp_path, capsys, monkeypatch):
+    from nnunetv2_mamba.benchmark import checks
+    from nnunetv2_mamba.cli import main
+
+    called = []
+    monkeypatch.setattr("torch.hub.load", lambda *args, **kwargs: called.append(args))
+    hostile = tiny_dataset.plans("nnUNetPlans")
+    hostile["configurations"]["3d_fullres"]["architecture"]["network_class_name"] = "torch.hub.load"
+    tiny_dataset.write_plans("nnUNetHostilePlans", hostile)
+    checks._read_plans.cache_clear()
+    text = SWEEP.replace("nnUNetPlans", "nnUNetHostilePlans")
+    assert main(["benchmark", str(write_sweep(tmp_path, text)), "-o", str(tmp_path / "sweep"), "--dry-run"]) == 1
+    assert "nnUNetHostilePlans.json: " in (error := capsys.readouterr().err)
+    assert "'torch.hub.load', which is not taken from a file" in error
+    assert not called
+
+
 def test_many_runs_read_their_plans_once(tiny_dataset: TinyDataset, tmp_path, capsys, monkeypatch):
     from nnunetv2_mamba.benchmark import checks, estimate
     from nnunetv2_mamba.cli import main
@@ -230,7 +247,7 @@ def test_many_runs_read_their_plans_once(tiny_dataset: TinyDataset, tmp_path, ca
         ),
         ("[machine]", "[settings]\nmomentum = 7\n[machine]", "settings of .*: momentum must be"),
         ('"nnUNetPlans"', '"splits_final"', "splits_final.json holds no JSON object"),
-        ('"nnUNetPlans"', '"dataset"', "dataset.json holds no plans of nnU-Net: KeyError"),
+        ('"nnUNetPlans"', '"dataset"', "dataset.json: 'configurations' is no JSON object"),
     ],
 )
 def test_what_is_not_there_is_told_at_once(tiny_dataset: TinyDataset, tmp_path, capsys, old, new, message):

@@ -190,6 +190,17 @@ def test_matching_the_memory_of_other_plans(tiny_dataset, tiny_planner, preproce
     assert ours.get_configuration("3d_fullres").batch_size > 2  # nnU-Net's 5 % would be 2
 
 
+def test_plans_to_match_run_no_code(tiny_dataset, monkeypatch):
+    called = []
+    monkeypatch.setattr("torch.hub.load", lambda *args, **kwargs: called.append(args))
+    hostile = tiny_dataset.plans("nnUNetPlans")
+    hostile["configurations"]["3d_fullres"]["architecture"]["network_class_name"] = "torch.hub.load"
+    tiny_dataset.write_plans("nnUNetHostilePlans", hostile)
+    with pytest.raises(ValueError, match=r"HostilePlans.json: .*'torch.hub.load', which is not taken from a file"):
+        command.plan(DATASET_ID, "UMambaBot", match="nnUNetHostilePlans")
+    assert not called
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

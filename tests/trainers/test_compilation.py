@@ -21,7 +21,8 @@ from torch._dynamo.exc import InternalTorchDynamoError, Unsupported
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_mamba import trainers
-from nnunetv2_mamba.trainers.compilation import is_compiled, is_compiler_error, short_reason, uncompiled
+from nnunetv2_mamba.text import short_reason
+from nnunetv2_mamba.trainers.compilation import is_compiled, is_compiler_error, uncompiled
 from nnunetv2_mamba.trainers.ema_teacher import EMATeacher
 from nnunetv2_mamba.trainers.out_of_memory import OutOfMemoryError
 
