@@ -1,6 +1,7 @@
-"""Fixtures for tests that train: see ``tiny_dataset.py``."""
+"""Fixtures for tests that train (see ``tiny_dataset.py``), and for tests that send signals."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 
 import pytest
 from tiny_dataset import TinyDataset, make_tiny_dataset
@@ -32,3 +33,16 @@ def use_dataset(tmp_path, monkeypatch: pytest.MonkeyPatch) -> Callable[[TinyData
 def tiny_dataset(tiny_dataset_files: TinyDataset, use_dataset) -> TinyDataset:
     """The session's data set, in use."""
     return use_dataset(tiny_dataset_files)
+
+
+@pytest.fixture
+def signals_not_ignored() -> Iterator[None]:
+    """Processes that the test starts take every signal: a suite run in the background or under nohup ignores some, and
+    with it its children."""
+    ignored = [number for number in signal.valid_signals() if signal.getsignal(number) == signal.SIG_IGN]
+    ours = [number for number in ignored if number not in (signal.SIGPIPE, signal.SIGXFSZ)]  # Python's own
+    for number in ours:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    yield
+    for number in ours:
+        signal.signal(number, signal.SIG_IGN)

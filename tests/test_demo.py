@@ -139,7 +139,7 @@ def test_the_whole_demo(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("signal_", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_demo_that_is_ended_leaves_no_process(tmp_path, signal_, code):
+def test_a_demo_that_is_ended_leaves_no_process(tmp_path, signal_, code, signals_not_ignored):
     """The signal goes to the demo alone, while the training has its data-loading processes."""
     program = "from nnunetv2_mamba import cli; from nnunetv2_mamba.demo import pipeline; pipeline.TRAIN_CASES = 5; "
     process = subprocess.Popen(

@@ -15,7 +15,10 @@ import nnunetv2_mamba
 from nnunetv2_mamba import processes
 from nnunetv2_mamba.cli import main
 
-pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+pytestmark = [
+    pytest.mark.skipif(os.name == "nt", reason="POSIX signals"),
+    pytest.mark.usefixtures("signals_not_ignored"),
+]
 SOURCES = str(Path(nnunetv2_mamba.__file__).parents[1])
 
 # A training with two workers: "save" writes a checkpoint on SIGTERM, "deaf" lets one worker ignore SIGTERM.

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from sweep_cases import GROUPS, pretend_finished, write_sweep
-from tiny_dataset import DATASET_ID, TinyDataset
+from tiny_dataset import DATASET_ID, NAME, TinyDataset
 
 from nnunetv2_mamba.benchmark.run import Run
 
@@ -209,6 +209,7 @@ def test_plans_of_a_sweep_run_no_code(tiny_dataset: TinyDataset, tmp_path, capsy
     checks._read_plans.cache_clear()
     text = SWEEP.replace("nnUNetPlans", "nnUNetHostilePlans")
     assert main(["benchmark", str(write_sweep(tmp_path, text)), "-o", str(tmp_path / "sweep"), "--dry-run"]) == 1
+    (tiny_dataset.preprocessed / NAME / "nnUNetHostilePlans.json").unlink()
     assert "nnUNetHostilePlans.json: " in (error := capsys.readouterr().err)
     assert "'torch.hub.load', which is not taken from a file" in error
     assert not called

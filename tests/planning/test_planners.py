@@ -198,6 +198,7 @@ def test_plans_to_match_run_no_code(tiny_dataset, monkeypatch):
     tiny_dataset.write_plans("nnUNetHostilePlans", hostile)
     with pytest.raises(ValueError, match=r"HostilePlans.json: .*'torch.hub.load', which is not taken from a file"):
         command.plan(DATASET_ID, "UMambaBot", match="nnUNetHostilePlans")
+    (tiny_dataset.preprocessed / NAME / "nnUNetHostilePlans.json").unlink()
     assert not called
 
 
