@@ -9,6 +9,7 @@ import pickle
 import pytest
 import torch
 from comparison import assert_close
+from fake_gpu import needs_fake_gpu
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -107,6 +108,7 @@ def test_evaluation_equals_training_without_drop_rates(name):
         assert_close(network.train()(x), network.eval()(x), 1e-12)
 
 
+@needs_fake_gpu
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_under_autocast_on_a_fake_gpu(name, training, monkeypatch):
