@@ -14,4 +14,6 @@ def _works() -> bool:
     return True
 
 
-needs_fake_gpu = pytest.mark.skipif(not _works(), reason="before torch 2.10, fake CUDA tensors need a driver")
+needs_fake_gpu = pytest.mark.skipif(
+    not _works(), reason="fake CUDA tensors need a CUDA build of torch, before 2.10 also a driver"
+)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from nnunetv2_mamba.architectures.blocks.half_precision import saturated
+from nnunetv2_mamba.architectures.blocks.recompute import recomputed
 
 GROUPS = 8
 NUMERATOR_TERMS = 6  # a_0 ... a_5
@@ -57,6 +58,8 @@ class GroupRational(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``(batch, channels, *grid)`` to the same shape."""
         with torch.autocast(x.device.type, enabled=False):
+            if torch.compiler.is_dynamo_compiling():  # torch 2.11 makes wrong gradients of a Function in a graph
+                return saturated(recomputed(rational, x, self.numerator, self.denominator))
             return saturated(_Rational.apply(x, self.numerator, self.denominator))
 
 
