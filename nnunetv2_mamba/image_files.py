@@ -24,6 +24,8 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from tifffile import TiffFile, TiffFileError
 
+from .text import last_line
+
 _CHUNK = 1 << 16  # of compressed bytes at a time: they may grow a thousandfold
 _LINE = 1 << 16  # of a text header
 _GIPL_HEADER = 256
@@ -59,7 +61,7 @@ def check_complete(file: Path) -> None:
     except _UnusableError as error:
         raise ValueError(f"{file} cannot be used: {error}") from error
     except _DAMAGE as error:
-        raise ValueError(f"{file} is damaged: {_last_line(error)}") from error
+        raise ValueError(f"{file} is damaged: {last_line(error)}") from error
 
 
 def whole_numbers(array: np.ndarray, file: Path) -> np.ndarray:
@@ -313,11 +315,6 @@ def _check_tiff(file: Path) -> None:
         raise EOFError("it has no pages")
     if max(ends) > size:
         raise EOFError(f"it has {size} bytes of {max(ends)}")
-
-
-def _last_line(error: BaseException) -> str:
-    """What ITK says stands after lines about where in its code."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
 
 
 _CHECKS: dict[tuple[str, ...], Callable[[Path], None]] = {

@@ -19,6 +19,11 @@ def short_reason(error: BaseException, limit: int = 200) -> str:
     return f"{type(error).__name__}: {cut}"
 
 
+def last_line(error: BaseException) -> str:
+    """An error's last line, where ITK says what is wrong; lines about where in its code stand before it."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+
+
 def excerpt(value: object, limit: int = 100) -> str:
     """How Python writes a value, cut where it is long: for messages that show what a file says."""
     text = repr(value)

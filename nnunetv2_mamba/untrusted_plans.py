@@ -19,7 +19,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
-from .text import excerpt
+from .text import excerpt, short_reason
 
 # What names may start with, and where what they name must be defined: nnunetv2_mamba.SegMamba is of .architectures.
 _NETWORK_NAMES = ("dynamic_network_architectures.", "nnunetv2_mamba.")
@@ -345,7 +345,9 @@ def _number_of_weights(network: type, arguments: dict[str, Any], patch_size: lis
         with torch.device("meta"):
             built = network(**arguments)
     except Exception as error:  # a constructor given anything raises anything
-        raise ValueError(f"{network.__name__} cannot be built with its 'arch_kwargs': {_reason(error)}") from error
+        raise ValueError(
+            f"{network.__name__} cannot be built with its 'arch_kwargs': {short_reason(error, 300)}"
+        ) from error
     return sum(parameter.numel() for parameter in built.parameters())
 
 
@@ -388,7 +390,3 @@ def _require(condition: object, message: str) -> None:
 
 def _words(names: Collection[str]) -> str:
     return ", ".join(name.rstrip(".") for name in names)
-
-
-def _reason(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -14,7 +14,8 @@ from nibabel.spatialimages import SpatialImage
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from ..files import written_whole
-from .volumes import check_whole, grid_difference, itk_affine, last_line, nifti, open_volume, voxels
+from ..text import last_line
+from .volumes import check_whole, grid_difference, itk_affine, nifti, open_volume, voxels
 
 _REORIENTED = "RAS"  # what nnU-Net's readers that reorient turn images to
 

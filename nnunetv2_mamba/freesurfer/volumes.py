@@ -15,6 +15,7 @@ from nibabel.spatialimages import SpatialImage
 
 from ..files import written_whole
 from ..image_files import check_complete
+from ..text import last_line
 
 ENDINGS = (".nii.gz", ".nii", ".mgz", ".mgh")
 ORIENTATION = "LIA"  # of FreeSurfer's conformed volumes: the axes run to the left, down and to the front
@@ -185,11 +186,6 @@ def nifti(array: np.ndarray, affine: np.ndarray, **options) -> nibabel.Nifti1Ima
     image.set_qform(affine, code=1)
     image.header.set_xyzt_units("mm")
     return image
-
-
-def last_line(error: Exception) -> str:
-    """What SimpleITK says went wrong, without the place in its sources."""
-    return " ".join(str(error).strip().splitlines()[-1:]) or type(error).__name__
 
 
 def _show(shape: tuple[int, ...]) -> str:

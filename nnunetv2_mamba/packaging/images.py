@@ -11,6 +11,7 @@ import numpy as np
 import SimpleITK
 
 from ..files import written_whole
+from ..text import last_line
 
 # Of origins and spacings in mm and of direction cosines: what NIfTI's 32-bit numbers leave of equal geometries.
 _TOLERANCE = 1e-3
@@ -41,7 +42,7 @@ def as_nifti(file: Path, copy: Path) -> Path:
     try:
         SimpleITK.WriteImage(SimpleITK.ReadImage(file), copy)
     except RuntimeError as error:
-        raise ValueError(f"{file} cannot be read: {_last_line(error)}") from error
+        raise ValueError(f"{file} cannot be read: {last_line(error)}") from error
     return copy
 
 
@@ -83,7 +84,7 @@ def write_atomically(image: SimpleITK.Image, file: Path) -> None:
         try:
             SimpleITK.WriteImage(image, temporary, useCompression=True)
         except RuntimeError as error:
-            reason = _last_line(error).replace(str(temporary), str(file))
+            reason = last_line(error).replace(str(temporary), str(file))
             raise OSError(f"{file} cannot be written: {reason}") from error
 
 
@@ -95,7 +96,7 @@ def _read_header(file: Path) -> SimpleITK.ImageFileReader:
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise ValueError(f"{file} cannot be read: {_last_line(error)}") from error
+        raise ValueError(f"{file} cannot be read: {last_line(error)}") from error
     if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
         raise ValueError(
             f"{file} must be a 3D image of one channel; it has {reader.GetDimension()} dimensions and "
@@ -118,7 +119,3 @@ def _difference(one: SimpleITK.ImageFileReader, other: SimpleITK.ImageFileReader
 
 def _numbers(values: Sequence[float]) -> str:
     return " x ".join(f"{value:g}" for value in values)
-
-
-def _last_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[-1]
