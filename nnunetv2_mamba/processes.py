@@ -89,14 +89,19 @@ def start_group(command: Sequence[str], **options: Any) -> subprocess.Popen:
     return subprocess.Popen(command, start_new_session=True, **options)
 
 
-def end_group(process: subprocess.Popen, patience: float = CHECKPOINT_TIME) -> None:
+def end_group(process: subprocess.Popen, patience: float = CHECKPOINT_TIME, *, asked: bool = False) -> None:
     """End a command of ``start_group`` and its children: SIGTERM to the command, ``patience`` seconds for it to write
     what it must, SIGTERM to what is left of its group, and at last SIGKILL. An exception meanwhile (a second Ctrl-C)
     brings the SIGKILL forward.
+
+    Args:
+        asked: the command has had its SIGTERM. A second one would kill it where it no longer handles the signal: while
+            it cleans up, or while Python ends.
     """
     try:
         if process.poll() is None:
-            process.terminate()
+            if not asked:
+                process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(patience)
         if hasattr(os, "killpg") and _signal_group(process, signal.SIGTERM):

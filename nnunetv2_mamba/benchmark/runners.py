@@ -77,7 +77,7 @@ class LocalRunner:
 
 class _LocalProcess:
     def __init__(self, process: subprocess.Popen):
-        self.process = process
+        self.process, self.asked = process, False
 
     def poll(self) -> int | None:
         code = self.process.poll()
@@ -87,9 +87,10 @@ class _LocalProcess:
 
     def ask_to_stop(self) -> None:
         self.process.terminate()
+        self.asked = True
 
     def stop(self) -> None:
-        end_group(self.process)
+        end_group(self.process, asked=self.asked)
 
 
 class SubmititRunner:

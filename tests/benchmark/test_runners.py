@@ -14,12 +14,15 @@ from nnunetv2_mamba.benchmark.sweep import Machine
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
-# A training with a worker; on SIGTERM it writes a checkpoint.
+# A training with a worker; on SIGTERM it writes a checkpoint, and dies of a second one, as while Python ends.
 TRAINING = """
 import os, signal, sys, time
 from pathlib import Path
 folder = Path(sys.argv[1])
 def save(*_):
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    (folder / "asked").touch()
+    time.sleep(0.2)
     (folder / "checkpoint").touch()
     sys.exit(143)
 signal.signal(signal.SIGTERM, save)
@@ -55,6 +58,8 @@ def training(tmp_path, monkeypatch):
 
 def test_a_training_that_is_stopped_writes_its_checkpoint_and_ends_with_its_worker(training, tmp_path):
     training.ask_to_stop()
+    while not (tmp_path / "asked").exists():
+        time.sleep(0.01)
     training.stop()
     assert training.poll() == 143 and (tmp_path / "checkpoint").exists()
     assert gone(int((tmp_path / "worker").read_text()))
