@@ -54,14 +54,13 @@ def _values(dataset: nnUNetBaseDataset) -> dict[str, set[int]]:
     folder = Path(dataset.source_folder)
     file = folder.parent / _KEPT / f"{folder.name}.json"
     kept = _read_kept(file)
-    own = type(dataset)(
-        dataset.source_folder, list(dataset.identifiers)
-    )  # without what a cascade's first stage predicts
+    # one without what a cascade's first stage predicts
+    own = type(dataset)(dataset.source_folder, list(dataset.identifiers))
     entries = {}
     for case in own.identifiers:
         stamp = _stamp(folder, case)
         entry = kept.get(case)
-        if not isinstance(entry, dict) or entry.get("file") != stamp:
+        if not _is_of(entry, stamp):
             entry = {"file": stamp, "values": _read(own, case)}
         entries[case] = entry
     if any(kept.get(case) != entry for case, entry in entries.items()):
@@ -76,6 +75,14 @@ def _read_kept(file: Path) -> dict:
         return read_json_object(file)
     except (OSError, ValueError):  # none yet, or damaged
         return {}
+
+
+def _is_of(entry: object, stamp: list[int]) -> bool:
+    """Whether a kept entry is one, and of this file."""
+    if not isinstance(entry, dict) or entry.get("file") != stamp:
+        return False
+    values = entry.get("values")
+    return isinstance(values, list) and all(type(value) is int for value in values)
 
 
 def _stamp(folder: Path, case: str) -> list[int]:

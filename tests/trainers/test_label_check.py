@@ -112,8 +112,9 @@ def test_files_are_read_once_until_they_change(tmp_path, monkeypatch):
     assert read == ["c1"]
     with pytest.raises(ValueError, match="c1 has 5"):  # not only the first time
         check("c0", "c1")
-    for damaged in ("{", "[]", '{"c0": 3}'):
-        kept.write_text(damaged)
+    stamp = json.loads(kept.read_text())["c0"]["file"]
+    for damaged in ("{", "[]", {"c0": 3}, {"c0": {"file": stamp}}, {"c0": {"file": stamp, "values": [0, "x"]}}):
+        kept.write_text(damaged if isinstance(damaged, str) else json.dumps(damaged))
         assert check("c0") == ["c0"]
     monkeypatch.setattr(label_check, "write_json", lambda *_, **__: (_ for _ in ()).throw(PermissionError("read-only")))
     kept.unlink()
