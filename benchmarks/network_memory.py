@@ -33,7 +33,7 @@ from torch.utils._pytree import tree_leaves
 
 from nnunetv2_mamba.ops import selection
 from nnunetv2_mamba.ops.backends import triton
-from nnunetv2_mamba.ops.directional_scan import rows_contiguous
+from nnunetv2_mamba.ops.scan_arguments import ScanArguments, rows_contiguous
 from nnunetv2_mamba.trainers.activation_checkpointing import checkpoint_activations
 
 MIB = 2**20
@@ -76,11 +76,17 @@ class Allocations(TorchDispatchMode):
 
 
 def run_operator(name: str, arguments: tuple) -> Tensor | tuple[Tensor, ...] | list[Tensor]:
-    """One of `nnunetv2_mamba::` by the Triton backend, as `ops/directional_scan.py` and `ops/causal_conv1d.py` do."""
+    """One of `nnunetv2_mamba::` by the Triton backend, as `ops/_directional_scan.py` and `ops/_causal_conv1d.py` do."""
     *arguments, _ = (rows_contiguous(a) if isinstance(a, Tensor) else a for a in arguments)
     kind, _, backward = name.removeprefix("directional_").removeprefix("causal_").partition("_")
     function = getattr(triton, f"{kind.removesuffix('1d')}_{backward or 'forward'}")
-    result = function(*arguments)
+    if kind == "scan" and backward:
+        grad_out, *arguments, states = arguments
+        result = function(grad_out, ScanArguments(*arguments), states)
+    elif kind == "scan":
+        result = function(ScanArguments(*arguments))
+    else:
+        result = function(*arguments)
     return [gradient for gradient in result if gradient is not None] if backward else result
 
 

@@ -28,19 +28,35 @@ def raster(shape: Sequence[int], axes: Sequence[int] | None = None) -> np.ndarra
 
     Returns:
         int32 (L,), the token visited at each position.
+
+    Example:
+
+        >>> raster((2, 3), axes=(1, 0)).tolist()
+        [0, 3, 1, 4, 2, 5]
     """
     return np.ascontiguousarray(_token_grid(shape).transpose(_checked_axes(shape, axes))).reshape(-1)
 
 
 def reverse(order: np.ndarray) -> np.ndarray:
-    """Walk `order` backwards."""
+    """Walk `order` (L,) backwards.
+
+    Example:
+
+        >>> reverse(raster((2, 3))).tolist()
+        [5, 4, 3, 2, 1, 0]
+    """
     return np.ascontiguousarray(order[::-1])
 
 
 def inter_slice(shape: Sequence[int], axis: int = 0) -> np.ndarray:
     """Visit the same voxel of every slice along `axis` before moving to the next voxel of the slice.
 
-    SegMamba's third direction: `axis` becomes the fastest, the others keep their raster order.
+    SegMamba's third direction: `axis` becomes the fastest, the others keep their raster order. int32 (L,).
+
+    Example:
+
+        >>> inter_slice((2, 2, 2)).tolist()
+        [0, 4, 1, 5, 2, 6, 3, 7]
     """
     if axis not in range(len(shape)):
         raise ValueError(f"axis must be one of the {len(shape)} axes of shape {tuple(shape)}, got {axis}")
@@ -62,6 +78,11 @@ def serpentine(
 
     Returns:
         int32 (L,), the token visited at each position.
+
+    Example:
+
+        >>> serpentine((3, 3)).tolist()
+        [0, 1, 2, 5, 4, 3, 6, 7, 8]
     """
     start = [False] * len(shape) if start is None else start
     if len(start) != len(shape):
@@ -96,17 +117,35 @@ def _checked_axes(shape: Sequence[int], axes: Sequence[int] | None) -> Sequence[
 
 
 def unidirectional(shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
-    """int32 (1, L): raster."""
+    """int32 (1, L): raster.
+
+    Example:
+
+        >>> unidirectional((2, 2)).tolist()
+        [[0, 1, 2, 3]]
+    """
     return _table("unidirectional", shape, device)
 
 
 def bidirectional(shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
-    """int32 (2, L): raster and its reversal."""
+    """int32 (2, L): raster and its reversal.
+
+    Example:
+
+        >>> bidirectional((2, 2)).tolist()
+        [[0, 1, 2, 3], [3, 2, 1, 0]]
+    """
     return _table("bidirectional", shape, device)
 
 
 def tri_oriented(shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
-    """int32 (3, L): raster, its reversal, and inter-slice along the first axis (SegMamba's ToM)."""
+    """int32 (3, L): raster, its reversal, and inter-slice along the first axis (SegMamba's ToM).
+
+    Example:
+
+        >>> tri_oriented((2, 2)).tolist()
+        [[0, 1, 2, 3], [3, 2, 1, 0], [0, 2, 1, 3]]
+    """
     return _table("tri_oriented", shape, device)
 
 
@@ -123,6 +162,13 @@ def ss3d(shape: Sequence[int], orientation: int, device: torch.device | str = "c
         shape: Grid size, two or three axes.
         orientation: 0 to 5.
         device: Where the table shall be.
+
+    Example:
+
+        >>> ss3d((2, 2, 2), orientation=0).shape
+        torch.Size([8, 8])
+        >>> ss3d((2, 2, 2), orientation=0)[0].tolist()
+        [0, 1, 3, 2, 6, 7, 5, 4]
     """
     return _table("ss3d", shape, device, orientation)
 

@@ -56,6 +56,12 @@ def choose_backend(
     Raises:
         ValueError: The name is not one of `CHOICES`.
         RuntimeError: The backend was asked for by name and cannot be used here; the message says what to do.
+
+    Example:
+
+        >>> from nnunetv2_mamba.ops.selection import choose_backend
+        >>> choose_backend("cpu", backend="torch")
+        ('torch', 'asked for by the argument backend')
     """
     return _choose(torch.device(device), dtype, backend)[:2]
 

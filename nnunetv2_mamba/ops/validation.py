@@ -50,3 +50,11 @@ def check_paths(like: Tensor, paths: Tensor) -> tuple[int, int]:
         raise ValueError(f"paths must hold at least one direction and one token, got shape ({directions}, {length})")
     check_device(like, "paths", paths)
     return directions, length
+
+
+def check_tokens(paths: Tensor) -> None:
+    """ValueError if a table on the CPU points outside its L tokens; elsewhere looking would stall the device."""
+    if paths.device.type == "cpu":
+        low, high = (int(bound) for bound in paths.aminmax())
+        if low < 0 or high >= paths.shape[1]:
+            raise ValueError(f"paths must hold tokens from 0 to {paths.shape[1] - 1}, got {low} to {high}")

@@ -19,6 +19,7 @@ from torch import nn
 
 from nnunetv2_mamba.ops import selection
 from nnunetv2_mamba.ops.backends import torch_chunked
+from nnunetv2_mamba.ops.scan_arguments import ScanArguments
 
 from ..files import written_whole
 from .model import copy_for_inference, open_model
@@ -106,12 +107,12 @@ def _program(network: nn.Module, x: torch.Tensor) -> torch.export.ExportedProgra
 def _refuse_long_scans(network: nn.Module, x: torch.Tensor, name: str, kind: str) -> None:
     steps = 0
 
-    def count(u, delta, A, *others):
+    def count(scan: ScanArguments) -> tuple[torch.Tensor, torch.Tensor]:
         nonlocal steps
-        batch, directions, length, channels = delta.shape
-        chunks = torch_chunked.states_shape(batch, directions, length, channels, A.shape[-1])[2]
+        batch, directions, length, channels = scan.delta.shape
+        chunks = torch_chunked.states_shape(batch, directions, length, channels, scan.A.shape[-1])[2]
         steps += 2 * directions * -(-length // chunks)  # every chunk is walked twice, all chunks at once
-        return torch_chunked.scan_forward(u, delta, A, *others)
+        return torch_chunked.scan_forward(scan)
 
     with torch.inference_mode(), _scanned_by(count):
         network(x)
@@ -130,7 +131,7 @@ def _scanned_by(scan_forward: Callable) -> Iterator[None]:
     No exporter can look into those. Which backend the environment asks for does not matter here.
     """
     backend = SimpleNamespace(
-        directional_scan=lambda *arguments: scan_forward(*arguments)[0],
+        directional_scan=lambda *arguments: scan_forward(ScanArguments(*arguments))[0],
         causal_conv1d=lambda x, weight, bias, paths, activation: torch_chunked.conv_forward(
             x, weight, bias, paths, activation == "silu"
         ),

@@ -13,6 +13,7 @@ import torch
 from packaging.version import Version
 
 from nnunetv2_mamba.ops.backends import triton as backend
+from nnunetv2_mamba.ops.scan_arguments import ScanArguments
 
 triton = pytest.importorskip("triton", reason="triton cannot be imported")
 cuobjdump = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
@@ -87,9 +88,10 @@ def scan(directions: int, length: int, channels: int, state_size: int, dtype: to
     u = empty(*rows, d) if gated else empty(2, length, d)
     z = empty(2, length, 2 * d)[..., d:] if gated else None
     A, D, bias = (empty(*shape, dtype=torch.float32) for shape in ((*parameters, n), parameters, parameters))
-    arguments = (u, empty(*rows, d), A, B, C, empty(directions, length, dtype=torch.int32), D, bias, True, z)
-    out, states = backend.scan_forward(*arguments)
-    backend.scan_backward(torch.empty_like(out), *arguments, states)
+    paths = empty(directions, length, dtype=torch.int32)
+    scan = ScanArguments(u, empty(*rows, d), A, B, C, paths, D, bias, True, z)
+    out, states = backend.scan_forward(scan)
+    backend.scan_backward(torch.empty_like(out), scan, states)
 
 
 def convolution(dtype: torch.dtype) -> None:

@@ -19,6 +19,7 @@ from scan_cases import Case, make_case, relative_error, with_gradients
 
 from nnunetv2_mamba.ops import reference
 from nnunetv2_mamba.ops.backends import triton as backend
+from nnunetv2_mamba.ops.scan_arguments import ScanArguments
 
 
 def tokens(count: int) -> Callable[[int], int]:
@@ -76,11 +77,11 @@ def scan_errors(arguments: dict, settings: dict) -> dict[str, float]:
     exact = Case(tensors, case.paths, case.delta_softplus).to(torch.float64).run_with_gradients("reference")
 
     u, delta, A, B, C, D, delta_bias, z = tensors.values()
-    scan = (u, delta, A, B, C, case.paths, D, delta_bias, case.delta_softplus, z)
+    scan = ScanArguments(u, delta, A, B, C, case.paths, D, delta_bias, case.delta_softplus, z)
     with patch.multiple(backend, _CARRIED_RUNS=2, **settings):
-        out, states = backend.scan_forward(*scan)
+        out, states = backend.scan_forward(scan)
         saved = states.clone()
-        gradients = backend.scan_backward(some_gradient(out), *scan, states)
+        gradients = backend.scan_backward(some_gradient(out), scan, states)
         assert states.shape == backend.states_shape(*delta.shape, A.shape[-1])
     assert torch.equal(states, saved)
     return compare({"out": out, **dict(zip(tensors, gradients, strict=True))}, exact, tensors)

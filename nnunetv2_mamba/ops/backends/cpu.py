@@ -4,7 +4,7 @@ The library comes with the wheel or is compiled on first use (`cpu_build.py`). I
 instruction sets and the best that the CPU has is used; NNUNETV2_MAMBA_CPU_ISA names another one (x86-64-v2, ...). Work
 is spread over `torch.get_num_threads()` threads; the bits of a result depend on that number, and on nothing else.
 
-Every function takes plain tensors with validated shapes (see `ops/directional_scan.py`) and knows nothing of autograd.
+Every function takes plain tensors with validated shapes (see `ops/_directional_scan.py`) and knows nothing of autograd.
 The kernels compute in A's (the weight's) dtype, fp32 or fp64: tensors of another dtype, such as bf16, are converted on
 the way in and gradients on the way out.
 """
@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..scan_arguments import ScanArguments, ScanGradients
 from . import cpu_build, forked
 
 _LARGE = 4 << 20  # bytes
@@ -34,50 +35,27 @@ def states_shape(batch: int, directions: int, length: int, channels: int, state_
     return batch, directions, -(-length // _chunk_length(state_size)), state_size, channels
 
 
-def scan_forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    paths: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    z: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def scan_forward(scan: ScanArguments) -> tuple[Tensor, Tensor]:
     """The sum of the scans, (b, L, d) in u's dtype, and the states for `scan_backward`."""
-    batch, directions, length, channels = delta.shape
-    states = _fresh(A, states_shape(batch, directions, length, channels, A.shape[-1]))
-    out = _fresh(A, (batch, length, channels))
-    call = _scan_call(u, delta, A, B, C, paths, D, delta_bias, delta_softplus, z, states)
+    batch, directions, length, channels = scan.delta.shape
+    states = _fresh(scan.A, states_shape(batch, directions, length, channels, scan.A.shape[-1]))
+    out = _fresh(scan.A, (batch, length, channels))
+    call = _scan_call(scan, states)
     call.put(out=out)
     call.run("nm_scan_forward")
-    return out.to(u.dtype), states
+    return out.to(scan.u.dtype), states
 
 
-def scan_backward(
-    grad_out: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    paths: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    z: Tensor | None,
-    states: Tensor,
-) -> tuple[Tensor | None, ...]:
-    """Gradients of (u, delta, A, B, C, D, delta_bias, z), None where the input is None."""
-    inputs = (u, delta, A, B, C, D, delta_bias, z)
-    gradients = [None if t is None else _fresh(A, t.shape) for t in inputs]
-    call = _scan_call(u, delta, A, B, C, paths, D, delta_bias, delta_softplus, z, states)
-    names = ("du", "ddelta", "dA", "dB", "dC", "dD", "ddelta_bias", "dz")
-    call.put(grad_out=grad_out, **dict(zip(names, gradients, strict=True)))
+def scan_backward(grad_out: Tensor, scan: ScanArguments, states: Tensor) -> ScanGradients:
+    """The gradients, from that of the result and the states of `scan_forward`."""
+    inputs = scan.differentiable()
+    gradients = ScanGradients(*(None if t is None else _fresh(scan.A, t.shape) for t in inputs))
+    call = _scan_call(scan, states)
+    call.put(grad_out=grad_out, **{f"d{name}": gradient for name, gradient in gradients._asdict().items()})
     call.run("nm_scan_backward")
-    return tuple(None if t is None else gradient.to(t.dtype) for t, gradient in zip(inputs, gradients, strict=True))
+    return ScanGradients(
+        *(None if t is None else gradient.to(t.dtype) for t, gradient in zip(inputs, gradients, strict=True))
+    )
 
 
 def conv_forward(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor, silu: bool) -> Tensor:
@@ -182,22 +160,10 @@ class _Call:
         return tensor.data_ptr()
 
 
-def _scan_call(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    paths: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    z: Tensor | None,
-    states: Tensor,
-) -> _Call:
-    n = A.shape[-1]
-    call = _Call(_ScanArgs(*delta.shape, n, _chunk_length(n), delta_softplus), A.dtype)
-    call.put(u=u, delta=delta, A=A, B=B, C=C, paths=paths, D=D, delta_bias=delta_bias, z=z, states=states)
+def _scan_call(scan: ScanArguments, states: Tensor) -> _Call:
+    n = scan.A.shape[-1]
+    call = _Call(_ScanArgs(*scan.delta.shape, n, _chunk_length(n), scan.delta_softplus), scan.A.dtype)
+    call.put(**{name: value for name, value in scan._asdict().items() if name != "delta_softplus"}, states=states)
     return call
 
 

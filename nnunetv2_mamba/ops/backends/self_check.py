@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
+from ..scan_arguments import ScanArguments
 from . import torch_chunked
 
 TOLERANCE = 1e-3  # relative to the largest value; a kernel that works is three orders below
@@ -44,9 +45,9 @@ def _results(backend: ModuleType, device: torch.device) -> list[Tensor]:
     A = -random(directions, channels, state_size).exp()
     B, C = (random(batch, directions, length, state_size) for _ in range(2))
     D, bias = random(directions, channels), random(directions, channels)
-    scan = (u, delta, A, B, C, paths, D, bias, True, z)
-    out, states = backend.scan_forward(*scan)
-    gradients = backend.scan_backward(random(batch, length, channels), *scan, states)
+    scan = ScanArguments(u, delta, A, B, C, paths, D, bias, True, z)
+    out, states = backend.scan_forward(scan)
+    gradients = backend.scan_backward(random(batch, length, channels), scan, states)
     weight = random(directions, channels, 4)
     convolved = backend.conv_forward(u, weight, bias, paths, True)
     conv_gradients = backend.conv_backward(random(*convolved.shape), u, weight, bias, paths, True)

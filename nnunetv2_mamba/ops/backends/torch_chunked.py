@@ -6,7 +6,7 @@ it adds, carry the states over the chunk ends, walk again from the true states. 
 saved chunk states, recomputing one block of steps at a time, so that no tensor of L * d * n elements ever exists.
 Decays are only ever multiplied: dividing by a cumulative product, or working in log space, fails for strong decays.
 
-Every function takes plain tensors with validated shapes (see `ops/directional_scan.py`) and knows nothing of autograd.
+Every function takes plain tensors with validated shapes (see `ops/_directional_scan.py`) and knows nothing of autograd.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,6 +15,8 @@ from math import isqrt
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+
+from ..scan_arguments import ScanArguments, ScanGradients
 
 _STATE_ELEMENTS = 2**17  # state elements walked at once; 512 KiB in fp32
 _SHORTEST_CHUNK = 64
@@ -31,61 +33,38 @@ def states_shape(batch: int, directions: int, length: int, channels: int, state_
     return batch, directions, -(-length // chunk_length), state_size, channels
 
 
-def scan_forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    paths: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    z: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def scan_forward(scan: ScanArguments) -> tuple[Tensor, Tensor]:
     """The sum of the scans, (b, L, d) in u's dtype, and the states for `scan_backward`."""
-    batch, directions, length, channels = delta.shape
-    states = A.new_empty(states_shape(batch, directions, length, channels, A.shape[-1]))
-    out = A.new_zeros(batch, length, channels)
+    batch, directions, length, channels = scan.delta.shape
+    states = scan.A.new_empty(states_shape(batch, directions, length, channels, scan.A.shape[-1]))
+    out = scan.A.new_zeros(batch, length, channels)
     for k in range(directions):
-        path = _Path(k, u, delta, A, B, C, paths, D, delta_bias, delta_softplus)
+        path = _Path(scan, k)
         state = path.initial_states()
         states[:, k] = state
         for block in path.blocks():
             out[:, block.tokens] += block.valid(block.output(block.walk(state)))
-    if z is not None:
-        out *= F.silu(z.to(out.dtype))
-    return out.to(u.dtype), states
+    if scan.z is not None:
+        out *= F.silu(scan.z.to(out.dtype))
+    return out.to(scan.u.dtype), states
 
 
-def scan_backward(
-    grad_out: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    paths: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    z: Tensor | None,
-    states: Tensor,
-) -> tuple[Tensor | None, ...]:
-    """Gradients of (u, delta, A, B, C, D, delta_bias, z), None where the input is None."""
+def scan_backward(grad_out: Tensor, scan: ScanArguments, states: Tensor) -> ScanGradients:
+    """The gradients, from that of the result and the states of `scan_forward`."""
+    A, D, z = scan.A, scan.D, scan.z
     grad_y = grad_out.to(A.dtype)
     if z is not None:
         gate = z.to(A.dtype)
         ungated = A.new_zeros(grad_out.shape)
         grad_y = grad_y * F.silu(gate)
-    du = A.new_zeros(u.shape)
-    ddelta, dB, dC = (t.new_empty(t.shape) for t in (delta, B, C))
+    du = A.new_zeros(scan.u.shape)
+    ddelta, dB, dC = (t.new_empty(t.shape) for t in (scan.delta, scan.B, scan.C))
     dA = torch.zeros_like(A)
     dD = None if D is None else torch.zeros_like(D)
-    ddelta_bias = None if delta_bias is None else torch.zeros_like(delta_bias)
+    ddelta_bias = None if scan.delta_bias is None else torch.zeros_like(scan.delta_bias)
 
-    for k in range(delta.shape[1]):
-        path = _Path(k, u, delta, A, B, C, paths, D, delta_bias, delta_softplus)
+    for k in range(scan.delta.shape[1]):
+        path = _Path(scan, k)
         states_of_blocks = path.states_of_blocks(states[:, k])
         adjoint = path.final_adjoints(grad_y)
         dA_k = torch.zeros_like(adjoint)
@@ -102,9 +81,9 @@ def scan_backward(
                 ddl[:, :, t] = (dexponent * path.A).sum(-2)
                 dA_k.addcmul_(dexponent, block.dl[:, :, t, None])
             ddl = block.valid(ddl.addcmul_(dx, block.u))
-            if delta_softplus:
+            if scan.delta_softplus:
                 ddl *= torch.sigmoid(block.raw_delta)
-            if delta_bias is not None:
+            if ddelta_bias is not None:
                 ddelta_bias[k] += ddl.sum((0, 1))
             du_block = dx * block.dl
             if D is not None:
@@ -121,7 +100,7 @@ def scan_backward(
     dz = None
     if z is not None:
         dz = torch.ops.aten.silu_backward(ungated.mul_(grad_out), gate).to(z.dtype)
-    return du.to(u.dtype), ddelta, dA, dB, dC, dD, ddelta_bias, dz
+    return ScanGradients(du.to(scan.u.dtype), ddelta, dA, dB, dC, dD, ddelta_bias, dz)
 
 
 def conv_forward(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor, silu: bool) -> Tensor:
@@ -185,27 +164,15 @@ def _of_direction(t: Tensor, k: int) -> Tensor:
 class _Path:
     """One direction, cut into chunks that are walked side by side, a block of steps at a time."""
 
-    def __init__(
-        self,
-        k: int,
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        paths: Tensor,
-        D: Tensor | None,
-        delta_bias: Tensor | None,
-        delta_softplus: bool,
-    ) -> None:
-        self.u, self.delta, self.B, self.C = (_of_direction(t, k) for t in (u, delta, B, C))
-        self.A = A[k].T.contiguous()  # (n, d): channels innermost, where the work vectorises
-        self.D = None if D is None else D[k]
-        self.delta_bias = None if delta_bias is None else delta_bias[k]
-        self.delta_softplus = delta_softplus
-        self.tokens = paths[k].long()
+    def __init__(self, scan: ScanArguments, k: int) -> None:
+        self.u, self.delta, self.B, self.C = (_of_direction(t, k) for t in (scan.u, scan.delta, scan.B, scan.C))
+        self.A = scan.A[k].T.contiguous()  # (n, d): channels innermost, where the work vectorises
+        self.D = None if scan.D is None else scan.D[k]
+        self.delta_bias = None if scan.delta_bias is None else scan.delta_bias[k]
+        self.delta_softplus = scan.delta_softplus
+        self.tokens = scan.paths[k].long()
         batch, self.length, channels = self.u.shape
-        self.chunk_length = _chunk_length(batch, self.length, channels, A.shape[-1])
+        self.chunk_length = _chunk_length(batch, self.length, channels, scan.A.shape[-1])
         self.state_shape = (batch, -(-self.length // self.chunk_length), *self.A.shape)
         # The backward keeps the state at the start of each block and at each step of one block.
         self.block_length = isqrt(self.chunk_length)

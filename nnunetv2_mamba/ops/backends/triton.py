@@ -10,7 +10,7 @@ and sequences in one launch:
   the saved ones again and writes all gradients. The gate needs the sum of y, which `scan_kernel` makes again.
 
 Each number has one writer: no atomics, the same bits every time. Decays are only ever multiplied. Every function takes
-plain tensors with validated shapes (see `ops/directional_scan.py`) and knows nothing of autograd.
+plain tensors with validated shapes (see `ops/_directional_scan.py`) and knows nothing of autograd.
 """
 
 import sys
@@ -19,6 +19,7 @@ from math import prod
 import torch
 from torch import Tensor
 
+from ..scan_arguments import ScanArguments, ScanGradients
 from .self_check import disagreement
 
 _FORWARD_PROGRAMS = 16384  # aimed at; some waves of one-warp programs on the largest GPUs
@@ -49,23 +50,12 @@ def states_shape(batch: int, directions: int, length: int, channels: int, state_
     return batch, directions, _ceil_div(length, _interval(state_size)), state_size, channels
 
 
-def scan_forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    paths: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    z: Tensor | None,
-) -> tuple[Tensor, Tensor]:
+def scan_forward(scan: ScanArguments) -> tuple[Tensor, Tensor]:
     """The sum of the scans, (b, L, d) in u's dtype, and the states for `scan_backward`."""
-    scan = _Scan(u, delta, A, B, C, paths, D, delta_bias, delta_softplus)
-    with torch.cuda.device_of(u):
-        states = scan.run_starts()
-        parts = scan.outputs(states, save=True)
+    launches, z = _ScanLaunches(scan), scan.z
+    with torch.cuda.device_of(scan.u):
+        states = launches.run_starts()
+        parts = launches.outputs(states, save=True)
         if z is None:
             return _sum(parts, 1), states
         out = torch.empty_like(parts[:, 0])
@@ -73,33 +63,20 @@ def scan_forward(
     return out, states
 
 
-def scan_backward(
-    grad_out: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    paths: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    z: Tensor | None,
-    states: Tensor,
-) -> tuple[Tensor | None, ...]:
-    """Gradients of (u, delta, A, B, C, D, delta_bias, z), None where the input is None."""
-    scan = _Scan(u, delta, A, B, C, paths, D, delta_bias, delta_softplus)
-    with torch.cuda.device_of(u):
+def scan_backward(grad_out: Tensor, scan: ScanArguments, states: Tensor) -> ScanGradients:
+    """The gradients, from that of the result and the states of `scan_forward`."""
+    launches, z = _ScanLaunches(scan), scan.z
+    with torch.cuda.device_of(scan.u):
         g, dz = grad_out, None
         if z is not None:
-            parts = scan.outputs(states, save=False)
+            parts = launches.outputs(states, save=False)
             g, dz = torch.empty_like(parts[:, 0]), torch.empty_like(z, memory_format=torch.contiguous_format)
             _launch(
                 "gate_backward_kernel", _tiles(g), parts, z, grad_out, g, dz, *_rows(z), *_rows(grad_out),
                 parts.shape[1], *g.shape[1:], **_TILE,
             )  # fmt: skip
             del parts  # as large as a gradient
-        return *scan.gradients(g, states), dz
+        return ScanGradients(*launches.gradients(g, states), dz)
 
 
 def conv_forward(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor, silu: bool) -> Tensor:
@@ -142,26 +119,16 @@ def conv_backward(
     return dx, dweight.sum((0, 2)), None if bias is None else dbias.sum((0, 2))
 
 
-class _Scan:
+class _ScanLaunches:
     """The arguments of a scan as the kernels want them, and the kernels' launches."""
 
-    def __init__(
-        self,
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        paths: Tensor,
-        D: Tensor | None,
-        delta_bias: Tensor | None,
-        delta_softplus: bool,
-    ) -> None:
-        self.u, self.delta, self.B, self.C = u, delta, B, C
+    def __init__(self, scan: ScanArguments) -> None:
+        A = scan.A
+        self.u, self.delta, self.B, self.C = scan.u, scan.delta, scan.B, scan.C
         self.A = A.transpose(1, 2).contiguous()  # (K, n, d): channels innermost, as in the tiles
-        self.D, self.bias, self.paths = _contiguous(D, A), _contiguous(delta_bias, A), paths.contiguous()
-        self.has_D, self.has_bias = D is not None, delta_bias is not None
-        self.batch, self.directions, self.length, self.channels = delta.shape
+        self.D, self.bias, self.paths = _contiguous(scan.D, A), _contiguous(scan.delta_bias, A), scan.paths.contiguous()
+        self.has_D, self.has_bias = scan.D is not None, scan.delta_bias is not None
+        self.batch, self.directions, self.length, self.channels = scan.delta.shape
         self.state_size = A.shape[-1]
         self.interval = _interval(self.state_size)
         self.slots = _ceil_div(self.length, self.interval)
@@ -170,7 +137,7 @@ class _Scan:
         self.BN = 16 if self.state_size <= 16 else 32
         blocks = self.channel_blocks * _ceil_div(self.state_size, self.BN)
         self.slots_per_run, self.runs = self._split(blocks, _FORWARD_PROGRAMS)
-        self.options = {"SOFTPLUS": delta_softplus, "HAS_BIAS": self.has_bias}
+        self.options = {"SOFTPLUS": scan.delta_softplus, "HAS_BIAS": self.has_bias}
 
     def run_starts(self) -> Tensor:
         """States, (b, K, slots, n, d), of which the first of each run is filled in."""

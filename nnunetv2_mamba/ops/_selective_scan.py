@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from nnunetv2_mamba.ops.directional_scan import directional_scan
+from nnunetv2_mamba.ops._directional_scan import directional_scan
 from nnunetv2_mamba.ops.scan_order import unidirectional
 from nnunetv2_mamba.ops.validation import check_floating, check_ndim, check_shape
 
@@ -41,6 +41,15 @@ def selective_scan(
 
     Raises:
         TypeError, ValueError, RuntimeError: As `directional_scan`.
+
+    Example: a sequence of 24 with 8 channels and states of 16.
+
+        >>> import torch
+        >>> from nnunetv2_mamba.ops import selective_scan
+        >>> u, delta, A = torch.randn(1, 8, 24), torch.randn(1, 8, 24), -torch.rand(8, 16)
+        >>> B, C = torch.randn(1, 16, 24), torch.randn(1, 16, 24)
+        >>> selective_scan(u, delta, A, B, C, delta_softplus=True).shape
+        torch.Size([1, 8, 24])
     """
     check_floating(u, u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias)
     check_ndim("u", u, "(b, d, L)")

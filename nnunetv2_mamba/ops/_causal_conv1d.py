@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from nnunetv2_mamba.ops import reference, selection
-from nnunetv2_mamba.ops.directional_scan import check_tokens, rows_contiguous
-from nnunetv2_mamba.ops.validation import check_floating, check_ndim, check_paths, check_shape
+from nnunetv2_mamba.ops.scan_arguments import rows_contiguous
+from nnunetv2_mamba.ops.validation import check_floating, check_ndim, check_paths, check_shape, check_tokens
 
 
 def causal_conv1d(
@@ -36,6 +36,14 @@ def causal_conv1d(
         TypeError: An argument of the wrong dtype.
         ValueError: An argument of the wrong shape or on another device; an unknown activation or backend.
         RuntimeError: A backend asked for by name that cannot be used; the message says what to do.
+
+    Example: the sum of a token and the one before it on a row of four, and on the way back.
+
+        >>> import torch
+        >>> from nnunetv2_mamba.ops import causal_conv1d, scan_order
+        >>> x, weight = torch.tensor([[[1.0], [2.0], [3.0], [4.0]]]), torch.ones(2, 1, 2)
+        >>> causal_conv1d(x, weight, None, scan_order.bidirectional((1, 4)), activation=None).squeeze().tolist()
+        [[1.0, 3.0, 5.0, 7.0], [3.0, 5.0, 7.0, 4.0]]
     """
     check_floating(x, x=x, weight=weight, bias=bias)
     K, L = check_paths(x, paths)

@@ -1,0 +1,31 @@
+"""Every public operator shows an example, and the examples are true."""
+
+import doctest
+import inspect
+from pkgutil import iter_modules
+
+import pytest
+
+from nnunetv2_mamba import ops
+from nnunetv2_mamba.ops import scan_order, selection
+
+PUBLIC = [value for name in ops.__all__ if inspect.isfunction(value := getattr(ops, name))]
+PUBLIC += [
+    value
+    for name, value in vars(scan_order).items()
+    if inspect.isfunction(value) and value.__module__ == scan_order.__name__ and not name.startswith("_")
+]
+PUBLIC += [selection.choose_backend]
+
+
+@pytest.mark.parametrize("function", PUBLIC, ids=lambda function: function.__name__)
+def test_example(function):
+    names = vars(inspect.getmodule(function))
+    (found,) = doctest.DocTestFinder(recurse=False).find(function, function.__name__, globs=dict(names))
+    assert found.examples, "no example"
+    assert doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(found).failed == 0
+
+
+def test_no_function_hides_a_module():
+    """``ops.directional_scan`` is the function; a module of that name could only be had from ``sys.modules``."""
+    assert not {module.name for module in iter_modules(ops.__path__)} & {*ops.__all__}
