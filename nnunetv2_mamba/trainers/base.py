@@ -18,6 +18,7 @@ from nnunetv2_mamba.memory.allocator import keep_freed_memory
 from .activation_checkpointing import checkpoint_activations
 from .class_or_trainer import class_or_trainer_method
 from .label_check import check_labels
+from .pretraining import load_pretraining
 from .resumable_trainer import ResumableTrainer
 
 # nnU-Net's weight, in distributed trainings, of the lowest head, relative to the highest: it must get a gradient.
@@ -50,6 +51,7 @@ class nnUNetTrainerMamba(ResumableTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net reads this signature)
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
+        self._continued = False
 
     @class_or_trainer_method
     def build_network_architecture(
@@ -111,6 +113,12 @@ class nnUNetTrainerMamba(ResumableTrainer):
         if self.device.type == "cpu":
             keep_freed_memory()
         super().on_train_start()
+        if not self._continued:
+            load_pretraining(self.bare_network(), self.plans_manager.plans, self.print_to_log_file)
+
+    def restore(self, content: Mapping[str, Any]) -> None:
+        super().restore(content)
+        self._continued = True
 
 
 def of_one_scale(loss: nn.Module) -> nn.Module:
