@@ -6,7 +6,7 @@ import pydoc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .network import PlannedNetwork
+from .contract import PlannedNetwork
 
 TOPOLOGY_KEYS = ("n_stages", "conv_op", "kernel_sizes", "strides")
 

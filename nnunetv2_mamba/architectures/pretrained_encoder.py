@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .network import PlannedNetwork
+from .contract import PlannedNetwork
 
 
 def load_pretrained_encoder(network: PlannedNetwork, checkpoint: Mapping[str, Any]) -> list[str]:
@@ -22,7 +22,7 @@ def load_pretrained_encoder(network: PlannedNetwork, checkpoint: Mapping[str, An
         network: the checkpoint's network, with other heads, decoder or channels; changed in place. A learned position
             embedding for another patch size keeps its initial values.
         checkpoint: ``network_weights``, and in ``nnssl_adaptation_plan`` what these keys of the contract
-            (see :class:`.network.PlannedNetwork`) were: ``key_to_encoder``, ``key_to_stem``, ``key_to_lpe``.
+            (see :class:`.contract.PlannedNetwork`) were: ``key_to_encoder``, ``key_to_stem``, ``key_to_lpe``.
 
     Returns:
         Names of the encoder's and the bottleneck's tensors that the checkpoint lacks, which keep their initial values.

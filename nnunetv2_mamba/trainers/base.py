@@ -12,6 +12,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_t
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
+from nnunetv2_mamba.architectures.contract import PlannedNetwork
 from nnunetv2_mamba.architectures.from_plans import network_from_plans
 from nnunetv2_mamba.memory.allocator import keep_freed_memory
 
@@ -34,13 +35,11 @@ class nnUNetTrainerMamba(ResumableTrainer):
 
     Attributes:
         network_class: a network of ``nnunetv2_mamba.architectures``.
-        network_options: its options beyond what the plan says.
-        mixer: ``"mamba"``, or ``"none"`` or ``"conv"`` for the controls.
+        network_options: its options, which override the plan's.
     """
 
-    network_class: ClassVar[type[nn.Module]]
+    network_class: ClassVar[type[PlannedNetwork]]
     network_options: ClassVar[Mapping[str, Any]] = {}
-    mixer: ClassVar[str] = "mamba"
 
     def __init__(
         self,
@@ -61,7 +60,7 @@ class nnUNetTrainerMamba(ResumableTrainer):
         num_input_channels: int,
         num_output_channels: int,
         enable_deep_supervision: bool = True,
-    ) -> nn.Module:
+    ) -> PlannedNetwork:
         """The network for this plan, whichever planner made it. nnU-Net calls this for prediction too."""
         return network_from_plans(
             self.network_class,
@@ -69,7 +68,6 @@ class nnUNetTrainerMamba(ResumableTrainer):
             num_input_channels,
             num_output_channels,
             enable_deep_supervision,
-            mixer=self.mixer,
             **{**self.network_options, **self.recipe.network_options()},
         )
 

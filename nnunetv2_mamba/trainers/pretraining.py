@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_mamba.architectures.network import PlannedNetwork
+from nnunetv2_mamba.architectures.contract import PlannedNetwork
 from nnunetv2_mamba.architectures.pretrained_encoder import load_pretrained_encoder
 from nnunetv2_mamba.architectures.reference_weights.state import read_plain
 

@@ -58,7 +58,10 @@ def test_continuing_needs_no_pretraining(make_trainer, pretrained_plans):
 
 @pytest.mark.parametrize(
     ("spoil", "reason"),
-    [(Path.unlink, "No such file"), (lambda file: file.write_bytes(file.read_bytes()[:1000]), "it is damaged or no checkpoint")],
+    [
+        (Path.unlink, "No such file"),
+        (lambda file: file.write_bytes(file.read_bytes()[:1000]), "it is damaged or no checkpoint"),
+    ],
 )
 def test_a_pretraining_that_cannot_be_read_is_named(make_trainer, pretrained_plans, spoil, reason):
     plans, file = pretrained_plans("nnUNetTrainerSegMamba")

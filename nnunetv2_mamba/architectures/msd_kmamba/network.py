@@ -8,18 +8,18 @@ import torch
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import nn
 
-from .blocks.decoder import Decoder
-from .blocks.dimensions import conv_transpose, instance_norm, spatial_dims
-from .blocks.fused_head import FusedHead
-from .blocks.gated_spatial_conv import GatedSpatialConv
-from .blocks.half_precision import saturate_layers, saturated
-from .blocks.kan import kan_block
-from .blocks.mamba import DirectionalMamba
-from .blocks.plain_conv import PlainConvBlock
-from .blocks.tokens import to_tokens, to_volume
-from .network import PlannedNetwork
-from .segmamba import SegMamba, SegMambaEncoder, decoder_blocks
-from .topology import Topology, make_topology, per_stage_counts
+from ..blocks.decoder import Decoder
+from ..blocks.dimensions import conv_transpose, instance_norm, spatial_dims
+from ..blocks.half_precision import saturate_layers, saturated
+from ..blocks.mamba import DirectionalMamba
+from ..blocks.tokens import to_tokens, to_volume
+from ..contract import PlannedNetwork
+from ..segmamba.gated_spatial_conv import GatedSpatialConv
+from ..segmamba.network import SegMamba, SegMambaEncoder, decoder_blocks
+from ..topology import Topology, make_topology, per_stage_counts
+from .fused_head import FusedHead
+from .kan import kan_block
+from .plain_conv import PlainConvBlock
 
 SCANS = ("bidirectional", "tri_oriented")
 WIRINGS = ("inline", "skip")

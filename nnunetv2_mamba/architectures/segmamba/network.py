@@ -7,16 +7,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from .blocks.decoder import Decoder
-from .blocks.dimensions import conv_transpose, instance_norm, same_padding
-from .blocks.gated_spatial_conv import GatedSpatialConv
-from .blocks.half_precision import saturate_layers
-from .blocks.recompute import recomputed
-from .blocks.tri_oriented_mamba import TriOrientedMambaLayer
-from .blocks.uncertainty import FeatureLevelUncertaintyEstimation
-from .blocks.unetr import UnetrResBlock
-from .network import PlannedNetwork
-from .topology import Topology, make_topology, per_stage_counts
+from ..blocks.decoder import Decoder
+from ..blocks.dimensions import conv_transpose, instance_norm, same_padding
+from ..blocks.half_precision import saturate_layers
+from ..blocks.recompute import recomputed
+from ..contract import PlannedNetwork
+from ..topology import Topology, make_topology, per_stage_counts
+from .feature_uncertainty import FeatureLevelUncertaintyEstimation
+from .gated_spatial_conv import GatedSpatialConv
+from .tri_oriented_mamba import TriOrientedMambaLayer
+from .unetr_block import UnetrResBlock
 
 
 class _Stage(nn.Module):

@@ -10,12 +10,12 @@ import torch
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import nn
 
-from .blocks.decoder import Decoder
-from .blocks.half_precision import saturate_layers
-from .blocks.mamba_layer import MambaLayer
-from .blocks.residual import ResidualBlock
-from .network import PlannedNetwork
-from .topology import Topology, make_topology
+from ..blocks.decoder import Decoder
+from ..blocks.half_precision import saturate_layers
+from ..contract import PlannedNetwork
+from ..topology import Topology, make_topology
+from .mamba_layer import MambaLayer
+from .residual_block import ResidualBlock
 
 _WHY_ONE_PATCH = (
     "UMambaEnc takes channels as tokens where a feature map has no more voxels than channels, so its weights belong to "

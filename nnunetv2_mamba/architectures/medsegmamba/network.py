@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from .blocks.attention import PositionEmbedding, SelfAttention
-from .blocks.decoder import Decoder
-from .blocks.depthwise_conv import DepthwiseConv
-from .blocks.dimensions import max_pool
-from .blocks.group_norm_conv import GROUPS, ConvBlock, ResConvBlock, UpConv
-from .blocks.half_precision import saturate_layers
-from .blocks.mamba import DirectionalMamba
-from .blocks.mixers import check_mixer
-from .blocks.ss3d import SS3D
-from .blocks.tokens import to_tokens, to_volume
-from .blocks.vss3d import VSS3DBlock
-from .network import PlannedNetwork
-from .topology import Topology, make_topology, total_stride
+from ..blocks.decoder import Decoder
+from ..blocks.depthwise_conv import DepthwiseConv
+from ..blocks.dimensions import max_pool
+from ..blocks.half_precision import saturate_layers
+from ..blocks.mamba import DirectionalMamba
+from ..blocks.mixers import check_mixer
+from ..blocks.tokens import to_tokens, to_volume
+from ..contract import PlannedNetwork
+from ..topology import Topology, make_topology, total_stride
+from .attention import PositionEmbedding, SelfAttention
+from .group_norm_conv import GROUPS, ConvBlock, ResConvBlock, UpConv
+from .ss3d import SS3D
+from .vss3d import VSS3DBlock
 
 BOTTLENECKS = ("ss3d", "tom", "transformer", "none", "conv")
 ORIENTATIONS = 6
