@@ -23,8 +23,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunetv2_mamba.architectures import MSDKMamba
-from nnunetv2_mamba.architectures.blocks.kan import KINDS, kan_block
-from nnunetv2_mamba.architectures.blocks.kan.rational import IDENTITY, SILU, GroupRational, rational
+from nnunetv2_mamba.architectures.msd_kmamba.kan import KINDS, kan_block
+from nnunetv2_mamba.architectures.msd_kmamba.kan.rational import IDENTITY, SILU, GroupRational, rational
 from nnunetv2_mamba.memory.tracker import AllocationTracker
 
 CHANNELS, GRID = 32, (16, 16, 16)

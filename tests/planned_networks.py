@@ -3,9 +3,10 @@
 from functools import partial
 
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
+from registered_networks import small_arguments
 from torch import nn
 
-from nnunetv2_mamba.architectures import MedSegMamba, MSDKMamba, SegMamba, UMambaBot, UMambaEnc
+from nnunetv2_mamba.architectures import registry
 
 TOPOLOGY = {
     "input_channels": 2,
@@ -17,7 +18,6 @@ TOPOLOGY = {
     "num_classes": 4,
     "deep_supervision": True,
 }
-SMALL_BOTTLENECK = {"bottleneck_channels": 32, "n_bottleneck_blocks": 2}
 NNUNET = {
     "norm_op": nn.InstanceNorm3d,
     "norm_op_kwargs": {"affine": True},
@@ -27,15 +27,10 @@ NNUNET = {
     "n_conv_per_stage_decoder": [1, 1],
 }
 NETWORKS = {
-    "SegMamba": partial(SegMamba, **TOPOLOGY),
-    "MedSegMamba": partial(MedSegMamba, **TOPOLOGY, **SMALL_BOTTLENECK),
-    "SegMambaBot": partial(MedSegMamba, **TOPOLOGY, **SMALL_BOTTLENECK, bottleneck="tom"),
-    "TABSurfer": partial(
-        MedSegMamba, **TOPOLOGY, **SMALL_BOTTLENECK, bottleneck="transformer", position_grid=[8, 8, 8]
-    ),
-    "UMambaBot": partial(UMambaBot, **TOPOLOGY),
-    "UMambaEnc": partial(UMambaEnc, **TOPOLOGY, patch_size=[32, 32, 32]),
-    "MSDKMamba": partial(MSDKMamba, **TOPOLOGY),
+    **{
+        name: partial(network.network_class, **small_arguments(name, TOPOLOGY, [32, 32, 32]))
+        for name, network in registry.NETWORKS.items()
+    },
     "PlainConvUNet": partial(PlainConvUNet, **TOPOLOGY, **NNUNET, n_conv_per_stage=[2, 2, 2]),
     "ResidualEncoderUNet": partial(ResidualEncoderUNet, **TOPOLOGY, **NNUNET, n_blocks_per_stage=[1, 2, 2]),
 }

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -301,11 +302,12 @@ def test_a_backend_that_cannot_be_used(monkeypatch, capsys):
 
 
 def test_gradients_that_are_not_finite(monkeypatch):
-    from nnunetv2_mamba import architectures
+    from nnunetv2_mamba.architectures import SegMamba
+    from nnunetv2_mamba.architectures.registry import NETWORKS
 
-    class Broken(architectures.SegMamba):
+    class Broken(SegMamba):
         def forward(self, x):
             return super().forward(x) * float("inf")
 
-    monkeypatch.setattr(architectures, "SegMamba", Broken)
+    monkeypatch.setitem(NETWORKS, "SegMamba", replace(NETWORKS["SegMamba"], network_class=Broken))
     assert remedies(computation.networks(torch.device("cpu"))) == ["report this output"]

@@ -99,7 +99,7 @@ def test_import_loads_only_what_it_needs(module, not_loaded, tmp_path):
 
 
 def test_public_names_are_loaded_when_used():
-    assert nnunetv2_mamba.SegMamba.__module__ == "nnunetv2_mamba.architectures.segmamba"
+    assert nnunetv2_mamba.SegMamba.__module__ == "nnunetv2_mamba.architectures.segmamba.network"
     assert set(nnunetv2_mamba.__all__) <= set(dir(nnunetv2_mamba))
     for name in nnunetv2_mamba.__all__:
         assert callable(getattr(nnunetv2_mamba, name))

@@ -22,17 +22,15 @@ import torch
 from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from registered_networks import ONE_OF_EACH_CLASS
 from tiny_dataset import DATASET_ID, LABELS, NAME, SHAPE, TinyDataset, make_tiny_dataset
 
 from nnunetv2_mamba import trainers
 
-FULL_LENGTH = [name for name in trainers.__all__ if not name.rstrip("s").endswith("epoch")]
-OF_EACH_NETWORK = [f"nnUNetTrainer{network}" for network in ("SegMamba", "MedSegMamba", "MSDKMamba")]
-OF_EACH_NETWORK += ["nnUNetTrainerUMambaBot", "nnUNetTrainerUMambaEnc"]
-SHORT_NAMES = [name.removeprefix("nnUNetTrainer") for name in FULL_LENGTH]
+SHORT_NAMES = [name.removeprefix("nnUNetTrainer") for name in trainers.FULL_LENGTH]
 TRAINERS = [
-    pytest.param(name, marks=[] if name in OF_EACH_NETWORK else pytest.mark.slow, id=name.removeprefix("nnUNetTrainer"))
-    for name in FULL_LENGTH
+    pytest.param(f"nnUNetTrainer{name}", marks=[] if name in ONE_OF_EACH_CLASS else pytest.mark.slow, id=name)
+    for name in SHORT_NAMES
 ]
 
 DATASETS = {
@@ -51,19 +49,10 @@ MODES = {
     "5 channels, 40 classes": ("many", "3d_fullres", 2),
     "batch size 1": ("plain", "3d_fullres", 1),
 }
-# Every network in 2D and in another mode, or in two.
-QUICK = {
-    ("SegMamba", "2d"),
-    ("SegMamba", "anisotropic, 1 channel, 2 classes"),
-    ("MedSegMamba", "2d"),
-    ("MedSegMamba", "regions"),
-    ("MSDKMamba", "2d"),
-    ("MSDKMamba", "ignore label"),
-    ("UMambaBot", "batch size 1"),
-    ("UMambaBot", "5 channels, 40 classes"),
-    ("UMambaEnc", "2d"),
-    ("UMambaEnc", "anisotropic, 1 channel, 2 classes"),
-}
+# Every network in 2D and in one of the other modes, in turn.
+OTHER_MODES = [mode for mode in MODES if mode != "2d"]
+QUICK = {(name, "2d") for name in ONE_OF_EACH_CLASS}
+QUICK |= {(name, OTHER_MODES[turn % len(OTHER_MODES)]) for turn, name in enumerate(ONE_OF_EACH_CLASS)}
 QUICK_CASCADES = ("MedSegMamba", "MSDKMamba")
 EPOCH = "num_iterations_per_epoch=1, num_val_iterations_per_epoch=1"
 
@@ -163,7 +152,7 @@ def test_trains_resumes_predicts_and_is_evaluated(name, mode, dataset_files, use
 def cascade_files(dataset_files) -> TinyDataset:
     """The plain data set, with the cascade that nnU-Net plans for images far larger than a patch."""
     dataset = dataset_files("plain")
-    names = {f"tiny{trainer.network_class.__name__}Plans" for trainer in map(trainers.__dict__.get, FULL_LENGTH)}
+    names = {f"tiny{trainer.network_class.__name__}Plans" for trainer in trainers.FULL_LENGTH.values()}
     for name in names:
         plans = dataset.plans(name)
         full = plans["configurations"]["3d_fullres"]

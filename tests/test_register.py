@@ -119,7 +119,7 @@ if __name__ == "__main__":
     )
     output = regular.run("import runpy; runpy.run_module('spawning', run_name='__main__', alter_sys=True)").stdout
     modules = [line.split()[1] for line in output.splitlines() if line.startswith("module ")]
-    assert modules == ["nnunetv2_mamba.trainers.medsegmamba", "nnunetv2_mamba.trainers"]
+    assert modules == ["nnunetv2_mamba.trainers", "nnunetv2_mamba.trainers"]
 
 
 def remove_package(package: Path) -> None:

@@ -18,8 +18,10 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import (
     plan_experiments,
     preprocess,
 )
+from registered_networks import ONE_OF_EACH_CLASS
 
 import nnunetv2_mamba
+from nnunetv2_mamba.architectures import registry
 
 DATASET_ID = 901
 NAME = f"Dataset{DATASET_ID}_Tiny"
@@ -27,18 +29,17 @@ N_CASES = 6
 SHAPE = (16, 24, 20)
 LABELS = {"background": 0, "large": 1, "small": 2}
 # A small network of every class, as plans that name our classes: tinySegMambaPlans, tinyMedSegMambaPlans, ...
-NETWORKS = {
-    "SegMamba": {"features_per_stage": [8, 8, 8], "n_tom_layers_per_stage": 1},
+SMALLER = {
     "MedSegMamba": {
-        "features_per_stage": [8, 8, 16],
         "bottleneck_channels": 16,
-        "n_bottleneck_blocks": 2,
         "mlp_channels": 16,
         "drop_path": 0.0,  # a dropped path has no gradient, and some tests count gradients
     },
-    "MSDKMamba": {"features_per_stage": [8, 8, 8], "n_mamba_layers_per_stage": 1},
-    "UMambaBot": {"features_per_stage": [4, 8, 8]},
     "UMambaEnc": {"features_per_stage": [4, 8, 128]},  # so wide that channels are tokens at the bottleneck
+}
+NETWORKS = {
+    name: {"features_per_stage": [8, 8, 8], **registry.NETWORKS[name].small, **SMALLER.get(name, {})}
+    for name in ONE_OF_EACH_CLASS
 }
 
 

@@ -1,8 +1,27 @@
-"""Networks: usable without nnU-Net, built from an nnU-Net plan by ``from_plans``."""
+"""Networks: usable without nnU-Net, built from an nnU-Net plan by ``from_plans``.
+
+Every folder here is imported, and those of networks register what they hold (``registry``).
+"""
+
+from importlib import import_module
+from pkgutil import iter_modules
 
 from .medsegmamba import MedSegMamba
 from .msd_kmamba import MSDKMamba
+from .registry import NETWORKS
 from .segmamba import SegMamba
 from .umamba import UMambaBot, UMambaEnc
 
+for _module in iter_modules(__path__):
+    if _module.ispkg:
+        import_module(f"{__name__}.{_module.name}")
+
 __all__ = ["MSDKMamba", "MedSegMamba", "SegMamba", "UMambaBot", "UMambaEnc"]
+
+
+def __getattr__(name: str) -> type:
+    """The class of any registered network: plans name it as an attribute of this package."""
+    for network in NETWORKS.values():
+        if network.network_class.__name__ == name:
+            return network.network_class
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

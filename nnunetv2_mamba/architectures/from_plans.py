@@ -6,49 +6,45 @@ import pydoc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
+from .contract import PlannedNetwork
 
 TOPOLOGY_KEYS = ("n_stages", "conv_op", "kernel_sizes", "strides")
 
 
-def stage_arguments(network_class: type[nn.Module], planned: Mapping[str, Any]) -> dict[str, Any]:
+def stage_arguments(network_class: type[PlannedNetwork], planned: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of a network for the stages of a plan that was made for another one.
 
     Args:
-        network_class: one whose paper takes the plan's widths says so with ``widths_from_plan = True``.
         planned: ``arch_kwargs`` of the plan, with at least ``TOPOLOGY_KEYS``.
 
     Returns:
         The plan's stages and the paper's widths.
     """
     arguments = {key: planned[key] for key in TOPOLOGY_KEYS}
-    widths = planned.get("features_per_stage") if getattr(network_class, "widths_from_plan", False) else None
+    widths = planned.get("features_per_stage") if network_class.widths_from_plan else None
     arguments["features_per_stage"] = widths or network_class.default_features(planned["n_stages"])
     return arguments
 
 
 def with_options(
-    network_class: type[nn.Module], arguments: Mapping[str, Any], options: Mapping[str, Any], patch_size: Sequence[int]
+    network_class: type[PlannedNetwork],
+    arguments: Mapping[str, Any],
+    options: Mapping[str, Any],
+    patch_size: Sequence[int],
 ) -> dict[str, Any]:
-    """``arguments`` with ``options``, and what follows from the patch where neither says it.
-
-    A class with arguments that follow from the patch size has ``patch_options(patch_size, arguments)``, which returns
-    them.
-    """
+    """``arguments`` with ``options``, and what follows from the patch size where neither says it."""
     chosen = {**arguments, **options}
-    if hasattr(network_class, "patch_options"):
-        chosen = {**network_class.patch_options(patch_size, chosen), **chosen}
-    return chosen
+    return {**network_class.patch_options(patch_size, chosen), **chosen}
 
 
 def network_from_plans(
-    network_class: type[nn.Module],
+    network_class: type[PlannedNetwork],
     configuration_manager: Any,
     num_input_channels: int,
     num_output_channels: int,
     deep_supervision: bool,
     **options: Any,
-) -> nn.Module:
+) -> PlannedNetwork:
     """Build ``network_class`` with the topology of a plan's configuration.
 
     Strides, kernel sizes and the number of stages come from the plan. Widths and options come from the plan where it

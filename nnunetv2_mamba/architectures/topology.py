@@ -95,6 +95,23 @@ def _per_stage(name: str, value, n_stages: int, dims: int) -> tuple[tuple[int, .
     return expanded
 
 
+def per_stage_counts(name: str, counts: int | Sequence[int], n_stages: int) -> list[int]:
+    """Numbers of layers or blocks, one per stage.
+
+    Args:
+        name: of the argument.
+        counts: one number for every stage, or one for each.
+        n_stages: how many stages have such layers.
+
+    Raises:
+        ValueError: naming the argument, if there are not ``n_stages`` of them.
+    """
+    counts = [counts] * n_stages if isinstance(counts, int) else list(counts)
+    if len(counts) != n_stages:
+        raise ValueError(f"{name} has {len(counts)} entries, needs one for each of {n_stages} stages")
+    return counts
+
+
 def make_topology(
     n_stages: int,
     features_per_stage: int | Sequence[int],

@@ -58,26 +58,23 @@ def networks(device: "torch.device") -> Iterator[Finding]:
     """A small forward and backward pass of each network."""
     import torch
 
-    from ..architectures import MedSegMamba, MSDKMamba, SegMamba, UMambaBot, UMambaEnc
+    from ..architectures.from_plans import with_options
+    from ..architectures.registry import NETWORKS
 
+    size = (16, 16, 16)
     small = {
         "input_channels": 2,
         "n_stages": 3,
         "features_per_stage": [8, 16, 32],
         "conv_op": torch.nn.Conv3d,
         "kernel_sizes": 3,
-        "strides": [1, 2, 2],
+        "strides": [(1, 1, 1), (2, 2, 2), (2, 2, 2)],
         "num_classes": 3,
     }
-    for build, options in (
-        (SegMamba, {}),
-        (MedSegMamba, {"bottleneck_channels": 32, "n_bottleneck_blocks": 1}),
-        (UMambaBot, {}),
-        (UMambaEnc, {"patch_size": (16, 16, 16)}),
-        (MSDKMamba, {}),
-    ):
-        network = build(**small, **options).to(device)
-        network(torch.randn(1, 2, 16, 16, 16, device=device)).square().mean().backward()
+    for name, registered in NETWORKS.items():
+        options = {**registered.options, **registered.small}
+        network = registered.network_class(**with_options(registered.network_class, small, options, size)).to(device)
+        network(torch.randn(1, 2, *size, device=device)).square().mean().backward()
         finite = all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.parameters())
         text = "forward and backward pass work" if finite else "a gradient is missing or not finite"
-        yield Finding(f"{build.__name__} on {device}", text, None if finite else "report this output")
+        yield Finding(f"{name} on {device}", text, None if finite else "report this output")

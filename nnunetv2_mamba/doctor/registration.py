@@ -65,7 +65,7 @@ def trainers() -> Iterator[Finding]:
     from .. import trainers
 
     # nnU-Net's search takes a while; the length variants come from the same file as the trainer that they vary
-    names = sorted(name for name in trainers.__all__ if not name.endswith(("epoch", "epochs")))
+    names = sorted(trainers.FULL_LENGTH)
     for name in names:
         with contextlib.redirect_stdout(io.StringIO()):
             try:

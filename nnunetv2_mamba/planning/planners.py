@@ -16,17 +16,10 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mamba.architectures.from_plans import stage_arguments, with_options
+from nnunetv2_mamba.architectures.registry import NETWORKS, RegisteredNetwork
 from nnunetv2_mamba.files import write_json
 from nnunetv2_mamba.memory.estimate import GIB, MemoryEstimate, architecture_memory, plan_memory, usable_bytes
-from nnunetv2_mamba.trainers import (
-    nnUNetTrainerMedSegMamba,
-    nnUNetTrainerMSDKMamba,
-    nnUNetTrainerSegMamba,
-    nnUNetTrainerSegMambaBot,
-    nnUNetTrainerTABSurfer,
-    nnUNetTrainerUMambaBot,
-    nnUNetTrainerUMambaEnc,
-)
+from nnunetv2_mamba.trainers import FULL_LENGTH
 from nnunetv2_mamba.trainers.base import nnUNetTrainerMamba
 
 DEFAULT_GPU_MEMORY = 8  # GiB, as nnU-Net's own planner
@@ -288,59 +281,16 @@ def _use_own_folder_if_taken(configuration: dict[str, Any], folder: Path, plans_
                 return
 
 
-class nnUNetPlannerSegMamba(MambaPlanner):
-    """Five stages as in the paper, where nnU-Net would have up to seven."""
-
-    trainer = nnUNetTrainerSegMamba
-    max_pool = 4
-
-
-class nnUNetPlannerMedSegMamba(MambaPlanner):
-    """Four stages as in the paper, so that the bottleneck has tokens to scan."""
-
-    trainer = nnUNetTrainerMedSegMamba
-    max_pool = 3
+def planner_of(network: RegisteredNetwork) -> type[MambaPlanner]:
+    """The planner of a registered network: ``nnUNetPlannerSegMamba``, for example."""
+    stages = "As many stages as nnU-Net has." if network.max_pool is None else f"At most {network.max_pool + 1} stages."
+    members = {
+        "__module__": __name__,
+        "__doc__": stages,
+        "trainer": FULL_LENGTH[f"nnUNetTrainer{network.name}"],
+        "max_pool": _UNLIMITED if network.max_pool is None else network.max_pool,
+    }
+    return type(f"nnUNetPlanner{network.name}", (MambaPlanner,), members)
 
 
-class nnUNetPlannerSegMambaBot(nnUNetPlannerMedSegMamba):
-    """As MedSegMamba's."""
-
-    trainer = nnUNetTrainerSegMambaBot
-
-
-class nnUNetPlannerTABSurfer(nnUNetPlannerMedSegMamba):
-    """As MedSegMamba's."""
-
-    trainer = nnUNetTrainerTABSurfer
-
-
-class nnUNetPlannerMSDKMamba(MambaPlanner):
-    """As many stages as nnU-Net has."""
-
-    trainer = nnUNetTrainerMSDKMamba
-
-
-class nnUNetPlannerUMambaBot(MambaPlanner):
-    """As many stages as nnU-Net has."""
-
-    trainer = nnUNetTrainerUMambaBot
-
-
-class nnUNetPlannerUMambaEnc(MambaPlanner):
-    """As many stages as nnU-Net has. The network is made for the plan's patch size."""
-
-    trainer = nnUNetTrainerUMambaEnc
-
-
-PLANNERS = {
-    planner.network_name(): planner
-    for planner in (
-        nnUNetPlannerSegMamba,
-        nnUNetPlannerMedSegMamba,
-        nnUNetPlannerSegMambaBot,
-        nnUNetPlannerTABSurfer,
-        nnUNetPlannerMSDKMamba,
-        nnUNetPlannerUMambaBot,
-        nnUNetPlannerUMambaEnc,
-    )
-}
+PLANNERS = {name: planner_of(network) for name, network in NETWORKS.items()}

@@ -12,12 +12,14 @@ from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_t
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
+from nnunetv2_mamba.architectures.contract import PlannedNetwork
 from nnunetv2_mamba.architectures.from_plans import network_from_plans
 from nnunetv2_mamba.memory.allocator import keep_freed_memory
 
 from .activation_checkpointing import checkpoint_activations
 from .class_or_trainer import class_or_trainer_method
 from .label_check import check_labels
+from .pretraining import load_pretraining
 from .resumable_trainer import ResumableTrainer
 
 # nnU-Net's weight, in distributed trainings, of the lowest head, relative to the highest: it must get a gradient.
@@ -33,13 +35,11 @@ class nnUNetTrainerMamba(ResumableTrainer):
 
     Attributes:
         network_class: a network of ``nnunetv2_mamba.architectures``.
-        network_options: its options beyond what the plan says.
-        mixer: ``"mamba"``, or ``"none"`` or ``"conv"`` for the controls.
+        network_options: its options, which override the plan's.
     """
 
-    network_class: ClassVar[type[nn.Module]]
+    network_class: ClassVar[type[PlannedNetwork]]
     network_options: ClassVar[Mapping[str, Any]] = {}
-    mixer: ClassVar[str] = "mamba"
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class nnUNetTrainerMamba(ResumableTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net reads this signature)
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
+        self._continued = False
 
     @class_or_trainer_method
     def build_network_architecture(
@@ -59,7 +60,7 @@ class nnUNetTrainerMamba(ResumableTrainer):
         num_input_channels: int,
         num_output_channels: int,
         enable_deep_supervision: bool = True,
-    ) -> nn.Module:
+    ) -> PlannedNetwork:
         """The network for this plan, whichever planner made it. nnU-Net calls this for prediction too."""
         return network_from_plans(
             self.network_class,
@@ -67,7 +68,6 @@ class nnUNetTrainerMamba(ResumableTrainer):
             num_input_channels,
             num_output_channels,
             enable_deep_supervision,
-            mixer=self.mixer,
             **{**self.network_options, **self.recipe.network_options()},
         )
 
@@ -111,6 +111,12 @@ class nnUNetTrainerMamba(ResumableTrainer):
         if self.device.type == "cpu":
             keep_freed_memory()
         super().on_train_start()
+        if not self._continued:
+            load_pretraining(self.bare_network(), self.plans_manager.plans, self.print_to_log_file)
+
+    def restore(self, content: Mapping[str, Any]) -> None:
+        super().restore(content)
+        self._continued = True
 
 
 def of_one_scale(loss: nn.Module) -> nn.Module:

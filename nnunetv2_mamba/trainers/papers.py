@@ -17,13 +17,12 @@ from nnunetv2_mamba.losses import median_frequency_weights
 
 from .base import of_one_scale
 from .grid_patches import ScanPatches, endless_scans
-from .medsegmamba import nnUNetTrainerMedSegMamba
+from .of_networks import TRAINERS
 from .optimizers import fused_option, parameter_groups
 from .recipe import Recipe, number
-from .segmamba import nnUNetTrainerSegMamba
 
 
-class nnUNetTrainerSegMambaPaper(nnUNetTrainerSegMamba):
+class nnUNetTrainerSegMambaPaper(TRAINERS["nnUNetTrainerSegMamba"]):
     """SegMamba's training script: cross-entropy alone, no deep supervision, weight decay on every parameter.
 
     SGD 1e-2 with Nesterov momentum 0.99, weight decay 3e-5, polynomial decay per step, 1000 x 250 steps, gradients
@@ -69,7 +68,7 @@ class ScanGridRecipe(Recipe):
     first_restart: int = number(1, low=1)
 
 
-class nnUNetTrainerMedSegMambaPaper(nnUNetTrainerMedSegMamba):
+class nnUNetTrainerMedSegMambaPaper(TRAINERS["nnUNetTrainerMedSegMamba"]):
     """The MedSegMamba paper's training (no training code is released).
 
     From the paper: AdamW, cosine annealing with warm restarts; Dice and class-weighted cross-entropy in the first

@@ -10,10 +10,11 @@ from golden_files import GoldenFile
 from torch import Tensor, nn
 
 from nnunetv2_mamba.architectures import MedSegMamba
-from nnunetv2_mamba.architectures.reference_weights import build_from_reference, medsegmamba
+from nnunetv2_mamba.architectures.medsegmamba import released_weights as medsegmamba
+from nnunetv2_mamba.architectures.reference_weights import build_from_reference
 from nnunetv2_mamba.architectures.reference_weights.mamba import stack_directions
-from nnunetv2_mamba.architectures.reference_weights.segmamba import TOM_DIRECTIONS
 from nnunetv2_mamba.architectures.reference_weights.state import load_strictly, rename_modules
+from nnunetv2_mamba.architectures.segmamba.released_weights import TOM_DIRECTIONS
 
 SEGMAMBA = (
     {"vit.downsample_layers.0": "encoder.stages.0.downsample", "vit.stages.0.0": "encoder.stages.0.tom_layers.0"}

@@ -10,7 +10,7 @@ from torch import nn
 
 from nnunetv2_mamba.architectures import SegMamba
 from nnunetv2_mamba.architectures.blocks.drop_path import DropPath
-from nnunetv2_mamba.architectures.blocks.uncertainty import FeatureLevelUncertaintyEstimation
+from nnunetv2_mamba.architectures.segmamba.feature_uncertainty import FeatureLevelUncertaintyEstimation
 
 
 @pytest.mark.parametrize("rate", [0.3, 0.75])

@@ -16,9 +16,9 @@ from torch import nn
 
 from nnunetv2_mamba.architectures.blocks.drop_path import DropPath
 from nnunetv2_mamba.architectures.blocks.mamba import PATHS, DirectionalMamba
-from nnunetv2_mamba.architectures.blocks.ss3d import SS3D
 from nnunetv2_mamba.architectures.blocks.tokens import to_tokens, to_volume
-from nnunetv2_mamba.architectures.reference_weights import medsegmamba
+from nnunetv2_mamba.architectures.medsegmamba import released_weights as medsegmamba
+from nnunetv2_mamba.architectures.medsegmamba.ss3d import SS3D
 from nnunetv2_mamba.architectures.reference_weights.mamba import stack_directions
 from nnunetv2_mamba.architectures.reference_weights.state import rename_modules
 from nnunetv2_mamba.ops import scan_order

@@ -15,16 +15,18 @@ from shared_files import SHARED, why_absent
 from torch import nn
 
 from nnunetv2_mamba.architectures.blocks.decoder import Decoder
-from nnunetv2_mamba.architectures.blocks.gated_spatial_conv import GatedSpatialConv
-from nnunetv2_mamba.architectures.blocks.group_norm_conv import ConvBlock, ResConvBlock, UpConv
 from nnunetv2_mamba.architectures.blocks.mamba import DirectionalMamba
-from nnunetv2_mamba.architectures.blocks.ss3d import SS3D
-from nnunetv2_mamba.architectures.blocks.tri_oriented_mamba import TriOrientedMambaLayer
-from nnunetv2_mamba.architectures.blocks.unetr import UnetrResBlock
-from nnunetv2_mamba.architectures.blocks.vss3d import VSS3DBlock
-from nnunetv2_mamba.architectures.reference_weights import build_from_reference, medsegmamba, segmamba
+from nnunetv2_mamba.architectures.medsegmamba import released_weights as medsegmamba
+from nnunetv2_mamba.architectures.medsegmamba.group_norm_conv import ConvBlock, ResConvBlock, UpConv
+from nnunetv2_mamba.architectures.medsegmamba.ss3d import SS3D
+from nnunetv2_mamba.architectures.medsegmamba.vss3d import VSS3DBlock
+from nnunetv2_mamba.architectures.reference_weights import build_from_reference
 from nnunetv2_mamba.architectures.reference_weights.mamba import stack_directions
 from nnunetv2_mamba.architectures.reference_weights.state import rename_modules
+from nnunetv2_mamba.architectures.segmamba import released_weights as segmamba
+from nnunetv2_mamba.architectures.segmamba.gated_spatial_conv import GatedSpatialConv
+from nnunetv2_mamba.architectures.segmamba.tri_oriented_mamba import TriOrientedMambaLayer
+from nnunetv2_mamba.architectures.segmamba.unetr_block import UnetrResBlock
 
 KERNEL = (3, 3, 3)
 ABSENT = why_absent("golden")

@@ -13,9 +13,9 @@ from scipy.interpolate import BSpline
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nnunetv2_mamba.architectures.blocks.kan import KINDS, kan_block
-from nnunetv2_mamba.architectures.blocks.kan.basis import BasisConv, bspline_basis, rbf_basis
-from nnunetv2_mamba.architectures.blocks.kan.rational import IDENTITY, SILU, GroupRational
+from nnunetv2_mamba.architectures.msd_kmamba.kan import KINDS, kan_block
+from nnunetv2_mamba.architectures.msd_kmamba.kan.basis import BasisConv, bspline_basis, rbf_basis
+from nnunetv2_mamba.architectures.msd_kmamba.kan.rational import IDENTITY, SILU, GroupRational
 
 BASES = {"bspline": bspline_basis, "rbf": rbf_basis}
 

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nnunetv2_mamba.architectures import MSDKMamba, SegMamba
 from nnunetv2_mamba.architectures.from_plans import network_from_plans
-from nnunetv2_mamba.architectures.msd_kmamba import BSAStage
+from nnunetv2_mamba.architectures.msd_kmamba.network import BSAStage
 
 SMALL = dict(input_channels=2, n_stages=4, features_per_stage=[8, 16, 16, 16], conv_op=nn.Conv3d, kernel_sizes=3)
 SMALL |= dict(strides=[1, 2, 2, 2], num_classes=3, n_mamba_layers_per_stage=1)

@@ -13,7 +13,7 @@ from fake_gpu import needs_fake_gpu
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nnunetv2_mamba.architectures import MedSegMamba, MSDKMamba, SegMamba, UMambaBot, UMambaEnc
+from nnunetv2_mamba.architectures import MedSegMamba, MSDKMamba, SegMamba, UMambaBot, UMambaEnc, registry
 from nnunetv2_mamba.ops import selection
 
 CUBIC3 = dict(conv_op=nn.Conv3d, n_stages=3, kernel_sizes=3, strides=[1, 2, 2])
@@ -61,6 +61,12 @@ NETWORKS = {
     "umamba enc none": (UMambaEnc, dict(mixer="none")),
     "umamba enc conv": (UMambaEnc, dict(mixer="conv")),
 }
+for _name, _network in registry.NETWORKS.items():  # those of which there is no example above
+    for _suffix, _changed in {"": {}, **{key: variant.options for key, variant in _network.variants.items()}}.items():
+        _options = {**_network.options, **_changed}
+        _examples = [options for kind, options in NETWORKS.values() if kind is _network.network_class]
+        if not any(_options.items() <= options.items() for options in _examples):
+            NETWORKS[_name + _suffix] = (_network.network_class, {**_network.small, **_options})
 
 
 def build(name: str, shape: str = "cubic", **overrides) -> tuple[nn.Module, torch.Tensor]:
@@ -70,12 +76,8 @@ def build(name: str, shape: str = "cubic", **overrides) -> tuple[nn.Module, torc
     options = dict(input_channels=2, num_classes=3, features_per_stage=[8, 16, 16], **topology, **options) | overrides
     if network_class is MedSegMamba:
         options = dict(bottleneck_channels=16, n_bottleneck_blocks=2) | options
-        if options["bottleneck"] == "transformer":
-            stride = 4 if topology is not ANISOTROPIC3 else (2, 4, 4)
-            strides = (stride,) * len(grid) if isinstance(stride, int) else stride
-            options.setdefault("position_grid", [size // s for size, s in zip(grid, strides, strict=True)])
-    if network_class is UMambaEnc:
-        options.setdefault("patch_size", grid)
+    strides = [(stride,) * len(grid) if isinstance(stride, int) else stride for stride in options["strides"]]
+    options = network_class.patch_options(grid, options | {"strides": strides}) | options
     return network_class(**options), torch.randn(2, options["input_channels"], *grid)
 
 

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunetv2_mamba.architectures.blocks import mamba, ss3d
+from nnunetv2_mamba.architectures.blocks import mamba
 from nnunetv2_mamba.architectures.blocks.half_precision import saturate_layers, saturated
 from nnunetv2_mamba.architectures.blocks.recompute import recomputed
-from nnunetv2_mamba.architectures.blocks.unetr import UnetrResBlock
+from nnunetv2_mamba.architectures.medsegmamba import ss3d
+from nnunetv2_mamba.architectures.segmamba.unetr_block import UnetrResBlock
 
 CHANNELS = {"identity": (8, 8), "wider": (4, 8)}  # in and out
 

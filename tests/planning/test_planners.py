@@ -205,7 +205,10 @@ def test_plans_to_match_run_no_code(tiny_dataset, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"network": "SegMamab"}, "no planner for a network 'SegMamab'; there are SegMamba, MedSegMamba, .*UMambaEnc"),
+        (
+            {"network": "SegMamab"},
+            "no planner for a network 'SegMamab'; there are MedSegMamba, .*SegMamba, .*UMambaEnc",
+        ),
         ({"gpu_memory": 24, "match": "nnUNetPlans"}, "give one of them"),
         ({"gpu_memory": 0.5}, "GiB of a GPU, such as 8, 24, 40 or 80; got 0.5"),
         ({"configurations": ["3d_fulres"]}, "no configuration '3d_fulres'; nnU-Net has 2d, 3d_fullres, 3d_lowres"),

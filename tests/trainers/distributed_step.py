@@ -16,8 +16,9 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_mamba import trainers
+from nnunetv2_mamba.architectures import registry
 
-NETWORKS = ("SegMamba", "MedSegMamba", "MSDKMamba", "UMambaBot", "UMambaEnc")
+NETWORKS = [name for name, network in registry.NETWORKS.items() if name == network.network_class.__name__]
 CONFIGURATIONS = ("2d", "3d_fullres")  # Dice over the batch and over each sample
 
 

@@ -20,7 +20,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tiny_dataset import NAME, TinyDataset
 from torch import nn
 
-from nnunetv2_mamba.architectures.blocks.kan.basis import BasisConv
+from nnunetv2_mamba.architectures.msd_kmamba.kan.basis import BasisConv
 from nnunetv2_mamba.losses.distillation_statistics import Summary
 from nnunetv2_mamba.trainers import nnUNetTrainerMSDKMamba
 from nnunetv2_mamba.trainers.distillation_history import lines, record

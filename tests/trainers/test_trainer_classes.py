@@ -13,9 +13,10 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from tiny_dataset import SHAPE, TinyDataset
 
 from nnunetv2_mamba import trainers
-from nnunetv2_mamba.trainers.lengths import LENGTHS
+from nnunetv2_mamba.architectures.registry import NETWORKS
+from nnunetv2_mamba.trainers import stub
 
-FULL_LENGTH = [name for name in trainers.__all__ if not name.rstrip("s").endswith("epoch")]
+FULL_LENGTH = list(trainers.FULL_LENGTH)
 
 
 @pytest.mark.parametrize("name", FULL_LENGTH)
@@ -60,11 +61,46 @@ def test_networks_of_the_same_plans_differ(make_trainer):
 
 
 def test_lengths_exist_for_every_trainer():
-    assert len(FULL_LENGTH) == 28
-    assert len(trainers.__all__) == len(set(trainers.__all__)) == 28 * (1 + len(LENGTHS))
-    for name in FULL_LENGTH:
-        for suffix in ("1epoch", "5epochs", "10epochs", "20epochs", "50epochs", "100epochs", "250epochs"):
-            assert f"{name}_{suffix}" in trainers.__all__
+    lengths = ("", "_1epoch", "_5epochs", "_10epochs", "_20epochs", "_50epochs", "_100epochs", "_250epochs")
+    assert trainers.__all__[: len(FULL_LENGTH)] == FULL_LENGTH
+    assert sorted(trainers.__all__) == sorted(name + length for name in FULL_LENGTH for length in lengths)
+
+
+def test_every_network_has_a_trainer_and_one_for_each_variant():
+    for name, network in NETWORKS.items():
+        for suffix in ("", *network.variants):
+            trainer = getattr(trainers, f"nnUNetTrainer{name}{suffix}")
+            assert trainer.network_class is network.network_class and trainer.planner == name
+            changed = network.variants[suffix].options if suffix else {}
+            assert trainer.network_options == {**network.options, **changed}
+            recipe = {**network.recipe, **(network.variants[suffix].recipe if suffix else {})}
+            assert {key: getattr(trainer.recipe, key) for key in recipe} == recipe
+
+
+# The class names of 0.1: scripts, results folders and checkpoints name them.
+NAMES = {
+    "SegMamba": ("", "NoMamba", "Conv", "Paper"),
+    "MedSegMamba": ("", "NoMamba", "Conv", "Paper", "HippocampusPaper"),
+    "SegMambaBot": ("", "NoMamba", "Conv"),
+    "TABSurfer": ("", "NoMamba", "Conv"),
+    "UMambaBot": ("", "NoMamba", "Conv"),
+    "UMambaEnc": ("", "NoMamba", "Conv"),
+    "MSDKMamba": ("", "NoMamba", "Conv", "NoKAN", "NoDistillation", "FusedTeacher", "EMATeacher"),
+}
+
+
+def test_names_stay():
+    assert {f"nnUNetTrainer{network}{suffix}" for network in NAMES for suffix in NAMES[network]} <= set(FULL_LENGTH)
+
+
+def test_what_no_trainer_is_called():
+    for name in ("nnUNetTrainerSegMamab", "nnUNetTrainerSegMamba_7epochs", "_5epochs", "__path"):
+        assert not hasattr(trainers, name)
+
+
+def test_the_stub_is_current():
+    """``python -m nnunetv2_mamba.trainers.stub`` writes it."""
+    assert stub.FILE.read_text(encoding="utf-8") == stub.stub()
 
 
 @pytest.mark.parametrize("name", trainers.__all__)

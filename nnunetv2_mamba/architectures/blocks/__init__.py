@@ -1,1 +1,1 @@
-"""Building blocks of the networks. Each file holds one; they know ``nnunetv2_mamba.ops`` and torch only."""
+"""Building blocks that several networks share. Each file holds one; they know ``nnunetv2_mamba.ops`` and torch only."""

@@ -15,10 +15,7 @@ import torch
 from torch import nn
 
 from ...files import written_whole
-from .medsegmamba import build_medsegmamba
-from .segmamba import build_segmamba
 from .state import read_plain, unwrap
-from .umamba import build_umamba, plan_of
 
 __all__ = ["build_from_reference", "convert"]
 
@@ -46,6 +43,10 @@ def build_from_reference(
     Raises:
         ValueError: if the state_dict is of another network or of one that cannot be represented, with the reason.
     """
+    from ..medsegmamba.released_weights import build_medsegmamba  # here, because they use this room's tools
+    from ..segmamba.released_weights import build_segmamba
+    from ..umamba.released_weights import build_umamba, plan_of
+
     state = unwrap(state_dict)
     if any(key.startswith("vit.") for key in state):
         return build_segmamba(state, tom_residual)

@@ -8,17 +8,18 @@ import torch
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import nn
 
-from .blocks.decoder import Decoder
-from .blocks.dimensions import conv_transpose, instance_norm, spatial_dims
-from .blocks.fused_head import FusedHead
-from .blocks.gated_spatial_conv import GatedSpatialConv
-from .blocks.half_precision import saturate_layers, saturated
-from .blocks.kan import kan_block
-from .blocks.mamba import DirectionalMamba
-from .blocks.plain_conv import PlainConvBlock
-from .blocks.tokens import to_tokens, to_volume
-from .segmamba import SegMambaEncoder, decoder_blocks
-from .topology import Topology, make_topology
+from ..blocks.decoder import Decoder
+from ..blocks.dimensions import conv_transpose, instance_norm, spatial_dims
+from ..blocks.half_precision import saturate_layers, saturated
+from ..blocks.mamba import DirectionalMamba
+from ..blocks.tokens import to_tokens, to_volume
+from ..contract import PlannedNetwork
+from ..segmamba.gated_spatial_conv import GatedSpatialConv
+from ..segmamba.network import SegMamba, SegMambaEncoder, decoder_blocks
+from ..topology import Topology, make_topology, per_stage_counts
+from .fused_head import FusedHead
+from .kan import kan_block
+from .plain_conv import PlainConvBlock
 
 SCANS = ("bidirectional", "tri_oriented")
 WIRINGS = ("inline", "skip")
@@ -127,7 +128,7 @@ def _decoder_blocks(topology: Topology, conv_op: type[nn.Module]) -> tuple[list[
     return upsamplings, stages
 
 
-class MSDKMamba(nn.Module):
+class MSDKMamba(PlannedNetwork):
     """MSD-KMamba-style network, built from a plan; logits out.
 
     **A reconstruction.** Only the abstract of the paper is known to us: "bidirectional spatial perception", a
@@ -162,6 +163,9 @@ class MSDKMamba(nn.Module):
     """
 
     widths_from_plan = True
+    key_to_encoder = "encoder.stages"
+    key_to_stem = "encoder.stem"
+    keys_to_in_proj = ("encoder.stem.0",)
 
     def __init__(
         self,
@@ -183,23 +187,16 @@ class MSDKMamba(nn.Module):
         layout: str = "nnunet",
         fused_head: bool = False,
     ):
-        super().__init__()
         choices = {"scan": (scan, SCANS), "kan_wiring": (kan_wiring, WIRINGS), "layout": (layout, LAYOUTS)}
         for name, (value, allowed) in choices.items():
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
         topology = make_topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
-        if isinstance(n_mamba_layers_per_stage, int):
-            n_mamba_layers_per_stage = [n_mamba_layers_per_stage] * (n_stages - 1)
-        if len(n_mamba_layers_per_stage) != n_stages - 1:
-            raise ValueError(
-                f"n_mamba_layers_per_stage has {len(n_mamba_layers_per_stage)} entries, "
-                f"needs n_stages - 1 = {n_stages - 1}"
-            )
-        self.topology, self.input_channels = topology, input_channels
+        super().__init__(topology, input_channels)
+        n_mamba_layers = per_stage_counts("n_mamba_layers_per_stage", n_mamba_layers_per_stage, n_stages - 1)
 
         def make_stage(level: int, downsample: nn.Module, width: int) -> BSAStage:
-            kernel, n_layers = topology.kernel_sizes[level], n_mamba_layers_per_stage[level - 1]
+            kernel, n_layers = topology.kernel_sizes[level], n_mamba_layers[level - 1]
             return BSAStage(downsample, width, conv_op, kernel, n_layers, scan, mixer, kan, kan_wiring, gate)
 
         nnunet = layout == "nnunet"
@@ -211,6 +208,9 @@ class MSDKMamba(nn.Module):
         if nnunet:
             for part in (self.encoder.stem, self.decoder):
                 part.apply(InitWeights_He(1e-2))
+        else:
+            self.key_to_encoder, self.key_to_stem = SegMamba.key_to_encoder, SegMamba.key_to_stem
+            self.keys_to_in_proj = SegMamba.keys_to_in_proj
         self.fused_head = FusedHead(n_stages - 1) if fused_head and deep_supervision else None
         saturate_layers(self)
 

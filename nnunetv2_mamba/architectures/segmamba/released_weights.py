@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..segmamba import SegMamba
-from .mamba import stack_directions
-from .state import State, count, load_strictly, rename_modules, shape_of
+from ..reference_weights.mamba import stack_directions
+from ..reference_weights.state import State, count, load_strictly, rename_modules, shape_of
+from .network import SegMamba
 
 TOM_DIRECTIONS = ("", "_b", "_s")  # forward, reverse, inter-slice: the order of scan_order.tri_oriented
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from .dimensions import instance_norm, same_padding, spatial_dims
+from ..blocks.dimensions import instance_norm, same_padding, spatial_dims
 
 
 class PlainConvBlock(nn.Sequential):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .half_precision import saturated
-from .mamba import DirectionalMamba
-from .tokens import to_tokens, to_volume
+from ..blocks.half_precision import saturated
+from ..blocks.mamba import DirectionalMamba
+from ..blocks.tokens import to_tokens, to_volume
 
 
 class TriOrientedMambaLayer(nn.Module):

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from .depthwise_conv import DepthwiseConv, kernel_size_for
-from .dimensions import spatial_dims
-from .half_precision import saturated
-from .mixers import check_mixer
-from .tokens import to_tokens, to_volume
+from ..blocks.depthwise_conv import DepthwiseConv, kernel_size_for
+from ..blocks.dimensions import spatial_dims
+from ..blocks.half_precision import saturated
+from ..blocks.mixers import check_mixer
+from ..blocks.tokens import to_tokens, to_volume
 
 
 class SelfAttention(nn.Module):

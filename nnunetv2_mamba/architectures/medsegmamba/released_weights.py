@@ -7,9 +7,9 @@ from torch import nn
 
 from nnunetv2_mamba.ops import scan_order
 
-from ..blocks.ss3d import DIRECTIONS
-from ..medsegmamba import MedSegMamba
-from .state import State, count, load_strictly, rename_modules, shape_of
+from ..reference_weights.state import State, count, load_strictly, rename_modules, shape_of
+from .network import MedSegMamba
+from .ss3d import DIRECTIONS
 
 SS3D_PARAMETERS = {
     "x_proj_weight": "x_proj_weight",

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from .dimensions import same_padding
-from .half_precision import saturated
+from ..blocks.dimensions import same_padding
+from ..blocks.half_precision import saturated
 
 GROUPS = 8
 

@@ -10,11 +10,11 @@ from torch import nn
 
 from nnunetv2_mamba.ops import scan_order
 
-from .depthwise_conv import DepthwiseConv, kernel_size_for
-from .dimensions import spatial_dims
-from .directional_ssm import DirectionalSSM
-from .mixers import check_mixer
-from .recompute import recomputed_but_for_scans
+from ..blocks.depthwise_conv import DepthwiseConv, kernel_size_for
+from ..blocks.dimensions import spatial_dims
+from ..blocks.directional_ssm import DirectionalSSM
+from ..blocks.mixers import check_mixer
+from ..blocks.recompute import recomputed_but_for_scans
 
 DIRECTIONS = 8
 

@@ -7,15 +7,16 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import nn
 
-from .blocks.decoder import Decoder
-from .blocks.dimensions import conv_transpose, instance_norm, same_padding
-from .blocks.gated_spatial_conv import GatedSpatialConv
-from .blocks.half_precision import saturate_layers
-from .blocks.recompute import recomputed
-from .blocks.tri_oriented_mamba import TriOrientedMambaLayer
-from .blocks.uncertainty import FeatureLevelUncertaintyEstimation
-from .blocks.unetr import UnetrResBlock
-from .topology import Topology, make_topology
+from ..blocks.decoder import Decoder
+from ..blocks.dimensions import conv_transpose, instance_norm, same_padding
+from ..blocks.half_precision import saturate_layers
+from ..blocks.recompute import recomputed
+from ..contract import PlannedNetwork
+from ..topology import Topology, make_topology, per_stage_counts
+from .feature_uncertainty import FeatureLevelUncertaintyEstimation
+from .gated_spatial_conv import GatedSpatialConv
+from .tri_oriented_mamba import TriOrientedMambaLayer
+from .unetr_block import UnetrResBlock
 
 
 class _Stage(nn.Module):
@@ -111,7 +112,7 @@ def decoder_blocks(topology: Topology, conv_op: type[nn.Module]) -> tuple[list[n
     return upsamplings, stages
 
 
-class SegMamba(nn.Module):
+class SegMamba(PlannedNetwork):
     """SegMamba, built from a plan; logits out.
 
     The defaults compute what the released code (since 5 June 2024) computes; with five isotropic stages of widths
@@ -134,6 +135,9 @@ class SegMamba(nn.Module):
         ValueError: for arguments that do not fit each other, and in ``forward`` for an input that does not fit.
     """
 
+    key_to_stem = "encoder.stages.0.downsample"
+    keys_to_in_proj = ("encoder.stages.0.downsample",)
+
     def __init__(
         self,
         input_channels: int,
@@ -151,20 +155,14 @@ class SegMamba(nn.Module):
         tom_residual: bool = True,
         mixer: str = "mamba",
     ):
-        super().__init__()
         topology = make_topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
-        if isinstance(n_tom_layers_per_stage, int):
-            n_tom_layers_per_stage = [n_tom_layers_per_stage] * (n_stages - 1)
-        if len(n_tom_layers_per_stage) != n_stages - 1:
-            raise ValueError(
-                f"n_tom_layers_per_stage has {len(n_tom_layers_per_stage)} entries, needs n_stages - 1 = {n_stages - 1}"
-            )
-        self.topology, self.input_channels = topology, input_channels
+        super().__init__(topology, input_channels)
+        n_tom_layers = per_stage_counts("n_tom_layers_per_stage", n_tom_layers_per_stage, n_stages - 1)
         tom_options = {"residual": tom_residual, "dt_init": dt_init, "mixer": mixer}
 
         def make_stage(level: int, downsample: nn.Module, width: int) -> _Stage:
-            kernel, n_layers = topology.kernel_sizes[level], n_tom_layers_per_stage[level - 1]
-            return _Stage(downsample, width, conv_op, kernel, n_layers, gate, fue, tom_options)
+            kernel = topology.kernel_sizes[level]
+            return _Stage(downsample, width, conv_op, kernel, n_tom_layers[level - 1], gate, fue, tom_options)
 
         self.encoder = SegMambaEncoder(input_channels, topology, conv_op, make_stage)
         upsamplings, stages = decoder_blocks(topology, conv_op)

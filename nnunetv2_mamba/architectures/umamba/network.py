@@ -10,11 +10,12 @@ import torch
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import nn
 
-from .blocks.decoder import Decoder
-from .blocks.half_precision import saturate_layers
-from .blocks.mamba_layer import MambaLayer
-from .blocks.residual import ResidualBlock
-from .topology import Topology, make_topology
+from ..blocks.decoder import Decoder
+from ..blocks.half_precision import saturate_layers
+from ..contract import PlannedNetwork
+from ..topology import Topology, make_topology
+from .mamba_layer import MambaLayer
+from .residual_block import ResidualBlock
 
 _WHY_ONE_PATCH = (
     "UMambaEnc takes channels as tokens where a feature map has no more voxels than channels, so its weights belong to "
@@ -76,10 +77,12 @@ class UMambaEncoder(nn.Module):
         return features
 
 
-class _UMamba(nn.Module):
+class _UMamba(PlannedNetwork):
     """Encoder with the Mamba layers that a variant chooses, and decoder."""
 
     widths_from_plan = True
+    key_to_stem = "encoder.stem"
+    keys_to_in_proj = ("encoder.stem.0.conv1",)
 
     def __init__(
         self,
@@ -92,8 +95,7 @@ class _UMamba(nn.Module):
         n_blocks_per_stage_decoder: Sequence[int] | None,
         mamba_layers: Sequence[nn.Module],
     ):
-        super().__init__()
-        self.topology, self.input_channels = topology, input_channels
+        super().__init__(topology, input_channels)
         n_stages, features = topology.n_stages, topology.features
         n_blocks = _blocks_per_stage("n_blocks_per_stage", n_blocks_per_stage, n_stages, n_stages)
         n_blocks_decoder = _blocks_per_stage(
@@ -221,9 +223,8 @@ class UMambaEnc(_UMamba):
         layers = [layer for layer in mamba_layers if isinstance(layer, MambaLayer)]
         self.bound_to_patch_size = any(layer.channels_as_tokens for layer in layers)
 
-    @staticmethod
-    def patch_options(patch_size: Sequence[int], plan: Mapping[str, Any]) -> dict[str, Any]:
-        """For ``from_plans``: what follows from the plan's patch size."""
+    @classmethod
+    def patch_options(cls, patch_size: Sequence[int], arguments: Mapping[str, Any]) -> dict[str, Any]:
         return {"patch_size": patch_size}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:

@@ -8,18 +8,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from .blocks.attention import PositionEmbedding, SelfAttention
-from .blocks.decoder import Decoder
-from .blocks.depthwise_conv import DepthwiseConv
-from .blocks.dimensions import max_pool
-from .blocks.group_norm_conv import GROUPS, ConvBlock, ResConvBlock, UpConv
-from .blocks.half_precision import saturate_layers
-from .blocks.mamba import DirectionalMamba
-from .blocks.mixers import check_mixer
-from .blocks.ss3d import SS3D
-from .blocks.tokens import to_tokens, to_volume
-from .blocks.vss3d import VSS3DBlock
-from .topology import Topology, make_topology, total_stride
+from ..blocks.decoder import Decoder
+from ..blocks.depthwise_conv import DepthwiseConv
+from ..blocks.dimensions import max_pool
+from ..blocks.half_precision import saturate_layers
+from ..blocks.mamba import DirectionalMamba
+from ..blocks.mixers import check_mixer
+from ..blocks.tokens import to_tokens, to_volume
+from ..contract import PlannedNetwork
+from ..topology import Topology, make_topology, total_stride
+from .attention import PositionEmbedding, SelfAttention
+from .group_norm_conv import GROUPS, ConvBlock, ResConvBlock, UpConv
+from .ss3d import SS3D
+from .vss3d import VSS3DBlock
 
 BOTTLENECKS = ("ss3d", "tom", "transformer", "none", "conv")
 ORIENTATIONS = 6
@@ -85,7 +86,7 @@ class MedSegMambaBottleneck(nn.Module):
         return self.compress(to_volume(self.norm(tokens), grid))
 
 
-class MedSegMamba(nn.Module):
+class MedSegMamba(PlannedNetwork):
     """MedSegMamba, built from a plan; logits out (the released code returns softmax probabilities).
 
     With four isotropic stages of widths 32, 64, 128, 256 the defaults have the released code's 84,400,736 parameters
@@ -113,6 +114,10 @@ class MedSegMamba(nn.Module):
         ValueError: for arguments that do not fit each other, and in ``forward`` for an input that does not fit.
     """
 
+    key_to_stem = "encoder.stages.0"
+    keys_to_in_proj = ("encoder.stages.0.1.convs.0.0",)
+    keys_to_bottleneck = ("bottleneck",)
+
     def __init__(
         self,
         input_channels: int,
@@ -134,7 +139,6 @@ class MedSegMamba(nn.Module):
         drop_path: float = 0.3,
         position_grid: Sequence[int] | None = None,
     ):
-        super().__init__()
         if bottleneck not in BOTTLENECKS:
             raise ValueError(f"bottleneck must be one of {', '.join(BOTTLENECKS)}; got {bottleneck!r}")
         if check_mixer(mixer) != "mamba" and bottleneck in ("none", "conv"):
@@ -144,7 +148,7 @@ class MedSegMamba(nn.Module):
         if (position_grid is not None) != (bottleneck == "transformer"):
             raise ValueError("position_grid must be given with bottleneck='transformer', and only then")
         topology = make_topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
-        self.topology, self.input_channels = topology, input_channels
+        super().__init__(topology, input_channels)
         features, kernels = topology.features, topology.kernel_sizes
         if n_bottleneck_blocks is None:
             n_bottleneck_blocks = 8 if bottleneck == "transformer" else 9
@@ -172,6 +176,7 @@ class MedSegMamba(nn.Module):
         embedding = None
         if position_grid is not None:
             embedding = PositionEmbedding(bottleneck_channels, position_grid, dropout)
+            self.key_to_lpe = "bottleneck.position_embedding.embedding"
         self.encoder = MedSegMambaEncoder(input_channels, topology, conv_op)
         self.bottleneck = MedSegMambaBottleneck(
             features[-1], bottleneck_channels, conv_op, kernels[-1], blocks, embedding
@@ -192,12 +197,12 @@ class MedSegMamba(nn.Module):
         """The paper's widths for any number of stages: doubling from 32 up to 256."""
         return [min(32 * 2**i, 256) for i in range(n_stages)]
 
-    @staticmethod
-    def patch_options(patch_size: Sequence[int], plan: Mapping[str, Any]) -> dict[str, Any]:
-        """For ``from_plans``: the grid for which the transformer learns position embeddings."""
-        if plan.get("bottleneck") != "transformer":
+    @classmethod
+    def patch_options(cls, patch_size: Sequence[int], arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The grid for which the transformer learns position embeddings."""
+        if arguments.get("bottleneck") != "transformer":
             return {}
-        return {"position_grid": [s // t for s, t in zip(patch_size, total_stride(plan["strides"]), strict=True)]}
+        return {"position_grid": [s // t for s, t in zip(patch_size, total_stride(arguments["strides"]), strict=True)]}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         self.topology.check_input(x, self.input_channels)

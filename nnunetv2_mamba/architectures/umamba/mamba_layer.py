@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from .half_precision import saturated
-from .mamba import DirectionalMamba
-from .tokens import to_tokens, to_volume
+from ..blocks.half_precision import saturated
+from ..blocks.mamba import DirectionalMamba
+from ..blocks.tokens import to_tokens, to_volume
 
 
 class MambaLayer(nn.Module):

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from .drop_path import DropPath
-from .half_precision import saturated
+from ..blocks.drop_path import DropPath
+from ..blocks.half_precision import saturated
 
 
 class TokenMLP(nn.Sequential):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from .dimensions import instance_norm, same_padding, spatial_dims
-from .half_precision import saturated
-from .recompute import recomputed
+from ..blocks.dimensions import instance_norm, same_padding, spatial_dims
+from ..blocks.half_precision import saturated
+from ..blocks.recompute import recomputed
 
 SLOPE = 0.01
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..umamba import UMambaBot, UMambaEnc
-from .mamba import stack_directions
-from .state import State, count, load_strictly, rename_modules, shape_of
+from ..reference_weights.mamba import stack_directions
+from ..reference_weights.state import State, count, load_strictly, rename_modules, shape_of
+from .network import UMambaBot, UMambaEnc
 
 CONV_OPS = {2: nn.Conv2d, 3: nn.Conv3d}
 

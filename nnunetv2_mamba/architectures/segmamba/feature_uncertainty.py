@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .half_precision import saturated
+from ..blocks.half_precision import saturated
 
 
 class FeatureLevelUncertaintyEstimation(nn.Module):

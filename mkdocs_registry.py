@@ -1,0 +1,48 @@
+"""Hooks of ``mkdocs.yml``: what the documentation lists of the networks, made from their registry.
+
+A page holds ``<!-- registry: NAME -->`` where the text of ``LISTS[NAME]`` belongs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from nnunetv2_mamba.architectures.registry import NETWORKS
+
+_MARK = re.compile(r"<!-- registry: (\w+) -->")
+
+
+def _trainers() -> Iterator[str]:
+    """A table: every network's trainer and those of its variants."""
+    yield "| trainer | what it trains | recipe |"
+    yield "|---|---|---|"
+    for network in NETWORKS.values():
+        numbers = ", ".join(f"`{name}={value!r}`" for name, value in network.recipe.items())
+        page = f"[{network.name}](networks/{network.page}.md)"
+        yield f"| `nnUNetTrainer{network.name}` | {page}: {network.summary} | {numbers or 'nnU-Net’s'} |"
+        for suffix, variant in network.variants.items():
+            changed = ", ".join(f"`{name}={value!r}`" for name, value in variant.recipe.items())
+            yield f"| `…{suffix}` | {variant.summary} | {changed or 'as above'} |"
+
+
+def _classes() -> Iterator[str]:
+    """The API of every class of networks."""
+    for name in dict.fromkeys(network.network_class.__name__ for network in NETWORKS.values()):
+        yield f"::: nnunetv2_mamba.architectures.{name}\n"
+
+
+LISTS: dict[str, Callable[[], Iterator[str]]] = {"trainers": _trainers, "classes": _classes}
+
+
+def on_config(config: Any) -> Any:
+    """A page per network in the navigation."""
+    pages = dict.fromkeys(f"networks/{network.page}.md" for network in NETWORKS.values())
+    next(section for section in config.nav if "Networks" in section)["Networks"] = list(pages)
+    return config
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    """Fill the marks of a page."""
+    return _MARK.sub(lambda mark: "\n".join(LISTS[mark[1]]()), markdown)

@@ -1,0 +1,77 @@
+"""The networks by name: what trainers, planners, ``doctor``, tests and documentation are made from.
+
+A network is a folder beside this file whose ``__init__`` registers it; nothing else lists it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from .contract import PlannedNetwork
+
+
+class Variant(NamedTuple):
+    """The network with other options, or trained otherwise, under its own name.
+
+    Args:
+        summary: what it is, in a sentence.
+        options: of the constructor.
+        recipe: numbers of the training.
+    """
+
+    summary: str
+    options: Mapping[str, Any] = MappingProxyType({})
+    recipe: Mapping[str, Any] = MappingProxyType({})
+
+
+# Every network has them: what isolates the contribution of its sequence mixer.
+CONTROLS = {
+    "NoMamba": Variant("The control without Mamba: the state-space part is the identity.", {"mixer": "none"}),
+    "Conv": Variant("The control with a depthwise convolution in place of the state-space part.", {"mixer": "conv"}),
+}
+
+
+@dataclass(frozen=True)
+class RegisteredNetwork:
+    """A network under the name that its trainers and planner carry.
+
+    Attributes:
+        name: ``SegMamba`` for ``nnUNetTrainerSegMamba``, ``nnunetv2_mamba plan --network SegMamba``.
+        network_class: what is built.
+        summary: what it is, in one line of the documentation's tables.
+        page: its page in the documentation's ``networks/``, without the ending.
+        options: of the constructor, where it is not the class with its defaults.
+        variants: trainers of their own, by what follows the name.
+        max_pool: how often a plan halves an axis at most; None for as often as nnU-Net does.
+        recipe: numbers of the training (``trainers.recipe.Recipe``) that differ from nnU-Net's.
+        training: a sentence or two on how it is trained, and why so.
+        small: options that make a small instance, for tests of the installation and of the code.
+    """
+
+    name: str
+    network_class: type[PlannedNetwork]
+    summary: str
+    page: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    variants: Mapping[str, Variant] = field(default_factory=lambda: CONTROLS)
+    max_pool: int | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    training: str = "With nnU-Net's recipe: SGD 1e-2, Nesterov momentum 0.99, polynomial decay, deep supervision."
+    small: Mapping[str, Any] = field(default_factory=dict)
+
+
+NETWORKS: dict[str, RegisteredNetwork] = {}
+
+
+def register(network: RegisteredNetwork) -> None:
+    """Add a network.
+
+    Raises:
+        ValueError: if its name is taken.
+    """
+    if network.name in NETWORKS:
+        raise ValueError(f"two networks are named {network.name}")
+    NETWORKS[network.name] = network

@@ -1,0 +1,48 @@
+"""The trainers that follow from the registry of networks: one per network, and one per variant of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from nnunetv2_mamba.architectures.registry import NETWORKS, RegisteredNetwork
+
+from .base import nnUNetTrainerMamba
+from .self_distillation import SelfDistillationTrainer
+
+PREFIX = "nnUNetTrainer"
+MODULE = __package__  # where nnU-Net and pickle find them, whichever file makes them
+
+# Networks that are not trained by nnU-Net's loss alone.
+BASES: dict[str, type[nnUNetTrainerMamba]] = {"MSDKMamba": SelfDistillationTrainer}
+
+
+def subclass(
+    base: type[nnUNetTrainerMamba], name: str, doc: str, members: Mapping[str, Any]
+) -> type[nnUNetTrainerMamba]:
+    """A trainer class, as a class statement in ``nnunetv2_mamba.trainers`` would make it."""
+    return type(name, (base,), {"__module__": MODULE, "__doc__": doc, **members})
+
+
+def trainers_of(network: RegisteredNetwork) -> list[type[nnUNetTrainerMamba]]:
+    """The network's trainer, and one for each of its variants."""
+    base = BASES.get(network.name, nnUNetTrainerMamba)
+    members = {
+        "planner": network.name,
+        "network_class": network.network_class,
+        "network_options": dict(network.options),
+        "recipe": replace(base.recipe, **network.recipe),
+    }
+    trainer = subclass(base, PREFIX + network.name, f"{network.summary}.\n\n{network.training}", members)
+    trainers = [trainer]
+    for suffix, variant in network.variants.items():
+        members = {
+            "network_options": {**network.options, **variant.options},
+            "recipe": replace(trainer.recipe, **variant.recipe),
+        }
+        trainers.append(subclass(trainer, trainer.__name__ + suffix, variant.summary, members))
+    return trainers
+
+
+TRAINERS = {trainer.__name__: trainer for network in NETWORKS.values() for trainer in trainers_of(network)}
