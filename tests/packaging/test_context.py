@@ -39,11 +39,6 @@ OPTIONS = {
 HADOLINT = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
 
-@pytest.fixture(scope="session")
-def built_wheel(tmp_path_factory):
-    return wheel.write_wheel(tmp_path_factory.mktemp("wheel"))
-
-
 @pytest.fixture(autouse=True)
 def one_wheel_and_no_trial(built_wheel, monkeypatch):
     """Each takes seconds: the wheel is built once, and what is tried of a model test_trial.py tests."""
