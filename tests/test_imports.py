@@ -34,7 +34,7 @@ ALLOWED = {
     "evaluation": {"image_files", "regions"},
     "benchmark": {"_register", "evaluation", "memory", "ops", "trainers", "untrusted_plans"},
     "freesurfer": {"image_files", "untrusted_plans"},
-    "packaging": {"architectures", "image_files", "ops", "untrusted_plans"},
+    "packaging": {"architectures", "image_files", "memory", "ops", "untrusted_plans"},
     "demo": {"_register"},
     "commands": {"benchmark", "doctor", "demo", "evaluation", "planning", "architectures", "freesurfer", "packaging"},
     "cli": {"commands"},

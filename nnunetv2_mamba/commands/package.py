@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     chosen = {name: getattr(args, name) for name in names}
     model = write_context(Request(args.model, **chosen, gpu=not args.cpu, choices=choices), args.output)
     folds = ", ".join(model.folds)
+    print("Tried: it segments a patch of noise, on the CPU")
     print(printable(f"{model.trainer}, {model.configuration}, fold(s) {folds}: {args.output}"))
     print(printable(f"Next: {args.output / 'test_run.sh'} INPUT OUTPUT"))
     return 0

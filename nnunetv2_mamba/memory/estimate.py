@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -118,17 +118,23 @@ def training_memory(
 
 
 def inference_memory(
-    build: Callable[[], nn.Module], input_shape: Sequence[int], autocast: torch.dtype | None = torch.float16
+    build: Callable[[], nn.Module],
+    input_shape: Sequence[int],
+    autocast: torch.dtype | None = torch.float16,
+    around: AbstractContextManager | None = None,
 ) -> MemoryEstimate:
-    """Peak of a forward pass without gradients. See ``training_memory`` for the arguments.
+    """Peak of a forward pass without gradients. See ``training_memory`` for the other arguments.
 
     nnU-Net's sliding window holds the whole image and the sum of its logits besides: ``sliding_window_bytes``.
+
+    Args:
+        around: entered around the pass, such as a counter of its operations.
     """
     with FakeTensorMode():
         network = build().eval()
         tracker = AllocationTracker()
         tracker.count([*network.parameters(), *network.buffers()], "parameters")
-        with tracker, torch.no_grad(), autocast_as_on_cuda(autocast):
+        with around or nullcontext(), tracker, torch.no_grad(), autocast_as_on_cuda(autocast):
             network(torch.empty(*input_shape))
         return MemoryEstimate(**tracker.peak)
 

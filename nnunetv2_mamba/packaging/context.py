@@ -11,15 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from ..files import folder_made_whole, remove_left_behind
 from .adapters import brats
 from .model import Model, check_reader, copy_for_inference, open_model
-from .network import initialize
 from .settings import Choices, Settings
+from .trial import try_model
 from .wheel import pinned_requirements, write_wheel
 
 _CPU_INDEX = "https://download.pytorch.org/whl/cpu"
@@ -112,8 +110,7 @@ def _write(request: Request, context: Path) -> Model:
     check_reader(model)
     settings = _settings(request, model)
     settings.write(context / "inference.json")
-    predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
-    initialize(predictor, context / "model", model.folds, request.choices.checkpoint, request.source)
+    try_model(context / "model", settings, request.source)
     if request.platform == "grand-challenge":
         _to_tarball(context / "model", context / "model.tar.gz")
     wheel = write_wheel(context)

@@ -88,14 +88,17 @@ def check_configuration(name: str, plans: dict, dataset: dict, file: object) -> 
 
 
 def check_mirroring(axes: Any, patch_size: list[int], file: object) -> None:
-    """Check the axes that a checkpoint allows to mirror.
+    """Check the axes that a checkpoint allows to mirror, of which PyTorch takes each once and as a whole number.
 
     Raises:
         ValueError: naming ``file``.
     """
+    if axes is None:
+        return
     allowed = range(len(patch_size))
-    if axes is not None and not (isinstance(axes, list | tuple) and all(axis in allowed for axis in axes)):
+    whole = isinstance(axes, list | tuple) and all(type(axis) is int and axis in allowed for axis in axes)
+    if not whole or len(set(axes)) < len(axes):
         raise ValueError(
-            f"{file}: inference_allowed_mirroring_axes must be axes of the patch, below {len(patch_size)}, got "
-            f"{excerpt(axes)}"
+            f"{file}: inference_allowed_mirroring_axes must be different axes of the patch, below {len(patch_size)}, "
+            f"got {excerpt(axes)}"
         )

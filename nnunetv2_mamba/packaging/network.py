@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 
 from nnunetv2_mamba.architectures.reference_weights.state import misfit
 
 from ..files import read_json_object
+from ..text import short_reason
 from ..untrusted_plans import check_untrusted_plans
 from .description import channels_of, check_configuration, check_dataset, check_mirroring
 from .model import read_checkpoint
@@ -50,20 +52,25 @@ def initialize(
     manager = PlansManager(plans)
     configuration = manager.get_configuration(configuration_name)
     try:
-        network = recursive_find_trainer_class_by_name(trainer).build_network_architecture(
-            manager,
-            configuration,
-            len(channels_of(dataset)),
-            manager.get_label_manager(dataset).num_segmentation_heads,
-            enable_deep_supervision=False,
-        )
+        network = build(trainer, manager, configuration, dataset)
     except Exception as error:  # a network's constructor may raise anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        reason = short_reason(error, 300)
         raise ValueError(f"{name}/plans.json: the network of {trainer} cannot be built: {reason}") from error
     for file, content in reversed(contents.items()):  # those of the first last
         _load_weights(network, content["network_weights"], file)
     weights = [content["network_weights"] for content in contents.values()]
     predictor.manual_initialization(network, manager, configuration, weights, dataset, trainer, mirroring)
+
+
+def build(trainer: str, plans: PlansManager, configuration: ConfigurationManager, dataset: dict[str, Any]) -> nn.Module:
+    """The network that a trainer predicts with; raises what the network's constructor raises."""
+    return recursive_find_trainer_class_by_name(trainer).build_network_architecture(
+        plans,
+        configuration,
+        len(channels_of(dataset)),
+        plans.get_label_manager(dataset).num_segmentation_heads,
+        enable_deep_supervision=False,
+    )
 
 
 def _load_weights(network: nn.Module, weights: dict[str, Tensor], file: str) -> None:

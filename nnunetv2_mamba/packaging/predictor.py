@@ -43,30 +43,42 @@ class CasePredictor:
         choices: how it is run.
         device: ``cuda``, ``cpu`` or ``mps``.
         clock: seconds; the time budget is kept on it.
+        name: of the model in messages; ``folder`` where None.
+
+    Attributes:
+        tiles: nnU-Net's predictor, with the plans, the data set's description and the network.
 
     Raises:
         OSError, ValueError, RuntimeError: for a folder that does not have what ``choices`` asks for.
     """
 
-    def __init__(self, folder: Path, choices: Choices, device: str, clock: Callable[[], float] = time.perf_counter):
+    def __init__(
+        self,
+        folder: Path,
+        choices: Choices,
+        device: str,
+        clock: Callable[[], float] = time.perf_counter,
+        name: object = None,
+    ):
         self._choices, self._clock = choices, clock
-        self._tiles = _Tiles(choices, device, clock)
-        self._folds = self._tiles.load_folds(folder, choices)
+        self.tiles = _Tiles(choices, device, clock)
+        self._folds = self.tiles.load_folds(folder, choices, name)
 
     @property
     def n_channels(self) -> int:
-        return len(channels_of(self._tiles.dataset_json))
+        return len(channels_of(self.tiles.dataset_json))
 
     def warm_up(self) -> None:
         """Run a pass before the first case, for what is compiled or chosen on first use; times it for the budget."""
-        self._tiles.warm_up()
+        self.tiles.warm_up()
 
-    def segment(self, files: Sequence[Path], started: float | None = None) -> Segmentation:
+    def segment(self, files: Sequence[Path], started: float | None = None, asked: Plan | None = None) -> Segmentation:
         """Segment one case.
 
         Args:
             files: the channels in the model's order, 3D images on one grid.
             started: on the clock, when the time budget began; None for now.
+            asked: what is run, as far as the time budget allows; None for what the choices say.
 
         Returns:
             The labels lie on exactly the grid of the first file.
@@ -79,38 +91,38 @@ class CasePredictor:
             names = ", ".join(str(file) for file in files)
             raise ValueError(f"the model takes {self.n_channels} channel(s), this case has {len(files)}: {names}")
         geometry = read_geometry(files)
-        reader = self._tiles.plans_manager.image_reader_writer_class()
+        reader = self.tiles.plans_manager.image_reader_writer_class()
         begin = self._clock()
         array, properties = _read(files, reader)
         notes = tuple(note for file in files if (note := _note_of_non_finite(file)))
         data, properties = self._preprocess(array, properties)
-        logits, how, complete = self._logits(data, properties, started, self._clock() - begin)
+        asked = asked or Plan(len(self._folds), self._choices.mirroring, self._choices.step_size)
+        logits, how, complete = self._logits(asked, data, properties, started, self._clock() - begin)
         labels = convert_predicted_logits_to_segmentation_with_correct_shape(
             logits.numpy(),
-            self._tiles.plans_manager,
-            self._tiles.configuration_manager,
-            self._tiles.label_manager,
+            self.tiles.plans_manager,
+            self.tiles.configuration_manager,
+            self.tiles.label_manager,
             properties,
         )
         return Segmentation(_image(labels, properties, reader, geometry), how, complete, notes)
 
     def _preprocess(self, array: np.ndarray, properties: dict) -> tuple[torch.Tensor, dict]:
-        configuration = self._tiles.configuration_manager
+        configuration = self.tiles.configuration_manager
         data, _, properties = configuration.preprocessor_class(verbose=False).run_case_npy(
-            array, None, properties, self._tiles.plans_manager, configuration, self._tiles.dataset_json
+            array, None, properties, self.tiles.plans_manager, configuration, self.tiles.dataset_json
         )
         return torch.from_numpy(data).to(torch.float32, memory_format=torch.contiguous_format), properties
 
     def _logits(
-        self, data: torch.Tensor, properties: dict, started: float, reading: float
+        self, asked: Plan, data: torch.Tensor, properties: dict, started: float, reading: float
     ) -> tuple[torch.Tensor, str, bool]:
-        asked = Plan(len(self._folds), self._choices.mirroring, self._choices.step_size)
         if self._choices.time_budget is None:
             return self._run(asked, data), str(asked), True
         finishing = (reading + self._resampling_seconds(properties, data)) * MARGIN
         deadline = started + self._choices.time_budget - finishing
         guard = Guard(deadline, self._clock)
-        self._tiles.pilot(guard, deadline)
+        self.tiles.pilot(guard, deadline)
         plans = ladder(asked)
         cheapest = plans[-1]
         chosen = guard.choose(plans, lambda plan: self._passes(plan, data))
@@ -125,24 +137,24 @@ class CasePredictor:
         return self._run(cheapest, data, guard), how, not guard.closed
 
     def _run(self, plan: Plan, data: torch.Tensor, guard: Guard | None = None) -> torch.Tensor:
-        self._tiles.list_of_parameters = self._folds[: plan.folds]
-        self._tiles.use_mirroring, self._tiles.tile_step_size = plan.mirroring, plan.step_size
-        self._tiles.guard = guard
-        return self._tiles.predict_logits_from_preprocessed_data(data)
+        self.tiles.list_of_parameters = self._folds[: plan.folds]
+        self.tiles.use_mirroring, self.tiles.tile_step_size = plan.mirroring, plan.step_size
+        self.tiles.guard = guard
+        return self.tiles.predict_logits_from_preprocessed_data(data)
 
     def _passes(self, plan: Plan, data: torch.Tensor) -> int:
-        return plan.folds * self._tiles.n_tiles(data, plan.step_size) * self._tiles.passes_per_tile(plan.mirroring)
+        return plan.folds * self.tiles.n_tiles(data, plan.step_size) * self.tiles.passes_per_tile(plan.mirroring)
 
     def _resampling_seconds(self, properties: dict, data: torch.Tensor) -> float:
         """How long the logits will take to resample to the image's grid: measured on one class, for all of them."""
-        configuration = self._tiles.configuration_manager
+        configuration = self.tiles.configuration_manager
         target = properties["shape_after_cropping_and_before_resampling"]
-        spacing = [properties["spacing"][axis] for axis in self._tiles.plans_manager.transpose_forward]
+        spacing = [properties["spacing"][axis] for axis in self.tiles.plans_manager.transpose_forward]
         current = [*spacing[: len(target) - len(configuration.spacing)], *configuration.spacing]
         begin = self._clock()
         one = np.zeros((1, *data.shape[1:]), dtype=np.float16)
         configuration.resampling_fn_probabilities(one, target, current, spacing)
-        return (self._clock() - begin) * self._tiles.label_manager.num_segmentation_heads
+        return (self._clock() - begin) * self.tiles.label_manager.num_segmentation_heads
 
 
 class _Tiles(nnUNetPredictor):
@@ -154,9 +166,9 @@ class _Tiles(nnUNetPredictor):
         self.guard: Guard | None = None
         self._pass_seconds: float | None = None
 
-    def load_folds(self, folder: Path, choices: Choices) -> list[dict[str, torch.Tensor]]:
+    def load_folds(self, folder: Path, choices: Choices, name: object) -> list[dict[str, torch.Tensor]]:
         """Make the network and load each fold's weights into it, those of the first last; return them all."""
-        initialize(self, folder, choices.folds, choices.checkpoint)
+        initialize(self, folder, choices.folds, choices.checkpoint, name)
         return self.list_of_parameters
 
     def load_weights(self, weights: dict[str, torch.Tensor]) -> None:

@@ -3,11 +3,11 @@
 import pytest
 import torch
 from tiny_dataset import TinyDataset
-from torch.utils.flop_counter import FlopCounterMode
 
 from nnunetv2_mamba.benchmark.checks import trainer_class
-from nnunetv2_mamba.benchmark.flops import _scan_formulas, network_cost
+from nnunetv2_mamba.benchmark.flops import network_cost
 from nnunetv2_mamba.ops import causal_conv1d, directional_scan, scan_order
+from nnunetv2_mamba.ops.flops import flop_counter
 
 
 def test_scan_and_convolution_are_counted():
@@ -17,7 +17,7 @@ def test_scan_and_convolution_are_counted():
     u, delta = torch.randn(batch, length, channels), torch.randn(batch, directions, length, channels)
     A, D = -torch.rand(directions, channels, states), torch.randn(directions, channels)
     B = C = torch.randn(batch, directions, length, states)
-    with FlopCounterMode(display=False, custom_mapping=_scan_formulas()) as counter:
+    with flop_counter() as counter:
         directional_scan(u, delta, A, B, C, paths, D)
         causal_conv1d(u, torch.randn(directions, channels, taps), None, paths)
     positions = batch * directions * length * channels

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 import torch
+from engines import ENGINES, Engine
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from tiny_dataset import NAME, make_tiny_dataset
 from trained_model import TrainedModel
 
 from nnunetv2_mamba._register import DISCOVERY
+from nnunetv2_mamba.packaging import wheel
 from nnunetv2_mamba.trainers import nnUNetTrainerUMambaBot
 
 
@@ -69,3 +72,18 @@ def _predict_with_nnunet(folder: Path, cases: dict[str, list[Path]], output: Pat
         [str(file).removesuffix(".nii.gz") for file in references.values()],
     )
     return references
+
+
+@pytest.fixture(scope="session")
+def built_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return wheel.write_wheel(tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """What builds and runs containers; skips with the reason where it cannot."""
+    start, why_not = ENGINES[request.param]
+    if reason := why_not():
+        pytest.skip(reason)
+    with start(tmp_path_factory.mktemp(request.param) / "storage") as engine:
+        yield engine

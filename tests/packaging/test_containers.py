@@ -1,29 +1,58 @@
-"""Each platform's container, built from its Dockerfile and run as the platform runs it; see ``image.py``."""
+"""Each platform's container, built from its Dockerfile and run as the platform runs it; see ``engines.py``."""
 
 from __future__ import annotations
 
+import os
+import shutil
+import subprocess
 from pathlib import Path
 
-import image
 import layouts
 import pytest
 from trained_model import MODALITIES
 
+from nnunetv2_mamba._register import DISCOVERY
+from nnunetv2_mamba.packaging import context
 from nnunetv2_mamba.packaging.context import Request, write_context
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(image.why_not() is not None, reason=f"no images here: {image.why_not()}"),
-]
+pytestmark = pytest.mark.slow
+SLUGS = [f"mri-{channel}" for channel in range(len(MODALITIES))]
+OPTIONS = {
+    "grand-challenge": {"interfaces": ["organs=output", *(f"{slug}={number}" for number, slug in enumerate(SLUGS))]},
+    "brats": {"modalities": MODALITIES},
+    "flare": {},
+}
+USER = 54321  # whom no image knows
+STRICT = ["--rm", "--network", "none", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
+STRICT += ["--user", f"{USER}:{USER}", "--shm-size=1m"]
+TEMPORARY = ["--tmpfs", "/tmp"]
 
 
-def build(folder: Path, model: Path, platform: str, **options) -> image.Image:
-    write_context(Request(model, platform, gpu=False, **options), folder / "context")
-    built = image.Image(folder / "context", folder / "image")
-    if platform == "grand-challenge":
-        (folder / "model").mkdir()
-        image.unpack(folder / "context" / "model.tar.gz", folder / "model")
-    return built
+@pytest.fixture(scope="module")
+def package(engine, trained_model, built_wheel, tmp_path_factory):
+    """A platform's build context, built once; the folder and the image's name."""
+    made = {}
+
+    def package_and_build(platform: str, gpu: bool = False) -> tuple[Path, str]:
+        image = f"nnunetv2-mamba-test-{platform}-{'gpu' if gpu else 'cpu'}"
+        if image not in made:
+            folder = tmp_path_factory.mktemp("context") / "context"
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv("nnUNet_extTrainer", DISCOVERY)
+                # the same wheel, so the same layers
+                patch.setattr(context, "write_wheel", lambda folder: Path(shutil.copy(built_wheel, folder)))
+                request = Request(trained_model.folder, platform, gpu=gpu, image=image, **OPTIONS[platform])
+                write_context(request, folder)
+            done = engine.run("docker", "build", "--tag", image, folder)
+            assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+            made[image] = folder
+        return made[image], image
+
+    return package_and_build
+
+
+def volumes(mounted: dict[str, Path]) -> list[str]:
+    return [word for target, folder in mounted.items() for word in ("--volume", f"{folder}:{target}")]
 
 
 def output_folder(folder: Path) -> Path:
@@ -32,130 +61,150 @@ def output_folder(folder: Path) -> Path:
     return folder
 
 
-def check_flare(tmp_path: Path, model: Path, cases: layouts.Cases, references: dict[str, Path]) -> None:
-    container = build(tmp_path, model, "flare")
-    everything = layouts.flare(tmp_path / "inputs", cases)
-    one = layouts.flare(tmp_path / "one", dict(list(cases.items())[:1]))
-    damaged = layouts.flare(tmp_path / "damaged", cases)
-    name, *others = cases
-    layouts.truncate(damaged / f"{name}_0000.nii.gz")
-    incomplete = layouts.flare(tmp_path / "incomplete", cases)
-    channels = len(cases[name])
-    (incomplete / f"{name}_{channels - 1:04d}.nii.gz").unlink()
-    empty = output_folder(tmp_path / "empty")
-
-    def run(inputs: Path) -> tuple:
-        output = output_folder(tmp_path / f"outputs-{inputs.name}")
-        volumes = {"/workspace/inputs": (inputs, "ro"), "/workspace/outputs": (output, "rw")}
-        return container.run("/bin/bash", "-c", "sh predict.sh", volumes=volumes), output
-
-    for inputs, names in ((everything, list(cases)), (one, [name])):
-        done, output = run(inputs)
-        assert done.returncode == 0, done.stderr
-        assert sorted(file.name for file in output.iterdir()) == [f"{case}.nii.gz" for case in sorted(names)]
-        for case in names:
-            check_same(output / f"{case}.nii.gz", references[case], cases[case][0])
-    done, output = run(damaged)
-    assert done.returncode == 1
-    assert f"/workspace/inputs/{name}_0000.nii.gz" in done.stderr
-    assert sorted(file.name for file in output.iterdir()) == [f"{case}.nii.gz" for case in sorted(others)]
-    if channels > 1:
-        done, output = run(incomplete)
-        assert done.returncode == 1
-        assert f"/workspace/inputs/{name}_{channels - 1:04d}.nii.gz is missing" in done.stderr
-        assert sorted(file.name for file in output.iterdir()) == [f"{case}.nii.gz" for case in sorted(others)]
-    done, output = run(empty)
-    assert done.returncode == 1
-    assert "/workspace/inputs has no" in done.stderr
+def failures(done: subprocess.CompletedProcess) -> list[str]:
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    return [line for line in done.stderr.splitlines() if "FAILED" in line]
 
 
-def check_brats(
-    tmp_path: Path, model: Path, modalities: tuple[str, ...], cases: layouts.Cases, references: dict[str, Path]
-) -> None:
-    container = build(tmp_path, model, "brats", modalities=modalities)
-    cases = {f"BraTS-GLI-{number:05d}-000": files for number, files in enumerate(cases.values())}
-    references = dict(zip(cases, references.values(), strict=True))
-    everything = layouts.brats(tmp_path / "inputs", modalities, cases)
-    damaged = layouts.brats(tmp_path / "damaged", modalities, cases)
-    first, second, *others = cases
-    (damaged / first / f"{first}-{modalities[-1]}.nii.gz").unlink()
-    layouts.truncate(damaged / second / f"{second}-{modalities[0]}.nii.gz")
-
-    def run(inputs: Path) -> tuple:
-        output = output_folder(tmp_path / f"outputs-{inputs.name}")
-        volumes = {"/input": (inputs, "ro"), "/output": (output, "rw")}
-        return container.run(volumes=volumes, user="4711:4711"), output
-
-    one = layouts.brats(tmp_path / "one", modalities, {first: cases[first]})
-    for inputs, names in ((everything, list(cases)), (one, [first])):
-        done, output = run(inputs)
-        assert done.returncode == 0, done.stderr
-        assert sorted(file.name for file in output.iterdir()) == [f"{name}.nii.gz" for name in names]
-        for name in names:
-            check_same(output / f"{name}.nii.gz", references[name], cases[name][0])
-    done, output = run(output_folder(tmp_path / "empty"))
-    assert done.returncode == 1
-    assert "/input has no" in done.stderr
-
-    output = output_folder(tmp_path / "outputs-mlcube")  # and as an MLCube
-    volumes = {"/mlcube_io0": (damaged, "ro"), "/mlcube_io2": (output, "rw")}
-    arguments = ("infer", "--data_path=/mlcube_io0", "--output_path=/mlcube_io2")
-    done = container.run(*arguments, volumes=volumes, user="4711:4711")
-    assert done.returncode == 1
-    assert f"/mlcube_io0/{first}/{first}-{modalities[-1]}.nii.gz is missing" in done.stderr
-    assert f"/mlcube_io0/{second}/{second}-{modalities[0]}.nii.gz is damaged" in done.stderr
-    assert sorted(file.name for file in output.iterdir()) == [f"{name}.nii.gz" for name in others]
+def run_as_the_platform_does(engine, folder: Path, inputs: Path, output: Path, *arguments: str) -> None:
+    done = engine.run(folder / "test_run.sh", inputs, output, *arguments)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
 
 
-def check_grand_challenge(tmp_path: Path, model: Path, images: list[Path], reference: Path) -> None:
-    slugs = [f"mri-{number}" for number in range(len(images))]
-    interfaces = ["organs=output", *(f"{slug}={number}" for number, slug in enumerate(slugs))]
-    container = build(tmp_path, model, "grand-challenge", interfaces=interfaces)
+def check(folder: Path, references: dict[str, Path], geometries: dict[str, Path], owner: int | None = None) -> None:
+    """Check that these files are there, and no others, with these labels where those images lie."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    assert set(files) == set(references)
+    for name, file in files.items():
+        assert layouts.geometry(file) == layouts.geometry(geometries[name])
+        layouts.assert_same_labels(file, references[name])
+        assert owner is None or file.stat().st_uid == owner
 
-    def run(inputs: Path) -> tuple:
-        output = output_folder(tmp_path / f"output-{inputs.name}")
-        volumes = {"/input": (inputs, "ro"), "/output": (output, "rw"), "/opt/ml/model": (tmp_path / "model", "ro")}
-        return container.run(volumes=volumes), output / "images" / "organs"
 
-    good = layouts.grand_challenge(tmp_path / "good", slugs, images)
-    done, output = run(good)
+def of_cases(model) -> tuple[dict[str, Path], dict[str, Path]]:
+    """References and images of the model's cases, by the names of the segmentations."""
+    references = {f"{name}.nii.gz": file for name, file in model.references.items()}
+    return references, {f"{name}.nii.gz": files[0] for name, files in model.cases.items()}
+
+
+def only(name: str, *files: dict[str, Path]) -> list[dict[str, Path]]:
+    return [{name: each[name]} for each in files]
+
+
+def test_flare(engine, package, trained_model, tmp_path):
+    folder, image = package("flare")
+    references, images = of_cases(trained_model)
+    inputs = layouts.flare(tmp_path / "inputs", trained_model.cases)
+    run_as_the_platform_does(engine, folder, inputs, tmp_path / "all")
+    check(tmp_path / "all", references, images)
+
+    def run(inputs: Path) -> subprocess.CompletedProcess:
+        output = output_folder(tmp_path / f"strict-{inputs.name}")
+        mounted = volumes({"/workspace/inputs": inputs, "/workspace/outputs": output})
+        return engine.run("docker", "run", *STRICT, *TEMPORARY, *mounted, image, "/bin/bash", "-c", "sh predict.sh")
+
+    damaged = layouts.flare(tmp_path / "damaged", trained_model.cases)
+    layouts.truncate(damaged / "case_0_0000.nii.gz")
+    (damaged / "case_1_0003.nii.gz").unlink()
+    first, second = failures(run(damaged))
+    assert "/workspace/inputs/case_0_0000.nii.gz is damaged" in first
+    assert "/workspace/inputs/case_1_0003.nii.gz is missing" in second
+    check(tmp_path / "strict-damaged", *only("case_2.nii.gz", references, images), owner=USER)
+    (line,) = failures(run(output_folder(tmp_path / "empty")))
+    assert "/workspace/inputs has no CASE_0000.nii.gz" in line
+
+
+@pytest.mark.parametrize(
+    ("options", "mode", "message"),
+    [
+        (TEMPORARY, 0o755, "inference: FAILED: nothing can be written to /workspace/outputs: Permission denied"),
+        ([], 0o777, "inference: FAILED: [Errno 2] No usable temporary directory found in "),
+    ],
+    ids=["output", "temporary folder"],
+)
+def test_what_cannot_be_written_to_is_one_line(engine, package, trained_model, tmp_path, options, mode, message):
+    """Said before the prediction, of which standard output would tell; the output folder belongs to root."""
+    _, image = package("flare")
+    inputs = layouts.flare(tmp_path / "inputs", trained_model.cases)
+    output = output_folder(tmp_path / "outputs")
+    output.chmod(mode)
+    mounted = volumes({"/workspace/inputs": inputs, "/workspace/outputs": output})
+    done = engine.run("docker", "run", *STRICT, *options, *mounted, image)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(message)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert not list(output.iterdir())
+
+
+def test_flare_with_cuda_and_without_a_gpu(engine, package, trained_model, tmp_path):
+    if engine.name == "docker":
+        pytest.skip("PyPI's PyTorch with CUDA is some gigabytes")
+    _, image = package("flare", gpu=True)
+    references, images = of_cases(trained_model)
+    inputs = layouts.flare(tmp_path / "inputs", {"case_0": trained_model.cases["case_0"]})
+    output = output_folder(tmp_path / "outputs")
+    mounted = volumes({"/workspace/inputs": inputs, "/workspace/outputs": output})
+    done = engine.run("docker", "run", *STRICT, *TEMPORARY, "--cpuset-cpus=0", *mounted, image)
     assert done.returncode == 0, done.stderr
-    assert [file.suffix for file in output.iterdir()] == [".mha"]
-    (file,) = output.iterdir()
-    (source,) = (good / "images" / slugs[0]).iterdir()
-    assert layouts.geometry(file) == layouts.geometry(source)
-    layouts.assert_same_labels(file, reference)
+    assert "inference: NO GPU, so it runs on the CPU, many times slower: " in done.stderr
+    assert "on the CPU" in done.stdout
+    check(output, *only("case_0.nii.gz", references, images), owner=USER)
 
-    missing = layouts.grand_challenge(tmp_path / "missing", slugs, images)
-    next((missing / "images" / slugs[-1]).iterdir()).unlink()
-    damaged = layouts.grand_challenge(tmp_path / "damaged", slugs, images)
-    layouts.truncate(next((damaged / "images" / slugs[-1]).iterdir()))
+
+def test_brats(engine, package, trained_model, tmp_path):
+    """As of 2025, and as the MLCubes of before."""
+    folder, image = package("brats")
+    references, images = of_cases(trained_model)
+    inputs = layouts.brats(tmp_path / "inputs", MODALITIES, trained_model.cases)
+    run_as_the_platform_does(engine, folder, inputs, tmp_path / "2025")
+    check(tmp_path / "2025", references, images, owner=os.getuid())
+    run_as_the_platform_does(engine, folder, inputs, tmp_path / "2024", "2024")
+    check(tmp_path / "2024", references, images, owner=os.getuid())
+
+    damaged = layouts.brats(tmp_path / "damaged", MODALITIES, trained_model.cases)
+    (damaged / "case_0" / "case_0-t2f.nii.gz").unlink()
+    layouts.truncate(damaged / "case_1" / "case_1-t1n.nii.gz")
+    output = output_folder(tmp_path / "mlcube")
+    mounted = volumes({"/mlcube_io0": damaged, "/mlcube_io2": output})
+    arguments = ["infer", "--data_path=/mlcube_io0", "--output_path=/mlcube_io2"]
+    first, second = failures(engine.run("docker", "run", *STRICT, *TEMPORARY, *mounted, image, *arguments))
+    assert "/mlcube_io0/case_0/case_0-t2f.nii.gz is missing" in first
+    assert "/mlcube_io0/case_1/case_1-t1n.nii.gz is damaged" in second
+    check(output, *only("case_2.nii.gz", references, images), owner=USER)
     empty = output_folder(tmp_path / "empty")
-    for inputs, named in (
-        (missing, f"/input/images/{slugs[-1]} must have one .mha file"),
-        (damaged, f"/input/images/{slugs[-1]}/6f1c-{len(slugs) - 1}.mha"),
-        (empty, "/input/inputs.json is missing"),
+    mounted = volumes({"/input": empty, "/output": output_folder(tmp_path / "none")})
+    (line,) = failures(engine.run("docker", "run", *STRICT, *TEMPORARY, *mounted, image))
+    assert "/input has no folder of a case" in line
+
+
+def test_grand_challenge(engine, package, trained_model, tmp_path):
+    folder, image = package("grand-challenge")
+    reference = {"images/organs/output.mha": trained_model.references["case_0"]}
+    good = layouts.grand_challenge(tmp_path / "good", SLUGS, trained_model.cases["case_0"])
+    (source,) = (good / "images" / SLUGS[0]).iterdir()  # askew
+    geometry = {"images/organs/output.mha": source}
+    run_as_the_platform_does(engine, folder, good, tmp_path / "output")
+    check(tmp_path / "output", reference, geometry)
+    (tmp_path / "model").mkdir()
+    shutil.unpack_archive(folder / "model.tar.gz", tmp_path / "model", "gztar")
+
+    def run(inputs: Path) -> subprocess.CompletedProcess:
+        output = output_folder(tmp_path / f"strict-{inputs.name}")
+        mounted = volumes({"/input": inputs, "/output": output, "/opt/ml/model": tmp_path / "model"})
+        return engine.run("docker", "run", *STRICT, *TEMPORARY, *mounted, image)
+
+    assert run(good).returncode == 0
+    check(tmp_path / "strict-good", reference, geometry, owner=USER)
+    missing = layouts.grand_challenge(tmp_path / "missing", SLUGS, trained_model.cases["case_0"])
+    next((missing / "images" / SLUGS[-1]).iterdir()).unlink()
+    damaged = layouts.grand_challenge(tmp_path / "damaged", SLUGS, trained_model.cases["case_0"])
+    layouts.truncate(next((damaged / "images" / SLUGS[-1]).iterdir()))
+    for inputs, message in (
+        (missing, f"/input/images/{SLUGS[-1]} must have one .mha file"),
+        (damaged, f"/input/images/{SLUGS[-1]}/6f1c-{len(SLUGS) - 1}.mha"),
+        (output_folder(tmp_path / "empty"), "/input/inputs.json is missing"),
     ):
-        done, output = run(inputs)
-        assert done.returncode == 1
-        assert named in done.stderr
-        assert not output.exists() or not list(output.iterdir())
-
-
-def check_same(file: Path, reference: Path, source: Path) -> None:
-    assert layouts.geometry(file) == layouts.geometry(source)
-    layouts.assert_same_labels(file, reference)
-
-
-def test_flare(tmp_path, trained_model):
-    check_flare(tmp_path, trained_model.folder, trained_model.cases, trained_model.references)
-
-
-def test_brats(tmp_path, trained_model):
-    check_brats(tmp_path, trained_model.folder, MODALITIES, trained_model.cases, trained_model.references)
-
-
-def test_grand_challenge(tmp_path, trained_model):
-    check_grand_challenge(
-        tmp_path, trained_model.folder, trained_model.cases["case_0"], trained_model.references["case_0"]
-    )
+        (line,) = failures(run(inputs))
+        assert message in line
+        assert not [path for path in (tmp_path / f"strict-{inputs.name}").rglob("*") if path.is_file()]

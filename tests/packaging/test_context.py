@@ -26,6 +26,7 @@ from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.packaging import context, wheel
 from nnunetv2_mamba.packaging import model as module
 from nnunetv2_mamba.packaging.context import Request, write_context
+from nnunetv2_mamba.packaging.predictor import CasePredictor
 from nnunetv2_mamba.packaging.settings import Choices, Settings
 from nnunetv2_mamba.trainers import nnUNetTrainerUMambaBot
 
@@ -38,15 +39,13 @@ OPTIONS = {
 HADOLINT = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
 
-@pytest.fixture(scope="session")
-def built_wheel(tmp_path_factory):
-    return wheel.write_wheel(tmp_path_factory.mktemp("wheel"))
-
-
 @pytest.fixture(autouse=True)
-def one_wheel(built_wheel, monkeypatch):
-    """Building it takes pip seconds, so it is built once."""
+def one_wheel_and_no_trial(built_wheel, monkeypatch):
+    """Each takes seconds: the wheel is built once, and what is tried of a model test_trial.py tests."""
     monkeypatch.setattr(context, "write_wheel", lambda folder: Path(shutil.copy(built_wheel, folder)))
+    monkeypatch.setattr(
+        context, "try_model", lambda folder, settings, name: CasePredictor(folder, settings.choices, "cpu", name=name)
+    )
     monkeypatch.setenv("nnUNet_extTrainer", DISCOVERY)
 
 

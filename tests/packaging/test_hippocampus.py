@@ -7,15 +7,16 @@ import os
 import shutil
 from pathlib import Path
 
-import image
+import layouts
 import pytest
 from commands import run
 from documentation import ROOT
 from shared_files import SHARED, why_absent
-from test_containers import check_brats, check_flare, check_grand_challenge
+from test_containers import check, of_cases, run_as_the_platform_does
 from trained_model import TrainedModel
 
 from nnunetv2_mamba._register import DISCOVERY
+from nnunetv2_mamba.packaging.context import Request, write_context
 
 NAME = "Dataset004_Hippocampus"
 DATA = SHARED / "data" / NAME
@@ -27,7 +28,6 @@ N_TRAINING, N_PREDICTED = 10, 3
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(bool(ABSENT), reason=str(ABSENT)),
-    pytest.mark.skipif(image.why_not() is not None, reason=f"no images here: {image.why_not()}"),
 ]
 
 
@@ -95,17 +95,36 @@ def _batches_of_two(root: Path) -> None:
     file.write_text(json.dumps(plans))
 
 
-def test_flare_from_a_zip(tmp_path, hippocampus):
+def package(source: Path, platform: str, folder: Path, **options) -> Path:
+    request = Request(source, platform, gpu=False, image=f"nnunetv2-mamba-test-hippocampus-{platform}", **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_extTrainer", DISCOVERY)
+        write_context(request, folder)
+    return folder
+
+
+def test_flare_from_a_zip(engine, hippocampus, tmp_path):
     model, archive = hippocampus
-    check_flare(tmp_path, archive, model.cases, model.references)
+    folder = package(archive, "flare", tmp_path / "context")
+    inputs = layouts.flare(tmp_path / "inputs", model.cases)
+    run_as_the_platform_does(engine, folder, inputs, tmp_path / "outputs")
+    check(tmp_path / "outputs", *of_cases(model))
 
 
-def test_brats_from_a_folder(tmp_path, hippocampus):
+def test_brats_from_a_folder(engine, hippocampus, tmp_path):
     model, _ = hippocampus
-    check_brats(tmp_path, model.folder, ("t1n",), model.cases, model.references)
+    folder = package(model.folder, "brats", tmp_path / "context", modalities=["t1n"])
+    inputs = layouts.brats(tmp_path / "inputs", ["t1n"], model.cases)
+    run_as_the_platform_does(engine, folder, inputs, tmp_path / "outputs")
+    check(tmp_path / "outputs", *of_cases(model))
 
 
-def test_grand_challenge_from_a_zip(tmp_path, hippocampus):
+def test_grand_challenge_from_a_zip(engine, hippocampus, tmp_path):
     model, archive = hippocampus
-    name = next(iter(model.cases))
-    check_grand_challenge(tmp_path, archive, model.cases[name], model.references[name])
+    folder = package(archive, "grand-challenge", tmp_path / "context", interfaces=["organs=output"])
+    name, images = next(iter(model.cases.items()))
+    inputs = layouts.grand_challenge(tmp_path / "inputs", ["mri"], images)
+    (source,) = (inputs / "images" / "mri").iterdir()
+    run_as_the_platform_does(engine, folder, inputs, tmp_path / "outputs")
+    result = "images/organs/output.mha"
+    check(tmp_path / "outputs", {result: model.references[name]}, {result: source})

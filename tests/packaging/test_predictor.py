@@ -203,7 +203,7 @@ def test_the_folds_are_averaged_and_the_first_stays_loaded(trained_model, tmp_pa
     files = trained_model.cases["case_0"]
     predictor = CasePredictor(folder, Choices(("0", "1")), "cpu")
     first = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
-    state = predictor._tiles.network.state_dict()
+    state = predictor.tiles.network.state_dict()
     assert all(torch.equal(value, first[name]) for name, value in state.items())
     theirs = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
     theirs.initialize_from_trained_model_folder(str(folder), (0, 1))

@@ -98,14 +98,14 @@ def timed(trained_model, clock, monkeypatch):
 
     def make(budget: float, pace):
         predictor = CasePredictor(trained_model.folder, Choices(("0", "1"), time_budget=budget), "cpu", clock)
-        forward = predictor._tiles.network.forward
+        forward = predictor.tiles.network.forward
         passes = iter(range(10_000))
 
         def slow_forward(x: torch.Tensor) -> torch.Tensor:
             clock.work(pace(next(passes)))
             return forward(x)
 
-        monkeypatch.setattr(predictor._tiles.network, "forward", slow_forward)
+        monkeypatch.setattr(predictor.tiles.network, "forward", slow_forward)
         return predictor
 
     return make

@@ -1,0 +1,141 @@
+"""A model, tried before it is packaged: a case of noise goes through all that a container does with a case.
+
+What only a run shows is found at once, not by a platform: a patch that the network's strides do not divide, arguments
+of resampling or normalisation that are of the wrong type, intensities that are missing.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import SimpleITK
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+from nnunetv2_mamba.memory.estimate import GIB, inference_memory
+from nnunetv2_mamba.ops.flops import flop_counter
+
+from ..text import excerpt, short_reason
+from .description import channels_of
+from .network import build
+from .predictor import CasePredictor
+from .settings import Settings
+from .time_budget import Plan
+
+# Some ten times what nnU-Net's largest networks need for their patches: a quarter of an hour on two slow cores.
+_MOST_FLOPS = 1e14
+_COPIES = 2  # of what is traced, for the convolutions' reordered copies
+# Voxels along the axes of the case, after resampling, each another. nnU-Net pads it to a patch.
+_EDGES, _LONGEST_EDGE = (8, 9, 10), 64
+_FINER = 0.8  # spacing of the case as a share of the training data's, so that there is something to resample
+
+
+def try_model(folder: Path, settings: Settings, name: object) -> None:
+    """Segment noise with the first fold: one patch, without mirroring, on the CPU. Of the other folds, check the
+    weights.
+
+    Args:
+        folder: the model's, as of ``copy_for_inference``.
+        settings: the container's.
+        name: of the model in messages.
+
+    Raises:
+        OSError, ValueError, pickle.UnpicklingError: where the container could not, or where one patch needs more memory
+            than this machine has or absurdly many operations.
+    """
+    precision = "default" if settings.gpu else settings.choices.precision  # a GPU's is not the CPU's
+    choices = replace(settings.choices, precision=precision, time_budget=None)
+    predictor = CasePredictor(folder, choices, "cpu", name=name)
+    try:
+        _check_cost(predictor.tiles)
+        with tempfile.TemporaryDirectory() as scratch:
+            files = _write_noise(predictor.tiles, Path(scratch))
+            predictor.segment(files, asked=Plan(folds=1, mirroring=False, step_size=1))
+    except _CannotTryError as error:
+        raise ValueError(f"{name}/plans.json: {error}") from error
+    except Exception as error:  # whatever nnU-Net and PyTorch raise for plans that contradict themselves
+        raise ValueError(
+            f"{name}/plans.json: a patch of noise cannot be segmented with it: {short_reason(error, 300)}"
+        ) from error
+
+
+class _CannotTryError(ValueError):
+    """With a sentence for the user."""
+
+
+def _check_cost(predictor: nnUNetPredictor) -> None:
+    """Trace a pass without computing it: a stranger's plans may ask for hours, or for all memory there is."""
+    configuration = predictor.configuration_manager
+    patch = "a patch of " + " x ".join(map(str, configuration.patch_size))
+    build_it = partial(build, predictor.trainer_name, predictor.plans_manager, configuration, predictor.dataset_json)
+    shape = (1, len(channels_of(predictor.dataset_json)), *configuration.patch_size)
+    counter = flop_counter()
+    memory = inference_memory(build_it, shape, None, around=counter).total
+    flops = counter.get_total_flops()
+    if flops > _MOST_FLOPS:
+        raise _CannotTryError(
+            f"{patch} takes {flops:.0e} operations, more than the {_MOST_FLOPS:.0e} that a model is tried with"
+        )
+    free = _free_memory()
+    if _COPIES * memory > free:
+        raise _CannotTryError(
+            f"{patch} needs about {_COPIES * memory / GIB:.1f} GiB of memory, and {free / GIB:.1f} GiB are free: the "
+            "model is tried before it is packaged, so package it on a machine with more"
+        )
+
+
+def _free_memory() -> float:
+    """Bytes; infinity where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration):
+        names = getattr(os, "sysconf_names", {})
+        known = "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else math.inf
+
+
+def _write_noise(predictor: nnUNetPredictor, folder: Path) -> list[Path]:
+    """A few voxels of noise in each channel, a little finer than the training data, on the axes that these had."""
+    configuration, plans = predictor.configuration_manager, predictor.plans_manager
+    target = list(configuration.spacing)
+    training = plans.plans.get("original_median_spacing_after_transp")
+    if not _is_spacing(training):
+        training = [1.0] * (3 - len(target)) + target
+    spacing = [_FINER * value for value in training]
+    slices = [1] * (3 - len(target))  # of 2D configurations: each is a patch
+    edges = [
+        min(max(round(edge * wanted / given), 1), _LONGEST_EDGE)
+        for edge, wanted, given in zip(_EDGES[len(slices) :], target, spacing[len(slices) :], strict=True)
+    ]
+    for edge, wanted, given in zip(edges, target, spacing[len(slices) :], strict=True):
+        if not 1 <= round(edge * given / wanted) <= _LONGEST_EDGE:
+            raise _CannotTryError(
+                f"'spacing' {excerpt(target)} does not fit the training data's, {excerpt(training)}: a voxel would "
+                f"become {given / wanted:.3g} along an axis"
+            )
+    order = np.argsort(plans.transpose_forward)
+    shape, spacing = (np.array(values)[order] for values in ([*slices, *edges], spacing))
+    random = np.random.default_rng(0)
+    files = [folder / f"noise_{channel:04d}.nii.gz" for channel in channels_of(predictor.dataset_json)]
+    for file in files:
+        noise = random.uniform(1, 255, shape).astype(np.float32)
+        noise[0, 0, 0] = 0  # so that there is a voxel outside of what nnU-Net normalises
+        image = SimpleITK.GetImageFromArray(noise)
+        image.SetSpacing(spacing[::-1].tolist())  # ITK counts the axes from the other end
+        SimpleITK.WriteImage(image, file)
+    return files
+
+
+def _is_spacing(value: object) -> bool:
+    return (
+        isinstance(value, Sequence)
+        and len(value) == 3
+        and all(isinstance(each, int | float) and math.isfinite(each) and each > 0 for each in value)
+    )
