@@ -82,7 +82,7 @@ class SubmititRunner:
         if self.queue is None or not (file := _record(run, self.folder)).is_file():
             return None
         job = file.read_text(encoding="ascii").strip()
-        state = self.queue.state(job, since=float("-inf"))
+        state = self.queue.state(job, since=0.0)
         if state is None:
             raise StartRefusedError(
                 f"whether job {job} of {run.name} still waits for its start is not known", passing=True
@@ -101,7 +101,7 @@ class SubmititRunner:
         if self.queue is None:
             return _LocalJob(job)
         write_text(_record(run, self.folder), job.job_id + "\n")
-        return _SlurmJob(job, run, self.queue, self.say)
+        return _SlurmJob(job, run, self.folder, self.queue, self.say)
 
     def _submit(self, call: TrainingJob) -> Any:
         from submitit.core.utils import FailedSubmissionError, UncompletedJobError
@@ -118,8 +118,8 @@ class SubmititRunner:
 
 @contextmanager
 def _without_own_job() -> Iterator[None]:
-    """Where the sweep is itself a job, the variables of that are not handed on: the new job would take some for its own.
-    What the user has set for every ``sbatch`` stays."""
+    """Where the sweep is itself a job, the variables of that are not handed on: the new job would take some for its
+    own. What the user has set for every ``sbatch`` stays."""
     if "SLURM_JOB_ID" not in os.environ:
         yield
         return
@@ -170,17 +170,19 @@ class _LocalJob(_SubmittedJob):
 
 
 class _SlurmJob(_SubmittedJob):
-    """Over when SLURM says so: a job that is requeued, for whatever reason, may have left a result before."""
+    """Over when its run is finished, or SLURM says so: a job may be requeued whatever result it has left."""
 
-    def __init__(self, job: Any, run: Run, queue: SlurmQueue, say: Callable[[str], None]):
+    def __init__(self, job: Any, run: Run, folder: Path, queue: SlurmQueue, say: Callable[[str], None]):
         super().__init__(job)
-        self.run, self.queue, self.say = run, queue, say
+        self.run, self.folder, self.queue, self.say = run, folder, queue, say
         self._submitted = time.monotonic()
         self._over_since: float | None = None
         self._said_held = False
 
     def poll(self) -> Outcome | None:
         there = self.job.paths.result_pickle.exists()
+        if there and self.run.finished(self.folder):
+            return self._outcome()
         state = self.queue.state(self.job.job_id, self._submitted, soon=there)
         if state is None or not state.over:
             self._over_since = None

@@ -14,12 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 CONFIGURATION = Path(__file__).with_name("slurm.conf")
+ACCOUNTING = Path(__file__).with_name("slurmdbd.conf")
+ACCOUNTING_PROGRAMS = ("slurmdbd", "sacctmgr", "mariadbd", "mariadb-install-db", "mariadb")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "setpriv")
 _SBIN = os.pathsep.join((os.environ.get("PATH", ""), "/usr/sbin", "/sbin"))  # where Debian has daemons
 
 
-def missing_programs() -> list[str]:
-    return [name for name in PROGRAMS if shutil.which(name, path=_SBIN) is None]
+def missing_programs(names: tuple[str, ...] = PROGRAMS) -> list[str]:
+    return [name for name in names if shutil.which(name, path=_SBIN) is None]
 
 
 def wait_for(what: str, condition: Callable[[], object], seconds: float = 120.0) -> None:
@@ -52,25 +54,49 @@ class SlurmDaemons:
         reboot = folder / "reboot"
         reboot.write_text(f"#!/bin/sh\ntouch {folder}/rebooted\n")
         reboot.chmod(0o700)
-        ports = _free_ports(2)
-        text = CONFIGURATION.read_text(encoding="utf-8")
-        values = {"host": self.node, "user": getpass.getuser(), "folder": folder, "more": more, "cpus": cpus}
-        text = text.format(controller_port=ports[0], node_port=ports[1], **values)
-        (folder / "slurm.conf").write_text(text)
+        ports = ("controller_port", "node_port", "accounting_port", "database_port")
+        values = {"host": self.node, "user": getpass.getuser(), "folder": folder}
+        values |= zip(ports, free_ports(len(ports)), strict=True)
+        for template in (CONFIGURATION, ACCOUNTING):
+            text = template.read_text(encoding="utf-8").format(more=more.format(**values), cpus=cpus, **values)
+            (folder / template.name).write_text(text)
+            (folder / template.name).chmod(0o600)  # slurmdbd insists on it
+        self.database_port = values["database_port"]
 
-    def start(self) -> None:
+    def start_munge(self) -> None:
         names = {"socket": "munge.socket", "key-file": "munge.key", "pid-file": "munged.pid"}
         names |= {"log-file": "munged.log", "seed-file": "munged.seed"}
         options = [f"--{option}={self.folder / name}" for option, name in names.items()]
         self.start_daemon("munged", "--foreground", "--force", *options)
         wait_for("munged", (self.folder / "munge.socket").exists)
-        self.start_controller()
-        self.start_daemon("slurmd", "-D")
-        wait_for("the node", lambda: self.node_state() == "idle")
+
+    def start_node(self, *options: str) -> None:
+        self.start_daemon("slurmd", "-D", *options)
+        wait_for("the node", lambda: self.node_state() in ("idle", "mixed", "allocated"))
 
     def start_controller(self) -> None:
         self.start_daemon("slurmctld", "-D")
         wait_for("slurmctld", lambda: self.run("scontrol", "ping", check=False).returncode == 0)
+
+    def start_accounting(self) -> None:
+        """MariaDB and slurmdbd, before the controller."""
+        data, socket_file = self.folder / "database", self.folder / "database.socket"
+        user = f"--user={getpass.getuser()}"
+        self.run(
+            "mariadb-install-db", "--no-defaults", user, f"--datadir={data}", "--auth-root-authentication-method=normal"
+        )
+        options = [f"--datadir={data}", f"--socket={socket_file}", f"--port={self.database_port}"]
+        options += ["--bind-address=127.0.0.1", f"--pid-file={self.folder}/database.pid", user]
+        self.start_daemon("mariadbd", "--no-defaults", *options)
+        client = ("mariadb", "--no-defaults", "--user=root", f"--socket={socket_file}", "--execute")
+        wait_for("MariaDB", lambda: self.run(*client, "SELECT 1", check=False).returncode == 0)
+        self.run(
+            *client, "CREATE USER slurm@'127.0.0.1' IDENTIFIED BY 'slurm'; GRANT ALL ON slurm.* TO slurm@'127.0.0.1'"
+        )
+        self.start_daemon("slurmdbd", "-D")
+        manage = ("sacctmgr", "--immediate", "add")
+        wait_for("slurmdbd", lambda: self.run(*manage, "cluster", "test", check=False).returncode == 0)
+        self.run(*manage, "account", "tests", "cluster=test")
 
     def start_daemon(self, name: str, *arguments: str) -> None:
         # The kernel kills it with this process, if that is killed
@@ -80,8 +106,8 @@ class SlurmDaemons:
                 command, env=self.environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
 
-    def kill_daemon(self, name: str) -> None:
-        self._running[name].kill()
+    def end_daemon(self, name: str, number: int = signal.SIGKILL) -> None:
+        self._running[name].send_signal(number)
         self._running.pop(name).wait()
 
     def run(
@@ -102,6 +128,12 @@ class SlurmDaemons:
 
     def update_node(self, **values: str) -> None:
         self.run("scontrol", "update", f"nodename={self.node}", *(f"{name}={value}" for name, value in values.items()))
+
+    def bring_node_back(self) -> None:
+        """As an administrator, once it is down and its jobs are off it."""
+        wait_for("the node", lambda: self.node_state().startswith("down"))
+        wait_for("its jobs", lambda: not self.queue("running,completing"))
+        self.update_node(state="resume")
 
     def kill_jobs(self) -> None:
         """End the processes of all jobs at once, as when a machine loses its power."""
@@ -139,7 +171,7 @@ class SlurmDaemons:
         return [pid for pid in found if pid != os.getpid()]
 
 
-def _free_ports(number: int) -> list[int]:
+def free_ports(number: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(number)]
         for each in sockets:

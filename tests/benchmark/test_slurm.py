@@ -6,6 +6,7 @@ Scheduling is what matters here, so that most drills have ``fake_training.py`` f
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_daemons import SlurmDaemons, missing_programs, wait_for
+from slurm_daemons import ACCOUNTING_PROGRAMS, SlurmDaemons, missing_programs, wait_for
 
 from nnunetv2_mamba.benchmark.run import Run
 
@@ -45,11 +46,15 @@ plans = ["nnUNetPlans"]
 
 
 @contextlib.contextmanager
-def running_daemons(**options: object) -> Iterator[SlurmDaemons]:
+def running_daemons(more: str = "", accounting: bool = False) -> Iterator[SlurmDaemons]:
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))  # short: a socket's path has 107 characters at most
-    started = SlurmDaemons(folder / "s", **options)
+    started = SlurmDaemons(folder / "s", more)
     try:
-        started.start()
+        started.start_munge()
+        if accounting:
+            started.start_accounting()
+        started.start_controller()
+        started.start_node()
         yield started
     finally:
         started.stop()
@@ -160,6 +165,10 @@ def test_after_the_driver_was_killed_the_next_one_submits_nothing_twice(daemons,
     process.wait()
     process = sweep.start()
     wait_for("it to wait", lambda: sweep.printed[-1].read_text().count("of an earlier command is") == 2)
+    process.terminate()  # the jobs are not its own
+    sweep.end(process, code=128 + signal.SIGTERM)
+    process = sweep.start()
+    wait_for("it to wait", lambda: sweep.printed[-1].read_text().count("of an earlier command is") == 2)
     daemons.run("scontrol", "release", second)
     printed = sweep.end(process)
     assert sweep.finished() and sweep.jobs() == 2 and "starts" not in printed
@@ -184,6 +193,16 @@ def test_a_wrong_partition_is_one_line(daemons, tmp_path):
     assert line.endswith(
         "invalid partition specified: nosuch; Batch job submission failed: Invalid partition name specified"
     )
+
+
+def test_a_partition_in_maintenance_is_waited_for(daemons, tmp_path):
+    daemons.run("scontrol", "update", "partitionname=low", "state=drain")
+    sweep = Sweep(daemons, tmp_path, folds=2, epochs=4)
+    process = sweep.start()
+    wait_for("the sweep to say it", lambda: "delayed  " in sweep.printed[-1].read_text())
+    daemons.run("scontrol", "update", "partitionname=low", "state=up")
+    printed = sweep.end(process)
+    assert sweep.finished() and sweep.jobs() == 2 and printed.count("Required partition not available") == 1
 
 
 def test_a_busy_controller_is_tried_again(daemons, tmp_path):
@@ -241,6 +260,7 @@ def test_a_node_that_fails(daemons, tmp_path):
     process = sweep.start()
     sweep.epochs()
     daemons.update_node(state="down", reason="test")
+    daemons.bring_node_back()
     printed = sweep.end(process)
     assert sweep.finished() and sweep.jobs() == 2 and "failed" not in printed and "stopped" not in printed
     continued_after(sweep, "SIGTERM")
@@ -251,6 +271,7 @@ def test_a_node_that_fails_where_jobs_are_not_requeued(daemons, tmp_path):
     process = sweep.start()
     sweep.epochs()
     daemons.update_node(state="down", reason="test")
+    daemons.bring_node_back()
     printed = sweep.end(process)
     assert sweep.finished() and sweep.jobs() == 2
     assert "stopped " in printed and "ended as NODE_FAIL" in printed and "failed" not in printed
@@ -261,9 +282,10 @@ def test_a_node_that_loses_its_power(daemons, tmp_path):
     sweep = Sweep(daemons, tmp_path, folds=2)
     process = sweep.start()
     sweep.epochs()
-    daemons.kill_daemon("slurmd")
+    daemons.end_daemon("slurmd")
     daemons.kill_jobs()
     daemons.start_daemon("slurmd", "-D", "-b")
+    daemons.bring_node_back()
     printed = sweep.end(process)
     assert sweep.finished() and sweep.jobs() == 2 and "failed" not in printed
     assert all(sweep.log(run).count("begins with epoch 0") == 2 for run in sweep.runs)
@@ -274,8 +296,8 @@ def test_a_node_that_is_to_reboot_is_waited_for(daemons, tmp_path):
     daemons.run("scontrol", "reboot", "ASAP", "nextstate=resume", daemons.node)
     process = sweep.start()
     wait_for("the reboot", (daemons.folder / "rebooted").exists)
-    daemons.kill_daemon("slurmd")
-    daemons.start_daemon("slurmd", "-D", "-b")
+    daemons.end_daemon("slurmd")
+    daemons.start_node("-b")
     sweep.end(process)
     assert sweep.finished() and sweep.jobs() == 2
 
@@ -284,22 +306,23 @@ def test_a_daemon_of_the_node_that_is_restarted(daemons, tmp_path):
     sweep = Sweep(daemons, tmp_path, folds=2)
     process = sweep.start()
     sweep.epochs()
-    daemons.kill_daemon("slurmd")
-    daemons.start_daemon("slurmd", "-D")
+    daemons.end_daemon("slurmd")
+    daemons.start_node()
     sweep.end(process)
     assert sweep.finished() and sweep.jobs() == 2
     assert all(sweep.log(run).count("begins with") == 1 for run in sweep.runs)
 
 
 def test_a_controller_that_is_down_for_a_while(daemons, tmp_path):
-    """One run is under way, the other not yet submitted."""
+    """One run ends meanwhile, the next is to be submitted."""
     sweep = Sweep(daemons, tmp_path, folds=2, epochs=10)
     sweep.file.write_text(sweep.file.read_text() + "[machine]\njobs = 1\n")
     process = sweep.start()
     wait_for("a job", lambda: sweep.runs[0].epochs_done(sweep.folder))
-    daemons.kill_daemon("slurmctld")
-    wait_for("the training's end", lambda: sweep.runs[0].finished(sweep.folder))
+    daemons.end_daemon("slurmctld", signal.SIGTERM)
     wait_for("the sweep to say it", lambda: "SLURM does not tell of its jobs" in sweep.printed[-1].read_text())
+    wait_for("the sweep to say it", lambda: "delayed  " in sweep.printed[-1].read_text(), 300)
+    assert sweep.runs[0].finished(sweep.folder)
     daemons.start_controller()
     printed = sweep.end(process)
     assert sweep.finished() and sweep.jobs() == 2 and "failed" not in printed
@@ -323,9 +346,34 @@ def test_preemption(daemons, tmp_path, mode):
     continued_after(sweep, "SIGTERM")
 
 
+@pytest.mark.parametrize("trainer", ["nnUNetTrainer", "nnUNetTrainerUMambaBot"])
+def test_a_real_training_at_its_time_limit(tiny_dataset, tmp_path, trainer):
+    plans = "nnUNetPlans" if trainer == "nnUNetTrainer" else "tinyUMambaBotPlans"
+    with running_daemons() as daemons:
+        sweep = Sweep(daemons, tmp_path, epochs=400, timeout_min="2", slurm_signal_delay_s="30")
+        text = sweep.file.read_text().replace("nnUNetPlans", plans).replace("nnUNetTrainer", trainer)
+        text = text.replace(
+            "iterations = 5", "iterations = 2\nvalidation_iterations = 1\nbatch_size = 2\nmirroring = false"
+        )
+        sweep.file.write_text(text + '[machine]\ndevice = "cpu"\nthreads = 1\n')
+        sweep.environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+        sweep.runs = [Run("Dataset901_Tiny", "3d_fullres", plans, trainer, 0, 0)]
+        sweep.command[:2] = [sys.executable, "-m", "nnunetv2_mamba", "benchmark"]
+        planned = subprocess.run([*sweep.command, "--dry-run"], env=sweep.environment, capture_output=True, text=True)
+        assert "1 runs, 0 finished" in planned.stdout and not sweep.folder.exists() and not daemons.queue()
+        printed = sweep.end(sweep.start())
+        assert sweep.finished() and sweep.jobs() == 1 and "failed" not in printed
+    log = sweep.log(sweep.runs[0])
+    before, after = log.split("SIGUSR2: wrote checkpoint_latest.pth in epoch ", 1)
+    epoch = int(after.split(";")[0])
+    assert "--c" in after and re.findall(r"Epoch (\d+) *$", after, re.MULTILINE)[0] == str(epoch) != "0"
+    assert not re.search(r"Epoch 0 *$", after, re.MULTILINE) and "checkpoint_latest" not in before
+    assert (sweep.folder / "results.csv").is_file()
+
+
 def test_a_full_queue(tmp_path):
     """SLURM keeps a job for MinJobAge seconds after its end."""
-    with running_daemons(more="MaxJobCount=2") as daemons:
+    with running_daemons("MaxJobCount=2") as daemons:
         sweep = Sweep(daemons, tmp_path, folds=3, epochs=4)
         sweep.shim(
             '$sbatch "$@" & pid=$!; (sleep 3; kill $pid) & wait $pid || {\n'
@@ -333,6 +381,25 @@ def test_a_full_queue(tmp_path):
         )
         printed = sweep.end(sweep.start())
     assert sweep.finished() and printed.count("delayed  ") == 1 and "Resource temporarily unavailable" in printed
+
+
+@pytest.mark.skipif(
+    bool(missing_programs(ACCOUNTING_PROGRAMS)),
+    reason=f"SLURM's accounting (Debian: slurmdbd, mariadb-server) is not installed: no {ACCOUNTING_PROGRAMS}",
+)
+@pytest.mark.parametrize("limit", ["MaxSubmitJobs", "MaxJobs"])
+def test_limits_of_a_user(tmp_path, limit):
+    """Of jobs in the queue, more of which SLURM refuses; of running jobs, more of which wait there."""
+    more = "AccountingStorageType=accounting_storage/slurmdbd\nAccountingStorageHost=127.0.0.1\n"
+    more += "AccountingStoragePort={accounting_port}\nAccountingStorageEnforce=limits"
+    with running_daemons(more, accounting=True) as daemons:
+        daemons.run("sacctmgr", "--immediate", "add", "user", getpass.getuser(), "account=tests", f"{limit}=1")
+        sweep = Sweep(daemons, tmp_path, folds=3, epochs=4)
+        printed = sweep.end(sweep.start())
+    assert sweep.finished() and sweep.jobs() == 3
+    assert (
+        printed.count("delayed  ") == printed.count("AssocMaxSubmitJobLimit") == (2 if limit == "MaxSubmitJobs" else 0)
+    )
 
 
 def test_a_held_job_is_told(daemons, tmp_path):
