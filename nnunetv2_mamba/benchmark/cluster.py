@@ -31,7 +31,7 @@ _PASSING = re.compile(
     "timed out|unable to contact slurm controller|temporarily unable|resource temporarily unavailable|standby mode"
     "|zero bytes were transmitted|connection refused|connection reset|not connected|communication (connection|shutdown)"
     "|message (send|receive) failure|job submit limit|submitjob|partition not available|node not available"
-    "|error writing script|pending shutdown|controller is not responding",
+    "|nodes are busy|error writing script|pending shutdown|controller is not responding",
     re.IGNORECASE,
 )
 # The same sentence of sbatch stands for a full queue and for a job that is too large; a line before it may say which.
@@ -202,7 +202,9 @@ class _SlurmJob(_SubmittedJob):
 
     def _without_result(self, state: JobState) -> str:
         what = "is no longer known to SLURM" if state.name == UNKNOWN else f"ended as {state.name}"
-        return f"job {self.job.job_id} {what}; SLURM's log of it: {self.job.paths.stderr}"
+        # Before the training's process began, perhaps, so that its log does not say why
+        log = f", see {self.job.paths.stderr}" if state.name in ("FAILED", "COMPLETED", UNKNOWN) else ""
+        return f"job {self.job.job_id} {what}{log}"
 
     def ask_to_stop(self) -> None:
         self.queue.cancel_later(self.job.job_id)
