@@ -41,7 +41,7 @@ def conduct(name: str, folder: Path, datasets: Sequence[str] = (), dry_run: bool
     if not ((copy := folder / file.name).exists() and copy.samefile(file)):
         shutil.copyfile(file, copy)
     display = LiveTable(sweep.runs, folder) if sys.stdout.isatty() else EventLines()
-    scheduler = Scheduler(folder, make_runner(folder, sweep.machine, sweep.slurm), display)
+    scheduler = Scheduler(folder, make_runner(folder, sweep.machine, sweep.slurm, display.event), display)
     with signals_raise():  # so that running jobs are ended too
         failed = scheduler.execute(sweep.runs)
     print(results.summary(sweep.runs, folder))

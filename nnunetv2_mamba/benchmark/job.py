@@ -51,6 +51,7 @@ def train(run: Run, sweep: Path, device: str, threads: int | None) -> None:
         seed_every_epoch,
         seed_everything,
         set_budget,
+        stop_in_order,
     )
     from nnunetv2_mamba.memory.allocator import keep_freed_memory
 
@@ -65,6 +66,7 @@ def train(run: Run, sweep: Path, device: str, threads: int | None) -> None:
         trainer = make_trainer(*args, **kwargs)
         set_budget(trainer, run.budget)
         save_checkpoints_whole(trainer)
+        stop_in_order(trainer)
         records.append(CostRecord(trainer))
         seed_every_epoch(trainer, run.seed)
         return trainer

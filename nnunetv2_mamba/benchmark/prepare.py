@@ -1,8 +1,10 @@
-"""What a sweep changes about any nnU-Net trainer: its budget, its seeds and how it writes checkpoints."""
+"""What a sweep changes about any nnU-Net trainer: its budget, its seeds, its checkpoints, and how it stops."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_mamba.files import remove_left_behind, written_whole
 from nnunetv2_mamba.trainers.base import nnUNetTrainerMamba
+from nnunetv2_mamba.trainers.preemption import TerminationRequest
 
 from .run import CHECKPOINTS, Budget
 
@@ -79,3 +82,35 @@ def save_checkpoints_whole(trainer: nnUNetTrainer) -> None:
             save_checkpoint(str(partial))
 
     trainer.save_checkpoint = save
+
+
+def stop_in_order(trainer: nnUNetTrainer) -> None:
+    """Let SIGTERM and a cluster's warnings (see ``trainers.preemption``) stop nnU-Net's own trainers as they stop this
+    package's: with ``checkpoint_latest.pth``, from which ``--c`` repeats the epoch that was under way."""
+    if isinstance(trainer, nnUNetTrainerMamba):
+        return  # does so
+    request = TerminationRequest()
+
+    def stoppable(step: Callable[[dict], dict]) -> Callable[[dict], dict]:
+        def checked(batch: dict) -> dict:
+            request.check()
+            return step(batch)
+
+        return checked
+
+    run_training = trainer.run_training
+    trainer.train_step, trainer.validation_step = stoppable(trainer.train_step), stoppable(trainer.validation_step)
+    trainer.run_training = lambda: request.obeyed_by(run_training, partial(_save_for_continuation, trainer))
+
+
+def _save_for_continuation(trainer: nnUNetTrainer, signal_name: str) -> None:
+    if trainer.local_rank != 0 or trainer.disable_checkpointing or not trainer.was_initialized:
+        return
+    epoch, whole_log = trainer.current_epoch, trainer.logger.get_checkpoint
+    trainer.current_epoch = epoch - 1  # save_checkpoint writes the number of the epoch that comes next
+    trainer.logger.get_checkpoint = lambda: {key: values[:epoch] for key, values in whole_log().items()}
+    try:
+        trainer.save_checkpoint(str(Path(trainer.output_folder) / "checkpoint_latest.pth"))
+    finally:
+        trainer.current_epoch, trainer.logger.get_checkpoint = epoch, whole_log
+    trainer.print_to_log_file(f"{signal_name}: wrote checkpoint_latest.pth in epoch {epoch}; --c continues")

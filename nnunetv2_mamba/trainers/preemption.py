@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -63,3 +64,21 @@ class TerminationRequest:
         """Raise Preempted if a signal has come."""
         if self.received is not None:
             raise Preempted
+
+    def obeyed_by(self, training: Callable[[], None], save: Callable[[str], None]) -> None:
+        """Run ``training``, which calls :meth:`check` where it can stop.
+
+        When a signal asked to stop, ``save`` gets the signal's name to write what continues the training.
+
+        Raises:
+            SystemExit: with 128 + the signal's number, as a shell reports a process that the signal ends.
+        """
+        with self:
+            try:
+                training()
+            except Exception:  # also what follows when the signal hit the data loading processes first
+                if self.received is None:
+                    raise
+                save(self.received.name)
+            if self.received is not None:
+                raise SystemExit(128 + self.received)

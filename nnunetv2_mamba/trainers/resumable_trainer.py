@@ -62,17 +62,9 @@ class ResumableTrainer(StepTrainer):
 
     def run_training(self) -> None:
         """nnU-Net's loop. When a signal asks to stop (see ``preemption``) it writes ``checkpoint_latest.pth`` and exits
-        with status 128 + the signal's number, as a shell reports a process that the signal ends; ``--c`` then repeats
-        the epoch that was under way, with the weights as they were."""
-        with self._termination:
-            try:
-                super().run_training()
-            except Exception:  # also what follows when the signal hit the data loading processes first
-                if self._termination.received is None:
-                    raise
-                self._save_for_continuation(self._termination.received.name)
-            if self._termination.received is not None:
-                raise SystemExit(128 + self._termination.received)
+        with status 128 + the signal's number; ``--c`` then repeats the epoch that was under way, with the weights as
+        they were."""
+        self._termination.obeyed_by(super().run_training, self._save_for_continuation)
 
     def _save_for_continuation(self, signal_name: str) -> None:
         if self.local_rank != 0 or self.disable_checkpointing or not self.was_initialized:

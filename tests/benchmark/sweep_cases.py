@@ -49,7 +49,7 @@ def hold(file: Path) -> Iterator[subprocess.Popen]:
 def pretend_finished(run: Run, sweep: Path, dice: float = 0.5) -> None:
     """Write what a finished run leaves."""
     folder = run.folder(sweep)
-    (folder / "validation").mkdir(parents=True)
+    (folder / "validation").mkdir(parents=True, exist_ok=True)
     (folder / "checkpoint_final.pth").touch()
     summary = {"mean": {"1": {"Dice": dice}}, "foreground_mean": {"Dice": dice}}
     (folder / "validation" / "summary.json").write_text(json.dumps(summary))

@@ -1,7 +1,9 @@
 """What a sweep changes about a trainer and measures of it, on a stand-in with nnU-Net's hooks."""
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,13 +12,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from sweep_cases import RUN
 
 from nnunetv2_mamba import files
 from nnunetv2_mamba.benchmark import cost
 from nnunetv2_mamba.benchmark.cost import CostRecord
-from nnunetv2_mamba.benchmark.prepare import save_checkpoints_whole, seed_every_epoch, set_budget
+from nnunetv2_mamba.benchmark.prepare import save_checkpoints_whole, seed_every_epoch, set_budget, stop_in_order
 from nnunetv2_mamba.benchmark.run import Budget
 
 
@@ -117,6 +120,64 @@ def test_what_a_killed_process_had_not_completed_is_removed(tmp_path):
     dead.wait()
     (tmp_path / f".partial-{files._host()}-{dead.pid}-0-checkpoint_best.pth").touch()
     save_checkpoints_whole(StandIn(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("number", "moment"),
+    [
+        (signal.SIGUSR2, "train_step"),
+        pytest.param(signal.SIGTERM, "validation_step", marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_stops_nnunets_own_trainer_with_a_checkpoint(tiny_dataset, monkeypatch, number, moment):
+    torch.set_num_threads(1)
+
+    def make():
+        plans = {**tiny_dataset.plans("nnUNetPlans"), "continue_training": False}
+        trainer = nnUNetTrainer(plans, "3d_fullres", 0, tiny_dataset.dataset_json(), torch.device("cpu"))
+        set_budget(trainer, Budget(3, 2, 1, 2))
+        save_checkpoints_whole(trainer)
+        return trainer
+
+    trainer = make()
+    step, weights = getattr(trainer, moment), {}
+
+    def signalled_in_epoch_1(batch):
+        result = step(batch)
+        if trainer.current_epoch == 1:
+            os.kill(os.getpid(), number)
+            weights.update({name: tensor.clone() for name, tensor in trainer.network.state_dict().items()})
+        return result
+
+    setattr(trainer, moment, signalled_in_epoch_1)
+    stop_in_order(trainer)
+    before = [signal.getsignal(each) for each in (number, signal.SIGINT)]
+    trainer.num_val_iterations_per_epoch = 2  # so that another step would follow
+    with pytest.raises(SystemExit) as exit_:
+        trainer.run_training()
+    assert exit_.value.code == 128 + number
+    assert [signal.getsignal(each) for each in (number, signal.SIGINT)] == before and trainer.current_epoch == 1
+    assert f"{number.name}: wrote checkpoint_latest.pth in epoch 1" in Path(trainer.log_file).read_text()
+    latest = Path(trainer.output_folder) / "checkpoint_latest.pth"
+    content = torch.load(latest, weights_only=False)
+    assert content["current_epoch"] == 1 and {len(values) for values in content["logging"].values()} == {1}
+    torch.testing.assert_close(content["network_weights"], weights, rtol=0, atol=0)
+
+    continued = make()
+    stop_in_order(continued)
+    continued.load_checkpoint(str(latest))
+    continued.run_training()
+    assert (Path(continued.output_folder) / "checkpoint_final.pth").exists()
+    assert {len(values) for values in continued.logger.get_checkpoint().values()} == {3}
+
+
+def test_an_error_of_nnunets_own_trainer_is_not_hidden(tmp_path):
+    trainer = StandIn(tmp_path)
+    trainer.train_step = trainer.validation_step = trainer.run_training = lambda *_: 1 / 0
+    stop_in_order(trainer)
+    with pytest.raises(ZeroDivisionError):
+        trainer.run_training()
     assert not list(tmp_path.iterdir())
 
 

@@ -47,7 +47,7 @@ def gone(pid: int) -> bool:
 
 @pytest.fixture
 def training(tmp_path, monkeypatch):
-    monkeypatch.setattr(runners, "_command", lambda *_: [sys.executable, "-S", "-c", TRAINING, str(tmp_path)])
+    monkeypatch.setattr(runners, "command_of", lambda *_: [sys.executable, "-S", "-c", TRAINING, str(tmp_path)])
     started = runners.LocalRunner(tmp_path, Machine("cpu")).start(RUN, 0)
     while not (tmp_path / "ready").exists():
         assert started.poll() is None, RUN.log(tmp_path).read_text()
@@ -61,7 +61,7 @@ def test_a_training_that_is_stopped_writes_its_checkpoint_and_ends_with_its_work
     while not (tmp_path / "asked").exists():
         time.sleep(0.01)
     training.stop()
-    assert training.poll() == 143 and (tmp_path / "checkpoint").exists()
+    assert training.poll().how == "exit code 143" and (tmp_path / "checkpoint").exists()
     assert gone(int((tmp_path / "worker").read_text()))
 
 
@@ -69,5 +69,5 @@ def test_a_training_that_is_killed_leaves_no_worker(training, tmp_path):
     training.process.send_signal(signal.SIGKILL)
     while training.poll() is None:
         time.sleep(0.01)
-    assert training.poll() == -signal.SIGKILL
+    assert training.poll().how == "killed by signal 9"
     assert gone(int((tmp_path / "worker").read_text()))

@@ -18,19 +18,27 @@ from nnunetv2_mamba.benchmark.lock import lock
 from nnunetv2_mamba.benchmark.results import summary, write_scores
 from nnunetv2_mamba.benchmark.run import Run
 from nnunetv2_mamba.benchmark.scheduler import Scheduler
+from nnunetv2_mamba.benchmark.started import Outcome, StartRefusedError, outcome_of
 
 RUNS = tuple(replace(RUN, fold=fold) for fold in range(4))
 
 
 class FakeRunner:
-    """Ends every run at the second look with the next of its exit codes; 0 leaves a finished run."""
+    """Ends every run at the second look with the next of its exit codes or outcomes; 0 leaves a finished run."""
 
-    def __init__(self, folder, slots=1, codes=None):
+    def __init__(self, folder, slots=1, codes=None, refusals=(), left=()):
         self.folder, self.slots, self.codes = folder, slots, codes or {}
+        self.refusals, self.left = list(refusals), list(left)
         self.started, self.asked, self.stopped, self.under_way, self.most = [], [], [], 0, 0
-        self.interrupted = False
+        self.interrupted = self.independent = False
+
+    def left_behind(self, run):
+        return self.left.pop(0) if self.left else None
 
     def start(self, run, slot):
+        refusal = self.refusals.pop(0) if self.refusals else None
+        if refusal is not None:
+            raise refusal
         self.started.append(run.fold)
         self.under_way += 1
         self.most = max(self.most, self.under_way)
@@ -39,7 +47,7 @@ class FakeRunner:
 
 class FakeProcess:
     def __init__(self, runner, run):
-        self.runner, self.run, self.looks = runner, run, 0
+        self.runner, self.run, self.looks, self.independent = runner, run, 0, runner.independent
 
     def poll(self):
         self.looks += 1
@@ -52,10 +60,12 @@ class FakeProcess:
             raise code
         if code == 0:
             pretend_finished(self.run, self.runner.folder)
-        return code
+        return code if isinstance(code, Outcome) else outcome_of(code)
 
     def ask_to_stop(self):
         self.runner.asked.append(self.run.fold)
+        if self.runner.interrupted:
+            raise OSError("not even asked")
 
     def stop(self):
         self.runner.stopped.append((self.run.fold, len(self.runner.asked)))
@@ -151,12 +161,93 @@ def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("interrupted", [False, True])
 def test_running_processes_are_stopped_when_the_sweep_is(tmp_path, interrupted):
-    """All are asked before the first is waited for, and all are ended, whatever interrupts the waiting."""
+    """All are asked before the first is waited for, and all are ended, whatever interrupts the asking or waiting."""
     runner = FakeRunner(tmp_path, slots=2, codes={0: [KeyboardInterrupt()]})
     runner.interrupted = interrupted
     with pytest.raises(KeyboardInterrupt):
         execute(tmp_path, runner)
-    assert sorted(runner.stopped) == [(0, 2), (1, 2)]
+    assert sorted(fold for fold, _ in runner.stopped) == [0, 1]
+    assert interrupted or {asked for _, asked in runner.stopped} == {2}
+
+
+@pytest.mark.parametrize("independent", [True, False])
+def test_an_error_of_the_sweep_ends_only_what_cannot_go_on_alone(tmp_path, independent):
+    runner = FakeRunner(tmp_path, slots=2, codes={0: [OSError("no space left")]})
+    runner.independent = independent
+    with pytest.raises(OSError, match="no space left"):
+        execute(tmp_path, runner)
+    assert len(runner.stopped) == (0 if independent else 2)
+
+
+def test_a_machine_that_is_taken_back_is_no_failure(tmp_path):
+    taken = Outcome("job 7 ended as PREEMPTED", taken_back=True)
+    runner = FakeRunner(tmp_path, codes={0: [taken, -9, taken, taken]})
+    failed, log, _ = execute(tmp_path, runner, RUNS[:1])
+    assert failed == [] and runner.started == [0] * 5
+    assert log.count("(job 7 ended as PREEMPTED), trying again") == 3
+
+
+def test_machines_are_not_taken_back_for_ever(tmp_path):
+    taken = Outcome("job 7 ended as NODE_FAIL", taken_back=True)
+    runner = FakeRunner(tmp_path, codes={0: [taken] * 100})
+    failed, log, _ = execute(tmp_path, runner, RUNS[:1])
+    assert failed == [RUNS[0]] and len(runner.started) == module.TAKEN_BACK and "giving up" in log
+
+
+def test_an_epoch_more_between_failures_forgets_them(tmp_path, monkeypatch):
+    epochs = iter([0, 0, 1, 1, 1])  # at the start and after: failed, taken back an epoch later, failed, failed
+    monkeypatch.setattr(Run, "epochs_done", lambda *_: next(epochs))
+    taken = Outcome("job 7 ended as PREEMPTED", taken_back=True)
+    runner = FakeRunner(tmp_path, codes={0: [-9, taken, -9, -9]})
+    assert execute(tmp_path, runner, RUNS[:1])[0] == [RUNS[0]] and len(runner.started) == 4
+
+
+@pytest.fixture
+def no_pauses(monkeypatch):
+    monkeypatch.setattr(module, "_PAUSES", (0.0, 0.0))
+
+
+@pytest.mark.parametrize("under_way", [True, False])
+def test_a_start_that_may_be_possible_later_is_tried_again(tmp_path, no_pauses, under_way):
+    """It is said once, costs no attempt, and what runs goes on."""
+    refusals = [None] * under_way + [StartRefusedError("SLURM is busy", passing=True)] * 5
+    runner = FakeRunner(tmp_path, slots=None, refusals=refusals)
+    failed, log, _ = execute(tmp_path, runner, RUNS[:2])
+    assert failed == [] and runner.started == [0, 1] and runner.stopped == []
+    assert log.count("delayed  SLURM is busy; trying again") == 1 and log.count("starts") == 2
+
+
+def test_a_start_that_cannot_be_possible_ends_the_sweep_when_nothing_runs_any_more(tmp_path, no_pauses):
+    never = StartRefusedError("no such partition", passing=False)
+    runner = FakeRunner(tmp_path, slots=None, refusals=[None, *[never] * 99])
+    with pytest.raises(StartRefusedError, match="no such partition"):
+        execute(tmp_path, runner, RUNS[:3])
+    assert runner.started == [0] and RUNS[0].finished(tmp_path) and runner.stopped == []
+
+    with pytest.raises(StartRefusedError, match="no such partition"):
+        execute(tmp_path, FakeRunner(tmp_path, refusals=[never]), RUNS[1:])
+
+
+def test_the_pause_between_starts_grows_to_a_bound():
+    pause, seconds = module._Pause(), []
+    for _ in range(9):
+        pause.begin()
+        seconds.append(pause.seconds)
+    assert seconds == [5, 10, 20, 40, 80, 160, 300, 300, 300]
+
+
+def test_a_refused_start_waits_for_its_pause_or_the_end_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_PAUSES", (1e6, 1e6))
+    runner = FakeRunner(tmp_path, slots=None, refusals=[None, StartRefusedError("full", passing=True)])
+    assert execute(tmp_path, runner, RUNS[:2])[0] == [] and runner.started == [0, 1]
+
+
+def test_what_an_earlier_command_left_is_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_BUSY_PAUSE", 0.0)
+    runner = FakeRunner(tmp_path, left=["job 7 of an earlier command is pending"] * 3)
+    failed, log, _ = execute(tmp_path, runner, RUNS[:1])
+    assert failed == [] and runner.started == [0] and runner.left == []
+    assert log.count(f"elsewhere {RUNS[0].name}: job 7 of an earlier command is pending; waiting for it") == 1
 
 
 def test_tables(tmp_path):

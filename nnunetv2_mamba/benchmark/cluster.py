@@ -1,0 +1,220 @@
+"""Runs as jobs of a cluster, through submitit."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any
+
+from nnunetv2_mamba.files import write_text
+from nnunetv2_mamba.text import printable
+
+from .cluster_job import TrainingJob, ended_by_signal
+from .run import Run
+from .runners import command_of, environment_of
+from .slurm_queue import TAKEN_BACK, UNKNOWN, JobState, SlurmQueue
+from .started import Outcome, Started, StartRefusedError, outcome_of
+from .sweep import Machine, SweepError
+
+_SIGNAL_DELAY = 90  # submitit's default: seconds between the signal and the time limit
+_CHECKPOINT_SHARE = 0.75  # of them for the checkpoint; the rest for submitit, which then has the job requeued
+_REQUEUES = 10_000  # after a time limit; TrainingJob asks for them only while the training gets further
+_RESULT_TIME = 15.0  # seconds until a network file system shows a result (submitit's own patience)
+# What sbatch says where the same job may be accepted later: a controller that is busy, restarting or full; a partition
+# in maintenance; too many jobs of the user. Words of slurm_errno.c.
+_PASSING = re.compile(
+    "timed out|unable to contact slurm controller|temporarily unable|resource temporarily unavailable|standby mode"
+    "|zero bytes were transmitted|connection refused|connection reset|not connected|communication (connection|shutdown)"
+    "|message (send|receive) failure|job submit limit|submitjob|partition not available|node not available"
+    "|nodes are busy|error writing script|pending shutdown|controller is not responding",
+    re.IGNORECASE,
+)
+# The same sentence of sbatch stands for a full queue and for a job that is too large; a line before it may say which.
+_LIMIT = re.compile(r"\b(?:QOS|Assoc)(?!\w*Submit)\w*Limit\b")
+
+
+class SubmititRunner:
+    """Jobs of a cluster.
+
+    Args:
+        folder: of the sweep.
+        parameters: submitit's (``slurm_partition``, ``timeout_min``, ...), and ``cluster``.
+        say: tells the user what the cluster does.
+
+    Raises:
+        SweepError: where submitit is missing or does not accept the parameters.
+    """
+
+    def __init__(self, folder: Path, machine: Machine, parameters: dict[str, Any], say: Callable[[str], None]):
+        try:
+            import submitit
+        except ImportError as error:
+            raise SweepError("[slurm] needs submitit: pip install 'nnunetv2-mamba[slurm]'") from error
+        parameters = dict(parameters)
+        cluster = parameters.pop("cluster", "slurm")
+        if cluster not in ("slurm", "local"):
+            raise SweepError(f'[slurm] cluster: must be "slurm", or "local" to try it without one, got {cluster!r}')
+        requeues = parameters.pop("slurm_max_num_timeout", _REQUEUES)
+        delay = parameters.get("slurm_signal_delay_s", _SIGNAL_DELAY)
+        for name, value in (("slurm_max_num_timeout", requeues), ("slurm_signal_delay_s", delay)):
+            if type(value) is not int or value < 0:
+                raise SweepError(f"[slurm] {name}: must be a whole number, got {value!r}")
+        self.folder, self.machine, self.slots, self.say = folder, machine, machine.jobs, say
+        self.queue = SlurmQueue(say) if cluster == "slurm" else None
+        self.patience = _CHECKPOINT_SHARE * delay
+        try:
+            self.executor = submitit.AutoExecutor(folder / "submitit", cluster, slurm_max_num_timeout=requeues)
+            self.executor.update_parameters(name="nnunetv2_mamba", **parameters)
+        except (RuntimeError, ValueError, TypeError, NameError, AssertionError) as error:  # for what it does not know
+            raise SweepError(f"[slurm]: submitit does not accept this: {error}") from error
+
+    def left_behind(self, run: Run) -> str | None:
+        """A job that an earlier command submitted and that is not over.
+
+        Raises:
+            StartRefusedError: while SLURM does not answer.
+        """
+        if self.queue is None or not (file := _record(run, self.folder)).is_file():
+            return None
+        job = file.read_text(encoding="ascii").strip()
+        state = self.queue.state(job, since=0.0)
+        if state is None:
+            raise StartRefusedError(
+                f"whether job {job} of {run.name} still waits for its start is not known", passing=True
+            )
+        return None if state.over else f"job {job} of an earlier command is {state.name.lower()}"
+
+    def start(self, run: Run, slot: int) -> Started:
+        """Submit a job.
+
+        Raises:
+            StartRefusedError: with what ``sbatch`` says.
+            OSError: if its files cannot be written, or there is no ``sbatch``.
+        """
+        command, environment = command_of(run, self.folder, self.machine), environment_of(self.machine)
+        job = self._submit(TrainingJob(run, self.folder, command, environment, self.patience))
+        if self.queue is None:
+            return _LocalJob(job)
+        write_text(_record(run, self.folder), job.job_id + "\n")
+        return _SlurmJob(job, run, self.folder, self.queue, self.say)
+
+    def _submit(self, call: TrainingJob) -> Any:
+        from submitit.core.utils import FailedSubmissionError, UncompletedJobError
+
+        try:
+            with redirect_stderr(io.StringIO()), _without_own_job():  # submitit prints what sbatch says
+                return self.executor.submit(call)
+        except (UncompletedJobError, FailedSubmissionError) as error:
+            said = "; ".join(dict.fromkeys(re.sub(r"^(sbatch: )?(error: )?", "", s) for s in str(error).splitlines()))
+            reason = printable(said or "sbatch failed without a word")
+            passing = bool(_PASSING.search(reason)) and not _LIMIT.search(reason)
+            raise StartRefusedError(f"SLURM accepts no job for {call.run.name}: {reason}", passing) from error
+
+
+@contextmanager
+def _without_own_job() -> Iterator[None]:
+    """Where the sweep is itself a job, the variables of that are not handed on: the new job would take some for its
+    own. What the user has set for every ``sbatch`` stays."""
+    if "SLURM_JOB_ID" not in os.environ:
+        yield
+        return
+    from submitit.helpers import clean_env
+
+    kept = {n: value for n, value in os.environ.items() if n == "SLURM_CONF" or n.startswith("SBATCH_")}
+    with clean_env():
+        os.environ.update(kept)
+        yield
+
+
+def _record(run: Run, folder: Path) -> Path:
+    """Holds the number of the run's last job, for the next command."""
+    return run.file(folder).with_suffix(".slurm")
+
+
+class _SubmittedJob:
+    """A job with or without a result of ``TrainingJob``."""
+
+    independent = True
+
+    def __init__(self, job: Any):
+        self.job = job
+
+    def _outcome(self) -> Outcome:
+        """By the result, which is there."""
+        error = self.job.exception()
+        if error is not None:
+            return Outcome(f"job {self.job.job_id} of the cluster: {_last_of_trace(str(error))}")
+        code = self.job.result()
+        # Somebody sent the signal to the training alone: else the job would have been ended with it.
+        asked = ended_by_signal(code) and code != -9
+        outcome = outcome_of(code)
+        return Outcome(outcome.how, outcome.busy, taken_back=asked)
+
+
+class _LocalJob(_SubmittedJob):
+    """Of submitit's executors without a cluster."""
+
+    def poll(self) -> Outcome | None:
+        return self._outcome() if self.job.done() else None
+
+    def ask_to_stop(self) -> None:
+        self.job.cancel()
+
+    def stop(self) -> None:
+        """submitit ends it."""
+
+
+class _SlurmJob(_SubmittedJob):
+    """Over when its run is finished, or SLURM says so: a job may be requeued whatever result it has left."""
+
+    def __init__(self, job: Any, run: Run, folder: Path, queue: SlurmQueue, say: Callable[[str], None]):
+        super().__init__(job)
+        self.run, self.folder, self.queue, self.say = run, folder, queue, say
+        self._submitted = time.monotonic()
+        self._over_since: float | None = None
+        self._said_held = False
+
+    def poll(self) -> Outcome | None:
+        there = self.job.paths.result_pickle.exists()
+        if there and self.run.finished(self.folder):
+            return self._outcome()
+        state = self.queue.state(self.job.job_id, self._submitted, soon=there)
+        if state is None or not state.over:
+            self._over_since = None
+            if state is not None and state.held and not self._said_held:
+                self._said_held = True
+                number = self.job.job_id
+                self.say(f"held     {self.run.name}: {state.reason}; it starts after: scontrol release {number}")
+            return None
+        if there:
+            outcome = self._outcome()
+            return Outcome(outcome.how, outcome.busy, outcome.taken_back or state.name in TAKEN_BACK)
+        if self._over_since is None:
+            self._over_since = time.monotonic()
+        if state.name == "COMPLETED" and time.monotonic() < self._over_since + _RESULT_TIME:
+            return None
+        return Outcome(self._without_result(state), taken_back=state.name in TAKEN_BACK)
+
+    def _without_result(self, state: JobState) -> str:
+        what = "is no longer known to SLURM" if state.name == UNKNOWN else f"ended as {state.name}"
+        # Before the training's process began, perhaps, so that its log does not say why
+        log = f", see {self.job.paths.stderr}" if state.name in ("FAILED", "COMPLETED", UNKNOWN) else ""
+        return f"job {self.job.job_id} {what}{log}"
+
+    def ask_to_stop(self) -> None:
+        self.queue.cancel_later(self.job.job_id)
+
+    def stop(self) -> None:
+        self.queue.cancel()
+
+
+def _last_of_trace(text: str) -> str:
+    """The last line of the traceback that submitit quotes between lines of dashes."""
+    trace = re.search(r"^-{10,}$(.*?)^-{10,}$", text, re.DOTALL | re.MULTILINE)
+    lines = (trace[1] if trace else text).strip().splitlines()
+    return printable(lines[-1].strip() if lines else "no result")

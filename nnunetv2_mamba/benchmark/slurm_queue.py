@@ -1,0 +1,114 @@
+"""What SLURM says of the user's jobs: one ``squeue`` for all of them, now and then.
+
+``squeue`` and not ``sacct``, which many clusters do not have and which reports the end of a job that SLURM has put back
+into its queue.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+# SLURM's states of a job that is over; in all others it is in the queue, or on its way to the end or back into it.
+TAKEN_BACK = frozenset({"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED"})
+OVER = TAKEN_BACK | {"COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "DEADLINE", "OUT_OF_MEMORY", "LAUNCH_FAILED"}
+UNKNOWN = "UNKNOWN"  # SLURM forgets jobs some minutes after their end
+LOOK_EVERY = 30.0  # seconds
+_LOOK_AGAIN = 3.0  # seconds, where a job seems to have ended
+_PATIENCE = 120.0  # seconds for SLURM's commands
+
+
+class JobState(NamedTuple):
+    """SLURM's state of a job, in its words, and why it is in it."""
+
+    name: str
+    reason: str = ""
+
+    @property
+    def over(self) -> bool:
+        return self.name in OVER or self.name == UNKNOWN
+
+    @property
+    def held(self) -> bool:
+        """It will not start before somebody releases it."""
+        return self.name == "PENDING" and "held" in self.reason.lower()
+
+
+class SlurmQueue:
+    """The user's jobs. ``say`` tells the user that SLURM does not answer, and that it does again."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self._say = say
+        self._states: dict[str, JobState] = {}
+        self._tried = self._seen = float("-inf")  # when SLURM was asked last, and when it answered
+        self._silent = False
+        self._to_cancel: list[str] = []
+
+    def state(self, job: str, since: float, soon: bool = False) -> JobState | None:
+        """The state of a job; None while SLURM has said nothing later than ``since`` (of ``time.monotonic``).
+
+        Args:
+            soon: whether to ask SLURM sooner than usual.
+        """
+        if time.monotonic() >= self._tried + (_LOOK_AGAIN if soon else LOOK_EVERY):
+            self._look()
+        if self._seen < since:
+            return None
+        if job not in self._states:
+            self._states[job] = _accounted(job)  # once: the next look forgets it, but nobody asks again
+        return self._states[job]
+
+    def _look(self) -> None:
+        self._tried = began = time.monotonic()
+        command = ["squeue", "--noheader", "--states=all", f"--user={os.getuid()}", "--format=%i|%T|%r"]
+        plain = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
+        try:
+            lines = _printed(command, plain).splitlines()
+        except (OSError, subprocess.SubprocessError) as error:
+            if not self._silent:
+                self._say(f"SLURM does not tell of its jobs ({_reason(error)}); waiting until it does")
+            self._silent = True
+            return
+        if self._silent:
+            self._say("SLURM tells of its jobs again")
+        self._seen, self._silent = began, False
+        rows = [line.strip().split("|", 2) for line in lines]
+        self._states = {row[0]: JobState(*row[1:]) for row in rows if len(row) == 3}
+
+    def cancel_later(self, job: str) -> None:
+        self._to_cancel.append(job)
+
+    def cancel(self) -> None:
+        """``scancel`` all of ``cancel_later``; if that fails, says how to do it."""
+        if not self._to_cancel:
+            return
+        command = ["scancel", *self._to_cancel]
+        try:
+            _printed(command)
+        except (OSError, subprocess.SubprocessError) as error:
+            self._say(f"jobs of the cluster go on ({_reason(error)}); end them with: {' '.join(command)}")
+        self._to_cancel.clear()
+
+
+def _accounted(job: str) -> JobState:
+    """What SLURM's accounting, if there is one, knows of a job that ``squeue`` no longer shows."""
+    try:
+        words = _printed(["sacct", "--noheader", "--allocations", "--format=State%40", "--jobs", job]).split()
+    except (OSError, subprocess.SubprocessError):
+        words = []
+    return JobState(words[0] if words and words[0] in OVER else UNKNOWN)
+
+
+def _printed(command: list[str], environment: dict[str, str] | None = None) -> str:
+    """Raises: OSError, subprocess.SubprocessError."""
+    options = {"env": environment, "timeout": _PATIENCE, "stdin": subprocess.DEVNULL}
+    return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True, **options).stdout
+
+
+def _reason(error: Exception) -> str:
+    """The last line that the command printed, or what became of it."""
+    printed = error.stderr.strip().splitlines() if isinstance(error, subprocess.CalledProcessError) else []
+    return printed[-1] if printed else str(error)

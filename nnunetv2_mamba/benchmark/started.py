@@ -1,0 +1,72 @@
+"""What the scheduler knows of runs under way, wherever they are computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from .job import BUSY
+from .run import Run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the process, or the cluster's job, of a run ended.
+
+    Attributes:
+        how: for the user.
+        busy: another process is at the run.
+        taken_back: the machine was taken from the run, which is no failure of it.
+    """
+
+    how: str
+    busy: bool = False
+    taken_back: bool = False
+
+
+def outcome_of(code: int) -> Outcome:
+    """Of an exit code as ``Popen`` gives it."""
+    return Outcome(f"killed by signal {-code}" if code < 0 else f"exit code {code}", busy=code == BUSY)
+
+
+class StartRefusedError(RuntimeError):
+    """A run cannot be started now.
+
+    Attributes:
+        passing: it may be possible later, with nothing changed.
+    """
+
+    def __init__(self, reason: str, passing: bool):
+        super().__init__(reason)
+        self.passing = passing
+
+
+class Started(Protocol):
+    """A run under way. ``independent``: it goes on where this process ends."""
+
+    independent: bool
+
+    def poll(self) -> Outcome | None:
+        """How it ended; None while it runs."""
+
+    def ask_to_stop(self) -> None:
+        """Ask it to end, and return at once: trainings write a checkpoint."""
+
+    def stop(self) -> None:
+        """End it with all that it started, after the time that a checkpoint needs."""
+
+
+class Runner(Protocol):
+    """Starts runs; ``slots`` is how many may be under way (None: any number)."""
+
+    slots: int | None
+
+    def left_behind(self, run: Run) -> str | None:
+        """What an earlier command started for this run and is still to come, in words; None if there is nothing.
+
+        Raises:
+            StartRefusedError: if this cannot be found out.
+        """
+
+    def start(self, run: Run, slot: int) -> Started:
+        """Raises: StartRefusedError."""
