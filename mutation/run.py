@@ -16,6 +16,7 @@ import tempfile
 import time
 from dataclasses import asdict
 from importlib import import_module
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -43,20 +44,30 @@ def main() -> int:
     parser.add_argument("room", choices=rooms)
     parser.add_argument("--sample", type=int, help="how many places to mutate (default: as in rooms.toml)")
     parser.add_argument("--seed", type=int, default=0, help="which ones (default 0)")
+    parser.add_argument(
+        "--seconds", type=float, default=60, help="of tests per mutant, the quickest first (default 60; inf for all)"
+    )
     parser.add_argument("--results", type=Path, help="a file of an earlier run to go on with; its survivors run again")
     arguments = parser.parse_args()
     room = rooms[arguments.room]
-    sources = sorted(p.relative_to(ROOT).as_posix() for glob in room["sources"] for p in ROOT.glob(glob))
+    sources = _sources(room["sources"])
     mutants = sample(ROOT, sources, arguments.sample or room["sample"], arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
         copy = _copy(Path(folder).resolve())
-        results = _run(copy, sources, room["tests"], mutants, arguments.results)
+        results = _run(copy, sources, room["tests"], mutants, arguments.results, arguments.seconds)
     survivors = [mutant for mutant in mutants if results[mutant.key] == "survived"]
     killed = len(mutants) - len(survivors)
     print(f"{arguments.room}: {killed} of {len(mutants)} killed ({100 * killed / len(mutants):.0f} %); survivors:")
     for mutant in survivors:
         print(f"{mutant.key}  {mutant.path}:{mutant.line}\n    - {mutant.before}\n    + {mutant.after}")
     return 0
+
+
+def _sources(globs: list[str]) -> list[str]:
+    found = {glob: [path.relative_to(ROOT).as_posix() for path in ROOT.glob(glob)] for glob in globs}
+    if absent := [glob for glob, paths in found.items() if not paths]:
+        raise SystemExit(f"mutation/rooms.toml names files that are not there: {', '.join(absent)}")
+    return sorted(path for paths in found.values() for path in paths)
 
 
 def _copy(folder: Path) -> Path:
@@ -69,7 +80,9 @@ def _copy(folder: Path) -> Path:
     return folder
 
 
-def _run(copy: Path, sources: list[str], tests: list[str], mutants: list[Mutant], kept: Path | None) -> dict[str, str]:
+def _run(
+    copy: Path, sources: list[str], tests: list[str], mutants: list[Mutant], kept: Path | None, most: float
+) -> dict[str, str]:
     results: dict[str, str] = json.loads(kept.read_text()) if kept is not None and kept.exists() else {}
     waiting = [mutant for mutant in mutants if results.get(mutant.key, "survived") == "survived"]
     if not waiting:
@@ -86,7 +99,7 @@ def _run(copy: Path, sources: list[str], tests: list[str], mutants: list[Mutant]
     print(f"{len(observed['seconds'])} tests take {sum(observed['seconds'].values()):.0f} s", flush=True)
     for number, mutant in enumerate(waiting):
         started = time.monotonic()
-        results[mutant.key] = _verdict(copy, mutant, observed, stamp=1_000_000_000 + 10 * number)
+        results[mutant.key] = _verdict(copy, mutant, observed, most, stamp=1_000_000_000 + 10 * number)
         spent = time.monotonic() - started
         print(
             f"{number + 1}/{len(waiting)} {results[mutant.key]} {spent:.1f} s {json.dumps(asdict(mutant))}", flush=True
@@ -96,9 +109,9 @@ def _run(copy: Path, sources: list[str], tests: list[str], mutants: list[Mutant]
     return results
 
 
-def _verdict(copy: Path, mutant: Mutant, observed: dict, stamp: int) -> str:
-    """``killed``, ``timeout`` or ``survived``. ``stamp``: the file's time of change, its own, or old bytecode would run."""
-    chosen = _chosen(mutant, observed)
+def _verdict(copy: Path, mutant: Mutant, observed: dict, most: float, stamp: int) -> str:
+    """``killed``, ``timeout`` or ``survived``. ``stamp``: the file's time of change, of its own: bytecode is kept."""
+    chosen = _chosen(mutant, observed, most)
     seconds = sum(observed["seconds"][test] for test in chosen)
     file = copy / mutant.path
     original = file.read_bytes()
@@ -114,12 +127,16 @@ def _verdict(copy: Path, mutant: Mutant, observed: dict, stamp: int) -> str:
     return "survived" if code == 0 else "timeout" if code is None else "killed"
 
 
-def _chosen(mutant: Mutant, observed: dict) -> list[str]:
-    """Tests that run the line, the quickest first; for a line that runs at import, those that run any line of the file,
-    and for a file that has no others, all."""
+def _chosen(mutant: Mutant, observed: dict, most: float) -> list[str]:
+    """Tests that run the line, the quickest first, as long as they take no more than ``most`` seconds together.
+
+    For a line that runs at import, those that run any line of the file, and for a file that has no others, all.
+    """
     seconds, lines = observed["seconds"], observed["lines"].get(mutant.path, {})
     tests = lines.get(str(mutant.line)) or {test for tests in lines.values() for test in tests} or seconds
-    return sorted(tests, key=lambda test: seconds[test])
+    ordered = sorted(tests, key=lambda test: seconds[test])
+    totals = accumulate(seconds[test] for test in ordered)
+    return [test for test, total in zip(ordered, totals, strict=True) if total <= most]
 
 
 def _pytest(copy: Path, arguments: list[str], plugin: object) -> int:
