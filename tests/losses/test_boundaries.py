@@ -9,6 +9,7 @@ import torch
 from distillation_cases import CPU, make_loss, make_outputs, make_target
 
 from nnunetv2_mamba.losses.distillation_safeguards import ClassBrake
+from nnunetv2_mamba.losses.distillation_statistics import EpochStatistics
 from nnunetv2_mamba.losses.label_kinds import ExclusiveClasses, Regions
 
 
@@ -45,3 +46,9 @@ def test_the_type_of_the_target_changes_nothing(regions, dtype):
     torch.testing.assert_close(*values)
     summaries = [vars(loss.end_epoch(distributed=False)) for loss in losses]
     torch.testing.assert_close(*summaries)
+
+
+def test_every_sum_of_the_statistics_is_where_the_loss_is_computed():
+    statistics = EpochStatistics(3, 2, 3, torch.device("meta"))
+    sums = [value for value in vars(statistics).values() if isinstance(value, torch.Tensor)]
+    assert len(sums) == 3 and {value.device.type for value in sums} == {"meta"}
