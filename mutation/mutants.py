@@ -89,10 +89,11 @@ def sample(root: Path, paths: list[str], number: int, seed: int) -> list[Mutant]
 def _places(root: Path, path: str) -> Iterator[list[tuple[str, str, int, int]]]:
     source = (root / path).read_text(encoding="utf-8")
     skipped = _without_meaning(source)
+    nodes = list(ast_nodes(get_ast(source)))
     places = defaultdict(list)
     for name, operator in OPERATORS.items():
         occurrence = 0
-        for node in ast_nodes(get_ast(source)):
+        for node in nodes:
             for start, end in operator.mutation_positions(node):
                 if not any(first <= start and end <= last for first, last in skipped):
                     places[start, end].append((path, name, occurrence, start[0]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from collections import defaultdict
@@ -89,3 +90,28 @@ class Chosen:
 
     def pytest_collection_modifyitems(self, items):
         items[:] = sorted((i for i in items if i.nodeid in self._place), key=lambda item: self._place[item.nodeid])
+
+
+class OneDataset:
+    """nnU-Net plans and preprocesses the tests' small data set once; every process gets a copy of the files."""
+
+    def __init__(self, kept: Path):
+        self._kept = kept
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_fixture_setup(self, fixturedef, request):
+        if fixturedef.argname != "tiny_dataset_files":
+            return (yield)
+        make = fixturedef.func
+
+        def copied(tmp_path_factory):
+            root = tmp_path_factory.mktemp("tiny")
+            if not self._kept.exists():
+                shutil.copytree(make(tmp_path_factory).raw.parent, self._kept)
+            shutil.copytree(self._kept, root, dirs_exist_ok=True)
+            return TinyDataset(root / "raw", root / "preprocessed", root / "results")
+
+        from tiny_dataset import TinyDataset
+
+        fixturedef.func = copied
+        return (yield)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pytest
 from mutants import Mutant, sample
-from observe import Chosen, Observer
+from observe import Chosen, Observer, OneDataset
 
 try:
     import tomllib
@@ -30,7 +30,7 @@ except ModuleNotFoundError:  # Python 3.10
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("nnunetv2_mamba", "tests", "docs", "benchmarks", "dev.py", "README.md", "CONTRIBUTING.md", "pyproject.toml")
-IMPORTED = (
+IMPORTED = (  # all but this package
     "torch nnunetv2.training.nnUNetTrainer.nnUNetTrainer monai.metrics pandas scipy.stats matplotlib.pyplot jinja2 "
     "statsmodels.stats.multitest SimpleITK nibabel hypothesis torch._dynamo"
 ).split()
@@ -89,6 +89,7 @@ def _run(
         return results
     os.environ.setdefault("NNUNETV2_MAMBA_TESTS_SHARED", str(ROOT.parent / "shared"))
     os.environ.update(PYTHONPATH=os.pathsep.join([str(copy), *_path()]), OMP_NUM_THREADS="1")
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # half of what a short run of pytest costs
     for name in IMPORTED:
         import_module(name)
     seen = copy / "observed.json"
@@ -144,7 +145,8 @@ def _pytest(copy: Path, arguments: list[str], plugin: object) -> int:
         del sys.modules[name]  # what the start-up file imported
     sys.path.insert(0, str(copy))
     os.chdir(copy)
-    return int(pytest.main([*PYTEST, "-c", "pyproject.toml", "--rootdir", str(copy), *arguments], plugins=[plugin]))
+    plugins = [plugin, OneDataset(copy / "tiny")]
+    return int(pytest.main([*PYTEST, "-c", "pyproject.toml", "--rootdir", str(copy), *arguments], plugins=plugins))
 
 
 def _fork(work, log: Path, limit: float) -> int | None:

@@ -21,6 +21,7 @@ from nnunetv2_mamba.architectures.blocks.plain_conv import PlainConvBlock
 from nnunetv2_mamba.architectures.blocks.residual import ResidualBlock
 from nnunetv2_mamba.architectures.blocks.ss3d import SS3D
 from nnunetv2_mamba.architectures.blocks.tri_oriented_mamba import TriOrientedMambaLayer
+from nnunetv2_mamba.architectures.blocks.uncertainty import FeatureLevelUncertaintyEstimation
 from nnunetv2_mamba.architectures.blocks.unetr import UnetrResBlock
 from nnunetv2_mamba.architectures.blocks.vss3d import VSS3DBlock
 
@@ -213,13 +214,16 @@ def test_options_of_segmamba_reach_its_blocks():
     with torch.device("meta"):
         network = SegMamba(
             1, 4, [8, 8, 16, 16], nn.Conv3d, 3, [1, 2, 2, 2], 2, n_tom_layers_per_stage=[1, 3, 2],
-            gate="multiply", tom_residual=False, mixer="none",
+            gate="multiply", tom_residual=False, mixer="none", fue=True,
         )  # fmt: skip
         plain = SegMamba(1, 3, [8, 8, 16], nn.Conv2d, 3, [1, 2, 2], 2)
     assert [len(stage.tom_layers) for stage in network.encoder.stages] == [1, 3, 2]
     assert {stage.gated_conv.gate for stage in network.encoder.stages} == {"multiply"}
     layers = [layer for stage in network.encoder.stages for layer in stage.tom_layers]
     assert {(layer.residual, layer.mamba.mixer) for layer in layers} == {(False, "none")}
+    fue = FeatureLevelUncertaintyEstimation
+    assert all(isinstance(stage.fue, fue) for stage in network.encoder.stages)
+    assert not any(isinstance(stage.fue, fue) for stage in plain.encoder.stages)
     assert [len(stage.tom_layers) for stage in plain.encoder.stages] == [2, 2]
     assert {stage.gated_conv.gate for stage in plain.encoder.stages} == {"add"}
     assert all(layer.residual and layer.mamba.mixer == "mamba" for s in plain.encoder.stages for layer in s.tom_layers)
