@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from importlib import import_module
 from itertools import accumulate
 from pathlib import Path
@@ -24,9 +27,11 @@ from mutants import Mutant, sample
 from observe import Chosen, Observer, OneDataset
 
 try:
+    import resource
+
     import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    import tomli as tomllib
+except ModuleNotFoundError as error:  # Windows; Python 3.10
+    raise SystemExit(f"mutation testing needs Unix and Python 3.11 or newer ({error})") from error
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("nnunetv2_mamba", "tests", "docs", "benchmarks", "dev.py", "README.md", "CONTRIBUTING.md", "pyproject.toml")
@@ -35,6 +40,7 @@ IMPORTED = (  # all but this package
     "statsmodels.stats.multitest SimpleITK nibabel hypothesis torch._dynamo"
 ).split()
 PYTEST = ["-q", "-p", "no:cacheprovider", "-m", "not slow and not gpu", "--no-header", "--tb=line"]
+SLOWER = 40  # how much longer than its CPU time a run may take: other processes wait for the CPU too
 
 
 def main() -> int:
@@ -47,14 +53,21 @@ def main() -> int:
     parser.add_argument(
         "--seconds", type=float, default=60, help="of tests per mutant, the quickest first (default 60; inf for all)"
     )
+    parser.add_argument("--jobs", type=int, default=1, help="mutants at a time (default 1)")
     parser.add_argument("--results", type=Path, help="a file of an earlier run to go on with; its survivors run again")
     arguments = parser.parse_args()
     room = rooms[arguments.room]
-    sources = _sources(room["sources"])
-    mutants = sample(ROOT, sources, arguments.sample or room["sample"], arguments.seed)
+    mutants = sample(ROOT, _sources(room["sources"]), arguments.sample or room["sample"], arguments.seed)
+    results: dict[str, str] = {}
+    if arguments.results is not None and arguments.results.exists():
+        results = json.loads(arguments.results.read_text())
+    waiting = [mutant for mutant in mutants if results.get(mutant.key, "survived") == "survived"]
     with tempfile.TemporaryDirectory() as folder:
-        copy = _copy(Path(folder).resolve())
-        results = _run(copy, sources, room["tests"], mutants, arguments.results, arguments.seconds)
+        for number, (mutant, verdict) in enumerate(_verdicts(Path(folder).resolve(), room, waiting, arguments), 1):
+            print(f"{number}/{len(waiting)} {verdict} {json.dumps(asdict(mutant))}", flush=True)
+            results[mutant.key] = verdict
+            if arguments.results is not None:
+                arguments.results.write_text(json.dumps(results, indent=0))
     survivors = [mutant for mutant in mutants if results[mutant.key] == "survived"]
     killed = len(mutants) - len(survivors)
     print(f"{arguments.room}: {killed} of {len(mutants)} killed ({100 * killed / len(mutants):.0f} %); survivors:")
@@ -70,7 +83,37 @@ def _sources(globs: list[str]) -> list[str]:
     return sorted(path for paths in found.values() for path in paths)
 
 
+def _verdicts(folder: Path, room: dict, mutants: list[Mutant], arguments: argparse.Namespace):
+    """Yield every mutant with its verdict: ``killed``, ``timeout`` or ``survived``."""
+    if not mutants:
+        return
+    os.environ.setdefault("NNUNETV2_MAMBA_TESTS_SHARED", str(ROOT.parent / "shared"))
+    os.environ["OMP_NUM_THREADS"] = "1"
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # half of what a short run of pytest costs
+    for name in IMPORTED:
+        import_module(name)
+    copy, tiny, seen = _copy(folder / "observed"), folder / "tiny", folder / "observed.json"
+    observer = partial(Observer, copy, _sources(room["sources"]), seen)
+    _fork(lambda: _pytest(copy, room["tests"], tiny, observer()), folder / "tests.log", limit=3600)
+    if not seen.exists():
+        raise SystemExit((folder / "tests.log").read_text()[-3000:])
+    observed = json.loads(seen.read_text())
+    if observed["failed"]:
+        raise SystemExit(f"these tests fail without a mutation: {', '.join(observed['failed'])}")
+    print(f"{len(observed['seconds'])} tests take {sum(observed['seconds'].values()):.0f} s of CPU", flush=True)
+    for job in range(arguments.jobs):
+        _copy(folder / str(job))
+    free = multiprocessing.get_context("fork").SimpleQueue()
+    for job in range(arguments.jobs):
+        free.put(folder / str(job))
+    with multiprocessing.get_context("fork").Pool(arguments.jobs) as pool:
+        yield from pool.imap_unordered(
+            partial(_verdict, free, tiny, observed, arguments.seconds), enumerate(mutants), chunksize=1
+        )
+
+
 def _copy(folder: Path) -> Path:
+    folder.mkdir()
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
@@ -80,52 +123,26 @@ def _copy(folder: Path) -> Path:
     return folder
 
 
-def _run(
-    copy: Path, sources: list[str], tests: list[str], mutants: list[Mutant], kept: Path | None, most: float
-) -> dict[str, str]:
-    results: dict[str, str] = json.loads(kept.read_text()) if kept is not None and kept.exists() else {}
-    waiting = [mutant for mutant in mutants if results.get(mutant.key, "survived") == "survived"]
-    if not waiting:
-        return results
-    os.environ.setdefault("NNUNETV2_MAMBA_TESTS_SHARED", str(ROOT.parent / "shared"))
-    os.environ.update(PYTHONPATH=os.pathsep.join([str(copy), *_path()]), OMP_NUM_THREADS="1")
-    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # half of what a short run of pytest costs
-    for name in IMPORTED:
-        import_module(name)
-    seen = copy / "observed.json"
-    _fork(lambda: _pytest(copy, tests, Observer(copy, sources, seen)), copy / "tests.log", limit=3600)
-    observed = json.loads(seen.read_text())
-    if observed["failed"]:
-        raise SystemExit(f"these tests fail without a mutation: {', '.join(observed['failed'])}")
-    print(f"{len(observed['seconds'])} tests take {sum(observed['seconds'].values()):.0f} s", flush=True)
-    for number, mutant in enumerate(waiting):
-        started = time.monotonic()
-        results[mutant.key] = _verdict(copy, mutant, observed, most, stamp=1_000_000_000 + 10 * number)
-        spent = time.monotonic() - started
-        print(
-            f"{number + 1}/{len(waiting)} {results[mutant.key]} {spent:.1f} s {json.dumps(asdict(mutant))}", flush=True
-        )
-        if kept is not None:
-            kept.write_text(json.dumps(results, indent=0))
-    return results
-
-
-def _verdict(copy: Path, mutant: Mutant, observed: dict, most: float, stamp: int) -> str:
-    """``killed``, ``timeout`` or ``survived``. ``stamp``: the file's time of change, of its own: bytecode is kept."""
+def _verdict(free, tiny: Path, observed: dict, most: float, numbered: tuple[int, Mutant]) -> tuple[Mutant, str]:
+    number, mutant = numbered
     chosen = _chosen(mutant, observed, most)
-    seconds = sum(observed["seconds"][test] for test in chosen)
+    if not chosen:
+        return mutant, "survived"
+    copy = free.get()
     file = copy / mutant.path
     original = file.read_bytes()
-    file.write_text(mutant.source(copy), encoding="utf-8")
-    os.utime(file, (stamp, stamp))
     try:
+        file.write_text(mutant.source(copy), encoding="utf-8")
+        stamp = 1_000_000_000 + 10 * number  # a time of change of its own: bytecode is kept
+        os.utime(file, (stamp, stamp))
         files = sorted({test.partition("::")[0] for test in chosen})
-        log = copy / "mutant.log"
-        code = _fork(lambda: _pytest(copy, [*files, "-x"], Chosen(chosen)), log, limit=60 + 5 * seconds) if files else 0
+        limit = 60 + 3 * sum(observed["seconds"][test] for test in chosen)
+        code = _fork(lambda: _pytest(copy, [*files, "-x"], tiny, Chosen(chosen)), copy / "mutant.log", limit)
     finally:
         file.write_bytes(original)
         os.utime(file, (stamp + 5, stamp + 5))
-    return "survived" if code == 0 else "timeout" if code is None else "killed"
+        free.put(copy)
+    return mutant, "survived" if code == 0 else "timeout" if code is None else "killed"
 
 
 def _chosen(mutant: Mutant, observed: dict, most: float) -> list[str]:
@@ -140,21 +157,24 @@ def _chosen(mutant: Mutant, observed: dict, most: float) -> list[str]:
     return [test for test, total in zip(ordered, totals, strict=True) if total <= most]
 
 
-def _pytest(copy: Path, arguments: list[str], plugin: object) -> int:
+def _pytest(copy: Path, arguments: list[str], tiny: Path, plugin: object) -> int:
     for name in [name for name in sys.modules if name.partition(".")[0] == "nnunetv2_mamba"]:
         del sys.modules[name]  # what the start-up file imported
     sys.path.insert(0, str(copy))
+    others = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry and Path(entry) != ROOT]
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(copy), *others])
     os.chdir(copy)
-    plugins = [plugin, OneDataset(copy / "tiny")]
+    plugins = [plugin, OneDataset(tiny)]
     return int(pytest.main([*PYTEST, "-c", "pyproject.toml", "--rootdir", str(copy), *arguments], plugins=plugins))
 
 
-def _fork(work, log: Path, limit: float) -> int | None:
-    """Exit code of ``work`` in a child whose output goes to ``log``; None if it took longer than ``limit`` seconds."""
+def _fork(work: Callable[[], int], log: Path, limit: float) -> int | None:
+    """Exit code of ``work`` in a child whose output goes to ``log``; None if it took more CPU seconds than ``limit``."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
         os.setsid()
+        resource.setrlimit(resource.RLIMIT_CPU, (int(limit), int(limit) + 5))
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
@@ -164,19 +184,16 @@ def _fork(work, log: Path, limit: float) -> int | None:
         finally:
             sys.stdout.flush()
             os._exit(code)
-    end = time.monotonic() + limit
+    end = time.monotonic() + SLOWER * limit
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
+            code = os.waitstatus_to_exitcode(status)
+            return None if code in (-signal.SIGXCPU, -signal.SIGKILL) else code
+        time.sleep(0.05)
     os.killpg(child, signal.SIGKILL)
     os.waitpid(child, 0)
     return None
-
-
-def _path() -> list[str]:
-    return [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry and Path(entry) != ROOT]
 
 
 if __name__ == "__main__":
