@@ -1,4 +1,4 @@
-"""Mutation testing of a room: ``python mutation/run.py ROOM``. docs/mutation.md says what it is for and what it found.
+"""Mutation testing of rooms: ``python mutation/run.py ROOM ...``; docs/mutation.md says what it is for and what it found.
 
 Mutants are cosmic-ray's. Each is written into a private copy of the checkout and met by the tests that run its line,
 the quickest first, in a fork of a process that has imported torch but nothing of this package.
@@ -44,36 +44,45 @@ SLOWER = 40  # how much longer than its CPU time a run may take: other processes
 
 
 def main() -> int:
-    """Run the sample of a room, print what survives, and the share that was killed."""
+    """Run the samples of some rooms, print what survives, and the shares that were killed."""
     rooms = tomllib.loads((ROOT / "mutation/rooms.toml").read_text(encoding="utf-8"))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("room", choices=rooms)
+    parser.add_argument("rooms", nargs="+", choices=rooms, metavar="ROOM", help=", ".join(rooms))
     parser.add_argument("--sample", type=int, help="how many places to mutate (default: as in rooms.toml)")
     parser.add_argument("--seed", type=int, default=0, help="which ones (default 0)")
     parser.add_argument(
         "--seconds", type=float, default=60, help="of tests per mutant, the quickest first (default 60; inf for all)"
     )
     parser.add_argument("--jobs", type=int, default=1, help="mutants at a time (default 1)")
-    parser.add_argument("--results", type=Path, help="a file of an earlier run to go on with; its survivors run again")
+    parser.add_argument(
+        "--results", type=Path, help="a folder with a file per room, to go on with; survivors of earlier runs run again"
+    )
     arguments = parser.parse_args()
-    room = rooms[arguments.room]
+    for room in arguments.rooms:
+        _report(room, *_run(room, rooms[room], arguments))
+    return 0
+
+
+def _run(name: str, room: dict, arguments: argparse.Namespace) -> tuple[list[Mutant], dict[str, str]]:
     mutants = sample(ROOT, _sources(room["sources"]), arguments.sample or room["sample"], arguments.seed)
-    results: dict[str, str] = {}
-    if arguments.results is not None and arguments.results.exists():
-        results = json.loads(arguments.results.read_text())
+    kept = None if arguments.results is None else arguments.results / f"{name}.json"
+    results: dict[str, str] = json.loads(kept.read_text()) if kept is not None and kept.exists() else {}
     waiting = [mutant for mutant in mutants if results.get(mutant.key, "survived") == "survived"]
     with tempfile.TemporaryDirectory() as folder:
         for number, (mutant, verdict) in enumerate(_verdicts(Path(folder).resolve(), room, waiting, arguments), 1):
             print(f"{number}/{len(waiting)} {verdict} {json.dumps(asdict(mutant))}", flush=True)
             results[mutant.key] = verdict
-            if arguments.results is not None:
-                arguments.results.write_text(json.dumps(results, indent=0))
+            if kept is not None:
+                kept.write_text(json.dumps(results, indent=0))
+    return mutants, results
+
+
+def _report(name: str, mutants: list[Mutant], results: dict[str, str]) -> None:
     survivors = [mutant for mutant in mutants if results[mutant.key] == "survived"]
     killed = len(mutants) - len(survivors)
-    print(f"{arguments.room}: {killed} of {len(mutants)} killed ({100 * killed / len(mutants):.0f} %); survivors:")
+    print(f"{name}: {killed} of {len(mutants)} killed ({100 * killed / len(mutants):.0f} %); survivors:")
     for mutant in survivors:
-        print(f"{mutant.key}  {mutant.path}:{mutant.line}\n    - {mutant.before}\n    + {mutant.after}")
-    return 0
+        print(f"{mutant.key}  {mutant.path}:{mutant.line}\n    - {mutant.before}\n    + {mutant.after}", flush=True)
 
 
 def _sources(globs: list[str]) -> list[str]:
@@ -169,7 +178,7 @@ def _pytest(copy: Path, arguments: list[str], tiny: Path, plugin: object) -> int
 
 
 def _fork(work: Callable[[], int], log: Path, limit: float) -> int | None:
-    """Exit code of ``work`` in a child whose output goes to ``log``; None if it took more CPU seconds than ``limit``."""
+    """Exit code of ``work`` in a child whose output goes to ``log``; None after more than ``limit`` CPU seconds."""
     sys.stdout.flush()
     child = os.fork()
     if child == 0:
