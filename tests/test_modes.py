@@ -138,13 +138,18 @@ def test_trains_resumes_predicts_and_is_evaluated(name, mode, dataset_files, use
     trainer = train_and_resume(lambda: make_trainer(name, dataset, configuration, plans), monkeypatch)
     assert trainer.batch_size == batch_size
     assert 0 <= dice(trainer) <= 1
+    validated = min((Path(trainer.output_folder) / "validation").glob("*.nii.gz"))
+    case = validated.name.removesuffix(".nii.gz")
 
     predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(trainer.output_folder_base, (0,))
-    images = sorted(map(str, dataset.images.glob("case_0_*.nii.gz")))
-    predictor.predict_from_files_sequential([images], [str(tmp_path / "case_0")])
-    segmentation = SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(tmp_path / "case_0.nii.gz"))
+    images = sorted(map(str, dataset.images.glob(f"{case}_*.nii.gz")))
+    predictor.predict_from_files_sequential([images], [str(tmp_path / case)])
+    segmentation, in_validation = (
+        SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(file)) for file in (tmp_path / validated.name, validated)
+    )
     assert segmentation.shape == DATASETS[kind].get("shape", SHAPE)
+    assert (segmentation == in_validation).mean() > 0.99  # from the image as from what was preprocessed; and rounding
     assert set(np.unique(segmentation)) <= set(range(trainer.label_manager.num_segmentation_heads + 1))
 
 

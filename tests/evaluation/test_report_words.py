@@ -1,0 +1,217 @@
+"""What the report says of results that are given: every number in its place, every finding for the right model."""
+
+import math
+from dataclasses import replace
+
+import pandas as pd
+import pytest
+
+from nnunetv2_mamba.evaluation.comparison import Comparison, Pair, Result, StructureComparison
+from nnunetv2_mamba.evaluation.report.runs import COSTS, Fold, Run, costs, curve_of, read_run
+from nnunetv2_mamba.evaluation.report.summary_tables import (
+    Table,
+    cost_table,
+    latex,
+    main_pairs,
+    markdown,
+    overview,
+    per_structure,
+    single_pairs,
+)
+from nnunetv2_mamba.evaluation.report.wording import finding, findings, p_value, verdict, with_interval
+from nnunetv2_mamba.evaluation.statistics import ALPHA
+
+PAIR = Pair("A", "B", -0.0612, -0.0834, -0.0391, 0.0123, 0.0246, -0.85, 1, 2, 9)
+OPEN = replace(PAIR, p=0.3, p_holm=0.6, rank_biserial=0.2, difference=0.001, low=-0.03, high=0.02)
+RESULTS = (
+    Result("A", 0.8123, 0.8011, 0.8230, 0, 1.75, 2, (0.25, 0.75)),
+    Result("B", 0.8741, 0.8612, 0.8801, 3, 1.25, 1, (0.75, 0.25)),
+)
+
+
+def structure(metric="dice", name="mean over structures", results=RESULTS, pairs=(PAIR,), cases=12):
+    values = pd.DataFrame({result.name: [0.5] * cases for result in results})
+    return StructureComparison(metric, name, values, 0, tuple(results), tuple(pairs))
+
+
+def comparison(*structures):
+    names = tuple(result.name for result in structures[0].results)
+    metrics = tuple(dict.fromkeys(item.metric for item in structures))
+    return Comparison(names, dict.fromkeys(names, 1), metrics, ("c",) * 12, ("x",), 0, structures, ())
+
+
+@pytest.mark.parametrize(
+    ("p", "text"),
+    [
+        (0.00009, "< 0.0001"), (0.0001, "0.0001"), (0.04321, "0.0432"),
+        (0.0999, "0.0999"), (0.1, "0.10"), (0.567, "0.57"), (1.0, "1.00"),
+    ],
+)  # fmt: skip
+def test_p_values(p, text):
+    assert p_value(p) == text
+
+
+def test_an_interval_is_left_out_where_there_is_none():
+    assert with_interval(0.81234, 0.80111, 0.82299, "dice") == "0.8123 [0.8011, 0.8230]"
+    assert with_interval(1.234, math.nan, math.nan, "hd95") == "1.23"
+
+
+def test_significant_means_at_most_five_percent_after_holm():
+    assert ALPHA == 0.05
+    for p, significant in ((0.0499, True), (0.05, True), (0.0501, False)):
+        pair = replace(PAIR, p=0.0001, p_holm=p)
+        assert pair.significant is significant
+        assert (verdict(pair) == "no significant difference") is not significant
+
+
+def test_the_verdict_names_the_place_of_the_better_model():
+    assert (PAIR.better, verdict(PAIR)) == ("B", "second better")
+    swapped = replace(PAIR, rank_biserial=0.85)
+    assert (swapped.better, verdict(swapped)) == ("A", "first better")
+
+
+def test_overview():
+    hd95 = [replace(r, mean=10 * r.mean, low=10 * r.low, high=10 * r.high) for r in RESULTS]
+    table = overview(comparison(structure(), structure(name="x"), structure("hd95", results=hd95)))
+    assert table.head == (
+        "model", "Dice, higher is better", "rank (first place)", "HD95 [mm], lower is better", "rank (first place)",
+    )  # fmt: skip
+    assert table.rows == (
+        ("A", "0.8123 [0.8011, 0.8230]", "2 (25%)", "8.12 [8.01, 8.23]", "2 (25%)"),
+        ("B", "0.8741 [0.8612, 0.8801], 3 failed", "1 (75%)", "8.74 [8.61, 8.80], 3 failed", "1 (75%)"),
+    )
+    assert table.bold == {(1, 1), (0, 3)}
+    assert table.caption.startswith("Mean over structures: mean over 12 cases")
+
+
+def test_structures_are_rows_and_models_columns():
+    table = per_structure(comparison(structure(), structure(name="tumour", cases=7)), "dice")
+    assert table.head == ("structure", "cases", "A", "B")
+    assert [row[:2] for row in table.rows] == [("mean over structures", "12"), ("tumour", "7")]
+    assert table.rows[1][2:] == ("0.8123 [0.8011, 0.8230]", "0.8741 [0.8612, 0.8801], 3 failed")
+
+
+def test_pairs_have_every_number_in_its_column_and_findings_are_bold():
+    row = (
+        "A", "B", "-0.0612 [-0.0834, -0.0391]", "0.0123", "0.0246", "-0.85", "1/2/9", "second better",
+    )  # fmt: skip
+    both = comparison(
+        structure(pairs=(OPEN, PAIR)), structure(name="x", pairs=(PAIR,)), structure(name="y", pairs=(OPEN, PAIR))
+    )
+    main = main_pairs(both, "dice")
+    assert main.rows[1] == row and main.rows[0][-1] == "no significant difference"
+    assert main.head[-1] == "finding" and main.bold == {(1, 7)}
+    assert "12 cases" in main.caption
+    single = single_pairs(both, "dice")
+    assert single.rows == (("x", *row), ("y", *main.rows[0]), ("y", *row))
+    assert single.head == ("structure", *main.head) and single.bold == {(0, 8), (2, 8)}
+    assert single_pairs(comparison(structure()), "dice") is None
+
+
+def test_costs_as_rows():
+    table = cost_table({"A": {"energy_joules": 1.2345, "parameters": 12.3456}, "B": {"parameters": 7.0}})
+    assert table.head == ("model", "parameters [million]", "energy of a training [kWh]")
+    assert table.rows == (("A", "12.3", "1.23"), ("B", "7", "unknown"))
+    assert cost_table({"A": {}, "B": {}}) is None
+
+
+def run_with(*folds_cost):
+    folds = tuple(Fold(str(i), {}, cost, {}) for i, cost in enumerate(folds_cost))
+    return Run(None, None, None, None, None, {}, {}, folds, {}, {}, {})
+
+
+def test_costs_are_medians_over_the_folds_of_all_repetitions_in_their_units():
+    cost = {
+        "parameters": 3_000_000,
+        "flops": 5e9,
+        "seconds_per_epoch": 10,
+        "peak_memory": {"allocated_bytes": 3 * 2**30, "reserved_bytes": 4 * 2**30, "process_bytes": 5 * 2**30},
+        "energy_joules": 7.2e6,
+    }
+    runs = [run_with(cost, {**cost, "seconds_per_epoch": 11.5}), run_with({**cost, "seconds_per_epoch": 100}, {})]
+    found = costs(runs)
+    assert list(found) == list(COSTS)
+    assert list(found.values()) == pytest.approx([3, 5, 11.5, 3, 4, 5, 2])
+    assert costs([run_with({"parameters": "many", "peak_memory": 7})]) == {}
+
+
+def test_a_curve_is_the_mean_of_the_folds_that_have_come_so_far():
+    folds = [Fold("0", {"val_loss": {0: 1.0, 1: 3.0}}, {}, {}), Fold("1", {"val_loss": {2: 5.0, 0: 2.0}}, {}, {})]
+    assert curve_of(folds, "val_loss") == {0: 1.5, 1: 3.0, 2: 5.0}
+    assert list(curve_of(folds, "val_loss")) == [0, 1, 2]
+
+
+def test_what_a_log_says_of_its_epochs(tmp_path):
+    fold = tmp_path / "nnUNetTrainer__nnUNetPlans__2d" / "fold_3"
+    fold.mkdir(parents=True)
+    lines = [
+        "2026-01-01 00:00:01.000000: Epoch 0", "2026-01-01 00:00:02.000000: train_loss -0.25",
+        "2026-01-01 00:00:02.000000: val_loss nan", "2026-01-01 00:00:03.000000: Epoch 7",
+        "2026-01-01 00:00:04.000000: train_loss -1.5e-1", "train_loss 5", "2026-01-01 00:00:05.000000: Epoch soon",
+        "2026-01-01 00:00:06.000000: Pseudo dice [np.float32(0.5), np.float32(nan), np.float32(0.75)]",
+    ]  # fmt: skip
+    (fold / "training_log_2026_1_1_0_0_0.txt").write_text("\n".join(lines))
+    (read,) = read_run(fold.parent).folds
+    assert read.name == "3" and read.unread_logs == ()
+    assert read.curves == {"train_loss": {0: -0.25, 7: -0.15}, "val_loss": {}, "Pseudo dice": {7: 0.625}}
+
+
+A, B, C = (Result(name, mean, mean - 0.01, mean + 0.01, 0, 1.0, 1, (1.0,)) for name, mean in
+           (("A", 0.5), ("B", 0.7), ("C", 0.6)))  # fmt: skip
+
+
+def pair(first, second, effect, p_holm, low=-0.04, high=0.02):
+    return replace(OPEN, first=first, second=second, rank_biserial=effect, p_holm=p_holm, low=low, high=high)
+
+
+def test_a_finding_of_three_models():
+    """B is better than A, as good as C as far as one knows."""
+    pairs = (pair("A", "B", -0.9, 0.01), pair("A", "C", 0.5, 0.9), pair("B", "C", 0.3, 0.2, high=0.0567))
+    assert finding(structure(results=(A, B, C), pairs=pairs)) == (
+        "Dice, mean over structures, 12 cases: B has the highest mean, 0.7000 [0.6900, 0.7100]. It is significantly "
+        "better than A (p = 0.0100). No significant difference between it and C was found (p = 0.20; the intervals "
+        "leave room for mean differences of up to 0.0567). In all, 1 of 3 pairs differ significantly."
+    )
+
+
+def test_a_finding_against_the_best_mean():
+    """The lowest distance on average, yet worse in most cases."""
+    pairs = (pair("A", "B", -0.9, 0.00001), pair("A", "C", -0.9, 0.04), pair("B", "C", 0.1, 0.8))
+    text = finding(structure("hd95", results=(A, B, C), pairs=pairs))
+    assert "HD95 [mm], mean over structures, 12 cases: A has the lowest mean, 0.50 [0.49, 0.51]." in text
+    assert "the test speaks against it and for B (p < 0.0001) and C (p = 0.0400): look" in text
+    assert "better than" not in text and "between it and" not in text
+    assert text.endswith("In all, 2 of 3 pairs differ significantly.")
+
+
+def test_a_finding_of_models_with_the_same_mean():
+    results = (replace(B, name="A"), B, replace(B, name="C"))
+    pairs = tuple(pair(*names, 0.0, p) for names, p in ((("A", "B"), 0.5), (("A", "C"), 0.25), (("B", "C"), 1.0)))
+    assert finding(structure(results=results, pairs=pairs)) == (
+        "Dice, mean over structures, 12 cases: A, B and C have the highest mean, 0.7000 [0.6900, 0.7100]. No "
+        "significant difference between any two models was found (smallest p = 0.25; the intervals leave room for mean "
+        "differences of up to 0.0400)."
+    )
+
+
+def test_a_finding_without_intervals_and_of_one_pair():
+    lonely = pair("A", "B", 0.0, 1.0, math.nan, math.nan)
+    text = finding(structure(results=(A, B), pairs=(lonely,)))
+    assert text.endswith("No significant difference between the two models was found (p = 1.00).")
+    significant = finding(structure(results=(A, B), pairs=(pair("A", "B", -1.0, 0.01),)))
+    assert significant.endswith("It is significantly better than A (p = 0.0100).")
+
+
+def test_absence_is_spoken_of_only_where_something_was_not_found():
+    found, open_ = structure(pairs=(PAIR,)), structure("nsd", pairs=(OPEN,))
+    assert len(findings(comparison(found))) == 1
+    assert len(findings(comparison(found, open_))) == 3
+
+
+def test_markdown_and_latex():
+    table = Table("Of 5 % [mm]", ("a|b", "c"), (("<x>", "1"), ("y_z", "2")), frozenset({(1, 0)}))
+    assert markdown(table) == "| a\\|b | c |\n|---|---|\n| &lt;x&gt; | 1 |\n| **y\\_z** | 2 |\n\nOf 5 % \\[mm\\].\n"
+    lines = latex(table).splitlines()
+    assert lines[2] == r"\caption{Of 5 \% {[}mm].}" and lines[4] == r"\begin{tabular}{ll}"
+    assert lines[6] == r"a\textbar{}b & c \\"
+    assert lines[8:10] == [r"\textless{}x\textgreater{} & 1 \\", r"\textbf{y\_z} & 2 \\"]
