@@ -10,20 +10,20 @@ from torch import nn
 from torch.nn import functional
 
 from nnunetv2_mamba.architectures import MedSegMamba, MSDKMamba, SegMamba, UMambaBot, UMambaEnc
-from nnunetv2_mamba.architectures.blocks.attention import PositionEmbedding, SelfAttention
 from nnunetv2_mamba.architectures.blocks.depthwise_conv import DepthwiseConv, kernel_size_for
 from nnunetv2_mamba.architectures.blocks.directional_ssm import DirectionalSSM
 from nnunetv2_mamba.architectures.blocks.drop_path import DropPath
-from nnunetv2_mamba.architectures.blocks.gated_spatial_conv import GatedSpatialConv
 from nnunetv2_mamba.architectures.blocks.mamba import DirectionalMamba
-from nnunetv2_mamba.architectures.blocks.mamba_layer import MambaLayer
-from nnunetv2_mamba.architectures.blocks.plain_conv import PlainConvBlock
-from nnunetv2_mamba.architectures.blocks.residual import ResidualBlock
-from nnunetv2_mamba.architectures.blocks.ss3d import SS3D
-from nnunetv2_mamba.architectures.blocks.tri_oriented_mamba import TriOrientedMambaLayer
-from nnunetv2_mamba.architectures.blocks.uncertainty import FeatureLevelUncertaintyEstimation
-from nnunetv2_mamba.architectures.blocks.unetr import UnetrResBlock
-from nnunetv2_mamba.architectures.blocks.vss3d import VSS3DBlock
+from nnunetv2_mamba.architectures.medsegmamba.attention import PositionEmbedding, SelfAttention
+from nnunetv2_mamba.architectures.medsegmamba.ss3d import SS3D
+from nnunetv2_mamba.architectures.medsegmamba.vss3d import VSS3DBlock
+from nnunetv2_mamba.architectures.msd_kmamba.plain_conv import PlainConvBlock
+from nnunetv2_mamba.architectures.segmamba.feature_uncertainty import FeatureLevelUncertaintyEstimation
+from nnunetv2_mamba.architectures.segmamba.gated_spatial_conv import GatedSpatialConv
+from nnunetv2_mamba.architectures.segmamba.tri_oriented_mamba import TriOrientedMambaLayer
+from nnunetv2_mamba.architectures.segmamba.unetr_block import UnetrResBlock
+from nnunetv2_mamba.architectures.umamba.mamba_layer import MambaLayer
+from nnunetv2_mamba.architectures.umamba.residual_block import ResidualBlock
 
 GRID = (2, 3, 4)
 
