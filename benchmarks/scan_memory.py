@@ -18,7 +18,7 @@ import torch
 from network_memory import MIB, fake_gpu
 from torch import Tensor, nn
 
-from nnunetv2_mamba.architectures.blocks.mamba import DirectionalMamba
+from nnunetv2_mamba.architectures.blocks.mixers.mamba import DirectionalMamba
 
 BATCH, STATES, TAPS, CHUNK = 2, 16, 4, 2048
 LOW_PRECISION = torch.bfloat16

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from torch import nn
 
-from nnunetv2_mamba.architectures.blocks.directional_ssm import DirectionalSSM
+from nnunetv2_mamba.architectures.blocks.state_space import StateSpaceModel
 from nnunetv2_mamba.ops.selection import choose_backend
 
 Environment = dict[str, str | bool]
@@ -25,7 +25,7 @@ def environment(device: torch.device, mixed_precision: str, network: nn.Module, 
         RuntimeError: for a backend of the scan that is asked for and cannot be used here.
     """
     backend = reason = "none"
-    if any(isinstance(module, DirectionalSSM) for module in network.modules()):
+    if any(isinstance(module, StateSpaceModel) for module in network.modules()):
         backend, reason = choose_backend(device)
     return {
         "torch": str(torch.__version__),  # a class of torch's own

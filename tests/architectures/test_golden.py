@@ -15,7 +15,8 @@ from golden_networks import RELEASED, features, per_released_parameter
 from torch import nn
 
 from nnunetv2_mamba.architectures.blocks.drop_path import DropPath
-from nnunetv2_mamba.architectures.blocks.mamba import PATHS, DirectionalMamba
+from nnunetv2_mamba.architectures.blocks.mixers.mamba import DirectionalMamba
+from nnunetv2_mamba.architectures.blocks.scan_paths import PATHS, ScanPaths
 from nnunetv2_mamba.architectures.blocks.tokens import to_tokens, to_volume
 from nnunetv2_mamba.architectures.medsegmamba import released_weights as medsegmamba
 from nnunetv2_mamba.architectures.medsegmamba.ss3d import SS3D
@@ -93,7 +94,7 @@ def test_training(name, monkeypatch):
 
 
 def one_orientation(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    network.bottleneck.blocks[3].mixer.orientation = 0
+    network.bottleneck.blocks[3].mixer.scan = "ss3d_0"
 
 
 def skip_last(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +110,7 @@ def slices_along_the_raster(network: nn.Module, monkeypatch: pytest.MonkeyPatch)
         right = scan_order.tri_oriented(shape, device)
         return right[[0, 1, 0]].contiguous()
 
-    monkeypatch.setitem(PATHS, "tri_oriented", (paths, 3))
+    monkeypatch.setitem(PATHS, "tri_oriented", ScanPaths(3, paths))
 
 
 def half_as_many_slices(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +122,7 @@ def half_as_many_slices(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> 
         wrong = torch.arange(length, dtype=torch.int32).view(slices, -1).T.reshape(1, -1)
         return torch.cat([right[:2], wrong])
 
-    monkeypatch.setitem(PATHS, "tri_oriented", (paths, 3))
+    monkeypatch.setitem(PATHS, "tri_oriented", ScanPaths(3, paths))
 
 
 def mamba_with_residual(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +163,7 @@ def test_ss3d(orientation, size):
     state = {f"{prefix}.{key}": value for key, value in golden.state_dict().items()}
     medsegmamba._stack_directions(state, 1)
     names = {f"{prefix}.{part}": part for part in ("ssm", "in_proj", "out_norm", "out_proj")}
-    module = SS3D(16, nn.Conv3d, (3, 3, 3), orientation, d_state=4)
+    module = SS3D(16, nn.Conv3d, (3, 3, 3), f"ss3d_{orientation}", d_state=4)
     module.load_state_dict(rename_modules(state, names | {f"{prefix}.conv3d": "depthwise_conv.conv"}))
     name = f"size {size}, orientation {orientation}"
     with torch.no_grad():

@@ -15,7 +15,7 @@ from shared_files import SHARED, why_absent
 from torch import nn
 
 from nnunetv2_mamba.architectures.blocks.decoder import Decoder
-from nnunetv2_mamba.architectures.blocks.mamba import DirectionalMamba
+from nnunetv2_mamba.architectures.blocks.mixers.mamba import DirectionalMamba
 from nnunetv2_mamba.architectures.medsegmamba import released_weights as medsegmamba
 from nnunetv2_mamba.architectures.medsegmamba.group_norm_conv import ConvBlock, ResConvBlock, UpConv
 from nnunetv2_mamba.architectures.medsegmamba.ss3d import SS3D
@@ -191,7 +191,7 @@ def test_ss3d(size, orientation):
     prefix = "bottleneck.blocks.0.self_attention"
     state = {f"{prefix}.{key}": value for key, value in reference["state_dict"].items() if "scans" not in key}
     medsegmamba._stack_directions(state, 1)
-    module = SS3D(16, nn.Conv3d, KERNEL, orientation, d_state=4)
+    module = SS3D(16, nn.Conv3d, KERNEL, f"ss3d_{orientation}", d_state=4)
     names = {f"{prefix}.{part}": part for part in ("ssm", "in_proj", "out_norm", "out_proj")}
     module = load(module, state, names | {f"{prefix}.conv3d": "depthwise_conv.conv"})
     with torch.no_grad():
@@ -205,7 +205,7 @@ def test_vss3d_block():
     medsegmamba._stack_directions(state, 1)
     names = {ours: ours.removeprefix("bottleneck.blocks.0.") for ours in medsegmamba._ss3d_blocks(1).values()}
     names = {theirs: names[ours] for theirs, ours in medsegmamba._ss3d_blocks(1).items()}
-    block = load(VSS3DBlock(16, SS3D(16, nn.Conv3d, KERNEL, 4, d_state=4), 16, 0.0, 0.0), state, names)
+    block = load(VSS3DBlock(16, SS3D(16, nn.Conv3d, KERNEL, "ss3d_4", d_state=4), 16, 0.0, 0.0), state, names)
     with torch.no_grad():
         output = block(reference["input"].flatten(1, 3), (4, 4, 4))
     assert_close(output, reference["output"].flatten(1, 3))

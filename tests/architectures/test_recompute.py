@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunetv2_mamba.architectures.blocks import mamba
 from nnunetv2_mamba.architectures.blocks.half_precision import saturate_layers, saturated
+from nnunetv2_mamba.architectures.blocks.mixers import gated, mamba
 from nnunetv2_mamba.architectures.blocks.recompute import recomputed
 from nnunetv2_mamba.architectures.medsegmamba import ss3d
 from nnunetv2_mamba.architectures.segmamba.unetr_block import UnetrResBlock
@@ -135,7 +135,7 @@ GRID = (3, 4, 5)
 
 
 def scan_layer(kind: str) -> tuple[nn.Module, Tensor]:
-    layer = mamba.DirectionalMamba(8, nn.Conv3d) if kind == "mamba" else ss3d.SS3D(8, nn.Conv3d, (3, 3, 3), 0)
+    layer = mamba.DirectionalMamba(8, nn.Conv3d) if kind == "mamba" else ss3d.SS3D(8, nn.Conv3d, (3, 3, 3), "ss3d_0")
     return layer, torch.randn(2, 60, 8)
 
 
@@ -204,7 +204,7 @@ def test_large_grids_go_through_a_mamba_layer_sample_by_sample(monkeypatch):
 
 
 def test_only_training_on_a_gpu_goes_sample_by_sample(monkeypatch):
-    monkeypatch.setattr(mamba, "_LARGE", 60 * 32)
+    monkeypatch.setattr(gated, "_LARGE", 60 * 32)
     layer, tokens = scan_layer("mamba")
     assert not layer._one_by_one(tokens)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:  # a GPU's memory is counted on fake tensors

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from nnunetv2_mamba.architectures import MedSegMamba, UMambaBot, UMambaEnc
+from nnunetv2_mamba.architectures.blocks.mixers import MIXERS
 from nnunetv2_mamba.architectures.from_plans import network_from_plans
 from nnunetv2_mamba.architectures.umamba.mamba_layer import MambaLayer
 
@@ -170,4 +171,4 @@ def test_plan_gives_widths_and_patch_size():
     assert network_from_plans(MedSegMamba, unet, 1, 2, True, bottleneck_channels=16).topology.features == (32, 64, 128)
     own = configuration("nnunetv2_mamba.architectures.UMambaEnc", features_per_stage=[4, 8, 16], mixer="none")
     network = network_from_plans(UMambaEnc, own, 1, 2, True)
-    assert network.topology.features == (4, 8, 16) and network.encoder.mamba_layers[0].mamba.mixer == "none"
+    assert network.topology.features == (4, 8, 16) and type(network.encoder.mamba_layers[0].mamba) is MIXERS["none"]

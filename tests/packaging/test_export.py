@@ -8,7 +8,7 @@ from documentation import BLOCKS
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_mamba._register import DISCOVERY
-from nnunetv2_mamba.architectures.blocks.mamba import DirectionalMamba
+from nnunetv2_mamba.architectures.blocks.mixers.mamba import DirectionalMamba
 from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.ops import selection
 from nnunetv2_mamba.packaging import export as module

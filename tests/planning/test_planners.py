@@ -1,6 +1,7 @@
 """Plans by nnU-Net's rules for our networks, and the command that makes them."""
 
 import json
+import pydoc
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tiny_dataset import DATASET_ID, NAME
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunetv2_mamba import architectures
+from nnunetv2_mamba.architectures.registry import NETWORKS
 from nnunetv2_mamba.memory.estimate import plan_memory, usable_bytes
 from nnunetv2_mamba.planning import command
 from nnunetv2_mamba.planning.planners import PLANNERS, MambaPlanner
@@ -104,7 +106,17 @@ STAGES = {
 }
 
 
-@pytest.mark.parametrize("name", PLANNERS)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_has_a_planner_that_follows_its_rule(invented_dataset, name):
+    planner, network = PLANNERS[name](902), NETWORKS[name]
+    planner._spacing = (1.0, 1.0, 1.0)
+    architecture = planner._architecture((128, 128, 128), {"conv_op": "torch.nn.modules.conv.Conv3d"})
+    assert architecture["arch_kwargs"]["n_stages"] == min(6, 6 if network.max_pool is None else network.max_pool + 1)
+    named = pydoc.locate(architecture["network_class_name"])
+    assert named is network.network_class and type(planner).__name__ == f"nnUNetPlanner{name}"
+
+
+@pytest.mark.parametrize("name", STAGES)
 def test_stages_and_widths_of_the_real_planners(invented_dataset, name):
     planner = PLANNERS[name](902)
     assert planner.plans_identifier == f"nnUNet{name}Plans"

@@ -10,9 +10,10 @@ from torch import nn
 from nnunetv2_mamba.ops import directional_scan
 
 from .half_precision import saturated
+from .state_space import StateSpaceModel
 
 
-class DirectionalSSM(nn.Module):
+class DirectionalSSM(StateSpaceModel):
     """Selective state-space model (Gu & Dao 2023, section 3) along several paths over one grid, summed over the paths.
 
     Every direction has its own projections to (dt, B, C), its own ``A``, ``D`` and dt bias, as in SegMamba's

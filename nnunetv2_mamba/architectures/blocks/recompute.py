@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
+from nnunetv2_mamba.ops import KEPT_BY_CHECKPOINTING
+
 # Asked here, because torch.compile cannot look into the question before torch 2.8.
 _WITH_AUTOCAST = [kind for kind in ("cpu", "cuda", "xpu", "mps", "hpu") if torch.amp.is_autocast_available(kind)]
 
@@ -26,7 +28,7 @@ def recomputed(function: Callable[..., Tensor], *inputs: Tensor, **options: Any)
 
 
 def recomputed_but_for_scans(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """As :func:`recomputed`, but what :func:`~nnunetv2_mamba.ops.directional_scan` gives is kept.
+    """As :func:`recomputed`, but what the scans of ``nnunetv2_mamba.ops`` give is kept.
 
     The scan is most of the work, its inputs (the convolution of every direction, the step sizes) most of the memory.
     """
@@ -40,7 +42,7 @@ def recomputed_but_for_scans(function: Callable[..., Tensor], *inputs: Tensor) -
                 return function(*inputs)
         return function(*inputs)
 
-    scan = torch.ops.nnunetv2_mamba.directional_scan.default
     # what is kept may be saturated in place; doing that twice changes nothing
-    contexts = partial(create_selective_checkpoint_contexts, [scan], allow_cache_entry_mutation=True)
+    kept = list(KEPT_BY_CHECKPOINTING)
+    contexts = partial(create_selective_checkpoint_contexts, kept, allow_cache_entry_mutation=True)
     return recomputed(uncached, *inputs, context_fn=contexts)

@@ -10,8 +10,9 @@ from torch import nn
 from ..blocks.depthwise_conv import DepthwiseConv, kernel_size_for
 from ..blocks.dimensions import spatial_dims
 from ..blocks.half_precision import saturated
-from ..blocks.mixers import check_mixer
 from ..blocks.tokens import to_tokens, to_volume
+
+MIXERS = ("mamba", "none", "conv")
 
 
 class SelfAttention(nn.Module):
@@ -26,7 +27,7 @@ class SelfAttention(nn.Module):
             of the attention matrix.
 
     Raises:
-        ValueError: if ``d_model`` is not a multiple of ``heads``.
+        ValueError: if ``d_model`` is not a multiple of ``heads``; for an unknown ``mixer``.
     """
 
     def __init__(
@@ -40,7 +41,9 @@ class SelfAttention(nn.Module):
         super().__init__()
         if d_model % heads:
             raise ValueError(f"bottleneck_channels must be a multiple of the {heads} attention heads, got {d_model}")
-        self.mixer = check_mixer(mixer)
+        if mixer not in MIXERS:
+            raise ValueError(f"mixer must be one of {', '.join(MIXERS)} with attention; got {mixer!r}")
+        self.mixer = mixer
         self.heads = heads
         self.qkv = nn.Linear(d_model, 3 * d_model if mixer == "mamba" else d_model, bias=False)
         if mixer == "conv":

@@ -9,8 +9,8 @@ from nnunetv2_mamba.ops import scan_order
 
 from ..reference_weights.state import State, count, load_strictly, rename_modules, shape_of
 from .network import MedSegMamba
-from .ss3d import DIRECTIONS
 
+DIRECTIONS = 8  # of SS3D
 SS3D_PARAMETERS = {
     "x_proj_weight": "x_proj_weight",
     "dt_projs_weight": "dt_proj_weight",

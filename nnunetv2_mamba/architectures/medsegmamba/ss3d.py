@@ -8,15 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from nnunetv2_mamba.ops import scan_order
-
 from ..blocks.depthwise_conv import DepthwiseConv, kernel_size_for
 from ..blocks.dimensions import spatial_dims
 from ..blocks.directional_ssm import DirectionalSSM
-from ..blocks.mixers import check_mixer
 from ..blocks.recompute import recomputed_but_for_scans
+from ..blocks.scan_paths import scan_paths
 
-DIRECTIONS = 8
+MIXERS = ("mamba", "none", "conv")
 
 
 class SS3D(nn.Module):
@@ -28,12 +26,15 @@ class SS3D(nn.Module):
     Args:
         d_model: width of the tokens; dt has rank ``ceil(d_model / 16)``.
         conv_op, kernel_size: of the depthwise convolution.
-        orientation: 0 to 5, which axes the paths run along (see ``ops.scan_order.ss3d``).
+        scan: a name of ``blocks.scan_paths.PATHS``: ``"ss3d_0"`` to ``"ss3d_5"``, which axes the paths run along.
         d_state: state size.
         expand: factor of the inner width.
         dropout: after the output projection.
         mixer: ``"mamba"``; ``"none"`` puts the identity in place of the scans, ``"conv"`` a depthwise convolution of
             about as many weights.
+
+    Raises:
+        ValueError: for an unknown ``scan`` or ``mixer``.
     """
 
     def __init__(
@@ -41,23 +42,25 @@ class SS3D(nn.Module):
         d_model: int,
         conv_op: type[nn.Module],
         kernel_size: Sequence[int],
-        orientation: int,
+        scan: str,
         d_state: int = 64,
         expand: int = 1,
         dropout: float = 0.0,
         mixer: str = "mamba",
     ):
         super().__init__()
-        self.mixer = check_mixer(mixer)
-        self.orientation = orientation
+        if mixer not in MIXERS:
+            raise ValueError(f"mixer must be one of {', '.join(MIXERS)} in SS3D; got {mixer!r}")
+        self.mixer, self.scan = mixer, scan
+        directions = scan_paths(scan).directions
         dt_rank = math.ceil(d_model / 16)
         inner = expand * d_model
         self.in_proj = nn.Linear(d_model, inner, bias=False)
         self.depthwise_conv = DepthwiseConv(inner, conv_op, kernel_size)
         if mixer == "mamba":
-            self.ssm = DirectionalSSM(inner, DIRECTIONS, d_state, dt_rank)
+            self.ssm = DirectionalSSM(inner, directions, d_state, dt_rank)
         elif mixer == "conv":
-            weights = DirectionalSSM.weights_per_channel(DIRECTIONS, d_state, dt_rank)
+            weights = DirectionalSSM.weights_per_channel(directions, d_state, dt_rank)
             self.conv = DepthwiseConv(inner, conv_op, kernel_size_for(weights, spatial_dims(conv_op)))
         self.out_norm = nn.LayerNorm(inner)
         self.out_proj = nn.Linear(inner, d_model, bias=False)
@@ -67,7 +70,7 @@ class SS3D(nn.Module):
         """``(batch, length, d_model)`` to the same shape; ``grid`` is the shape whose raster the tokens are."""
         u = nn.functional.silu(self.depthwise_conv(self.in_proj(tokens), grid))
         if self.mixer == "mamba":
-            paths = scan_order.ss3d(tuple(grid), self.orientation, tokens.device)
+            paths = scan_paths(self.scan).table(tuple(grid), tokens.device)
             u = recomputed_but_for_scans(self.ssm, u, paths)
         elif self.mixer == "conv":
             u = self.conv(u, grid)

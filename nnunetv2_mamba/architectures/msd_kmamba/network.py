@@ -11,7 +11,7 @@ from torch import nn
 from ..blocks.decoder import Decoder
 from ..blocks.dimensions import conv_transpose, instance_norm, spatial_dims
 from ..blocks.half_precision import saturate_layers, saturated
-from ..blocks.mamba import DirectionalMamba
+from ..blocks.mixers import sequence_mixer
 from ..blocks.tokens import to_tokens, to_volume
 from ..contract import PlannedNetwork
 from ..segmamba.gated_spatial_conv import GatedSpatialConv
@@ -33,7 +33,7 @@ class _MambaLayer(nn.Module):
     def __init__(self, channels: int, conv_op: type[nn.Module], scan: str, mixer: str):
         super().__init__()
         self.norm = nn.LayerNorm(channels)
-        self.mamba = DirectionalMamba(channels, conv_op, scan, mixer=mixer)
+        self.mamba = sequence_mixer(mixer, channels, conv_op, scan)
 
     def forward(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
         return saturated(tokens + self.mamba(self.norm(tokens), grid))

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from ..blocks.half_precision import saturated
-from ..blocks.mamba import DirectionalMamba
+from ..blocks.mixers import sequence_mixer
 from ..blocks.tokens import to_tokens, to_volume
 
 
@@ -21,7 +21,7 @@ class TriOrientedMambaLayer(nn.Module):
         conv_op: ``nn.Conv2d`` or ``nn.Conv3d``.
         residual: False reproduces checkpoints from before 5 June 2024, when the released code had no residual here.
         dt_init: ``"first"`` as in the released code, ``"all"`` as in Mamba (see :class:`DirectionalSSM`).
-        mixer: see :class:`DirectionalMamba`.
+        mixer: a name of ``blocks.mixers``.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class TriOrientedMambaLayer(nn.Module):
         super().__init__()
         self.residual = residual
         self.norm = nn.LayerNorm(channels)
-        self.mamba = DirectionalMamba(channels, conv_op, "tri_oriented", dt_init=dt_init, mixer=mixer)
+        self.mamba = sequence_mixer(mixer, channels, conv_op, "tri_oriented", dt_init=dt_init)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         grid = x.shape[2:]

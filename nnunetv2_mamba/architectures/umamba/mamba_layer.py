@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..blocks.half_precision import saturated
-from ..blocks.mamba import DirectionalMamba
+from ..blocks.mixers import sequence_mixer
 from ..blocks.tokens import to_tokens, to_volume
 
 
@@ -23,7 +23,7 @@ class MambaLayer(nn.Module):
         channels: of the volume.
         conv_op: ``nn.Conv2d`` or ``nn.Conv3d``.
         channel_grid: the size of the volume, to take its channels as tokens.
-        mixer: see :class:`DirectionalMamba`. With channels as tokens, ``"conv"`` runs along the channels.
+        mixer: a name of ``blocks.mixers``. With channels as tokens, ``"conv"`` runs along the channels.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class MambaLayer(nn.Module):
         if channel_grid is not None:
             channels, conv_op = math.prod(channel_grid), nn.Conv1d
         self.norm = nn.LayerNorm(channels)
-        self.mamba = DirectionalMamba(channels, conv_op, "unidirectional", mixer=mixer)
+        self.mamba = sequence_mixer(mixer, channels, conv_op, "unidirectional")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         channels, *grid = x.shape[1:]

@@ -1,0 +1,65 @@
+"""The interface of sequence mixers, and their names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class SequenceMixer(nn.Module):
+    """A layer of a network in which tokens see each other, along paths over their grid or otherwise.
+
+    A subclass's constructor takes what is named here, and uses of it what concerns it; a control of another mixer is
+    made as large as that mixer would be.
+
+    Args:
+        d_model: width of the tokens.
+        conv_op: ``nn.Conv1d``, ``nn.Conv2d`` or ``nn.Conv3d``; tells the number of axes of the grid.
+        scan: a name of ``scan_paths.PATHS``.
+        d_state, d_conv, expand: state size, width of the causal convolution, factor of the inner width.
+        dt_init: see :class:`~..directional_ssm.DirectionalSSM`.
+    """
+
+    def forward(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
+        """``(batch, length, d_model)`` to the same shape; ``grid`` is the shape whose raster the tokens are."""
+        raise NotImplementedError
+
+
+MIXERS: dict[str, type[SequenceMixer]] = {}
+
+
+def register_mixer(name: str) -> Callable[[type[SequenceMixer]], type[SequenceMixer]]:
+    """Decorate a class that networks shall know as ``mixer=name``."""
+
+    def decorate(mixer: type[SequenceMixer]) -> type[SequenceMixer]:
+        if name in MIXERS:
+            raise ValueError(f"two mixers are named {name}")
+        MIXERS[name] = mixer
+        return mixer
+
+    return decorate
+
+
+def check_mixer(mixer: str) -> str:
+    """Return ``mixer`` if it is one of ``MIXERS``.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if mixer not in MIXERS:
+        raise ValueError(f"mixer must be one of {', '.join(MIXERS)}; got {mixer!r}")
+    return mixer
+
+
+def sequence_mixer(
+    mixer: str, d_model: int, conv_op: type[nn.Module], scan: str = "tri_oriented", **options: Any
+) -> SequenceMixer:
+    """The mixer of this name; see :class:`SequenceMixer` for the arguments.
+
+    Raises:
+        ValueError: for an unknown ``mixer`` or ``scan``.
+    """
+    return MIXERS[check_mixer(mixer)](d_model, conv_op, scan, **options)
