@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_mamba.memory.estimate import GIB, inference_memory
 from nnunetv2_mamba.ops.flops import flop_counter
+from nnunetv2_mamba.ops.selection import ENVIRONMENT_VARIABLE
 
 from ..text import excerpt, short_reason
 from .description import channels_of
@@ -52,18 +54,29 @@ def try_model(folder: Path, settings: Settings, name: object) -> None:
     """
     precision = "default" if settings.gpu else settings.choices.precision  # a GPU's is not the CPU's
     choices = replace(settings.choices, precision=precision, time_budget=None)
-    predictor = CasePredictor(folder, choices, "cpu", name=name)
+    with _variables_as_in_the_container():
+        predictor = CasePredictor(folder, choices, "cpu", name=name)
+        try:
+            _check_cost(predictor.tiles)
+            with tempfile.TemporaryDirectory() as scratch:
+                files = _write_noise(predictor.tiles, Path(scratch))
+                predictor.segment(files, asked=Plan(folds=1, mirroring=False, step_size=1))
+        except _CannotTryError as error:
+            raise ValueError(f"{name}/plans.json: {error}") from error
+        except Exception as error:  # whatever nnU-Net and PyTorch raise for plans that contradict themselves
+            raise ValueError(
+                f"{name}/plans.json: a patch of noise cannot be segmented with it: {short_reason(error, 300)}"
+            ) from error
+
+
+@contextmanager
+def _variables_as_in_the_container() -> Iterator[None]:
+    """Without what this user asks of the scan and of nnU-Net, which may be for a GPU."""
+    asked = {key: os.environ.pop(key) for key in (ENVIRONMENT_VARIABLE, "nnUNet_compile") if key in os.environ}
     try:
-        _check_cost(predictor.tiles)
-        with tempfile.TemporaryDirectory() as scratch:
-            files = _write_noise(predictor.tiles, Path(scratch))
-            predictor.segment(files, asked=Plan(folds=1, mirroring=False, step_size=1))
-    except _CannotTryError as error:
-        raise ValueError(f"{name}/plans.json: {error}") from error
-    except Exception as error:  # whatever nnU-Net and PyTorch raise for plans that contradict themselves
-        raise ValueError(
-            f"{name}/plans.json: a patch of noise cannot be segmented with it: {short_reason(error, 300)}"
-        ) from error
+        yield
+    finally:
+        os.environ.update(asked)
 
 
 class _CannotTryError(ValueError):
@@ -86,8 +99,8 @@ def _check_cost(predictor: nnUNetPredictor) -> None:
     free = _free_memory()
     if _MEMORY_MARGIN * memory > free:
         raise _CannotTryError(
-            f"{patch} needs about {_MEMORY_MARGIN * memory / GIB:.1f} GiB of memory, and {free / GIB:.1f} GiB are free: the "
-            "model is tried before it is packaged, so package it on a machine with more"
+            f"{patch} needs about {_MEMORY_MARGIN * memory / GIB:.1f} GiB of memory, and {free / GIB:.1f} GiB are "
+            "free: the model is tried before it is packaged, so package it on a machine with more"
         )
 
 
