@@ -128,12 +128,20 @@ def _write(request: Request, context: Path) -> Model:
             wheel=wheel.name,
             torch_index=index,
             torch_pins=[pin for pin in pins if _FROM_INDEX.match(pin)],
-            python=f"{sys.version_info.major}.{sys.version_info.minor}",  # there is no image of every patch release
+            python=_python_image(*sys.version_info[:2], sys.version_info.releaselevel),
         )
         (context / name).write_text(text, encoding="utf-8")
         if name.endswith(".sh"):
             (context / name).chmod(0o755)
     return model
+
+
+def _python_image(major: int, minor: int, level: str) -> str:
+    """Tag of Docker Hub's Python images, without the patch release, of which there is not an image for each.
+
+    A minor version that is not released yet has an image of its last alpha, beta or candidate.
+    """
+    return f"{major}.{minor}" if level == "final" else f"{major}.{minor}-rc"
 
 
 def _check_names(request: Request) -> None:

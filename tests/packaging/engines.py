@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunetv2_mamba.packaging.context import _python_image
+
 PROGRAMS = ("buildah", "podman", "crun", "debootstrap", "unshare", "mountpoint")
 # Mounts are made in a namespace of their own, so they end with the command, however it ends. crun takes cgroups of the
 # first or the second version, not both.
@@ -129,12 +131,15 @@ def podman(folder: Path) -> Iterator[Engine]:
         _import_debian(folder, storage)
         (folder / "base").mkdir()
         (folder / "base" / "Dockerfile").write_text(BASE.format(python=python))
-        name = f"docker.io/library/python:{python.removeprefix('python')}-bookworm"
+        name = (
+            f"docker.io/library/python:{_python_image(*sys.version_info[:2], sys.version_info.releaselevel)}-bookworm"
+        )
         done = engine.run("docker", "build", "--tag", name, folder / "base")
         assert done.returncode == 0, done.stdout + done.stderr
         yield engine
     finally:
-        subprocess.run(["unshare", "--mount", "podman", *storage, "rm", "--all", "--force"], check=False)
+        ended = ["unshare", "--mount", "podman", *storage, "rm", "--all", "--force", "--time", "0"]
+        subprocess.run(ended, capture_output=True, check=False)
         shutil.rmtree(folder)
 
 

@@ -167,7 +167,15 @@ def test_the_image_of_this_python_is_named_without_the_patch_release(trained_mod
     """Debian's and conda's patch releases have no image of their own."""
     write_context(Request(trained_model.folder, "flare"), tmp_path / "context")
     (base,) = re.findall(r"^FROM (.*)$", (tmp_path / "context/Dockerfile").read_text(), re.MULTILINE)
-    assert base == f"python:{sys.version_info.major}.{sys.version_info.minor}-bookworm"
+    early = "" if sys.version_info.releaselevel == "final" else "-rc"
+    assert base == f"python:{sys.version_info.major}.{sys.version_info.minor}{early}-bookworm"
+
+
+@pytest.mark.parametrize(
+    ("level", "tag"), [("final", "3.15"), ("candidate", "3.15-rc"), ("beta", "3.15-rc"), ("alpha", "3.15-rc")]
+)
+def test_a_python_before_its_release_has_an_image_of_its_own(level, tag):
+    assert context._python_image(3, 15, level) == tag
 
 
 @pytest.mark.parametrize("kind", ["empty", "link", "current", "left behind"])

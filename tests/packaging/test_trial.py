@@ -1,6 +1,7 @@
 """What only a run shows of a model is found while it is packaged, in one line."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -107,6 +108,14 @@ def test_a_small_case_runs_one_patch_of_one_fold_on_the_axes_of_the_training_dat
     (model / "fold_1/checkpoint_final.pth").write_bytes(b"")
     with pytest.raises(ValueError, match="fold_1/checkpoint_final.pth is damaged"):
         try_model(model, settings(("0", "1")), "THE MODEL")
+
+
+def test_the_scan_is_the_containers_whatever_this_user_asks_for(model, monkeypatch):
+    asked = {"NNUNETV2_MAMBA_SCAN": "triton", "nnUNet_compile": "1"}
+    for key, value in asked.items():
+        monkeypatch.setenv(key, value)
+    try_model(model, settings(), "THE MODEL")
+    assert {key: os.environ[key] for key in asked} == asked
 
 
 def test_package_says_why_in_one_line_and_leaves_nothing(model, tmp_path, capsys):
