@@ -220,7 +220,8 @@ def test_a_job_without_a_result_ends_as_slurm_says(slurm, tmp_path, state, taken
 
 
 @pytest.mark.parametrize(
-    ("exit_code", "taken_back"), [("36608", True), ("143:0", True), ("256", False), ("1:0", False), ("9", False), ("-", False)]
+    ("exit_code", "taken_back"),
+    [("36608", True), ("143:0", True), ("256", False), ("1:0", False), ("9", False), ("-", False)],
 )
 def test_a_job_that_ended_itself_at_sigterm_was_taken_back(slurm, tmp_path, exit_code, taken_back):
     """As where preemption grants a time of grace. Two ways in which SLURM's versions write 143, 1 and a signal."""
