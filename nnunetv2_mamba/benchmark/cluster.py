@@ -17,7 +17,7 @@ from nnunetv2_mamba.text import printable
 from .cluster_job import TrainingJob, ended_by_signal
 from .run import Run
 from .runners import command_of, environment_of
-from .slurm_queue import TAKEN_BACK, UNKNOWN, JobState, SlurmQueue
+from .slurm_queue import UNKNOWN, JobState, SlurmQueue
 from .started import Outcome, Started, StartRefusedError, outcome_of
 from .sweep import Machine, SweepError
 
@@ -193,17 +193,18 @@ class _SlurmJob(_SubmittedJob):
             return None
         if there:
             outcome = self._outcome()
-            return Outcome(outcome.how, outcome.busy, outcome.taken_back or state.name in TAKEN_BACK)
+            return Outcome(outcome.how, outcome.busy, outcome.taken_back or state.taken_back)
         if self._over_since is None:
             self._over_since = time.monotonic()
         if state.name == "COMPLETED" and time.monotonic() < self._over_since + _RESULT_TIME:
             return None
-        return Outcome(self._without_result(state), taken_back=state.name in TAKEN_BACK)
+        return Outcome(self._without_result(state), taken_back=state.taken_back)
 
     def _without_result(self, state: JobState) -> str:
         what = "is no longer known to SLURM" if state.name == UNKNOWN else f"ended as {state.name}"
         # Before the training's process began, perhaps, so that its log does not say why
-        log = f", see {self.job.paths.stderr}" if state.name in ("FAILED", "COMPLETED", UNKNOWN) else ""
+        told = state.taken_back or state.name not in ("FAILED", "COMPLETED", UNKNOWN)
+        log = "" if told else f", see {self.job.paths.stderr}"
         return f"job {self.job.job_id} {what}{log}"
 
     def ask_to_stop(self) -> None:

@@ -7,14 +7,15 @@ into its queue.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 # SLURM's states of a job that is over; in all others it is in the queue, or on its way to the end or back into it.
-TAKEN_BACK = frozenset({"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED"})
-OVER = TAKEN_BACK | {"COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "DEADLINE", "OUT_OF_MEMORY", "LAUNCH_FAILED"}
+_TAKEN_BACK = frozenset({"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED"})
+_OVER = _TAKEN_BACK | {"COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "DEADLINE", "OUT_OF_MEMORY", "LAUNCH_FAILED"}
 UNKNOWN = "UNKNOWN"  # SLURM forgets jobs some minutes after their end
 LOOK_EVERY = 30.0  # seconds
 _LOOK_AGAIN = 3.0  # seconds, where a job seems to have ended
@@ -22,14 +23,23 @@ _PATIENCE = 120.0  # seconds for SLURM's commands
 
 
 class JobState(NamedTuple):
-    """SLURM's state of a job, in its words, and why it is in it."""
+    """SLURM's state of a job, in its words, its exit code as SLURM writes it, and why it is in the state."""
 
     name: str
+    exit_code: str = "0"
     reason: str = ""
 
     @property
     def over(self) -> bool:
-        return self.name in OVER or self.name == UNKNOWN
+        return self.name in _OVER or self.name == UNKNOWN
+
+    @property
+    def taken_back(self) -> bool:
+        """The machine was taken from it. A job with a time of grace, at the start of which it gets SIGTERM, fails."""
+        if self.name == "FAILED":
+            status = self.exit_code.split(":")[0]  # status:signal, or both in one number as waitpid has them
+            return status.isdecimal() and 128 + signal.SIGTERM in (int(status), int(status) >> 8)
+        return self.name in _TAKEN_BACK
 
     @property
     def held(self) -> bool:
@@ -63,7 +73,8 @@ class SlurmQueue:
 
     def _look(self) -> None:
         self._tried = began = time.monotonic()
-        command = ["squeue", "--noheader", "--states=all", f"--user={os.getuid()}", "--format=%i|%T|%r"]
+        command = ["squeue", "--noheader", "--states=all", f"--user={os.getuid()}"]
+        command += ["--Format=JobID:30,State:30,exit_code:20,Reason:100"]
         plain = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
         try:
             lines = _printed(command, plain).splitlines()
@@ -75,8 +86,8 @@ class SlurmQueue:
         if self._silent:
             self._say("SLURM tells of its jobs again")
         self._seen, self._silent = began, False
-        rows = [line.strip().split("|", 2) for line in lines]
-        self._states = {row[0]: JobState(*row[1:]) for row in rows if len(row) == 3}
+        rows = [line.strip().split(None, 3) for line in lines]
+        self._states = {row[0]: JobState(*row[1:]) for row in rows if len(row) == 4}
 
     def cancel_later(self, job: str) -> None:
         self._to_cancel.append(job)
@@ -95,11 +106,12 @@ class SlurmQueue:
 
 def _accounted(job: str) -> JobState:
     """What SLURM's accounting, if there is one, knows of a job that ``squeue`` no longer shows."""
+    command = ["sacct", "--noheader", "--allocations", "--format=State%40,ExitCode%20", "--jobs", job]
     try:
-        words = _printed(["sacct", "--noheader", "--allocations", "--format=State%40", "--jobs", job]).split()
+        words = _printed(command).split()
     except (OSError, subprocess.SubprocessError):
         words = []
-    return JobState(words[0] if words and words[0] in OVER else UNKNOWN)
+    return JobState(words[0], words[-1]) if words and words[0] in _OVER else JobState(UNKNOWN)
 
 
 def _printed(command: list[str], environment: dict[str, str] | None = None) -> str:

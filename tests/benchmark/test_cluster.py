@@ -42,8 +42,11 @@ class FakeSlurm:
     def refuses(self, name: str, message: str) -> None:
         self.answers(name, f"cat >&2 <<'END'\n{message}\nEND\nexit 1\n")
 
-    def has(self, state: str, reason: str = "None", job: int = 1) -> None:
-        self.answers("squeue", f'echo "77|RUNNING|None"; echo "{job}|{state}|{reason}"')
+    def has(self, state: str, reason: str = "None", job: int = 1, exit_code: str = "0") -> None:
+        """Columns as ``squeue`` fills them up."""
+        lines = [("77", "RUNNING", "0", "None"), (str(job), state, exit_code, reason)]
+        text = "\n".join(f"{job:30}{state:30}{code:20}{reason:100}" for job, state, code, reason in lines)
+        self.answers("squeue", f"cat <<'END'\n{text}\nEND\n")
 
     def calls(self, name: str) -> list[str]:
         file = self.folder / "calls"
@@ -217,6 +220,21 @@ def test_a_job_without_a_result_ends_as_slurm_says(slurm, tmp_path, state, taken
 
 
 @pytest.mark.parametrize(
+    ("exit_code", "taken_back"),
+    [("36608", True), ("143:0", True), ("256", False), ("1:0", False), ("9", False), ("-", False)],
+)
+def test_a_job_that_ended_itself_at_sigterm_was_taken_back(slurm, tmp_path, exit_code, taken_back):
+    """As where preemption grants a time of grace. Two ways in which SLURM's versions write 143, 1 and a signal."""
+    started = slurm.runner(tmp_path / "sweep").start(RUN, 0)
+    slurm.has("FAILED", "NonZeroExitCode", exit_code=exit_code)
+    outcome = started.poll()
+    assert outcome.how.startswith("job 1 ended as FAILED") and outcome.taken_back == taken_back
+    slurm.has("RUNNING", job=2)  # and when only the accounting knows of it
+    slurm.answers("sacct", f"echo '     FAILED     {exit_code} '")
+    assert started.poll() == outcome
+
+
+@pytest.mark.parametrize(
     ("state", "code", "expected"),
     [
         ("COMPLETED", 0, Outcome("exit code 0")),
@@ -261,8 +279,8 @@ def test_a_result_that_never_comes(slurm, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("accounting", "how"),
     [
-        ("echo ' CANCELLED by 0 '", "ended as CANCELLED"),
-        ("echo RUNNING", "is no longer known to SLURM"),
+        ("echo ' CANCELLED by 0   0:15 '", "ended as CANCELLED"),
+        ("echo RUNNING 0:0", "is no longer known to SLURM"),
         ("exit 1", "is no longer known to SLURM"),
         ("", "is no longer known to SLURM"),
     ],
@@ -297,7 +315,7 @@ def test_one_call_for_all_jobs_and_not_at_every_poll(slurm, tmp_path, monkeypatc
     monkeypatch.setattr(slurm_queue, "LOOK_EVERY", 1e6)
     runner = slurm.runner(tmp_path / "sweep")
     jobs = [runner.start(RUN, 0) for _ in range(3)]
-    slurm.answers("squeue", 'for job in 1 2 3; do echo "$job|RUNNING|None"; done')
+    slurm.answers("squeue", 'for job in 1 2 3; do echo "$job RUNNING 0 None"; done')
     for _ in range(5):
         for job in jobs:
             job.poll()

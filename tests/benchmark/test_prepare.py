@@ -132,6 +132,7 @@ def test_what_a_killed_process_had_not_completed_is_removed(tmp_path):
 )
 def test_a_signal_stops_nnunets_own_trainer_with_a_checkpoint(tiny_dataset, monkeypatch, number, moment):
     torch.set_num_threads(1)
+    monkeypatch.setattr("nnunetv2.training.logging.nnunet_logger.MetaLogger.plot_progress_png", lambda *_: None)
 
     def make():
         plans = {**tiny_dataset.plans("nnUNetPlans"), "continue_training": False}
