@@ -1,4 +1,4 @@
-"""Mutation testing of rooms: ``python mutation/run.py ROOM ...``; see docs/mutation.md.
+"""Mutation testing of rooms: ``python mutation/run.py ROOM ...``; docs/mutation.md has the figures.
 
 Mutants are cosmic-ray's. Each is written into a private copy of the checkout and met by the tests that run its line,
 the quickest first, in a fork of a process that has imported torch but nothing of this package.

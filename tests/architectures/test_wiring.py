@@ -13,7 +13,7 @@ from nnunetv2_mamba.architectures import MedSegMamba, MSDKMamba, SegMamba, UMamb
 from nnunetv2_mamba.architectures.blocks.depthwise_conv import DepthwiseConv, kernel_size_for
 from nnunetv2_mamba.architectures.blocks.directional_ssm import DirectionalSSM
 from nnunetv2_mamba.architectures.blocks.drop_path import DropPath
-from nnunetv2_mamba.architectures.blocks.mamba import DirectionalMamba
+from nnunetv2_mamba.architectures.blocks.mixers.mamba import DirectionalMamba
 from nnunetv2_mamba.architectures.medsegmamba.attention import PositionEmbedding, SelfAttention
 from nnunetv2_mamba.architectures.medsegmamba.ss3d import SS3D
 from nnunetv2_mamba.architectures.medsegmamba.vss3d import VSS3DBlock

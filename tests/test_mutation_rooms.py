@@ -1,0 +1,28 @@
+"""What ``mutation/rooms.toml`` names is there: mutation testing itself takes hours, see ``docs/mutation.md``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from nnunetv2_mamba.trainers.settings import tomllib
+
+ROOT = Path(__file__).parents[1]
+ROOMS = tomllib.loads((ROOT / "mutation" / "rooms.toml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_its_sources_and_tests_exist(room):
+    assert ROOMS[room].keys() == {"sources", "tests", "sample"}
+    for pattern in ROOMS[room]["sources"]:
+        assert list(ROOT.glob(pattern)), pattern
+    for test in ROOMS[room]["tests"]:
+        file, _, name = test.partition("::")
+        assert (ROOT / file).exists(), file
+        assert not name or re.search(rf"^def {name}\(", (ROOT / file).read_text(), re.MULTILINE), test
+
+
+def test_at_least_300_places_are_drawn():
+    assert sum(room["sample"] for room in ROOMS.values()) >= 300
