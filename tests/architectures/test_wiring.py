@@ -14,6 +14,7 @@ from nnunetv2_mamba.architectures.blocks.depthwise_conv import DepthwiseConv, ke
 from nnunetv2_mamba.architectures.blocks.directional_ssm import DirectionalSSM
 from nnunetv2_mamba.architectures.blocks.drop_path import DropPath
 from nnunetv2_mamba.architectures.blocks.mixers.mamba import DirectionalMamba
+from nnunetv2_mamba.architectures.blocks.mixers.registry import MIXERS, sequence_mixer
 from nnunetv2_mamba.architectures.medsegmamba.attention import PositionEmbedding, SelfAttention
 from nnunetv2_mamba.architectures.medsegmamba.ss3d import SS3D
 from nnunetv2_mamba.architectures.medsegmamba.vss3d import VSS3DBlock
@@ -98,7 +99,7 @@ def test_state_space_sizes_of_the_bottlenecks():
 
 def test_every_block_of_ss3d_has_the_next_orientation():
     mixers = [block.mixer for block in medsegmamba("ss3d").bottleneck.blocks]
-    assert [mixer.orientation for mixer in mixers] == [0, 1, 2, 3, 4, 5, 0, 1, 2]
+    assert [mixer.scan for mixer in mixers] == [f"ss3d_{orientation}" for orientation in (0, 1, 2, 3, 4, 5, 0, 1, 2)]
 
 
 def test_the_convolutional_bottleneck_is_7_wide():
@@ -220,13 +221,14 @@ def test_options_of_segmamba_reach_its_blocks():
     assert [len(stage.tom_layers) for stage in network.encoder.stages] == [1, 3, 2]
     assert {stage.gated_conv.gate for stage in network.encoder.stages} == {"multiply"}
     layers = [layer for stage in network.encoder.stages for layer in stage.tom_layers]
-    assert {(layer.residual, layer.mamba.mixer) for layer in layers} == {(False, "none")}
+    assert {(layer.residual, type(layer.mamba)) for layer in layers} == {(False, MIXERS["none"])}
     fue = FeatureLevelUncertaintyEstimation
     assert all(isinstance(stage.fue, fue) for stage in network.encoder.stages)
     assert not any(isinstance(stage.fue, fue) for stage in plain.encoder.stages)
     assert [len(stage.tom_layers) for stage in plain.encoder.stages] == [2, 2]
     assert {stage.gated_conv.gate for stage in plain.encoder.stages} == {"add"}
-    assert all(layer.residual and layer.mamba.mixer == "mamba" for s in plain.encoder.stages for layer in s.tom_layers)
+    layers = [layer for stage in plain.encoder.stages for layer in stage.tom_layers]
+    assert {(layer.residual, type(layer.mamba)) for layer in layers} == {(True, DirectionalMamba)}
     assert not plain.decoder.deep_supervision and len(plain.decoder.seg_layers) == 1
 
 
@@ -285,7 +287,7 @@ def test_sizes_of_a_mamba_block():
     for parameter in (block.conv_weight, block.conv_bias):
         assert parameter.abs().max() <= 0.5 and parameter.abs().max() > 0.48
         assert abs(parameter.mean().item()) < 0.06
-    control = DirectionalMamba(40, nn.Conv3d, mixer="conv").conv.conv
+    control = sequence_mixer("conv", 40, nn.Conv3d).conv.conv
     # 3 x (3 + 2 x 16 + 4 + 16 + 1) of the scan and 3 x 5 of the causal convolution: 183
     assert control.kernel_size == (5, 5, 7) and control.groups == 80
     with pytest.raises(ValueError, match="scan must be one of unidirectional, bidirectional, tri_oriented"):
@@ -293,18 +295,18 @@ def test_sizes_of_a_mamba_block():
 
 
 def test_sizes_of_ss3d():
-    block = SS3D(40, nn.Conv3d, (1, 3, 3), 0)
+    block = SS3D(40, nn.Conv3d, (1, 3, 3), "ss3d_0")
     assert block.ssm.A_log.shape == (8, 40, 64) and block.ssm.dt_rank == 3
     assert block.in_proj.weight.shape == (40, 40) and block.out_norm.normalized_shape == (40,)
     assert block.depthwise_conv.conv.kernel_size == (1, 3, 3) and block.dropout.p == 0
     # 8 x (3 + 2 x 64 + 4 + 64 + 1) = 1600
-    assert SS3D(40, nn.Conv3d, (1, 3, 3), 0, mixer="conv").conv.conv.kernel_size == (11, 11, 13)
+    assert SS3D(40, nn.Conv3d, (1, 3, 3), "ss3d_0", mixer="conv").conv.conv.kernel_size == (11, 11, 13)
 
 
 @pytest.mark.parametrize("mixer", ["none", "conv"])
 def test_controls_of_a_mamba_block(mixer):
     """``out_proj(silu(mixed) * silu(z))``, mixed the identity or a depthwise convolution of x."""
-    block, x = DirectionalMamba(8, nn.Conv3d, mixer=mixer), tokens(8)
+    block, x = sequence_mixer(mixer, 8, nn.Conv3d), tokens(8)
     u, z = block.in_proj(x).chunk(2, -1)
     mixed = u if mixer == "none" else block.conv(u, GRID)
     torch.testing.assert_close(block(x, GRID), block.out_proj(functional.silu(mixed) * functional.silu(z)))
