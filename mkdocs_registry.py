@@ -29,8 +29,8 @@ def _trainers() -> Iterator[str]:
 
 def _classes() -> Iterator[str]:
     """The API of every class of networks."""
-    for name in dict.fromkeys(network.network_class.__name__ for network in NETWORKS.values()):
-        yield f"::: nnunetv2_mamba.architectures.{name}\n"
+    for network_class in dict.fromkeys(network.network_class for network in NETWORKS.values()):
+        yield f"::: {network_class.__module__}.{network_class.__name__}\n"
 
 
 LISTS: dict[str, Callable[[], Iterator[str]]] = {"trainers": _trainers, "classes": _classes}

@@ -23,6 +23,8 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
         input_channels: of the images.
 
     Attributes:
+        PLANNED_ARGUMENTS: those of the constructor that follow from the plan's stages and the data set.
+        PATCH_ARGUMENTS: those that follow from its patch size (``patch_options``).
         widths_from_plan: in plans made for other networks, take their widths, not those of the paper.
         key_to_encoder, key_to_stem: the modules into which pre-trained weights go.
         keys_to_in_proj: the layer that reads the images; several names only if they are of one weight, as
@@ -32,6 +34,11 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
         encoder, decoder: the halves; nnU-Net switches ``decoder.deep_supervision``.
     """
 
+    PLANNED_ARGUMENTS: ClassVar[tuple[str, ...]] = (
+        "input_channels", "n_stages", "features_per_stage", "conv_op", "kernel_sizes", "strides", "num_classes",
+        "deep_supervision",
+    )  # fmt: skip
+    PATCH_ARGUMENTS: ClassVar[tuple[str, ...]] = ()
     widths_from_plan: ClassVar[bool] = False
     key_to_encoder: str = "encoder"
     key_to_stem: str
@@ -51,7 +58,7 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
 
     @classmethod
     def patch_options(cls, patch_size: Sequence[int], arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """Options that follow from the patch size.
+        """``PATCH_ARGUMENTS``.
 
         Args:
             patch_size: of the plan.

@@ -14,6 +14,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--match", metavar="PLANS", help="instead: as much memory as these plans take, such as nnUNetResEncUNetLPlans"
     )
+    parser.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="option of the network, such as gate=multiply, for training and prediction; may be repeated",
+    )
+    parser.add_argument("--plans-name", metavar="PLANS", help="name of the plans; needed with --option")
     parser.add_argument("-c", nargs="+", metavar="CONFIGURATION", help="preprocess only these (default: all)")
     parser.add_argument("-np", type=int, metavar="N", help="processes for check, fingerprint and preprocessing")
     parser.add_argument(
@@ -25,6 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..planning.command import plan
+    from ..planning.network_options import parse_options
 
-    plan(args.d, args.network, args.gpu_memory, args.match, args.c, args.np, not args.no_integrity_check)
+    plan(
+        args.d,
+        args.network,
+        args.gpu_memory,
+        args.match,
+        args.c,
+        args.np,
+        not args.no_integrity_check,
+        parse_options(args.option),
+        args.plans_name,
+    )
     return 0

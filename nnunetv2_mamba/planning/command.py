@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.experiment_planning.plan_and_preprocess_api import extract_fingerprint_dataset, preprocess_dataset
@@ -31,6 +34,8 @@ def plan(
     configurations: Sequence[str] | None = None,
     processes: int | None = None,
     integrity_check: bool = True,
+    options: Mapping[str, Any] = MappingProxyType({}),
+    plans_name: str | None = None,
 ) -> Path:
     """Check a data set, plan it for a network and preprocess it. Prints the plan's estimated memory.
 
@@ -42,6 +47,8 @@ def plan(
         processes: for check, fingerprint and preprocessing; None for nnU-Net's numbers.
         integrity_check: whether every image and label map is read and checked first, as nnU-Net's
             ``--verify_dataset_integrity`` does.
+        options: of the network, written into the plans, from which training and prediction take them.
+        plans_name: needed with options; None for a name made of the network's and the memory's.
 
     Returns:
         The plans file.
@@ -59,7 +66,14 @@ def plan(
     for configuration in configurations or ():
         if configuration not in (*CONFIGURATIONS, "3d_cascade_fullres"):
             raise ValueError(f"no configuration {configuration!r}; nnU-Net has {', '.join(CONFIGURATIONS)}")
+    PLANNERS[network].check_options(options)
+    if options and plans_name is None:
+        raise ValueError("--option makes other plans than the network's own: give them a name with --plans-name")
+    if plans_name is not None and not re.fullmatch(r"[\w-]*Plans[\w-]*", plans_name, re.ASCII):
+        raise ValueError(f"--plans-name must be letters, digits, _ and -, with 'Plans' in it; got {plans_name!r}")
     raw, preprocessed = _folders(dataset_id)
+    if plans_name is not None:
+        _refuse_others_plans(preprocessed / f"{plans_name}.json", PLANNERS[network].__name__)
     matched = None if match is None else _plans_to_match(preprocessed, match, dataset_id)
     description = read_description(raw / "dataset.json")
     cases = find_cases(raw, description)
@@ -73,8 +87,9 @@ def plan(
     planner = PLANNERS[network](
         dataset_id,
         gpu_memory or DEFAULT_GPU_MEMORY,
-        plans_name=_plans_name(network, gpu_memory, match),
+        plans_name=plans_name or _plans_name(network, gpu_memory, match),
         match=matched,
+        options=options,
     )
     plans = PlansManager(planner.plan_experiment())
     _preprocess(dataset_id, plans, set(cases), preprocessed, configurations, processes)
@@ -112,6 +127,12 @@ def _plans_name(network: str, gpu_memory: float | None, match: str | None) -> st
     if match is not None:
         return f"nnUNet{network}As{match.removeprefix('nnUNet').removesuffix('Plans') or 'Default'}Plans"
     return f"nnUNet{network}{'' if gpu_memory is None else f'{gpu_memory:g}G'}Plans"
+
+
+def _refuse_others_plans(file: Path, planner: str) -> None:
+    made_by = read_json_object(file).get("experiment_planner_used") if file.is_file() else planner
+    if made_by != planner:
+        raise ValueError(f"{file.stem} are plans of {made_by} already; give another --plans-name")
 
 
 def _folders(dataset_id: int) -> tuple[Path, Path]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from batchgenerators.utilities.file_and_folder_operations import load_json
@@ -21,6 +22,8 @@ from nnunetv2_mamba.files import write_json
 from nnunetv2_mamba.memory.estimate import GIB, MemoryEstimate, architecture_memory, plan_memory, usable_bytes
 from nnunetv2_mamba.trainers import FULL_LENGTH
 from nnunetv2_mamba.trainers.base import nnUNetTrainerMamba
+
+from .network_options import check_options
 
 DEFAULT_GPU_MEMORY = 8  # GiB, as nnU-Net's own planner
 CONFIGURATIONS = ("2d", "3d_fullres", "3d_lowres")
@@ -46,6 +49,7 @@ class MambaPlanner(ExperimentPlanner):
         gpu_memory_target_in_gb: GiB of the GPU; see ``memory.usable_bytes`` for what of it is planned with.
         plans_name: default ``nnUNet<Network>Plans``.
         match: plans whose estimated memory each configuration may use, instead of the GPU's.
+        options: of the network, to be written into the plans.
         others: see ``ExperimentPlanner``.
 
     Attributes:
@@ -53,7 +57,7 @@ class MambaPlanner(ExperimentPlanner):
         max_pool: how often an axis is halved at most.
 
     Raises:
-        ValueError: if no patch fits, or only patches too small to learn from.
+        ValueError: if no patch fits, or only patches too small to learn from; for options that it does not have.
     """
 
     trainer: ClassVar[type[nnUNetTrainerMamba]]
@@ -68,7 +72,9 @@ class MambaPlanner(ExperimentPlanner):
         overwrite_target_spacing: Sequence[float] | None = None,
         suppress_transpose: bool = False,
         match: PlansManager | None = None,
+        options: Mapping[str, Any] = MappingProxyType({}),
     ):
+        self.check_options(options)
         super().__init__(
             dataset_name_or_id,
             gpu_memory_target_in_gb,
@@ -77,7 +83,7 @@ class MambaPlanner(ExperimentPlanner):
             overwrite_target_spacing,
             suppress_transpose,
         )
-        self.match = match
+        self.match, self.options = match, options
         self._as_default = overwrite_target_spacing is None and not suppress_transpose
         # nnU-Net's loop compares "memory" with a reference; see static_estimate_VRAM_usage for what they are here.
         self.UNet_reference_val_2d = self.UNet_reference_val_3d = 1
@@ -90,6 +96,11 @@ class MambaPlanner(ExperimentPlanner):
     @classmethod
     def network_name(cls) -> str:
         return cls.trainer.__name__.removeprefix("nnUNetTrainer")
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Raise ValueError for options that the network does not have."""
+        check_options(cls.network_name(), cls.trainer.network_class, cls.trainer.network_options, options)
 
     # one configuration
 
@@ -185,7 +196,7 @@ class MambaPlanner(ExperimentPlanner):
             "kernel_sizes": kernels,
             "strides": strides,
         }
-        options = self.trainer.network_options
+        options = {**self.options, **self.trainer.network_options}
         arguments = with_options(network, stage_arguments(network, stages), options, [int(size) for size in patch])
         return {
             "network_class_name": f"nnunetv2_mamba.architectures.{network.__name__}",

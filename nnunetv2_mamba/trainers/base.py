@@ -53,6 +53,11 @@ class nnUNetTrainerMamba(ResumableTrainer):
         self._continued = False
 
     @class_or_trainer_method
+    def chosen_options(self) -> dict[str, Any]:
+        """Options of the network that this trainer is about, whatever the plan has."""
+        return {**self.network_options, **self.recipe.network_options()}
+
+    @class_or_trainer_method
     def build_network_architecture(
         self,
         plans_manager: PlansManager,
@@ -68,7 +73,7 @@ class nnUNetTrainerMamba(ResumableTrainer):
             num_input_channels,
             num_output_channels,
             enable_deep_supervision,
-            **{**self.network_options, **self.recipe.network_options()},
+            **self.chosen_options(),
         )
 
     def initialize(self) -> None:
@@ -111,6 +116,10 @@ class nnUNetTrainerMamba(ResumableTrainer):
         if self.device.type == "cpu":
             keep_freed_memory()
         super().on_train_start()
+        planned = self.configuration_manager.network_arch_init_kwargs
+        for name, value in self.chosen_options().items():
+            if planned.get(name, value) != value:
+                self.print_to_log_file(f"The plan's {name}={planned[name]!r} gives way to this trainer's {value!r}.")
         if not self._continued:
             load_pretraining(self.bare_network(), self.plans_manager.plans, self.print_to_log_file)
 

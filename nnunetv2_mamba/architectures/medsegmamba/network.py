@@ -114,6 +114,7 @@ class MedSegMamba(PlannedNetwork):
         ValueError: for arguments that do not fit each other, and in ``forward`` for an input that does not fit.
     """
 
+    PATCH_ARGUMENTS = ("position_grid",)
     key_to_stem = "encoder.stages.0"
     keys_to_in_proj = ("encoder.stages.0.1.convs.0.0",)
     keys_to_bottleneck = ("bottleneck",)

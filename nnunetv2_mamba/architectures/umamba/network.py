@@ -190,6 +190,8 @@ class UMambaEnc(_UMamba):
             ``load_state_dict`` for weights made for another patch size, as far as it shows in their shapes.
     """
 
+    PATCH_ARGUMENTS = ("patch_size",)
+
     def __init__(
         self,
         input_channels: int,

@@ -1,0 +1,61 @@
+"""Options of a network that the user wants in its plans: ``nnunetv2_mamba plan --option KEY=VALUE``."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nnunetv2_mamba.architectures.contract import PlannedNetwork
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """``["gate=multiply", "d_state=32"]`` to a dictionary: values are JSON, a bare word is a string.
+
+    Raises:
+        ValueError: for what is no pair, or a key given twice.
+    """
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key.isidentifier() or not value:
+            raise ValueError(
+                f"--option {pair}: write KEY=VALUE, such as gate=multiply or n_tom_layers_per_stage=[2,2,3]"
+            )
+        if key in options:
+            raise ValueError(f"--option {key} is given twice")
+        try:
+            options[key] = json.loads(value, parse_constant=_no_number)
+        except ValueError:
+            if not value.replace("_", "").isalnum():
+                raise ValueError(f"--option {pair}: the value is neither a word nor JSON") from None
+            options[key] = value
+    return options
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def check_options(
+    name: str, network_class: type[PlannedNetwork], fixed: Mapping[str, Any], options: Mapping[str, Any]
+) -> None:
+    """Refuse what is no option of the network, or what makes it the network that it is.
+
+    Args:
+        name: of the network.
+        network_class: its class.
+        fixed: options that its trainer sets.
+        options: the user's.
+
+    Raises:
+        ValueError: naming the option. Values are checked by the constructor.
+    """
+    planned = {"self", *PlannedNetwork.PLANNED_ARGUMENTS, *network_class.PATCH_ARGUMENTS, *fixed}
+    known = [key for key in inspect.signature(network_class.__init__).parameters if key not in planned]
+    for key, value in options.items():
+        if key in fixed and fixed[key] != value:
+            raise ValueError(f"--option {key}={value}: {name} is {network_class.__name__} with {key}={fixed[key]}")
+        if key not in known and key not in fixed:
+            raise ValueError(f"--option {key}: {name} has the options {', '.join(known)}")

@@ -1,0 +1,134 @@
+"""Options of a network go into its plans, and from there into training and prediction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.run.run_training import run_training
+from tiny_dataset import DATASET_ID, NAME
+
+from nnunetv2_mamba import cli
+from nnunetv2_mamba.planning import command
+from nnunetv2_mamba.planning.network_options import parse_options
+from nnunetv2_mamba.planning.planners import PLANNERS
+
+PLANS = "nnUNetSegMambaGatePlans"
+
+
+@pytest.fixture
+def planned(tiny_dataset, monkeypatch) -> Path:
+    monkeypatch.setattr(command, "preprocess_dataset", lambda *_: None)
+    options = [word for pair in ("gate=multiply", "fue=true", "n_tom_layers_per_stage=1", "mixer=none")
+               for word in ("--option", pair)]  # fmt: skip
+    arguments = ["plan", "-d", str(DATASET_ID), "--network", "SegMamba", "--gpu-memory", "2", "-np", "1"]
+    assert cli.main([*arguments, "-c", "3d_fullres", "--no_integrity_check", *options, "--plans-name", PLANS]) == 0
+    yield tiny_dataset.preprocessed / NAME / f"{PLANS}.json"
+    (tiny_dataset.preprocessed / NAME / f"{PLANS}.json").unlink()
+
+
+def test_training_and_prediction_have_the_options(planned, tiny_dataset, monkeypatch):
+    plans = tiny_dataset.plans(PLANS)
+    architecture = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    assert (architecture["gate"], architecture["fue"], architecture["mixer"]) == ("multiply", True, "none")
+    plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"] = [
+        8] * architecture["n_stages"]  # fmt: skip
+    plans["configurations"]["3d_fullres"]["batch_size"] = 2
+    tiny_dataset.write_plans(PLANS, plans)
+    settings = "num_epochs=1, num_iterations_per_epoch=1, num_val_iterations_per_epoch=1"
+    monkeypatch.setenv("NNUNETV2_MAMBA_SETTINGS", settings)
+    monkeypatch.setattr("nnunetv2_mamba.trainers.base.nnUNetTrainerMamba.perform_actual_validation", lambda *_: None)
+    for trainer in ("nnUNetTrainerSegMamba", "nnUNetTrainerSegMambaConv"):
+        run_training(str(DATASET_ID), "3d_fullres", 0, trainer, PLANS, device=torch.device("cpu"))
+        folder = tiny_dataset.model_folder(trainer, PLANS)
+        predictor = nnUNetPredictor(device=torch.device("cpu"), perform_everything_on_device=False, allow_tqdm=False)
+        predictor.initialize_from_trained_model_folder(str(folder), (0,))
+        stage = predictor.network.encoder.stages[0]
+        assert stage.gated_conv.gate == "multiply" and "Uncertainty" in type(stage.fue).__name__
+        assert hasattr(stage.tom_layers[0].mamba, "conv") == (trainer == "nnUNetTrainerSegMambaConv")
+        log = next((folder / "fold_0").glob("training_log*.txt")).read_text()
+        gives_way = "The plan's mixer='none' gives way to this trainer's 'conv'." in log
+        assert gives_way == (trainer == "nnUNetTrainerSegMambaConv")
+
+
+def test_values():
+    pairs = ["gate=multiply", "d_state=32", "dropout=0.1", "fue=true", "layers=[1,2]", "scan=tri_oriented"]
+    assert parse_options(pairs) == {
+        "gate": "multiply", "d_state": 32, "dropout": 0.1, "fue": True, "layers": [1, 2], "scan": "tri_oriented",
+    }  # fmt: skip
+    assert parse_options([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (["gate"], "--option gate: write KEY=VALUE"),
+        (["=3"], "--option =3: write KEY=VALUE"),
+        (["gate="], "--option gate=: write KEY=VALUE"),
+        (["a b=3"], "write KEY=VALUE"),
+        (["gate=add", "gate=multiply"], "--option gate is given twice"),
+        (["layers=[1,"], "neither a word nor JSON"),
+        (["dropout=[NaN]"], "neither a word nor JSON"),
+        (["gate=os.system('x')"], "neither a word nor JSON"),
+    ],
+)
+def test_what_is_no_pair(pairs, message):
+    with pytest.raises(ValueError, match=message):
+        parse_options(pairs)
+
+
+@pytest.mark.parametrize(
+    ("network", "options", "message"),
+    [
+        ("SegMamba", {"gates": "add"}, "--option gates: SegMamba has the options n_tom_layers_per_stage, gate, fue"),
+        ("SegMamba", {"n_stages": 3}, "--option n_stages: SegMamba has the options"),
+        ("SegMamba", {"self": 3}, "--option self: "),
+        ("UMambaEnc", {"patch_size": [8, 8, 8]}, "--option patch_size: UMambaEnc has the options"),
+        ("TABSurfer", {"position_grid": [8, 8, 8]}, "--option position_grid: TABSurfer has the options mixer"),
+        ("SegMambaBot", {"bottleneck": "ss3d"}, "--option bottleneck=ss3d: SegMambaBot is MedSegMamba with bottlene"),
+    ],
+)
+def test_what_is_no_option_of_the_network(network, options, message):
+    with pytest.raises(ValueError, match=message):
+        PLANNERS[network].check_options(options)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("gate=max", "gate must be one of add, multiply; got 'max'"),
+        ("mixer=lstm", "mixer must be one of mamba, none, conv; got 'lstm'"),
+        ("n_tom_layers_per_stage=[1]", "n_tom_layers_per_stage has 1 entries"),
+        ("dt_init=3", "dt_init must be 'all' or 'first', got 3"),
+        ("n_tom_layers_per_stage=two", "n_tom_layers_per_stage"),
+    ],
+)
+def test_a_value_that_does_not_fit_is_named_and_no_plans_are_written(tiny_dataset, option, message, capsys):
+    arguments = ["plan", "-d", str(DATASET_ID), "--network", "SegMamba", "-np", "1", "--no_integrity_check"]
+    assert cli.main([*arguments, "--option", option, "--plans-name", PLANS]) != 0
+    error = capsys.readouterr().err.strip()
+    assert message in error and len(error.splitlines()) == 1
+    assert not (tiny_dataset.preprocessed / NAME / f"{PLANS}.json").exists()
+
+
+def test_every_network_has_options():
+    for planner in PLANNERS.values():
+        planner.check_options({"mixer": "conv"})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"options": {"gate": "add"}}, "--option makes other plans .* with --plans-name"),
+        ({"options": {"gates": 3}}, "--option gates"),
+        ({"plans_name": "../Plans"}, "--plans-name must be letters, digits"),
+        ({"plans_name": "mine"}, "with 'Plans' in it; got 'mine'"),
+        ({"plans_name": "nnUNetPlans"}, "nnUNetPlans are plans of ExperimentPlanner already"),
+    ],
+)
+def test_bad_names_and_options_are_refused_before_anything_is_done(tiny_dataset, monkeypatch, arguments, message):
+    monkeypatch.setattr(command, "extract_fingerprint_dataset", lambda *_, **__: pytest.fail("too late"))
+    with pytest.raises(ValueError, match=message):
+        command.plan(**{"dataset_id": DATASET_ID, "network": "SegMamba", **arguments})
