@@ -9,7 +9,6 @@ nothing else. So the download of what requirements.txt pins is Docker's to test.
 from __future__ import annotations
 
 import os
-import resource
 import shlex
 import shutil
 import subprocess
@@ -114,6 +113,8 @@ def docker(folder: Path) -> Iterator[Engine]:
 @contextmanager
 def podman(folder: Path) -> Iterator[Engine]:
     """buildah and podman with images and containers in ``folder``, which is removed at the end."""
+    import resource  # not on Windows
+
     python = f"python{sys.version_info.major}.{sys.version_info.minor}"
     storage = ["--root", folder / "root", "--runroot", folder / "run", "--storage-driver", "overlay"]
     mounted = {"/opt/python": sys.base_prefix, "/opt/packages": sysconfig.get_paths()["purelib"]}

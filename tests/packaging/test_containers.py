@@ -28,6 +28,14 @@ STRICT += ["--user", f"{USER}:{USER}", "--shm-size=1m"]
 TEMPORARY = ["--tmpfs", "/tmp"]
 
 
+def write_with(wheel: Path, request: Request, folder: Path) -> None:
+    """The build context with this wheel: with the same one, images share their layers."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("nnUNet_extTrainer", DISCOVERY)
+        patch.setattr(context, "write_wheel", lambda target: Path(shutil.copy(wheel, target)))
+        write_context(request, folder)
+
+
 @pytest.fixture(scope="module")
 def package(engine, trained_model, built_wheel, tmp_path_factory):
     """A platform's build context, built once; the folder and the image's name."""
@@ -37,12 +45,8 @@ def package(engine, trained_model, built_wheel, tmp_path_factory):
         image = f"nnunetv2-mamba-test-{platform}-{'gpu' if gpu else 'cpu'}"
         if image not in made:
             folder = tmp_path_factory.mktemp("context") / "context"
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("nnUNet_extTrainer", DISCOVERY)
-                # the same wheel, so the same layers
-                patch.setattr(context, "write_wheel", lambda folder: Path(shutil.copy(built_wheel, folder)))
-                request = Request(trained_model.folder, platform, gpu=gpu, image=image, **OPTIONS[platform])
-                write_context(request, folder)
+            request = Request(trained_model.folder, platform, gpu=gpu, image=image, **OPTIONS[platform])
+            write_with(built_wheel, request, folder)
             done = engine.run("docker", "build", "--tag", image, folder)
             assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
             made[image] = folder

@@ -12,11 +12,11 @@ import pytest
 from commands import run
 from documentation import ROOT
 from shared_files import SHARED, why_absent
-from test_containers import check, of_cases, run_as_the_platform_does
+from test_containers import check, of_cases, run_as_the_platform_does, write_with
 from trained_model import TrainedModel
 
 from nnunetv2_mamba._register import DISCOVERY
-from nnunetv2_mamba.packaging.context import Request, write_context
+from nnunetv2_mamba.packaging.context import Request
 
 NAME = "Dataset004_Hippocampus"
 DATA = SHARED / "data" / NAME
@@ -95,33 +95,37 @@ def _batches_of_two(root: Path) -> None:
     file.write_text(json.dumps(plans))
 
 
-def package(source: Path, platform: str, folder: Path, **options) -> Path:
-    request = Request(source, platform, gpu=False, image=f"nnunetv2-mamba-test-hippocampus-{platform}", **options)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("nnUNet_extTrainer", DISCOVERY)
-        write_context(request, folder)
-    return folder
+@pytest.fixture
+def package(built_wheel, tmp_path):
+    """Write a platform's build context for a folder or ZIP of the model."""
+
+    def write(source: Path, platform: str, **options) -> Path:
+        image = f"nnunetv2-mamba-test-hippocampus-{platform}"
+        write_with(built_wheel, Request(source, platform, gpu=False, image=image, **options), tmp_path / "context")
+        return tmp_path / "context"
+
+    return write
 
 
-def test_flare_from_a_zip(engine, hippocampus, tmp_path):
+def test_flare_from_a_zip(engine, hippocampus, package, tmp_path):
     model, archive = hippocampus
-    folder = package(archive, "flare", tmp_path / "context")
+    folder = package(archive, "flare")
     inputs = layouts.flare(tmp_path / "inputs", model.cases)
     run_as_the_platform_does(engine, folder, inputs, tmp_path / "outputs")
     check(tmp_path / "outputs", *of_cases(model))
 
 
-def test_brats_from_a_folder(engine, hippocampus, tmp_path):
+def test_brats_from_a_folder(engine, hippocampus, package, tmp_path):
     model, _ = hippocampus
-    folder = package(model.folder, "brats", tmp_path / "context", modalities=["t1n"])
+    folder = package(model.folder, "brats", modalities=["t1n"])
     inputs = layouts.brats(tmp_path / "inputs", ["t1n"], model.cases)
     run_as_the_platform_does(engine, folder, inputs, tmp_path / "outputs")
     check(tmp_path / "outputs", *of_cases(model))
 
 
-def test_grand_challenge_from_a_zip(engine, hippocampus, tmp_path):
+def test_grand_challenge_from_a_zip(engine, hippocampus, package, tmp_path):
     model, archive = hippocampus
-    folder = package(archive, "grand-challenge", tmp_path / "context", interfaces=["organs=output"])
+    folder = package(archive, "grand-challenge", interfaces=["organs=output"])
     name, images = next(iter(model.cases.items()))
     inputs = layouts.grand_challenge(tmp_path / "inputs", ["mri"], images)
     (source,) = (inputs / "images" / "mri").iterdir()
