@@ -139,8 +139,6 @@ def _record(run: Run, folder: Path) -> Path:
 class _SubmittedJob:
     """A job with or without a result of ``TrainingJob``."""
 
-    independent = True
-
     def __init__(self, job: Any):
         self.job = job
 
@@ -157,7 +155,9 @@ class _SubmittedJob:
 
 
 class _LocalJob(_SubmittedJob):
-    """Of submitit's executors without a cluster."""
+    """Of submitit's executor for this machine."""
+
+    independent = False
 
     def poll(self) -> Outcome | None:
         return self._outcome() if self.job.done() else None
@@ -171,6 +171,8 @@ class _LocalJob(_SubmittedJob):
 
 class _SlurmJob(_SubmittedJob):
     """Over when its run is finished, or SLURM says so: a job may be requeued whatever result it has left."""
+
+    independent = True
 
     def __init__(self, job: Any, run: Run, folder: Path, queue: SlurmQueue, say: Callable[[str], None]):
         super().__init__(job)

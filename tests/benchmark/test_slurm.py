@@ -403,7 +403,7 @@ def test_limits_of_a_user(tmp_path, limit):
     more = "\n".join(f"AccountingStorage{name}={value}" for name, value in accounting.items())
     with running_daemons(more, accounting=True) as daemons:
         daemons.run("sacctmgr", "--immediate", "add", "user", getpass.getuser(), "account=tests", f"{limit}=1")
-        sweep = Sweep(daemons, tmp_path, folds=3, epochs=4)
+        sweep = Sweep(daemons, tmp_path, folds=3, epochs=4, slurm_account='"tests"')
         printed = sweep.end(sweep.start())
     assert sweep.finished() and sweep.jobs() == 3
     assert (
