@@ -78,12 +78,15 @@ class Mutant:
 def sample(root: Path, paths: list[str], number: int, seed: int) -> list[Mutant]:
     """``number`` places of the files drawn by ``seed``, and one of each place's mutants; all places if there are fewer.
 
+    What is no Python is left out: cosmic-ray takes the stars of ``f(**options)`` for a power.
+
     One mutant per place: a ``+`` has eleven, a keyword one, and to draw among mutants would be to draw among pluses.
     """
     chooser = random.Random(seed)
     places = [place for path in sorted(paths) for place in _places(root, path)]
     chosen = chooser.sample(places, min(number, len(places)))
-    return [_mutant(root, *chooser.choice(variants)) for variants in chosen]
+    mutants = [_mutant(root, *chooser.choice(variants)) for variants in chosen]
+    return [mutant for mutant in mutants if _compiles(mutant.source(root))]
 
 
 def _places(root: Path, path: str) -> Iterator[list[tuple[str, str, int, int]]]:
@@ -109,6 +112,14 @@ def _mutant(root: Path, path: str, operator: str, occurrence: int, line: int) ->
     if changed:
         line = changed[0] + 1
     return Mutant(path, operator, occurrence, line, old[line - 1].strip(), new[line - 1].strip())
+
+
+def _compiles(source: str) -> bool:
+    try:
+        ast.parse(source)
+    except SyntaxError:
+        return False
+    return True
 
 
 def _without_meaning(source: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:

@@ -21,6 +21,7 @@ from functools import partial
 from importlib import import_module
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mutants import Mutant, sample
@@ -40,6 +41,7 @@ IMPORTED = (  # all but this package
     "statsmodels.stats.multitest SimpleITK nibabel hypothesis torch._dynamo"
 ).split()
 PYTEST = ["-q", "-p", "no:cacheprovider", "-m", "not slow and not gpu", "--no-header", "--tb=line"]
+_own: Path  # of each process of the pool
 SLOWER = 40  # how much longer than its CPU time a run may take: other processes wait for the CPU too
 
 
@@ -110,15 +112,19 @@ def _verdicts(folder: Path, room: dict, mutants: list[Mutant], arguments: argpar
     if observed["failed"]:
         raise SystemExit(f"these tests fail without a mutation: {', '.join(observed['failed'])}")
     print(f"{len(observed['seconds'])} tests take {sum(observed['seconds'].values()):.0f} s of CPU", flush=True)
+    context = multiprocessing.get_context("fork")
+    copies = context.SimpleQueue()
     for job in range(arguments.jobs):
-        _copy(folder / str(job))
-    free = multiprocessing.get_context("fork").SimpleQueue()
-    for job in range(arguments.jobs):
-        free.put(folder / str(job))
-    with multiprocessing.get_context("fork").Pool(arguments.jobs) as pool:
-        yield from pool.imap_unordered(
-            partial(_verdict, free, tiny, observed, arguments.seconds), enumerate(mutants), chunksize=1
-        )
+        copies.put(_copy(folder / str(job)))
+    work = partial(_verdict, tiny, observed, arguments.seconds)
+    with context.Pool(arguments.jobs, initializer=_take, initargs=(copies,)) as pool:
+        yield from pool.imap_unordered(work, enumerate(mutants))
+
+
+def _take(copies: Any) -> None:
+    """This process's own copy of the checkout."""
+    global _own
+    _own = copies.get()
 
 
 def _copy(folder: Path) -> Path:
@@ -132,12 +138,11 @@ def _copy(folder: Path) -> Path:
     return folder
 
 
-def _verdict(free, tiny: Path, observed: dict, most: float, numbered: tuple[int, Mutant]) -> tuple[Mutant, str]:
-    number, mutant = numbered
+def _verdict(tiny: Path, observed: dict, most: float, numbered: tuple[int, Mutant]) -> tuple[Mutant, str]:
+    (number, mutant), copy = numbered, _own
     chosen = _chosen(mutant, observed, most)
     if not chosen:
         return mutant, "survived"
-    copy = free.get()
     file = copy / mutant.path
     original = file.read_bytes()
     try:
@@ -150,7 +155,6 @@ def _verdict(free, tiny: Path, observed: dict, most: float, numbered: tuple[int,
     finally:
         file.write_bytes(original)
         os.utime(file, (stamp + 5, stamp + 5))
-        free.put(copy)
     return mutant, "survived" if code == 0 else "timeout" if code is None else "killed"
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 
 from nnunetv2_mamba import trainers
+from nnunetv2_mamba.trainers.ema_teacher import EMATeacher
+from nnunetv2_mamba.trainers.grid_patches import ScanPatches, endless_scans
 from nnunetv2_mamba.trainers.nonfinite import NonFiniteCounter, NonFiniteError, finite, first_non_finite
 from nnunetv2_mamba.trainers.optimizers import WarmupPolyLR, fused_option
 from nnunetv2_mamba.trainers.papers import ScanGridRecipe
 from nnunetv2_mamba.trainers.recipe import Recipe
-from nnunetv2_mamba.trainers.resume import differences, settings_to_adopt
+from nnunetv2_mamba.trainers.resume import differences, restore, settings_to_adopt
 from nnunetv2_mamba.trainers.settings import with_settings
 
 
@@ -192,3 +196,88 @@ def test_what_a_checkpoint_hands_on():
     with pytest.raises(ValueError, match="num_epochs must be"):
         settings_to_adopt(recipe, {"num_epochs": 0}, (), ())
     assert differences({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": "x"}) == {"b": "2 in the checkpoint, 'x' now"}
+
+
+class Head(nn.Module):
+    """With the switch that networks have on their decoder."""
+
+    def __init__(self):
+        super().__init__()
+        self.decoder = nn.Linear(2, 1, bias=False)
+        self.decoder.deep_supervision = True
+
+    def forward(self, x):
+        return self.decoder(x)
+
+
+def test_an_ema_teacher_starts_as_the_student_unless_it_has_begun():
+    student = Head()
+    teacher = EMATeacher(student, 0.9, compiled=False)
+    with torch.no_grad():
+        student.decoder.weight.fill_(2.0)  # loaded in the meantime
+    teacher.start(student)
+    assert (teacher(torch.ones(1, 2)) == 4).all()
+    teacher.update(student)
+    with torch.no_grad():
+        student.decoder.weight.fill_(7.0)
+    teacher.start(student)
+    assert (teacher(torch.ones(1, 2)) == 4).all()
+    module = teacher._average.module
+    assert not module.training and not module.decoder.deep_supervision and not module.decoder.weight.requires_grad
+
+
+class Scaler:
+    """What of torch's scaler a checkpoint needs."""
+
+    def __init__(self):
+        self.loaded = None
+
+    def load_state_dict(self, state):
+        self.loaded = state
+
+
+@pytest.mark.parametrize("scaled_now", [True, False])
+@pytest.mark.parametrize("scaled_then", [True, False])
+def test_a_loss_scale_is_taken_over_where_both_trainings_have_one(scaled_now, scaled_then):
+    network = nn.Linear(1, 1)
+    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=0.5)
+    network(torch.ones(1, 1)).sum().backward()
+    optimizer.step()
+    content = {
+        "network_weights": network.state_dict(), "init_args": {}, "current_epoch": 3, "logging": {"a": [1]},
+        "_best_ema": 0.5, "optimizer_state": optimizer.state_dict(),
+        "grad_scaler_state": {"scale": 8.0} if scaled_then else None,
+    }  # fmt: skip
+    other = nn.Linear(1, 1)
+    logged = []
+    trainer = SimpleNamespace(
+        logger=SimpleNamespace(load_checkpoint=logged.append),
+        inference_allowed_mirroring_axes=(0, 1),
+        optimizer=torch.optim.SGD(other.parameters(), 0.1, momentum=0.9, weight_decay=0.25),
+        grad_scaler=Scaler() if scaled_now else None,
+    )
+    restore(trainer, other, content)
+    assert torch.equal(other.weight, network.weight)
+    assert (trainer.current_epoch, trainer._best_ema, logged) == (3, 0.5, [{"a": [1]}])
+    assert trainer.inference_allowed_mirroring_axes == (0, 1)  # an older checkpoint has none
+    (group,) = trainer.optimizer.param_groups
+    assert group["weight_decay"] == 0.25 and len(trainer.optimizer.state) == 2
+    if scaled_now:
+        assert trainer.grad_scaler.loaded == ({"scale": 8.0} if scaled_then else None)
+
+
+class Names:
+    """Scans without voxels to speak of."""
+
+    identifiers = [str(i) for i in range(8)]
+
+    def load_case(self, name):
+        return np.zeros((1, 2, 2, 2), np.float32), np.zeros((1, 2, 2, 2), np.int16), None, {}
+
+
+def test_scans_come_in_a_new_order_in_every_epoch():
+    torch.manual_seed(0)
+    scans = endless_scans(ScanPatches(Names(), (2, 2, 2), 1, nnUNetTrainer.get_validation_transforms(None)), 0, False)
+    epochs = [[next(scans)["keys"][0] for _ in range(8)] for _ in range(3)]
+    assert all(sorted(epoch) == Names.identifiers for epoch in epochs)
+    assert len({tuple(epoch) for epoch in [*epochs, Names.identifiers]}) == 4
