@@ -1,6 +1,6 @@
 """Every network in every mode of nnU-Net: trains, resumes, predicts and is evaluated; and compiles in one graph.
 
-The fast suite runs every mode with some network and every network in some modes, the slow one all with all.
+The fast suite runs every mode with some network and every network in some mode, the slow one all with all.
 """
 
 from __future__ import annotations
@@ -49,11 +49,10 @@ MODES = {
     "5 channels, 40 classes": ("many", "3d_fullres", 2),
     "batch size 1": ("plain", "3d_fullres", 1),
 }
-# Every network in 2D and in one of the other modes, in turn.
-OTHER_MODES = [mode for mode in MODES if mode != "2d"]
-QUICK = {(name, "2d") for name in ONE_OF_EACH_CLASS}
-QUICK |= {(name, OTHER_MODES[turn % len(OTHER_MODES)]) for turn, name in enumerate(ONE_OF_EACH_CLASS)}
-QUICK_CASCADES = ("MedSegMamba", "MSDKMamba")
+# Every mode with a network, and every network in a mode, in turn.
+TURNS = range(max(len(MODES), len(ONE_OF_EACH_CLASS)))
+QUICK = {(ONE_OF_EACH_CLASS[turn % len(ONE_OF_EACH_CLASS)], [*MODES][turn % len(MODES)]) for turn in TURNS}
+QUICK_CASCADES = ("MedSegMamba",)
 EPOCH = "num_iterations_per_epoch=1, num_val_iterations_per_epoch=1"
 
 

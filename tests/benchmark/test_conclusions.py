@@ -43,6 +43,7 @@ def pretend(run: Run, sweep, preprocessed, right: bool = True) -> None:
     shutil.copy(data / f"{run.plans}.json", folder.parent / "plans.json")
 
 
+@pytest.mark.slow
 def test_models_with_other_folds_are_compared_on_the_common_ones(preprocessed, tmp_path, capsys):
     sweep = tmp_path / "sweep"
     text = "datasets = [901]\nfolds = [0, 1]\n" + GROUPS + "[[exclude]]\ntrainer = 'nnUNetTrainerSegMamba'\nfold = 1\n"

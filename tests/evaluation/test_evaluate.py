@@ -100,6 +100,7 @@ def test_the_table_is_what_is_in_the_json(folders):
     assert "monai" in about["versions"] and any("infinite" in rule for rule in about["empty"])
 
 
+@pytest.mark.slow
 def test_processes_change_nothing(folders, tmp_path):
     assert evaluate(folders, "-o", tmp_path / "one") == 0
     assert evaluate(folders, "-o", tmp_path / "two", "-np", 2) == 0

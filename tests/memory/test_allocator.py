@@ -43,7 +43,7 @@ def test_freed_memory_is_used_again():
 
 
 @glibc
-@pytest.mark.parametrize("variable", ["MALLOC_TRIM_THRESHOLD_", "GLIBC_TUNABLES"])
+@pytest.mark.parametrize("variable", ["MALLOC_TRIM_THRESHOLD_", pytest.param("GLIBC_TUNABLES", marks=pytest.mark.slow)])
 def test_the_users_own_choice_stands(variable):
     value = "glibc.malloc.trim_threshold=131072" if variable == "GLIBC_TUNABLES" else "131072"
     assert run(**{variable: value})[1] == "False"

@@ -165,7 +165,9 @@ assert torch.equal(torch.load(sys.argv[2]), scan())
 
 @needs_kernels
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
-@pytest.mark.parametrize("before", ["scan", "import", "neither"])
+@pytest.mark.parametrize(
+    "before", ["scan", pytest.param("import", marks=pytest.mark.slow), pytest.param("neither", marks=pytest.mark.slow)]
+)
 def test_threads_after_a_fork(tmp_path, before):
     # The fork has the parent's OpenMP, but not its threads: it would wait for them forever.
     command = [sys.executable, "-W", "ignore", "-c", SCAN_IN_A_FORK, before, str(tmp_path / "out.pt")]

@@ -31,6 +31,7 @@ def settings(trained_model, tmp_path, monkeypatch):
     return write
 
 
+@pytest.mark.slow
 def test_brats_in_a_clean_process(settings, trained_model, tmp_path):
     file = settings("brats", channels=MODALITIES)
     inputs = layouts.brats(tmp_path / "inputs", MODALITIES, trained_model.cases)

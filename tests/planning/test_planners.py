@@ -186,6 +186,7 @@ def test_configurations_that_a_user_added_are_kept(invented_dataset):
     assert json.loads(file.read_text())["configurations"] == {"2d": {"new": 1}, "mine": {"inherits_from": "2d"}}
 
 
+@pytest.mark.slow
 def test_matching_the_memory_of_other_plans(tiny_dataset, tiny_planner, preprocessed_now, capsys):
     """Plans with a batch far beyond nnU-Net's 5 % of the data set, as the planners of ResEnc networks make them."""
     generous = tiny_dataset.plans("nnUNetPlans")
@@ -270,6 +271,7 @@ def test_the_command_reuses_what_is_there_and_the_stock_trainer_trains(
     assert np.isfinite(result["loss"])
 
 
+@pytest.mark.slow
 def test_the_command_preprocesses_what_is_incomplete(tiny_dataset, tiny_planner, preprocessed_now):
     properties = next((tiny_dataset.preprocessed / NAME / "nnUNetPlans_3d_fullres").glob("*.pkl"))
     hidden = properties.rename(properties.with_suffix(".hidden"))

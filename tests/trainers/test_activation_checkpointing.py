@@ -37,6 +37,7 @@ def test_same_gradients_from_less_memory(make_trainer, network_name):
         torch.testing.assert_close(gradient, reference)
 
 
+@pytest.mark.slow
 def test_trains_and_continues_without(make_trainer):
     trainer = make_trainer("nnUNetTrainerMedSegMamba", SETTINGS + ", activation_checkpointing=true")
     trainer.run_training()

@@ -212,7 +212,14 @@ def test_wrapped_networks_save_and_load_under_bare_names(compiled, distributed, 
         assert networks[1].decoder.deep_supervision is enabled
 
 
-@pytest.mark.parametrize("name", ["nnUNetTrainerSegMamba", "nnUNetTrainerMedSegMamba", "nnUNetTrainerMedSegMambaPaper"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nnUNetTrainerSegMamba",
+        pytest.param("nnUNetTrainerMedSegMamba", marks=pytest.mark.slow),
+        "nnUNetTrainerMedSegMambaPaper",
+    ],
+)
 def test_resume_continues_epochs_optimizer_and_schedule(name, make_trainer):
     settings = f"num_epochs=5, save_every=1, {EPOCH}"
     first = make_trainer(name, settings)

@@ -82,7 +82,10 @@ def batch_of(trainer) -> tuple[torch.Tensor, list[torch.Tensor]]:
     return batch["data"], batch["target"]
 
 
-@pytest.mark.parametrize("variant", ["", "FusedTeacher", "EMATeacher"])
+@pytest.mark.parametrize(
+    "variant",
+    [pytest.param("", marks=pytest.mark.slow), pytest.param("FusedTeacher", marks=pytest.mark.slow), "EMATeacher"],
+)
 def test_log_picture_and_history(make, variant):
     trainer = make(variant, **AT_ONCE)
     trainer.run_training()
@@ -179,7 +182,7 @@ def test_ramp_follows_the_iterations(make):
     assert weights == pytest.approx([0.0, *(0.5 * math.exp(-5 * (1 - u) ** 2) for u in (0, 0.5, 1))])
 
 
-@pytest.mark.parametrize("variant", ["FusedTeacher", "EMATeacher"])
+@pytest.mark.parametrize("variant", [pytest.param("FusedTeacher", marks=pytest.mark.slow), "EMATeacher"])
 def test_resume_continues_the_distillation(make, variant):
     first = make(variant, num_epochs=4, save_every=1, uncertainty_weighting=True, **AT_ONCE)
     first.initialize()
@@ -419,6 +422,7 @@ def test_standardised_logits_are_refused_for_regions(tumours, monkeypatch):
 # several processes
 
 
+@pytest.mark.slow
 def test_two_processes_train_alike_with_every_teacher(four_stages, tmp_path):
     """DDP without find_unused_parameters; data differ between the processes, what is learned does not."""
     folder = four_stages.preprocessed / NAME

@@ -13,13 +13,16 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from tiny_dataset import SHAPE, TinyDataset
 
 from nnunetv2_mamba import trainers
-from nnunetv2_mamba.architectures.registry import NETWORKS
+from nnunetv2_mamba.architectures.registry import CONTROLS, NETWORKS
 from nnunetv2_mamba.trainers import stub
 
 FULL_LENGTH = list(trainers.FULL_LENGTH)
 
 
-@pytest.mark.parametrize("name", FULL_LENGTH)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name.endswith(tuple(CONTROLS)) else []) for name in FULL_LENGTH],
+)
 def test_trains_saves_and_predicts(name: str, make_trainer, tiny_dataset: TinyDataset):
     trainer = make_trainer(name)
     trainer.run_training()
