@@ -158,3 +158,10 @@ def test_a_table_made_under_fake_tensors_stays_there():
 def test_errors_name_the_argument(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_the_table_of_a_graph_is_on_the_device_that_is_asked_for():
+    with FakeTensorMode():
+        for device in ("cpu", "cuda"):
+            table = torch.ops.nnunetv2_mamba.scan_order_table("bidirectional", [2, 3], torch.device(device), [])
+            assert (table.device.type, table.dtype, table.shape) == (device, torch.int32, (2, 6))
