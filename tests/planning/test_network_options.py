@@ -23,8 +23,10 @@ def planned(tiny_dataset, monkeypatch) -> Path:
     monkeypatch.setattr(command, "preprocess_dataset", lambda *_: None)
     options = [word for pair in ("gate=multiply", "fue=true", "n_tom_layers_per_stage=1", "mixer=none")
                for word in ("--option", pair)]  # fmt: skip
-    arguments = ["plan", "-d", str(DATASET_ID), "--network", "SegMamba", "--gpu-memory", "2", "-np", "1"]
-    assert cli.main([*arguments, "-c", "3d_fullres", "--no_integrity_check", *options, "--plans-name", PLANS]) == 0
+    arguments = ["-d", str(DATASET_ID), "--network", "SegMamba", "--gpu-memory", "2", "-np", "1"]
+    assert (
+        cli.main(["plan", *arguments, "-c", "3d_fullres", "--no_integrity_check", *options, "--plans-name", PLANS]) == 0
+    )
     yield tiny_dataset.preprocessed / NAME / f"{PLANS}.json"
     (tiny_dataset.preprocessed / NAME / f"{PLANS}.json").unlink()
 
@@ -106,8 +108,8 @@ def test_what_is_no_option_of_the_network(network, options, message):
     ],
 )
 def test_a_value_that_does_not_fit_is_named_and_no_plans_are_written(tiny_dataset, option, message, capsys):
-    arguments = ["plan", "-d", str(DATASET_ID), "--network", "SegMamba", "-np", "1", "--no_integrity_check"]
-    assert cli.main([*arguments, "--option", option, "--plans-name", PLANS]) != 0
+    arguments = ["-d", str(DATASET_ID), "--network", "SegMamba", "-np", "1", "--no_integrity_check"]
+    assert cli.main(["plan", *arguments, "--option", option, "--plans-name", PLANS]) != 0
     error = capsys.readouterr().err.strip()
     assert message in error and len(error.splitlines()) == 1
     assert not (tiny_dataset.preprocessed / NAME / f"{PLANS}.json").exists()
