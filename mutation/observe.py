@@ -30,6 +30,7 @@ class Observer:
         self._seconds: dict[str, float] = defaultdict(float)
         self._users: dict[str, set[str]] = defaultdict(set)
         self._failed: list[str] = []
+        self._test = ""
         self._coverage.start()
 
     @pytest.hookimpl(wrapper=True)
@@ -38,7 +39,8 @@ class Observer:
         self._forget_cached()
         for fixture in item.fixturenames:
             self._users[FIXTURE + fixture].add(item.nodeid)
-        self._coverage.switch_context(TEST + item.nodeid)
+        self._test = TEST + item.nodeid
+        self._coverage.switch_context(self._test)
         started = _cpu_seconds()
         try:
             return (yield)
@@ -46,14 +48,14 @@ class Observer:
             self._seconds[item.nodeid] += _cpu_seconds() - started
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_fixture_setup(self, fixturedef, request):
+    def pytest_fixture_setup(self, fixturedef):
         if fixturedef.scope == "function":
             return (yield)
         self._coverage.switch_context(FIXTURE + fixturedef.argname)
         try:
             return (yield)
         finally:
-            self._coverage.switch_context(TEST + request.node.nodeid)
+            self._coverage.switch_context(self._test)
 
     def pytest_runtest_logreport(self, report):
         if report.failed:
