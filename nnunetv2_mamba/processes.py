@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from . import forked_children
+
 CHECKPOINT_TIME = 60.0  # seconds for a command asked to end: a training first finishes its step
 _REST_TIME = 5.0  # seconds for the processes it leaves
 # What ends a process from outside; where a system has it.
@@ -38,13 +40,8 @@ def signals_raise() -> Iterator[None]:
 
     Signals that are ignored (``nohup``) or handled already stay so. Forked children die of the signal as ever.
     """
-    process = os.getpid()
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != process:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-            return
         if "multiprocessing" in sys.modules:
             for worker in sys.modules["multiprocessing"].active_children():
                 worker.terminate()
@@ -57,9 +54,11 @@ def signals_raise() -> Iterator[None]:
         previous = {n: old for n, old in previous.items() if old in (signal.SIG_DFL, signal.default_int_handler)}
     for number in previous:
         signal.signal(number, handle)
+    forked_children.add(previous)
     try:
         yield
     finally:
+        forked_children.remove(previous)
         for number, old in previous.items():
             if signal.getsignal(number) is handle:
                 signal.signal(number, old)

@@ -12,9 +12,10 @@ import nnunetv2_mamba
 PACKAGE = Path(nnunetv2_mamba.__file__).parent
 # Which rooms of the package the code of a room may import; a module at the top counts as a room.
 # Everybody may use what knows nothing of the package.
-COMMON = {"files", "processes", "text"}
+COMMON = {"files", "forked_children", "processes", "text"}
 ALLOWED = {
     "files": set(),
+    "forked_children": set(),
     "processes": set(),
     "text": set(),
     "image_files": set(),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
+
+from nnunetv2_mamba import forked_children
 
 # What systems send ahead of the end: SIGUSR1 and SIGUSR2 are SLURM's, submitit's, LSF's and SGE's warning of a time
 # limit, SIGXCPU that of a limit on processor time. Where they exist; left alone each would end the process at once.
@@ -21,8 +22,7 @@ class Preempted(Exception):  # noqa: N818  (not an error)
 class TerminationRequest:
     """While entered, SIGTERM and a cluster's warnings set ``received`` in this process instead of ending it.
 
-    A warning is left to whoever handles or ignores it already. Forked children inherit the handler but must still die
-    of a signal (``multiprocessing`` ends its workers by SIGTERM); they are told apart by their process id. Outside the
+    A warning is left to whoever handles or ignores it already. Forked children die of the signals as ever. Outside the
     main thread, where Python allows no handlers, nothing changes.
 
     Attributes:
@@ -31,14 +31,11 @@ class TerminationRequest:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._process = os.getpid()
         self._previous: dict[signal.Signals, Any] = {}
+        self._taken: list[signal.Signals] = []
 
     def _handle(self, number: int, frame: object) -> None:
-        if os.getpid() != self._process:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-        elif self.received is None:
+        if self.received is None:
             self.received = signal.Signals(number)
             # With several GPUs nnU-Net's parent process dies of the same signal, and torch interrupts its children then
             self._replace(signal.SIGINT, signal.SIG_IGN)
@@ -52,9 +49,12 @@ class TerminationRequest:
             for number in (getattr(signal, name) for name in _WARNINGS if hasattr(signal, name)):
                 if signal.getsignal(number) == signal.SIG_DFL:
                     self._replace(number, self._handle)
+        self._taken = list(self._previous)
+        forked_children.add(self._taken)
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        forked_children.remove(self._taken)
         for number, handler in self._previous.items():
             if handler is not None:  # None: not from Python, which cannot put it back
                 signal.signal(number, handler)
