@@ -161,10 +161,10 @@ def _verdict(tiny: Path, observed: dict, most: float, numbered: tuple[int, Mutan
 def _chosen(mutant: Mutant, observed: dict, most: float) -> list[str]:
     """Tests that run the line, the quickest first, as long as they take no more than ``most`` seconds together.
 
-    For a line that runs at import, those that run any line of the file, and for a file that has no others, all.
+    For a line that runs at import, all: a test that reads a constant runs no line of its file.
     """
     seconds, lines = observed["seconds"], observed["lines"].get(mutant.path, {})
-    tests = lines.get(str(mutant.line)) or {test for tests in lines.values() for test in tests} or seconds
+    tests = lines.get(str(mutant.line)) or seconds
     ordered = sorted(tests, key=lambda test: seconds[test])
     totals = accumulate(seconds[test] for test in ordered)
     return [test for test, total in zip(ordered, totals, strict=True) if total <= most]

@@ -41,6 +41,18 @@ def test_names_are_taken_once():
     assert NETWORKS["MedSegMamba"].network_class is architectures.MedSegMamba
 
 
+def test_a_class_that_a_new_network_brings_is_found(monkeypatch):
+    """Plans name it as ``nnunetv2_mamba.architectures.CLASS``."""
+    toy = type("Toy", (architectures.SegMamba,), {})
+    monkeypatch.setitem(NETWORKS, "Toy", replace(NETWORKS["SegMamba"], name="Toy", network_class=toy))
+    assert architectures.Toy is toy
+
+
+def test_teachers_of_msd_kmamba():
+    variants = NETWORKS["MSDKMamba"].variants
+    assert variants["EMATeacher"].recipe["teacher"] == "ema" and variants["FusedTeacher"].recipe["teacher"] == "fused"
+
+
 def test_what_is_no_network():
     with pytest.raises(AttributeError, match="no attribute 'SegMamab'"):
         _ = architectures.SegMamab

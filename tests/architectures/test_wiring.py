@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
 from nnunetv2_mamba.architectures import MedSegMamba, MSDKMamba, SegMamba, UMambaBot, UMambaEnc
@@ -15,14 +16,17 @@ from nnunetv2_mamba.architectures.blocks.directional_ssm import DirectionalSSM
 from nnunetv2_mamba.architectures.blocks.drop_path import DropPath
 from nnunetv2_mamba.architectures.blocks.mixers.mamba import DirectionalMamba
 from nnunetv2_mamba.architectures.blocks.mixers.registry import MIXERS, sequence_mixer
+from nnunetv2_mamba.architectures.blocks.scan_paths import PATHS
 from nnunetv2_mamba.architectures.medsegmamba.attention import PositionEmbedding, SelfAttention
 from nnunetv2_mamba.architectures.medsegmamba.ss3d import SS3D
 from nnunetv2_mamba.architectures.medsegmamba.vss3d import VSS3DBlock
+from nnunetv2_mamba.architectures.msd_kmamba.kan.basis import BasisConv, rbf_basis
 from nnunetv2_mamba.architectures.msd_kmamba.plain_conv import PlainConvBlock
 from nnunetv2_mamba.architectures.segmamba.feature_uncertainty import FeatureLevelUncertaintyEstimation
 from nnunetv2_mamba.architectures.segmamba.gated_spatial_conv import GatedSpatialConv
 from nnunetv2_mamba.architectures.segmamba.tri_oriented_mamba import TriOrientedMambaLayer
 from nnunetv2_mamba.architectures.segmamba.unetr_block import UnetrResBlock
+from nnunetv2_mamba.architectures.topology import make_topology
 from nnunetv2_mamba.architectures.umamba.mamba_layer import MambaLayer
 from nnunetv2_mamba.architectures.umamba.residual_block import ResidualBlock
 
@@ -364,3 +368,46 @@ def test_nnunets_block():
         y = functional.leaky_relu(y, 0.01)
     torch.testing.assert_close(block(x), y)
     assert len(block) == 6
+
+
+def test_shapes_that_a_network_takes():
+    flat = make_topology(2, [4, 8], nn.Conv2d, 3, [[1, 1], [1, 2]])
+    flat.check_size((1, 2))
+    with pytest.raises(ValueError, match="spatial axis 0 of the input has size 0"):
+        flat.check_size((0, 2))
+    for channels in (1, 3):
+        with pytest.raises(ValueError, match=f"input has {channels} channels, the network was built for 2"):
+            flat.check_input(torch.empty(1, channels, 4, 4), 2)
+    with pytest.raises(ValueError, match=r"kernel_sizes must hold 3 positive integers per stage, got \(3, 3\)"):
+        make_topology(2, [4, 8], nn.Conv3d, [[3, 3, 3], [3, 3]], 2)
+
+
+def test_a_basis_starts_as_a_linear_layer_does():
+    """Its SiLU part, of 64 channels, as ``nn.Linear(64, 64)``: uniform between plus and minus 64**-0.5."""
+    torch.manual_seed(0)
+    largest = BasisConv(64, nn.Conv2d, rbf_basis).conv.weight[:, :64].abs().max().item()
+    assert 0.99 / 8 < largest <= 1 / 8
+
+
+@pytest.mark.parametrize("scan", PATHS)
+def test_the_convolution_of_a_control_is_as_large_as_what_it_replaces(scan):
+    """Of one axis, where the kernel can have about any number of weights."""
+    mamba = DirectionalMamba(8, nn.Conv1d, scan)
+    replaced = sum(p.numel() for name, p in mamba.named_parameters() if not name.startswith(("in_proj", "out_proj")))
+    control = sequence_mixer("conv", 8, nn.Conv1d, scan).conv.conv
+    assert abs(control.kernel_size[0] + 1 - replaced / 16) <= 2
+
+
+@pytest.mark.parametrize(
+    ("training", "batch", "length", "calls"),
+    [(True, 2, 2**19, 2), (False, 2, 2**19, 1), (True, 1, 2**19, 1), (True, 2, 2**10, 1)],
+)
+def test_when_samples_follow_each_other(training, batch, length, calls, monkeypatch):
+    """In training, on a GPU (which fake tensors stand for), where the grid is large."""
+    seen = []
+    with FakeTensorMode():
+        mixer = sequence_mixer("none", 8, nn.Conv1d).train(training)
+        mix = mixer.mix
+        monkeypatch.setattr(mixer, "mix", lambda tokens, grid: seen.append(len(tokens)) or mix(tokens, grid))
+        assert mixer(torch.empty(batch, length, 8), (length,)).shape == (batch, length, 8)
+    assert len(seen) == calls and sum(seen) == batch
