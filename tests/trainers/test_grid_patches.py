@@ -87,15 +87,17 @@ def test_every_scan_once_per_epoch(workers):
         assert {next(scans)["keys"][0], next(scans)["keys"][0]} == {"a", "b"}
 
 
-def test_previous_stage_becomes_channels():
+@pytest.mark.parametrize("depth", [6, 3])  # the latter smaller than the patch: padding is background
+def test_previous_stage_becomes_channels(depth):
     class Cascade(FakeCases):
         def load_case(self, name):
             image, segmentation, _, properties = super().load_case(name)
             return image, segmentation, np.maximum(segmentation[0], 0), properties
 
     cascade = nnUNetTrainer.get_validation_transforms(None, is_cascaded=True, foreground_labels=[1, 2])
-    item = ScanPatches(Cascade((6, 6, 6)), (4, 4, 4), 2, cascade)[0]
-    assert item["data"].shape == (8, 3, 4, 4, 4) and item["target"].shape == (8, 1, 4, 4, 4)
+    item = ScanPatches(Cascade((depth, 6, 6)), (4, 4, 4), 2, cascade)[0]
+    patches = 8 if depth > 4 else 4
+    assert item["data"].shape == (patches, 3, 4, 4, 4) and item["target"].shape == (patches, 1, 4, 4, 4)
     for label in (1, 2):
         assert torch.equal(item["data"][:, label], (item["target"][:, 0] == label).float())
 

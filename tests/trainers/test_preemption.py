@@ -72,6 +72,23 @@ def test_sigterm_after_the_last_step_still_ends_the_process(make_trainer):
     assert (Path(trainer.output_folder) / "checkpoint_final.pth").exists()
 
 
+@pytest.mark.parametrize("attributes", [{"local_rank": 1}, {"disable_checkpointing": True}], ids=["rank 1", "disabled"])
+def test_only_who_writes_checkpoints_writes_one_more(make_trainer, attributes):
+    trainer = make_trainer("nnUNetTrainerSegMamba")
+    trainer.initialize()
+    vars(trainer).update(attributes)
+
+    def stopped() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise Preempted
+
+    trainer.on_train_start = stopped
+    with pytest.raises(SystemExit) as stop:
+        trainer.run_training()
+    assert stop.value.code == 128 + signal.SIGTERM
+    assert not list(Path(trainer.output_folder).glob("*.pth"))
+
+
 def test_another_error_is_not_hidden(make_trainer):
     trainer = make_trainer("nnUNetTrainerSegMamba")
 

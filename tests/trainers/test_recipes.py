@@ -36,6 +36,11 @@ def test_the_defaults_are_nnunets(make_trainer):
     assert theirs.train_step.__code__.co_consts.count(12) == 1 and recipe.gradient_clip == 12  # nnU-Net's clip
 
 
+def test_a_batch_is_one_part_and_all_of_the_loss(make_trainer):
+    batch = {"data": None}
+    assert list(make_trainer("nnUNetTrainerSegMamba").micro_batches(batch)) == [(batch, 1)]
+
+
 def test_the_papers_numbers():
     medsegmamba = trainers.nnUNetTrainerMedSegMambaPaper.recipe
     assert (medsegmamba.optimizer, medsegmamba.initial_lr, medsegmamba.weight_decay) == ("adamw", 3e-4, 1e-2)
@@ -253,7 +258,7 @@ def test_a_loss_scale_is_taken_over_where_both_trainings_have_one(scaled_now, sc
     trainer = SimpleNamespace(
         logger=SimpleNamespace(load_checkpoint=logged.append),
         inference_allowed_mirroring_axes=(0, 1),
-        optimizer=torch.optim.SGD(other.parameters(), 0.1, momentum=0.9, weight_decay=0.25),
+        optimizer=torch.optim.SGD(other.parameters(), 0.1, momentum=0.8, weight_decay=0.25),
         grad_scaler=Scaler() if scaled_now else None,
     )
     restore(trainer, other, content)
@@ -261,7 +266,7 @@ def test_a_loss_scale_is_taken_over_where_both_trainings_have_one(scaled_now, sc
     assert (trainer.current_epoch, trainer._best_ema, logged) == (3, 0.5, [{"a": [1]}])
     assert trainer.inference_allowed_mirroring_axes == (0, 1)  # an older checkpoint has none
     (group,) = trainer.optimizer.param_groups
-    assert group["weight_decay"] == 0.25 and len(trainer.optimizer.state) == 2
+    assert group["weight_decay"] == 0.25 and group["momentum"] == 0.8 and len(trainer.optimizer.state) == 2
     if scaled_now:
         assert trainer.grad_scaler.loaded == ({"scale": 8.0} if scaled_then else None)
 
