@@ -106,9 +106,9 @@ def _verdicts(folder: Path, room: dict, mutants: list[Mutant], arguments: argpar
     copy, tiny, seen = _copy(folder / "observed"), folder / "tiny", folder / "observed.json"
     observer = partial(Observer, copy, _sources(room["sources"]), seen)
     _fork(lambda: _pytest(copy, room["tests"], tiny, observer()), folder / "tests.log", limit=3600)
-    if not seen.exists():
+    observed = json.loads(seen.read_text()) if seen.exists() else {}
+    if not observed.get("seconds"):  # a file of tests that cannot be imported, for example
         raise SystemExit((folder / "tests.log").read_text()[-3000:])
-    observed = json.loads(seen.read_text())
     if observed["failed"]:
         raise SystemExit(f"these tests fail without a mutation: {', '.join(observed['failed'])}")
     print(f"{len(observed['seconds'])} tests take {sum(observed['seconds'].values()):.0f} s of CPU", flush=True)
