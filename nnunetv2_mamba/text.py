@@ -19,9 +19,14 @@ def short_reason(error: BaseException, limit: int = 200) -> str:
     return f"{type(error).__name__}: {cut}"
 
 
-def last_line(error: BaseException) -> str:
-    """An error's last line, where ITK says what is wrong; lines about where in its code stand before it."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+def last_line(text: object, otherwise: str | None = None) -> str:
+    """The last line of a text or an error: ITK and tracebacks say there what is wrong, after where in the code.
+
+    Args:
+        otherwise: for a text that is empty; None for the name of its type, which says something of an error.
+    """
+    lines = str(text).strip().splitlines()
+    return lines[-1].strip() if lines else otherwise or type(text).__name__
 
 
 def excerpt(value: object, limit: int = 100) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_mamba.files import write_text
-from nnunetv2_mamba.text import printable
+from nnunetv2_mamba.text import last_line, printable
 
 from .cluster_job import TrainingJob, ended_by_signal
 from .run import Run
@@ -219,5 +219,4 @@ class _SlurmJob(_SubmittedJob):
 def _last_of_trace(text: str) -> str:
     """The last line of the traceback that submitit quotes between lines of dashes."""
     trace = re.search(r"^-{10,}$(.*?)^-{10,}$", text, re.DOTALL | re.MULTILINE)
-    lines = (trace[1] if trace else text).strip().splitlines()
-    return printable(lines[-1].strip() if lines else "no result")
+    return printable(last_line(trace[1] if trace else text, "no result"))

@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from nnunetv2_mamba.text import last_line
+
 # SLURM's states of a job that is over; in all others it is in the queue, or on its way to the end or back into it.
 _TAKEN_BACK = frozenset({"PREEMPTED", "NODE_FAIL", "BOOT_FAIL", "REVOKED"})
 _OVER = _TAKEN_BACK | {"COMPLETED", "CANCELLED", "FAILED", "TIMEOUT", "DEADLINE", "OUT_OF_MEMORY", "LAUNCH_FAILED"}
@@ -122,5 +124,5 @@ def _printed(command: list[str], environment: dict[str, str] | None = None) -> s
 
 def _reason(error: Exception) -> str:
     """The last line that the command printed, or what became of it."""
-    printed = error.stderr.strip().splitlines() if isinstance(error, subprocess.CalledProcessError) else []
-    return printed[-1] if printed else str(error)
+    printed = error.stderr if isinstance(error, subprocess.CalledProcessError) else ""
+    return last_line(printed, str(error))

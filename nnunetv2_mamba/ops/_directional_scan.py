@@ -88,10 +88,12 @@ def directional_scan(
     return out.to(u.dtype)
 
 
+_DIFFERENTIABLE = ScanGradients._fields
+
+
 def _validate(scan: ScanArguments) -> None:
     u, A = scan.u, scan.A
-    names = ("u", "delta", "A", "B", "C", "D", "delta_bias", "z")
-    check_floating(u, **dict(zip(names, scan.differentiable(), strict=True)))
+    check_floating(u, **dict(zip(_DIFFERENTIABLE, scan.differentiable(), strict=True)))
     K, L = check_paths(u, scan.paths)
     check_ndim("u", u, "(b, L, d)", "(b, K, L, d)")
     check_ndim("A", A, "(K, d, n)")
@@ -173,14 +175,13 @@ def _save_for_backward(ctx, inputs, output):
 
 
 def _differentiate(ctx, grad_out, grad_states):
-    nothing = ScanArguments(*[None] * len(ScanArguments._fields))
     if grad_out is None:
-        return *nothing, None
+        return (None,) * 11
     *arguments, states = ctx.saved_tensors
     scan = ScanArguments(*arguments)._replace(delta_softplus=ctx.delta_softplus)
     returned = iter(_scan_backward(grad_out, *scan, states, ctx.backend))
-    gradients = ScanGradients(*(None if t is None else next(returned) for t in scan.differentiable()))
-    return *nothing._replace(**gradients._asdict()), None
+    du, ddelta, dA, dB, dC, dD, ddelta_bias, dz = (None if t is None else next(returned) for t in scan.differentiable())
+    return du, ddelta, dA, dB, dC, None, dD, ddelta_bias, None, dz, None
 
 
 _scan.register_autograd(_differentiate, setup_context=_save_for_backward)

@@ -10,9 +10,8 @@ from torch import nn
 from ..blocks.depthwise_conv import DepthwiseConv, kernel_size_for
 from ..blocks.dimensions import spatial_dims
 from ..blocks.half_precision import saturated
+from ..blocks.mixers import OWN_MIXERS, check_mixer
 from ..blocks.tokens import to_tokens, to_volume
-
-MIXERS = ("mamba", "none", "conv")
 
 
 class SelfAttention(nn.Module):
@@ -41,9 +40,7 @@ class SelfAttention(nn.Module):
         super().__init__()
         if d_model % heads:
             raise ValueError(f"bottleneck_channels must be a multiple of the {heads} attention heads, got {d_model}")
-        if mixer not in MIXERS:
-            raise ValueError(f"mixer must be one of {', '.join(MIXERS)} with attention; got {mixer!r}")
-        self.mixer = mixer
+        self.mixer = check_mixer(mixer, OWN_MIXERS, " with attention")
         self.heads = heads
         self.qkv = nn.Linear(d_model, 3 * d_model if mixer == "mamba" else d_model, bias=False)
         if mixer == "conv":

@@ -12,13 +12,12 @@ from ..blocks.decoder import Decoder
 from ..blocks.depthwise_conv import DepthwiseConv
 from ..blocks.dimensions import max_pool
 from ..blocks.half_precision import saturate_layers
-from ..blocks.mixers import check_mixer, sequence_mixer
+from ..blocks.mixers import OWN_MIXERS, check_mixer, sequence_mixer
 from ..blocks.tokens import to_tokens, to_volume
 from ..contract import PlannedNetwork
 from ..topology import Topology, make_topology, total_stride
 from .attention import PositionEmbedding, SelfAttention
 from .group_norm_conv import GROUPS, ConvBlock, ResConvBlock, UpConv
-from .ss3d import MIXERS as SS3D_MIXERS
 from .ss3d import SS3D
 from .vss3d import VSS3DBlock
 
@@ -158,7 +157,7 @@ class MedSegMamba(PlannedNetwork):
             width, kernel = bottleneck_channels, kernels[-1]
             if bottleneck == "ss3d":
                 scan = f"ss3d_{index % ORIENTATIONS}"
-                if mixer in SS3D_MIXERS:
+                if mixer in OWN_MIXERS:
                     return SS3D(width, conv_op, kernel, scan, d_state or 64, expand or 1, dropout, mixer)
                 return sequence_mixer(mixer, width, conv_op, scan, d_state=d_state or 64, expand=expand or 1)
             if bottleneck == "tom":

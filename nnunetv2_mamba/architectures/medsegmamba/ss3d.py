@@ -11,10 +11,9 @@ from torch import nn
 from ..blocks.depthwise_conv import DepthwiseConv, kernel_size_for
 from ..blocks.dimensions import spatial_dims
 from ..blocks.directional_ssm import DirectionalSSM
+from ..blocks.mixers import OWN_MIXERS, check_mixer
 from ..blocks.recompute import recomputed_but_for_scans
 from ..blocks.scan_paths import scan_paths
-
-MIXERS = ("mamba", "none", "conv")
 
 
 class SS3D(nn.Module):
@@ -49,9 +48,7 @@ class SS3D(nn.Module):
         mixer: str = "mamba",
     ):
         super().__init__()
-        if mixer not in MIXERS:
-            raise ValueError(f"mixer must be one of {', '.join(MIXERS)} in SS3D; got {mixer!r}")
-        self.mixer, self.scan = mixer, scan
+        self.mixer, self.scan = check_mixer(mixer, OWN_MIXERS, " in SS3D"), scan
         directions = scan_paths(scan).directions
         dt_rank = math.ceil(d_model / 16)
         inner = expand * d_model

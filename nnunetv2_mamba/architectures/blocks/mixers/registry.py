@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -43,14 +43,18 @@ def register_mixer(name: str) -> Callable[[type[SequenceMixer]], type[SequenceMi
     return decorate
 
 
-def check_mixer(mixer: str) -> str:
-    """Return ``mixer`` if it is one of ``MIXERS``.
+# What a block knows that has another sequence part than Mamba's, and the controls of that.
+OWN_MIXERS = ("mamba", "none", "conv")
+
+
+def check_mixer(mixer: str, known: Collection[str] = MIXERS, where: str = "") -> str:
+    """Return ``mixer`` if it is one of ``known``; ``where``, as in ``" in SS3D"``, says of whom in the message.
 
     Raises:
         ValueError: otherwise.
     """
-    if mixer not in MIXERS:
-        raise ValueError(f"mixer must be one of {', '.join(MIXERS)}; got {mixer!r}")
+    if mixer not in known:
+        raise ValueError(f"mixer must be one of {', '.join(known)}{where}; got {mixer!r}")
     return mixer
 
 
