@@ -1,5 +1,7 @@
 """What a scan is given, as one record: the face, the custom operators and every backend pass it on whole."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 import torch
@@ -37,18 +39,20 @@ class ScanArguments(NamedTuple):
         """(u, delta, A, B, C, D, delta_bias, z): what has a gradient, in the order of `ScanGradients`."""
         return self.u, self.delta, self.A, self.B, self.C, self.D, self.delta_bias, self.z
 
-    def in_dtype(self, dtype: torch.dtype) -> "ScanArguments":
+    def in_dtype(self, dtype: torch.dtype) -> ScanArguments:
         """With A, D and delta_bias in `dtype`, which is fp32 or fp64, and all in fp64 where it is that."""
 
         def cast(t: Tensor | None) -> Tensor | None:
             return None if t is None else t.to(dtype)
 
-        scan = self._replace(A=cast(self.A), D=cast(self.D), delta_bias=cast(self.delta_bias))
+        u, delta, B, C, z = self.u, self.delta, self.B, self.C, self.z
         if dtype == torch.float64:
-            scan = scan._replace(**{name: cast(getattr(self, name)) for name in ("u", "delta", "B", "C", "z")})
-        return scan
+            u, delta, B, C, z = cast(u), cast(delta), cast(B), cast(C), cast(z)
+        A, D, delta_bias = cast(self.A), cast(self.D), cast(self.delta_bias)
+        # Not by _replace, which torch.compile cannot trace on torch 2.6 (nor a record with annotations that are evaluated).
+        return ScanArguments(u, delta, A, B, C, self.paths, D, delta_bias, self.delta_softplus, z)
 
-    def rows_contiguous(self) -> "ScanArguments":
+    def rows_contiguous(self) -> ScanArguments:
         """With a stride of 1 along the last axis of every tensor."""
         return ScanArguments(*(rows_contiguous(value) if isinstance(value, Tensor) else value for value in self))
 
