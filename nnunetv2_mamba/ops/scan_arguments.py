@@ -49,7 +49,7 @@ class ScanArguments(NamedTuple):
         if dtype == torch.float64:
             u, delta, B, C, z = cast(u), cast(delta), cast(B), cast(C), cast(z)
         A, D, delta_bias = cast(self.A), cast(self.D), cast(self.delta_bias)
-        # Not by _replace, which torch.compile cannot trace on torch 2.6 (nor a record with annotations that are evaluated).
+        # Not by _replace, which torch.compile cannot trace on torch 2.6; nor could it annotations that are evaluated.
         return ScanArguments(u, delta, A, B, C, self.paths, D, delta_bias, self.delta_softplus, z)
 
     def rows_contiguous(self) -> ScanArguments:
