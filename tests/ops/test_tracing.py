@@ -77,6 +77,7 @@ def test_compile_without_a_graph_break(backend, device, dynamic, block_and_input
     assert_same(result_of(compiled, block, x), result_of(block, block, x), forward=1e-6, gradient=1e-6)
 
 
+@pytest.mark.slow
 def test_compile_with_inductor(block_and_input):
     backend, device = BACKENDS[0]
     block, x = block_and_input(backend, device)

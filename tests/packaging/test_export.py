@@ -80,7 +80,7 @@ class OneLayer(torch.nn.Module):
         return self.layer(x, (2, 3))
 
 
-@pytest.mark.parametrize("asked", ["auto", "reference"])
+@pytest.mark.parametrize("asked", [pytest.param("auto", marks=pytest.mark.slow), "reference"])
 def test_the_graph_has_no_operator_of_ours_whatever_backend_is_asked_for(monkeypatch, asked):
     monkeypatch.setenv("NNUNETV2_MAMBA_SCAN", asked)
     network, x = OneLayer().eval(), torch.randn(1, 6, 4)
