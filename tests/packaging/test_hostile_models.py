@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from nnunetv2_mamba._register import DISCOVERY
-from nnunetv2_mamba.architectures.reference_weights.state import read_plain
+from nnunetv2_mamba.architectures.released_weights.state import read_plain
 from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.packaging import model as module
 from nnunetv2_mamba.packaging.model import copy_for_inference, open_model

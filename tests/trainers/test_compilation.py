@@ -278,7 +278,7 @@ COMPILERS = [
 ]
 OTHERS = [
     ValueError("the patch is too small"),
-    raised_in("nnunetv2_mamba.ops.selection", RuntimeError("the backend cannot be used")),
+    raised_in("nnunetv2_mamba.ops.backend_selection", RuntimeError("the backend cannot be used")),
     raised_in("tritonic", RuntimeError("not Triton")),
     raised_in("torch._inductor.compile_fx", torch.OutOfMemoryError("CUDA out of memory")),
     raised_in("torch._inductor.output_code", RuntimeError("CUDA error: device-side assert triggered")),
