@@ -1,15 +1,17 @@
-"""Hooks of ``mkdocs.yml``: what the documentation lists of the networks, made from their registry.
+"""Hooks of ``mkdocs.yml``: what the documentation lists of networks and platforms, made from their registries.
 
 A page holds ``<!-- registry: NAME -->`` where the text of ``LISTS[NAME]`` belongs.
 """
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from nnunetv2_mamba.architectures.registry import NETWORKS
+from nnunetv2_mamba.packaging.platforms import PLATFORMS
 
 _MARK = re.compile(r"<!-- registry: (\w+) -->")
 
@@ -33,7 +35,29 @@ def _classes() -> Iterator[str]:
         yield f"::: {network_class.__module__}.{network_class.__name__}\n"
 
 
-LISTS: dict[str, Callable[[], Iterator[str]]] = {"trainers": _trainers, "classes": _classes}
+def _platforms() -> Iterator[str]:
+    """A table, and a paragraph for each."""
+    platforms = list(PLATFORMS.values())
+    rows = {
+        "": [platform.title for platform in platforms],
+        "---": ["---"] * len(platforms),
+        "input": [platform.reads for platform in platforms],
+        "output": [platform.writes for platform in platforms],
+        "weights": [
+            "in the image" if platform.model_in_image else "`model.tar.gz`, uploaded apart, at `/opt/ml/model`"
+            for platform in platforms
+        ],
+        "called as": [platform.called_as for platform in platforms],
+        "user": [platform.user for platform in platforms],
+        "memory": [f"{platform.memory_gb} GB" for platform in platforms],
+    }
+    for name, cells in rows.items():
+        yield f"| {name} | {' | '.join(cells)} |"
+    for platform in platforms:
+        yield f"\n**{platform.title}.** {inspect.getdoc(type(platform))}"
+
+
+LISTS: dict[str, Callable[[], Iterator[str]]] = {"trainers": _trainers, "classes": _classes, "platforms": _platforms}
 
 
 def on_config(config: Any) -> Any:

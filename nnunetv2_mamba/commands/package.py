@@ -7,28 +7,22 @@ HELP = "write a Docker build context of a trained model, to submit it to a chall
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..packaging.platforms import PLATFORMS  # like this file, of the standard library only
+    from ..packaging.settings import PRECISIONS
+
     parser.add_argument(
         "model",
         type=Path,
         metavar="MODEL_FOLDER|ZIP",
         help="TRAINER__PLANS__CONFIGURATION in nnU-Net's results, or a file of nnUNetv2_export_model_to_zip",
     )
-    parser.add_argument("--for", dest="platform", required=True, choices=("grand-challenge", "brats", "flare"))
+    parser.add_argument("--for", dest="platform", required=True, choices=tuple(PLATFORMS))
     parser.add_argument("-o", dest="output", type=Path, required=True, metavar="DIR", help="made, or empty")
     parser.add_argument("--folds", nargs="+", metavar="FOLD", help="(default: all that the model has)")
     parser.add_argument("--checkpoint", default="checkpoint_final.pth", metavar="FILE", help="(default: %(default)s)")
-    parser.add_argument(
-        "--interface",
-        dest="interfaces",
-        action="append",
-        default=[],
-        metavar="SLUG=CHANNEL|SLUG=output",
-        help="grand-challenge: the socket of an input channel (number or name; not needed for one channel) or of the "
-        "segmentation; SLUG@images/FOLDER=output where its path is not images/SLUG. Repeat",
-    )
-    parser.add_argument(
-        "--modalities", nargs="+", metavar="M", help="brats: t1c, t1n, t2f, t2w in the order of the model's channels"
-    )
+    for platform in PLATFORMS.values():
+        for name, keywords in platform.options.items():
+            parser.add_argument(f"--{name}", dest=name, **keywords)
     parser.add_argument("--cpu", action="store_true", help="an image without CUDA")
     parser.add_argument(
         "--torch-index", metavar="URL", help="pip's index for PyTorch, for the CUDA version of the platform's driver"
@@ -42,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     choices.add_argument(
         "--precision",
-        choices=("default", "fp32", "fp16", "bf16"),
+        choices=PRECISIONS,
         default="default",
         help="of the network (default: nnU-Net's, fp16 on a GPU and fp32 else)",
     )
@@ -53,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..packaging.context import Request, write_context
+    from ..packaging.platforms import PLATFORMS
     from ..packaging.settings import Choices
     from ..text import printable
 
@@ -63,9 +58,11 @@ def run(args: argparse.Namespace) -> int:
         precision=args.precision,
         time_budget=args.time_budget,
     )
-    names = ("platform", "folds", "interfaces", "modalities", "torch_index", "image")
-    chosen = {name: getattr(args, name) for name in names}
-    model = write_context(Request(args.model, **chosen, gpu=not args.cpu, choices=choices), args.output)
+    given = vars(args)
+    options = {name: given[name] for each in PLATFORMS.values() for name in each.options if given[name] is not None}
+    chosen = {name: given[name] for name in ("platform", "folds", "torch_index", "image")}
+    request = Request(args.model, **chosen, options=options, gpu=not args.cpu, choices=choices)
+    model = write_context(request, args.output)
     folds = ", ".join(model.folds)
     print("Tried: it segments a patch of noise, on the CPU")
     print(printable(f"{model.trainer}, {model.configuration}, fold(s) {folds}: {args.output}"))

@@ -10,7 +10,7 @@ import traceback
 from pathlib import Path
 
 from ..text import printable
-from . import adapters
+from .platforms import PLATFORMS, CaseFiles
 from .settings import Settings
 
 
@@ -24,9 +24,12 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         settings = Settings.read(args.settings)
-        adapter = adapters.load(settings.platform)
-        output = args.output or adapter.OUTPUT
-        cases = adapter.find_cases(args.input or adapter.INPUT, output, settings)
+        if settings.platform not in PLATFORMS:
+            known = ", ".join(PLATFORMS)
+            raise ValueError(f"{args.settings} is not a container's settings: its platform is none of {known}")
+        platform = PLATFORMS[settings.platform]
+        output = args.output or Path(platform.output)
+        cases = platform.find_cases(args.input or Path(platform.input), output, settings)
         _check_outputs(cases)
         predictor = _predictor(args.weights or Path(settings.model), settings)
     except Exception as error:  # all that a model's or a user's files may do; one line and exit code 1
@@ -53,7 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _check_outputs(cases: list[adapters.Case]) -> None:
+def _check_outputs(cases: list[CaseFiles]) -> None:
     from .images import check_writable
 
     for folder in {case.output.parent for case in cases if not case.problem}:
@@ -85,7 +88,7 @@ def _why_no_gpu() -> str:
     return f"PyTorch {torch.__version__} sees no device"
 
 
-def _segment(case: adapters.Case, predictor, started: float) -> None:
+def _segment(case: CaseFiles, predictor, started: float) -> None:
     from .images import write_atomically
 
     if case.problem:
@@ -100,7 +103,7 @@ def _segment(case: adapters.Case, predictor, started: float) -> None:
         print(f"{name}: INCOMPLETE: the time budget is too small; a part is left background", file=sys.stderr)
 
 
-def _failure(name: str, error: Exception, case: adapters.Case | None = None) -> int:
+def _failure(name: str, error: Exception, case: CaseFiles | None = None) -> int:
     message = " ".join(str(error).split())
     if not isinstance(error, (OSError, ValueError, pickle.UnpicklingError)):
         traceback.print_exception(error)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from ..files import read_json
 
-PLATFORMS = ("grand-challenge", "brats", "flare")
 PRECISIONS = ("default", "fp32", "fp16", "bf16")
 
 
@@ -46,10 +45,10 @@ class Settings:
     """A container's ``inference.json``.
 
     Attributes:
-        platform: one of ``PLATFORMS``.
-        channels: where the model's input channels come from, in their order: slugs of grand-challenge's sockets, or
-            BraTS modalities. Empty for FLARE, whose files are numbered.
-        output: folder of grand-challenge's output socket below ``/output``, as ``images/organs``.
+        platform: its name.
+        channels: where the model's input channels come from, in their order, as the platform calls them; empty where
+            it numbers them.
+        output: folder of the segmentation below the output, as ``images/organs``, where the platform has several.
         model: folder of the model in the container.
         n_channels: of the model.
         gpu: whether the image has CUDA, so that running on the CPU would be a surprise.
@@ -64,8 +63,6 @@ class Settings:
     choices: Choices = field(default_factory=Choices)
 
     def __post_init__(self):
-        if self.platform not in PLATFORMS:
-            raise ValueError(f"platform must be one of {', '.join(PLATFORMS)}, got {self.platform!r}")
         if self.n_channels < 1:
             raise ValueError(f"n_channels must be at least 1, got {self.n_channels}")
 

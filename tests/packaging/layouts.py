@@ -16,6 +16,16 @@ ASKEW = (
 ).ravel()
 ORIGIN = (-91.3, 12.75, 1 / 3)
 Cases = Mapping[str, Sequence[Path]]
+MODALITIES = ("t1n", "t1c", "t2w", "t2f")
+SLUGS = tuple(f"mri-{channel}" for channel in range(len(MODALITIES)))
+
+# Options of ``package`` for a model of these channels, of platforms that ask for any.
+OPTIONS = {
+    "grand-challenge": {
+        "interface": ["organs=output", *(f"{SLUGS[n]}={n}" for n in range(3)), f"{SLUGS[3]}=channel 3"],
+    },
+    "brats": {"modalities": MODALITIES},
+}
 
 
 def grand_challenge(folder: Path, slugs: Sequence[str], images: Sequence[Path], key: str = "interface") -> Path:

@@ -10,7 +10,6 @@ from pathlib import Path
 import layouts
 import pytest
 import torch
-from trained_model import MODALITIES
 
 import nnunetv2_mamba
 from nnunetv2_mamba._register import DISCOVERY
@@ -33,8 +32,8 @@ def settings(trained_model, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_brats_in_a_clean_process(settings, trained_model, tmp_path):
-    file = settings("brats", channels=MODALITIES)
-    inputs = layouts.brats(tmp_path / "inputs", MODALITIES, trained_model.cases)
+    file = settings("brats", channels=layouts.MODALITIES)
+    inputs = layouts.brats(tmp_path / "inputs", layouts.MODALITIES, trained_model.cases)
     (inputs / "case_1" / "case_1-t2w.nii.gz").unlink()
     layouts.truncate(inputs / "case_2" / "case_2-t1n.nii.gz")
     output = tmp_path / "output"
@@ -104,8 +103,8 @@ def test_a_reader_of_other_files_fails_for_each_case(settings, trained_model, tm
     model = shutil.copytree(trained_model.folder, tmp_path / "model")
     plans = json.loads((model / "plans.json").read_text())
     (model / "plans.json").write_text(json.dumps({**plans, "image_reader_writer": "Tiff3DIO"}))
-    inputs = layouts.brats(tmp_path / "inputs", MODALITIES, dict(list(trained_model.cases.items())[:2]))
-    arguments = [str(settings("brats", channels=MODALITIES)), "--input", str(inputs), "--weights", str(model)]
+    inputs = layouts.brats(tmp_path / "inputs", layouts.MODALITIES, dict(list(trained_model.cases.items())[:2]))
+    arguments = [str(settings("brats", channels=layouts.MODALITIES)), "--input", str(inputs), "--weights", str(model)]
     assert main([*arguments, "--output", str(tmp_path / "outputs")]) == 1
     failures = [line for line in capsys.readouterr().err.splitlines() if "FAILED" in line]
     assert [line.partition(":")[0] for line in failures] == ["case_0", "case_1"]

@@ -9,19 +9,12 @@ from pathlib import Path
 
 import layouts
 import pytest
-from trained_model import MODALITIES
 
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.packaging import context
 from nnunetv2_mamba.packaging.context import Request, write_context
 
 pytestmark = pytest.mark.slow
-SLUGS = [f"mri-{channel}" for channel in range(len(MODALITIES))]
-OPTIONS = {
-    "grand-challenge": {"interfaces": ["organs=output", *(f"{slug}={number}" for number, slug in enumerate(SLUGS))]},
-    "brats": {"modalities": MODALITIES},
-    "flare": {},
-}
 USER = 54321  # whom no image knows
 STRICT = ["--rm", "--network", "none", "--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
 STRICT += ["--user", f"{USER}:{USER}", "--shm-size=1m"]
@@ -45,7 +38,8 @@ def package(engine, trained_model, built_wheel, tmp_path_factory):
         image = f"nnunetv2-mamba-test-{platform}-{'gpu' if gpu else 'cpu'}"
         if image not in made:
             folder = tmp_path_factory.mktemp("context") / "context"
-            request = Request(trained_model.folder, platform, gpu=gpu, image=image, **OPTIONS[platform])
+            options = layouts.OPTIONS.get(platform, {})
+            request = Request(trained_model.folder, platform, gpu=gpu, image=image, options=options)
             write_with(built_wheel, request, folder)
             done = engine.run("docker", "build", "--tag", image, folder)
             assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -160,13 +154,13 @@ def test_brats(engine, package, trained_model, tmp_path):
     """As of 2025, and as the MLCubes of before."""
     folder, image = package("brats")
     references, images = of_cases(trained_model)
-    inputs = layouts.brats(tmp_path / "inputs", MODALITIES, trained_model.cases)
+    inputs = layouts.brats(tmp_path / "inputs", layouts.MODALITIES, trained_model.cases)
     run_as_the_platform_does(engine, folder, inputs, tmp_path / "2025")
     check(tmp_path / "2025", references, images, owner=os.getuid())
     run_as_the_platform_does(engine, folder, inputs, tmp_path / "2024", "2024")
     check(tmp_path / "2024", references, images, owner=os.getuid())
 
-    damaged = layouts.brats(tmp_path / "damaged", MODALITIES, trained_model.cases)
+    damaged = layouts.brats(tmp_path / "damaged", layouts.MODALITIES, trained_model.cases)
     (damaged / "case_0" / "case_0-t2f.nii.gz").unlink()
     layouts.truncate(damaged / "case_1" / "case_1-t1n.nii.gz")
     output = output_folder(tmp_path / "mlcube")
@@ -185,8 +179,8 @@ def test_brats(engine, package, trained_model, tmp_path):
 def test_grand_challenge(engine, package, trained_model, tmp_path):
     folder, image = package("grand-challenge")
     reference = {"images/organs/output.mha": trained_model.references["case_0"]}
-    good = layouts.grand_challenge(tmp_path / "good", SLUGS, trained_model.cases["case_0"])
-    (source,) = (good / "images" / SLUGS[0]).iterdir()  # askew
+    good = layouts.grand_challenge(tmp_path / "good", layouts.SLUGS, trained_model.cases["case_0"])
+    (source,) = (good / "images" / layouts.SLUGS[0]).iterdir()  # askew
     geometry = {"images/organs/output.mha": source}
     run_as_the_platform_does(engine, folder, good, tmp_path / "output")
     check(tmp_path / "output", reference, geometry)
@@ -200,13 +194,13 @@ def test_grand_challenge(engine, package, trained_model, tmp_path):
 
     assert run(good).returncode == 0
     check(tmp_path / "strict-good", reference, geometry, owner=USER)
-    missing = layouts.grand_challenge(tmp_path / "missing", SLUGS, trained_model.cases["case_0"])
-    next((missing / "images" / SLUGS[-1]).iterdir()).unlink()
-    damaged = layouts.grand_challenge(tmp_path / "damaged", SLUGS, trained_model.cases["case_0"])
-    layouts.truncate(next((damaged / "images" / SLUGS[-1]).iterdir()))
+    missing = layouts.grand_challenge(tmp_path / "missing", layouts.SLUGS, trained_model.cases["case_0"])
+    next((missing / "images" / layouts.SLUGS[-1]).iterdir()).unlink()
+    damaged = layouts.grand_challenge(tmp_path / "damaged", layouts.SLUGS, trained_model.cases["case_0"])
+    layouts.truncate(next((damaged / "images" / layouts.SLUGS[-1]).iterdir()))
     for inputs, message in (
-        (missing, f"/input/images/{SLUGS[-1]} must have one .mha file"),
-        (damaged, f"/input/images/{SLUGS[-1]}/6f1c-{len(SLUGS) - 1}.mha"),
+        (missing, f"/input/images/{layouts.SLUGS[-1]} must have one .mha file"),
+        (damaged, f"/input/images/{layouts.SLUGS[-1]}/6f1c-{len(layouts.SLUGS) - 1}.mha"),
         (output_folder(tmp_path / "empty"), "/input/inputs.json is missing"),
     ):
         (line,) = failures(run(inputs))

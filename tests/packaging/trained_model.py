@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-MODALITIES = ("t1n", "t1c", "t2w", "t2f")
-
 
 @dataclass(frozen=True)
 class TrainedModel:

@@ -1,12 +1,15 @@
+import inspect
 import json
+import re
 import shutil
+from pathlib import Path
 
 import layouts
 import pytest
 import SimpleITK
 
-from nnunetv2_mamba.packaging import adapters
-from nnunetv2_mamba.packaging.adapters.brats import modality_of
+from nnunetv2_mamba.packaging.platforms import PLATFORMS, Platform, base_platform
+from nnunetv2_mamba.packaging.platforms.brats import modality_of
 from nnunetv2_mamba.packaging.settings import Settings
 
 
@@ -19,7 +22,7 @@ def files(tmp_path):
 
 
 def find(platform, folder, target, **settings):
-    return adapters.load(platform).find_cases(folder, target, Settings(platform, **settings))
+    return PLATFORMS[platform].find_cases(folder, target, Settings(platform, **settings))
 
 
 @pytest.mark.parametrize("key", ["interface", "socket"])
@@ -135,7 +138,27 @@ def test_grand_challenge_takes_no_hidden_file_for_an_image(tmp_path, files):
     assert case.images[0].name == "6f1c-0.mha"
 
 
-@pytest.mark.parametrize("platform", ["brats", "flare"])
+@pytest.mark.parametrize("platform", PLATFORMS)
 def test_an_empty_folder_is_named(tmp_path, platform):
-    with pytest.raises(ValueError, match=f"{tmp_path} has no"):
+    with pytest.raises((OSError, ValueError), match=str(tmp_path)):
         find(platform, tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS.values(), ids=PLATFORMS)
+def test_a_platform_has_its_templates_and_says_what_the_documentation_needs(platform):
+    templates = Path(base_platform.__file__).parents[1] / "templates"
+    assert {path.name for path in templates.iterdir()} == {"common", *PLATFORMS}
+    assert all("`" in text for text in (platform.reads, platform.writes))
+    assert inspect.getdoc(type(platform)) != inspect.getdoc(Platform)
+
+
+def test_no_template_asks_for_the_name_of_a_platform():
+    templates = (Path(base_platform.__file__).parents[1] / "templates").rglob("*.jinja")
+    tags = [tag for file in templates for tag in re.findall(r"\{[{%].*?[%}]\}", file.read_text())]
+    assert len(tags) > 50
+    assert not [tag for tag in tags if re.search(r"platform(\.name)? *(==|!=| in )", tag)]
+
+
+def test_two_platforms_of_one_name_are_refused():
+    with pytest.raises(ValueError, match="two platforms are named flare"):
+        base_platform.register(PLATFORMS["flare"])

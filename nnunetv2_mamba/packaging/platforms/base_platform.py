@@ -1,0 +1,112 @@
+"""What every platform declares, and the platforms by name. Knows nothing of nnU-Net: the command line reads it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ...files import is_hidden
+from ..settings import Settings
+
+
+@dataclass(frozen=True)
+class CaseFiles:
+    """A case: its channels' files in the model's order (they need not exist) and the file to write.
+
+    Attributes:
+        problem: why it cannot be segmented, where that is known from the names of the files; it names the file.
+    """
+
+    name: str
+    images: tuple[Path, ...]
+    output: Path
+    problem: str = ""
+
+
+class Platform(ABC):
+    """A platform that runs containers. A subclass's docstring is its paragraph in the documentation, in Markdown.
+
+    The files of a build context are the templates ``packaging/templates/NAME``, and those of ``templates/common`` that
+    are not in it; a template of a platform fills the blocks of the common one. How a container is called is in
+    templates only, and a case is found here without knowing of it.
+
+    Attributes:
+        name: of ``package --for``, of ``inference.json`` and of the folder of templates.
+        title: for the reader.
+        reads, writes: a case's files, in Markdown.
+        called_as: how the platform starts the container, in Markdown.
+        user: whose rights the container has, in Markdown.
+        input, output: folders in the container.
+        memory_gb, shared_memory_gb: what the platform allows, or a little less.
+        model_in_image: whether the weights are in the image; else they are ``model.tar.gz``, which the platform unpacks
+            to ``/opt/ml/model``.
+        options: of the command ``package``, for this platform only: name to keywords of ``argparse``.
+    """
+
+    name: str
+    title: str
+    reads: str
+    writes: str
+    called_as = "the entry point"
+    user = "the image's"
+    input = "/input"
+    output = "/output"
+    memory_gb = 30
+    shared_memory_gb = 2
+    model_in_image = True
+    options: Mapping[str, Mapping[str, Any]] = {}
+
+    def settings(self, options: Mapping[str, Any], channel_names: Sequence[str]) -> dict[str, Any]:
+        """The fields of ``Settings`` that this platform's options decide.
+
+        Args:
+            options: those given, by name.
+            channel_names: of the model, in their order.
+
+        Raises:
+            ValueError: for options that do not fit the model, naming the option.
+        """
+        return {}
+
+    @abstractmethod
+    def find_cases(self, input_folder: Path, output_folder: Path, settings: Settings) -> list[CaseFiles]:
+        """All cases in a folder; those that cannot be segmented are cases with a problem.
+
+        Raises:
+            OSError, ValueError: where there are none, naming the folder or file.
+        """
+
+
+PLATFORMS: dict[str, Platform] = {}
+
+
+def register(platform: Platform) -> None:
+    """Add a platform.
+
+    Raises:
+        ValueError: if its name is taken.
+    """
+    if platform.name in PLATFORMS:
+        raise ValueError(f"two platforms are named {platform.name}")
+    PLATFORMS[platform.name] = platform
+
+
+def visible_entries(folder: Path) -> list[Path]:
+    """What is in a folder, in order, without hidden files.
+
+    Raises:
+        OSError: for a folder that cannot be read.
+    """
+    return sorted(path for path in folder.iterdir() if not is_hidden(path))
+
+
+def stray_images(files: Iterable[Path], wanted: str) -> list[CaseFiles]:
+    """Those files that are NIfTI images, in any letter case, as cases that fail: nobody is to miss them in silence."""
+    return [
+        CaseFiles(file.name, (file,), Path(), f"{file} is not {wanted}")
+        for file in files
+        if ".nii" in file.name.lower()
+    ]
