@@ -205,7 +205,7 @@ def _check_meta(file: Path) -> None:
         else:
             voxels, offset = file.parent / where, 0
             _check_regular(voxels)
-    information = _read_information(file)
+    information = read_header(file)
     voxel = SimpleITK.Image(1, 1, 1, information.GetPixelID()).GetSizeOfPixelComponent()
     expected = math.prod(information.GetSize()) * information.GetNumberOfComponents() * voxel
     with voxels.open("rb") as stream:
@@ -252,13 +252,18 @@ def _decompressed_size(chunks: Iterator[bytes]) -> int:
 
 
 def _check_gipl(file: Path) -> None:
-    information = _read_information(file)
+    information = read_header(file)
     voxel = SimpleITK.Image(1, 1, 1, information.GetPixelID()).GetSizeOfPixelComponent()
     with _opened(file) as stream:
         _check_size(stream, _GIPL_HEADER + math.prod(information.GetSize()) * voxel)
 
 
-def _read_information(file: Path) -> SimpleITK.ImageFileReader:
+def read_header(file: Path) -> SimpleITK.ImageFileReader:
+    """Size, spacing, origin and direction as ITK reads them, without the voxels.
+
+    Raises:
+        RuntimeError: ITK's, with the reason in its last line.
+    """
     reader = SimpleITK.ImageFileReader()
     reader.SetFileName(str(file))
     reader.ReadImageInformation()

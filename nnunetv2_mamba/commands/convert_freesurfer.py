@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
     from ..freesurfer.convert import convert
-    from ..freesurfer.labels import TASKS
+    from ..freesurfer.structures import TASKS
     from ..freesurfer.subjects import SUBFIELDS_PATTERN
 
     if not 1 <= args.dataset_id <= 999:

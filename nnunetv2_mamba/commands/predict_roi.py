@@ -53,8 +53,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from ..freesurfer.cases import predict_cases
-    from ..freesurfer.two_stage import Options, Stage, TwoStage
+    from ..freesurfer.folder_prediction import predict_cases
+    from ..freesurfer.two_stage import Stage, StageOptions, TwoStage
 
     if not 0 < args.step_size <= 1:
         raise ValueError(f"--step-size must be above 0 and at most 1, got {args.step_size:g}")
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--box must be three lengths above 0")
     if args.margin is not None and not 0 <= args.margin < math.inf:
         raise ValueError(f"--margin must not be negative, got {args.margin:g}")
-    options = Options(
+    options = StageOptions(
         use_folds=args.folds,
         checkpoint_name=args.checkpoint,
         tile_step_size=args.step_size,

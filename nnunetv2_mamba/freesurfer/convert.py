@@ -15,8 +15,8 @@ from tqdm import tqdm
 
 from ..files import is_hidden, read_json, write_json
 from ..text import printable
-from .labels import HIPPOCAMPI, TASKS, Task, both_sides, classes_from_ids
 from .roi import box_of_size, largest_parts
+from .structures import HIPPOCAMPI, TASKS, Task, both_sides, classes_from_ids
 from .subjects import Subject, find_subjects
 from .volumes import ORIENTATION, conformed, label_voxels, nifti, read_volume, voxels, write_volume
 
@@ -37,7 +37,7 @@ def convert(
 
     Args:
         dataset: the folder ``DatasetXXX_NAME`` in ``nnUNet_raw``.
-        task: key of ``labels.TASKS``.
+        task: key of ``structures.TASKS``.
         image, subfields_pattern, names: see ``subjects.find_subjects``.
         strict: structures that a subject lacks are an error, not a warning.
 
@@ -87,7 +87,7 @@ def dataset_json(task: Task, n_cases: int) -> dict:
 
 
 def _convert_all(subjects: Sequence[Subject], task: Task, dataset: Path, processes: int) -> Iterator[list[str] | str]:
-    work = partial(_convert_or_say_why_not, task=task, dataset=dataset)
+    work = partial(_convert_or_explain, task=task, dataset=dataset)
     progress = partial(tqdm, total=len(subjects), desc="convert", unit="subject")
     if processes == 1:
         yield from progress(map(work, subjects))
@@ -99,7 +99,7 @@ def _convert_all(subjects: Sequence[Subject], task: Task, dataset: Path, process
         raise OSError("a process was ended from outside (memory?); run again, with a smaller -np") from error
 
 
-def _convert_or_say_why_not(subject: Subject, task: Task, dataset: Path) -> list[str] | str:
+def _convert_or_explain(subject: Subject, task: Task, dataset: Path) -> list[str] | str:
     """The structures that the subject lacks, or what is wrong with it."""
     try:
         return convert_subject(subject, task, dataset)

@@ -19,7 +19,7 @@ _LONGEST_MESSAGE = 500  # of nnU-Net's: one of missing weights names them all
 
 
 @dataclass(frozen=True)
-class Options:
+class StageOptions:
     """How models are loaded and run; the names are those of nnU-Net's predictor."""
 
     use_folds: Sequence[str] | None = None
@@ -52,7 +52,7 @@ class Stage:
             _check_orientation(self.orientation)
 
     @classmethod
-    def load(cls, folder: Path, options: Options) -> Stage:
+    def load(cls, folder: Path, options: StageOptions) -> Stage:
         """Load a model as nnU-Net does, which unpickles its checkpoints: only models that you trust.
 
         Raises:

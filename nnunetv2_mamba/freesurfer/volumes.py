@@ -8,13 +8,12 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-import SimpleITK
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nibabel.processing import conform
 from nibabel.spatialimages import SpatialImage
 
 from ..files import written_whole
-from ..image_files import check_complete
+from ..image_files import check_complete, read_header
 from ..text import last_line
 
 ENDINGS = (".nii.gz", ".nii", ".mgz", ".mgh")
@@ -64,13 +63,11 @@ def read_volume(file: Path) -> SpatialImage:
 
 
 def _affine_by_itk(file: Path) -> np.ndarray:
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(file))
     try:
-        reader.ReadImageInformation()
+        header = read_header(file)
     except RuntimeError as error:
         raise ValueError(f"{file} cannot be read by ITK: {last_line(error)}") from error
-    return itk_affine(reader.GetSpacing(), reader.GetOrigin(), reader.GetDirection())
+    return itk_affine(header.GetSpacing(), header.GetOrigin(), header.GetDirection())
 
 
 def itk_affine(spacing: tuple[float, ...], origin: tuple[float, ...], direction: tuple[float, ...]) -> np.ndarray:

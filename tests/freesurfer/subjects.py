@@ -33,7 +33,7 @@ def save(array: np.ndarray, affine: np.ndarray, file: Path) -> None:
 
 def synthetic_aseg(shape: tuple[int, ...] = SHAPE) -> np.ndarray:
     """A small box of each structure of the subcortical task, and of the cortex (3, 42), which is none."""
-    from nnunetv2_mamba.freesurfer.labels import TASKS
+    from nnunetv2_mamba.freesurfer.structures import TASKS
 
     aseg = np.zeros(shape, dtype=np.int32)
     aseg[2:-2, 2:-2, 2:20] = 3

@@ -21,7 +21,7 @@ from subjects import LIA, SHAPE, save, synthetic_aseg, synthetic_image, turned, 
 from two_stage_fakes import with_other_sform
 
 from nnunetv2_mamba.cli import main
-from nnunetv2_mamba.freesurfer.labels import TASKS, classes_from_ids
+from nnunetv2_mamba.freesurfer.structures import TASKS, classes_from_ids
 from nnunetv2_mamba.freesurfer.volumes import label_voxels, read_volume
 
 BRAINS = ("data", "Dataset101_SubcorticalSim")

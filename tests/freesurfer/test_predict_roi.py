@@ -13,7 +13,7 @@ from tiny_dataset import DATASET_ID, NAME, TinyDataset
 from two_stage_fakes import FakePredictor, scene
 
 from nnunetv2_mamba.cli import main
-from nnunetv2_mamba.freesurfer import cases, two_stage
+from nnunetv2_mamba.freesurfer import folder_prediction, two_stage
 
 PLANS = "tinyMedSegMambaPlans"
 TRAINER = "nnUNetTrainerMedSegMamba"
@@ -100,11 +100,11 @@ def test_an_input_is_not_written_over(tmp_path, monkeypatch, capsys):
 def test_failed_cases_are_told_by_the_exit_code(monkeypatch, capsys):
     loaded, failed = [], ["blank"]
     monkeypatch.setattr(two_stage.Stage, "load", lambda folder, options: loaded.append((folder.name, options)))
-    monkeypatch.setattr(cases, "predict_cases", lambda *arguments, **options: failed)
+    monkeypatch.setattr(folder_prediction, "predict_cases", lambda *arguments, **options: failed)
     command = ["predict-roi", *FOLDERS, "-f", "0", "all", "--step-size", "0.1667", "--disable_tta", "-device", "cpu"]
     assert main(command) == 1
     assert capsys.readouterr().err == "nnunetv2_mamba predict-roi: 1 cases failed: blank\n"
-    options = two_stage.Options(["0", "all"], "checkpoint_final.pth", 0.1667, False, "cpu")
+    options = two_stage.StageOptions(["0", "all"], "checkpoint_final.pth", 0.1667, False, "cpu")
     assert loaded == [("one", options), ("two", options)]
     failed.clear()
     assert main(command) == 0

@@ -13,7 +13,7 @@ from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReori
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 from subjects import LIA, save
 
-from nnunetv2_mamba.freesurfer.cases import predict_cases
+from nnunetv2_mamba.freesurfer.folder_prediction import predict_cases
 from nnunetv2_mamba.freesurfer.two_stage import Stage, TwoStage
 
 READERS = [SimpleITKIO, SimpleITKIOWithReorient, NibabelIO, NibabelIOWithReorient]

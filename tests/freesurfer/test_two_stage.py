@@ -21,7 +21,7 @@ from two_stage_fakes import (
     with_other_sform,
 )
 
-from nnunetv2_mamba.freesurfer.cases import predict_cases
+from nnunetv2_mamba.freesurfer.folder_prediction import predict_cases
 from nnunetv2_mamba.freesurfer.two_stage import Stage
 
 

@@ -20,7 +20,7 @@ _NIFTI = (".nii.gz", ".nii")
 _SHOWN = 5  # cases in a message
 
 
-def find_cases(folder: Path, n_channels: int) -> dict[str, list[Path]]:
+def cases_in_folder(folder: Path, n_channels: int) -> dict[str, list[Path]]:
     """The cases in a folder by name; hidden files and folders are passed over.
 
     Models of several channels need ``NAME_0000``, ``NAME_0001``, ... For models of one, the whole name is the case's,
@@ -83,7 +83,7 @@ def predict_cases(models: TwoStage, input_folder: Path, output_folder: Path, ove
         OSError: where folders cannot be read or made.
     """
     n_channels = models.check()
-    cases = find_cases(input_folder, n_channels)
+    cases = cases_in_folder(input_folder, n_channels)
     output_folder.mkdir(parents=True, exist_ok=True)
     outputs = {name: output_folder / f"{name}.nii.gz" for name in cases}
     _check_outputs(cases, outputs, input_folder, output_folder)

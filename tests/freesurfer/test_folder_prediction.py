@@ -12,7 +12,7 @@ from subjects import LIA, save
 from two_stage_fakes import FakePredictor, models, scene
 
 from nnunetv2_mamba.freesurfer import volumes
-from nnunetv2_mamba.freesurfer.cases import find_cases, predict_cases
+from nnunetv2_mamba.freesurfer.folder_prediction import cases_in_folder, predict_cases
 
 
 def files(folder, *names):
@@ -21,7 +21,7 @@ def files(folder, *names):
 
 
 def names(folder, n_channels=1):
-    return {name: [file.name for file in files] for name, files in find_cases(folder, n_channels).items()}
+    return {name: [file.name for file in files] for name, files in cases_in_folder(folder, n_channels).items()}
 
 
 def image(file, array=None):
@@ -60,18 +60,18 @@ def test_several_channels_need_their_numbers(tmp_path):
 
 def test_files_that_make_no_case_are_named(tmp_path):
     with pytest.raises(ValueError, match="has no images"):
-        find_cases(tmp_path, 1)
+        cases_in_folder(tmp_path, 1)
     files(tmp_path, "a_0000.nii.gz", "a_0001.nii.gz", "b_0000.nii.gz", "b_0000.mgz", "c.nii", "notes.txt")
     with pytest.raises(ValueError, match=r"take 2 channels.*: b \(b_0000.mgz, b_0000.nii.gz\), c \(c.nii\)$"):
-        find_cases(tmp_path, 2)
+        cases_in_folder(tmp_path, 2)
     with pytest.raises(ValueError, match="3 channels"):
-        find_cases(tmp_path, 3)
+        cases_in_folder(tmp_path, 3)
     files(tmp_path, "b.nii", "b.mgh")
     with pytest.raises(ValueError, match=r"take 1 channel.*: b \(b.mgh, b.nii\), b_0000 "):
-        find_cases(tmp_path, 1)
+        cases_in_folder(tmp_path, 1)
     files(tmp_path, *(f"x{number}.{end}" for number in range(7) for end in ("nii", "mgz")))
     with pytest.raises(ValueError, match="and 4 more$"):
-        find_cases(tmp_path, 1)
+        cases_in_folder(tmp_path, 1)
 
 
 def test_hidden_files_and_folders_are_no_cases(tmp_path):
