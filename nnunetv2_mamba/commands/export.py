@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..packaging.export import export
+    from ..packaging.network_export import export
     from ..text import printable
 
     output = args.onnx or args.torch_export

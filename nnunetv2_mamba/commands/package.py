@@ -7,8 +7,8 @@ HELP = "write a Docker build context of a trained model, to submit it to a chall
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..packaging.inference_settings import PRECISIONS
     from ..packaging.platforms import PLATFORMS  # like this file, of the standard library only
-    from ..packaging.settings import PRECISIONS
 
     parser.add_argument(
         "model",
@@ -46,9 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..packaging.context import Request, write_context
+    from ..packaging.build_context import Request, write_context
+    from ..packaging.inference_settings import Choices
     from ..packaging.platforms import PLATFORMS
-    from ..packaging.settings import Choices
     from ..text import printable
 
     choices = Choices(

@@ -15,7 +15,7 @@ MARGIN = 1.25  # on what many passes take together
 
 
 @dataclass(frozen=True)
-class Plan:
+class Effort:
     """What is run: the first so many folds, with or without mirroring, tiles so many patches apart."""
 
     folds: int
@@ -27,14 +27,14 @@ class Plan:
         return f"{self.folds} fold(s), {mirroring}, step size {self.step_size:g}"
 
 
-def ladder(asked: Plan) -> list[Plan]:
-    """``asked`` and cheaper plans: without mirroring, then one fold, then step sizes of 0.75 and 1."""
-    plans = [asked]
+def ladder(asked: Effort) -> list[Effort]:
+    """``asked`` and cheaper efforts: without mirroring, then one fold, then step sizes of 0.75 and 1."""
+    efforts = [asked]
     for cheaper in ({"mirroring": False}, {"folds": 1}, {"step_size": 0.75}, {"step_size": 1.0}):
-        plan = replace(plans[-1], **cheaper)
-        if plan != plans[-1] and plan.step_size >= asked.step_size:
-            plans.append(plan)
-    return plans
+        effort = replace(efforts[-1], **cheaper)
+        if effort != efforts[-1] and effort.step_size >= asked.step_size:
+            efforts.append(effort)
+    return efforts
 
 
 class Guard:
@@ -57,17 +57,17 @@ class Guard:
         self._passes += passes
         self._slowest = max(self._slowest, seconds / passes)
 
-    def choose(self, plans: Sequence[Plan], passes: Callable[[Plan], int]) -> Plan:
-        """The first plan that leaves time for the last one, in case it is interrupted; else the last one."""
+    def choose(self, efforts: Sequence[Effort], passes: Callable[[Effort], int]) -> Effort:
+        """The first effort that leaves time for the last one, in case it is interrupted; else the last one."""
         left = self._deadline - self._clock()
-        fallback = passes(plans[-1])
-        for plan in plans[:-1]:
-            if (passes(plan) + fallback) * self._mean() * MARGIN <= left:
-                return plan
-        return plans[-1]
+        fallback = passes(efforts[-1])
+        for effort in efforts[:-1]:
+            if (passes(effort) + fallback) * self._mean() * MARGIN <= left:
+                return effort
+        return efforts[-1]
 
     def open(self, reserved: int) -> None:
-        """Start a plan after which there must be time for so many passes more."""
+        """Start an effort after which there must be time for so many passes more."""
         self._reserved, self.closed = reserved, False
 
     def run(self, tile: Callable[[], object], passes: int) -> object | None:

@@ -17,18 +17,16 @@ from pathlib import Path
 
 import numpy as np
 import SimpleITK
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_mamba.memory.estimate import GIB, inference_memory
 from nnunetv2_mamba.ops.backend_selection import ENVIRONMENT_VARIABLE
 from nnunetv2_mamba.ops.flops import flop_counter
 
 from ..text import excerpt, short_reason
-from .description import channels_of
-from .network import build
-from .predictor import CasePredictor
-from .settings import Settings
-from .time_budget import Plan
+from .case_predictor import CasePredictor
+from .inference_settings import InferenceSettings
+from .network_loading import LoadedModel, build_network
+from .time_budget import Effort
 
 # Some ten times what nnU-Net's largest networks need for their patches: a quarter of an hour on two slow cores.
 _MOST_FLOPS = 1e14
@@ -39,7 +37,7 @@ _EDGES, _LONGEST_EDGE = (8, 9, 10), 64
 _FINER = 0.8  # spacing of the case as a share of the training data's, so that there is something to resample
 
 
-def try_model(folder: Path, settings: Settings, name: object) -> None:
+def try_model(folder: Path, settings: InferenceSettings, name: object) -> None:
     """Segment noise with the first fold: one patch, without mirroring, on the CPU. Of the other folds, check the
     weights.
 
@@ -57,10 +55,10 @@ def try_model(folder: Path, settings: Settings, name: object) -> None:
     with _variables_as_in_the_container():
         predictor = CasePredictor(folder, choices, "cpu", name=name)
         try:
-            _check_cost(predictor.tiles)
+            _check_cost(predictor.model)
             with tempfile.TemporaryDirectory() as scratch:
-                files = _write_noise(predictor.tiles, Path(scratch))
-                predictor.segment(files, asked=Plan(folds=1, mirroring=False, step_size=1))
+                files = _write_noise(predictor.model, Path(scratch))
+                predictor.segment(files, asked=Effort(folds=1, mirroring=False, step_size=1))
         except _CannotTryError as error:
             raise ValueError(f"{name}/plans.json: {error}") from error
         except Exception as error:  # whatever nnU-Net and PyTorch raise for plans that contradict themselves
@@ -83,12 +81,12 @@ class _CannotTryError(ValueError):
     """With a sentence for the user."""
 
 
-def _check_cost(predictor: nnUNetPredictor) -> None:
+def _check_cost(model: LoadedModel) -> None:
     """Trace a pass without computing it: a stranger's plans may ask for hours, or for all memory there is."""
-    configuration = predictor.configuration_manager
-    patch = "a patch of " + " x ".join(map(str, configuration.patch_size))
-    build_it = partial(build, predictor.trainer_name, predictor.plans_manager, configuration, predictor.dataset_json)
-    shape = (1, len(channels_of(predictor.dataset_json)), *configuration.patch_size)
+    patch_size = model.configuration.patch_size
+    patch = "a patch of " + " x ".join(map(str, patch_size))
+    build_it = partial(build_network, model.trainer, model.plans, model.configuration, model.dataset)
+    shape = (1, model.n_channels, *patch_size)
     counter = flop_counter()
     memory = inference_memory(build_it, shape, None, around=counter).total
     flops = counter.get_total_flops()
@@ -115,11 +113,10 @@ def _free_memory() -> float:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else math.inf
 
 
-def _write_noise(predictor: nnUNetPredictor, folder: Path) -> list[Path]:
+def _write_noise(model: LoadedModel, folder: Path) -> list[Path]:
     """A few voxels of noise in each channel, a little finer than the training data, on the axes that these had."""
-    configuration, plans = predictor.configuration_manager, predictor.plans_manager
-    target = list(configuration.spacing)
-    training = plans.plans.get("original_median_spacing_after_transp")
+    target = list(model.configuration.spacing)
+    training = model.plans.plans.get("original_median_spacing_after_transp")
     if not _is_spacing(training):
         training = [1.0] * (3 - len(target)) + target
     spacing = [_FINER * value for value in training]
@@ -134,10 +131,10 @@ def _write_noise(predictor: nnUNetPredictor, folder: Path) -> list[Path]:
                 f"'spacing' {excerpt(target)} does not fit the training data's, {excerpt(training)}: a voxel would "
                 f"become {given / wanted:.3g} along an axis"
             )
-    order = np.argsort(plans.transpose_forward)
+    order = np.argsort(model.plans.transpose_forward)
     shape, spacing = (np.array(values)[order] for values in ([*slices, *edges], spacing))
     random = np.random.default_rng(0)
-    files = [folder / f"noise_{channel:04d}.nii.gz" for channel in channels_of(predictor.dataset_json)]
+    files = [folder / f"noise_{channel:04d}.nii.gz" for channel in range(model.n_channels)]
     for file in files:
         noise = random.uniform(1, 255, shape).astype(np.float32)
         noise[0, 0, 0] = 0  # so that there is a voxel outside of what nnU-Net normalises

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from nnunetv2_mamba.packaging.context import _python_image
+from nnunetv2_mamba.packaging.build_context import _python_image
 
 PROGRAMS = ("buildah", "podman", "crun", "debootstrap", "unshare", "mountpoint")
 # Mounts are made in a namespace of their own, so they end with the command, however it ends. crun takes cgroups of the

@@ -12,11 +12,11 @@ import pytest
 from commands import run
 from documentation import ROOT
 from shared_files import SHARED, why_absent
-from test_containers import check, of_cases, run_as_the_platform_does, write_with
+from test_built_containers import check, of_cases, run_as_the_platform_does, write_with
 from trained_model import TrainedModel
 
 from nnunetv2_mamba._register import DISCOVERY
-from nnunetv2_mamba.packaging.context import Request
+from nnunetv2_mamba.packaging.build_context import Request
 
 NAME = "Dataset004_Hippocampus"
 DATA = SHARED / "data" / NAME

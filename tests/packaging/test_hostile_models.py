@@ -14,11 +14,11 @@ import torch
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.architectures.released_weights.state import read_plain
 from nnunetv2_mamba.cli import main
-from nnunetv2_mamba.packaging import model as module
-from nnunetv2_mamba.packaging.model import copy_for_inference, open_model
-from nnunetv2_mamba.packaging.predictor import CasePredictor
-from nnunetv2_mamba.packaging.run import main as run_container
-from nnunetv2_mamba.packaging.settings import Choices, Settings
+from nnunetv2_mamba.packaging import model_files as module
+from nnunetv2_mamba.packaging.case_predictor import CasePredictor
+from nnunetv2_mamba.packaging.container import main as run_container
+from nnunetv2_mamba.packaging.inference_settings import Choices, InferenceSettings
+from nnunetv2_mamba.packaging.model_files import copy_for_inference, open_model
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +53,7 @@ def one_line(capsys):
 def in_container(model, tmp_path):
     (tmp_path / "inputs").mkdir(exist_ok=True)
     (tmp_path / "inputs/a_0000.nii.gz").touch()
-    Settings("flare", model=str(model), choices=Choices(("0",))).write(tmp_path / "inference.json")
+    InferenceSettings("flare", model=str(model), choices=Choices(("0",))).write(tmp_path / "inference.json")
     arguments = ["--input", tmp_path / "inputs", "--output", tmp_path / "outputs"]
     return run_container([str(argument) for argument in (tmp_path / "inference.json", *arguments)])
 
@@ -307,4 +307,4 @@ def test_modality_in_place_of_channel_names(model, tmp_path):
     (model / "dataset.json").write_text(json.dumps(dataset))
     found = copy_for_inference(model, tmp_path / "slim", None, "checkpoint_final.pth")
     assert found.channel_names == tuple(dataset["modality"].values())
-    assert CasePredictor(tmp_path / "slim", Choices(("0",)), "cpu").n_channels == 4
+    assert CasePredictor(tmp_path / "slim", Choices(("0",)), "cpu").model.n_channels == 4

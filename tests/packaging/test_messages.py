@@ -11,9 +11,9 @@ import SimpleITK
 from test_troubleshooting import documented
 
 from nnunetv2_mamba._register import DISCOVERY
-from nnunetv2_mamba.packaging.images import check_writable, write_atomically
-from nnunetv2_mamba.packaging.run import _failure, main
-from nnunetv2_mamba.packaging.settings import Choices, Settings
+from nnunetv2_mamba.packaging.container import _failure, main
+from nnunetv2_mamba.packaging.image_io import check_writable, write_atomically
+from nnunetv2_mamba.packaging.inference_settings import Choices, InferenceSettings
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def errors(trained_model, tmp_path, monkeypatch, capsys):
     def run(spoil=lambda folder: None, output=tmp_path / "output", options=(), code=1, **settings) -> list[str]:
         spoil(inputs / "case_0")
         arguments = {"channels": layouts.MODALITIES, "model": str(trained_model.folder), **settings}
-        Settings("brats", **arguments).write(tmp_path / "inference.json")
+        InferenceSettings("brats", **arguments).write(tmp_path / "inference.json")
         assert (
             main([str(tmp_path / "inference.json"), "--input", str(inputs), "--output", str(output), *options]) == code
         )
@@ -75,7 +75,7 @@ def test_an_image_with_cuda_where_there_is_none(errors, monkeypatch):
 
 
 def test_an_output_that_cannot_be_written_is_said_before_the_prediction(errors, tmp_path, monkeypatch):
-    monkeypatch.delattr("nnunetv2_mamba.packaging.predictor.CasePredictor")
+    monkeypatch.delattr("nnunetv2_mamba.packaging.case_predictor.CasePredictor")
     (tmp_path / "file").touch()
     (line,) = errors(output=tmp_path / "file/output")
     assert line == f"inference: FAILED: nothing can be written to {tmp_path / 'file/output'}: Not a directory"

@@ -8,9 +8,9 @@ import layouts
 import pytest
 import SimpleITK
 
+from nnunetv2_mamba.packaging.inference_settings import InferenceSettings
 from nnunetv2_mamba.packaging.platforms import PLATFORMS, Platform, base_platform
 from nnunetv2_mamba.packaging.platforms.brats import modality_of
-from nnunetv2_mamba.packaging.settings import Settings
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def files(tmp_path):
 
 
 def find(platform, folder, target, **settings):
-    return PLATFORMS[platform].find_cases(folder, target, Settings(platform, **settings))
+    return PLATFORMS[platform].find_cases(folder, target, InferenceSettings(platform, **settings))
 
 
 @pytest.mark.parametrize("key", ["interface", "socket"])

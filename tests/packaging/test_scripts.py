@@ -7,8 +7,8 @@ from pathlib import Path
 import layouts
 import pytest
 
-from nnunetv2_mamba.packaging import context
-from nnunetv2_mamba.packaging.context import Request, write_context
+from nnunetv2_mamba.packaging import build_context
+from nnunetv2_mamba.packaging.build_context import Request, write_context
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the scripts are for Linux")
 DOCKER = """#!/usr/bin/env bash
@@ -23,9 +23,9 @@ echo >> "$LOG"
 @pytest.fixture
 def docker(trained_model, tmp_path, monkeypatch):
     """Package, run the script and return what Docker is told, call by call."""
-    monkeypatch.setattr(context, "try_model", lambda *arguments: None)
-    monkeypatch.setattr(context, "write_wheel", lambda folder: folder / "nnunetv2_mamba.whl")
-    monkeypatch.setattr(context, "pinned_requirements", lambda wheel: ["torch==2.4.0"])
+    monkeypatch.setattr(build_context, "try_model", lambda *arguments: None)
+    monkeypatch.setattr(build_context, "write_wheel", lambda folder: folder / "nnunetv2_mamba.whl")
+    monkeypatch.setattr(build_context, "pinned_requirements", lambda wheel: ["torch==2.4.0"])
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "docker").write_text(DOCKER)
     (tmp_path / "bin" / "docker").chmod(0o755)

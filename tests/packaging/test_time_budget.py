@@ -7,9 +7,9 @@ import pytest
 import SimpleITK
 import torch
 
-from nnunetv2_mamba.packaging.predictor import CasePredictor
-from nnunetv2_mamba.packaging.settings import Choices
-from nnunetv2_mamba.packaging.time_budget import MARGIN, Guard, Plan, ladder
+from nnunetv2_mamba.packaging.case_predictor import CasePredictor
+from nnunetv2_mamba.packaging.inference_settings import Choices
+from nnunetv2_mamba.packaging.time_budget import MARGIN, Effort, Guard, ladder
 
 
 class Clock:
@@ -32,36 +32,36 @@ def clock() -> Clock:
 
 
 def test_the_order_of_giving_up():
-    assert ladder(Plan(5, True, 0.5)) == [
-        Plan(5, True, 0.5),
-        Plan(5, False, 0.5),
-        Plan(1, False, 0.5),
-        Plan(1, False, 0.75),
-        Plan(1, False, 1.0),
+    assert ladder(Effort(5, True, 0.5)) == [
+        Effort(5, True, 0.5),
+        Effort(5, False, 0.5),
+        Effort(1, False, 0.5),
+        Effort(1, False, 0.75),
+        Effort(1, False, 1.0),
     ]
 
 
 @pytest.mark.parametrize("step_size", [0.3, 0.75, 0.9, 1.0])
 def test_no_rung_is_dearer_than_the_one_before(step_size):
-    plans = ladder(Plan(1, False, step_size))
+    plans = ladder(Effort(1, False, step_size))
     sizes = [plan.step_size for plan in plans]
-    assert plans[0] == Plan(1, False, step_size)
+    assert plans[0] == Effort(1, False, step_size)
     assert sizes == sorted(set(sizes))
     assert sizes[-1] == 1
 
 
-PASSES = {Plan(1, True, 0.5): 80, Plan(1, False, 0.5): 10, Plan(1, False, 0.75): 6, Plan(1, False, 1.0): 2}
+PASSES = {Effort(1, True, 0.5): 80, Effort(1, False, 0.5): 10, Effort(1, False, 0.75): 6, Effort(1, False, 1.0): 2}
 
 
 @pytest.mark.parametrize(
     ("seconds", "chosen"),
     [
-        (82 * MARGIN, Plan(1, True, 0.5)),
-        (82 * MARGIN - 0.1, Plan(1, False, 0.5)),
-        (12 * MARGIN, Plan(1, False, 0.5)),
-        (12 * MARGIN - 0.1, Plan(1, False, 0.75)),
-        (0.5, Plan(1, False, 1.0)),
-        (-3.0, Plan(1, False, 1.0)),
+        (82 * MARGIN, Effort(1, True, 0.5)),
+        (82 * MARGIN - 0.1, Effort(1, False, 0.5)),
+        (12 * MARGIN, Effort(1, False, 0.5)),
+        (12 * MARGIN - 0.1, Effort(1, False, 0.75)),
+        (0.5, Effort(1, False, 1.0)),
+        (-3.0, Effort(1, False, 1.0)),
     ],
 )
 def test_the_first_plan_that_fits_is_chosen(clock, seconds, chosen):
@@ -98,14 +98,14 @@ def timed(trained_model, clock, monkeypatch):
 
     def make(budget: float, pace):
         predictor = CasePredictor(trained_model.folder, Choices(("0", "1"), time_budget=budget), "cpu", clock)
-        forward = predictor.tiles.network.forward
+        forward = predictor.model.network.forward
         passes = iter(range(10_000))
 
         def slow_forward(x: torch.Tensor) -> torch.Tensor:
             clock.work(pace(next(passes)))
             return forward(x)
 
-        monkeypatch.setattr(predictor.tiles.network, "forward", slow_forward)
+        monkeypatch.setattr(predictor.model.network, "forward", slow_forward)
         return predictor
 
     return make

@@ -10,8 +10,9 @@ import SimpleITK
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.packaging import trial
-from nnunetv2_mamba.packaging.predictor import CasePredictor, _Tiles
-from nnunetv2_mamba.packaging.settings import Choices, Settings
+from nnunetv2_mamba.packaging.case_predictor import CasePredictor
+from nnunetv2_mamba.packaging.inference_settings import Choices, InferenceSettings
+from nnunetv2_mamba.packaging.tile_predictor import TilePredictor
 from nnunetv2_mamba.packaging.trial import try_model
 
 
@@ -27,7 +28,7 @@ def model(trained_model, tmp_path):
 
 
 def settings(folds=("0",), **choices):
-    return Settings("flare", n_channels=4, choices=Choices(folds, **choices))
+    return InferenceSettings("flare", n_channels=4, choices=Choices(folds, **choices))
 
 
 def change(model, function):
@@ -86,7 +87,7 @@ def test_patches_that_take_all_memory_or_hours_are_refused_before(model, monkeyp
 def test_a_small_case_runs_one_patch_of_one_fold_on_the_axes_of_the_training_data(model, monkeypatch):
     """The other folds' weights are checked, too."""
     passes, shapes = [], []
-    segment, predict = CasePredictor.segment, _Tiles._internal_maybe_mirror_and_predict
+    segment, predict = CasePredictor.segment, TilePredictor._internal_maybe_mirror_and_predict
 
     def look(self, files, *arguments, **named):
         shapes.append([SimpleITK.ReadImage(file).GetSize() for file in files])
@@ -96,7 +97,7 @@ def test_a_small_case_runs_one_patch_of_one_fold_on_the_axes_of_the_training_dat
 
     monkeypatch.setattr(CasePredictor, "segment", look)
     monkeypatch.setattr(
-        _Tiles, "_internal_maybe_mirror_and_predict", lambda *a: passes.append(a[1].shape) or predict(*a)
+        TilePredictor, "_internal_maybe_mirror_and_predict", lambda *a: passes.append(a[1].shape) or predict(*a)
     )
     axes = {"transpose_forward": [1, 2, 0], "transpose_backward": [2, 0, 1]}
     change(model, lambda plans, it: plans.update(axes, original_median_spacing_after_transp=[2.0, 1, 1]))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...files import is_hidden
-from ..settings import Settings
+from ..inference_settings import InferenceSettings
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Platform(ABC):
     options: Mapping[str, Mapping[str, Any]] = {}
 
     def settings(self, options: Mapping[str, Any], channel_names: Sequence[str]) -> dict[str, Any]:
-        """The fields of ``Settings`` that this platform's options decide.
+        """The fields of ``InferenceSettings`` that this platform's options decide.
 
         Args:
             options: those given, by name.
@@ -72,7 +72,7 @@ class Platform(ABC):
         return {}
 
     @abstractmethod
-    def find_cases(self, input_folder: Path, output_folder: Path, settings: Settings) -> list[CaseFiles]:
+    def find_cases(self, input_folder: Path, output_folder: Path, settings: InferenceSettings) -> list[CaseFiles]:
         """All cases in a folder; those that cannot be segmented are cases with a problem.
 
         Raises:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..settings import Settings
+from ..inference_settings import InferenceSettings
 from .base_platform import CaseFiles, Platform, register, stray_images, visible_entries
 
 ENDING = ".nii.gz"
@@ -45,7 +45,7 @@ class BraTS(Platform):
             )
         return {"channels": tuple(modalities)}
 
-    def find_cases(self, input_folder: Path, output_folder: Path, settings: Settings) -> list[CaseFiles]:
+    def find_cases(self, input_folder: Path, output_folder: Path, settings: InferenceSettings) -> list[CaseFiles]:
         paths = visible_entries(input_folder)
         folders = [path for path in paths if path.is_dir()]
         files = (path for path in paths if not path.is_dir())

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from ..settings import Settings
+from ..inference_settings import InferenceSettings
 from .base_platform import CaseFiles, Platform, register, stray_images, visible_entries
 
 ENDING = ".nii.gz"
@@ -27,7 +27,7 @@ class FLARE(Platform):
     output = "/workspace/outputs"
     memory_gb = 28
 
-    def find_cases(self, input_folder: Path, output_folder: Path, settings: Settings) -> list[CaseFiles]:
+    def find_cases(self, input_folder: Path, output_folder: Path, settings: InferenceSettings) -> list[CaseFiles]:
         channels = range(settings.n_channels)
         cases: dict[str, CaseFiles] = {}
         others = []

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...files import read_json
-from ..settings import Settings
+from ..inference_settings import InferenceSettings
 from .base_platform import CaseFiles, Platform, register, visible_entries
 
 ENDING = ".mha"
@@ -74,7 +74,7 @@ class GrandChallenge(Platform):
             raise ValueError(f"--interface SLUG=CHANNEL is missing for the channel(s) {', '.join(missing)}")
         return {"channels": tuple(inputs[channel] for channel in sorted(inputs)), "output": output}
 
-    def find_cases(self, input_folder: Path, output_folder: Path, settings: Settings) -> list[CaseFiles]:
+    def find_cases(self, input_folder: Path, output_folder: Path, settings: InferenceSettings) -> list[CaseFiles]:
         sockets = _image_sockets(input_folder / "inputs.json")
         wanted = settings.channels or tuple(sockets)
         if len(wanted) > 1 and not settings.channels:

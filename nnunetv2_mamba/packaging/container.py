@@ -1,4 +1,4 @@
-"""What runs inside a challenge's container: ``python -m nnunetv2_mamba.packaging.run inference.json``."""
+"""What runs inside a challenge's container: ``python -m nnunetv2_mamba.packaging.container inference.json``."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..text import printable
+from .inference_settings import InferenceSettings
 from .platforms import PLATFORMS, CaseFiles
-from .settings import Settings
+
+if TYPE_CHECKING:
+    from .case_predictor import CasePredictor
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -23,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     started = time.perf_counter()
     args = _parser().parse_args(argv)
     try:
-        settings = Settings.read(args.settings)
+        settings = InferenceSettings.read(args.settings)
         if settings.platform not in PLATFORMS:
             known = ", ".join(PLATFORMS)
             raise ValueError(f"{args.settings} is not a container's settings: its platform is none of {known}")
@@ -31,13 +35,13 @@ def main(argv: list[str] | None = None) -> int:
         output = args.output or Path(platform.output)
         cases = platform.find_cases(args.input or Path(platform.input), output, settings)
         _check_outputs(cases)
-        predictor = _predictor(args.weights or Path(settings.model), settings)
+        predictor = load_predictor(args.weights or Path(settings.model), settings)
     except Exception as error:  # all that a model's or a user's files may do; one line and exit code 1
         return _failure("inference", error)
     failed = 0
     for case in cases:
         try:
-            _segment(case, predictor, started)
+            segment_case(case, predictor, started)
         except Exception as error:  # one case must not take the others with it
             failed += _failure(case.name, error, case)
         started = time.perf_counter()
@@ -46,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m nnunetv2_mamba.packaging.run", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m nnunetv2_mamba.packaging.container", description=__doc__)
     parser.add_argument("settings", type=Path, help="the container's inference.json")
     parser.add_argument("task", nargs="?", choices=["infer"], help="as MLCube calls it")
     parser.add_argument("--input", "--data_path", type=Path, help="folder (default: the platform's)")
@@ -57,16 +61,17 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check_outputs(cases: list[CaseFiles]) -> None:
-    from .images import check_writable
+    from .image_io import check_writable
 
     for folder in {case.output.parent for case in cases if not case.problem}:
         check_writable(folder)
 
 
-def _predictor(model: Path, settings: Settings):
+def load_predictor(model: Path, settings: InferenceSettings) -> CasePredictor:
+    """The model, ready for its first case."""
     import torch  # after the arguments and inputs are found good: it takes seconds
 
-    from .predictor import CasePredictor
+    from .case_predictor import CasePredictor
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if settings.gpu and device == "cpu":
@@ -88,8 +93,13 @@ def _why_no_gpu() -> str:
     return f"PyTorch {torch.__version__} sees no device"
 
 
-def _segment(case: CaseFiles, predictor, started: float) -> None:
-    from .images import write_atomically
+def segment_case(case: CaseFiles, predictor: CasePredictor, started: float) -> None:
+    """Write a case's segmentation; raises what is wrong with it.
+
+    Args:
+        started: on ``time.perf_counter``, when the case's time budget began.
+    """
+    from .image_io import write_atomically
 
     if case.problem:
         raise ValueError(case.problem)

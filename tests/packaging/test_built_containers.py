@@ -11,8 +11,8 @@ import layouts
 import pytest
 
 from nnunetv2_mamba._register import DISCOVERY
-from nnunetv2_mamba.packaging import context
-from nnunetv2_mamba.packaging.context import Request, write_context
+from nnunetv2_mamba.packaging import build_context
+from nnunetv2_mamba.packaging.build_context import Request, write_context
 
 pytestmark = pytest.mark.slow
 USER = 54321  # whom no image knows
@@ -25,7 +25,7 @@ def write_with(wheel: Path, request: Request, folder: Path) -> None:
     """The build context with this wheel: with the same one, images share their layers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("nnUNet_extTrainer", DISCOVERY)
-        patch.setattr(context, "write_wheel", lambda target: Path(shutil.copy(wheel, target)))
+        patch.setattr(build_context, "write_wheel", lambda target: Path(shutil.copy(wheel, target)))
         write_context(request, folder)
 
 
@@ -38,8 +38,9 @@ def package(engine, trained_model, built_wheel, tmp_path_factory):
         image = f"nnunetv2-mamba-test-{platform}-{'gpu' if gpu else 'cpu'}"
         if image not in made:
             folder = tmp_path_factory.mktemp("context") / "context"
-            options = layouts.OPTIONS.get(platform, {})
-            request = Request(trained_model.folder, platform, gpu=gpu, image=image, options=options)
+            request = Request(
+                trained_model.folder, platform, gpu=gpu, image=image, options=layouts.OPTIONS.get(platform, {})
+            )
             write_with(built_wheel, request, folder)
             done = engine.run("docker", "build", "--tag", image, folder)
             assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]

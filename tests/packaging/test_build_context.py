@@ -23,12 +23,12 @@ from test_troubleshooting import documented
 import nnunetv2_mamba
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.cli import main
-from nnunetv2_mamba.packaging import context, wheel
-from nnunetv2_mamba.packaging import model as module
-from nnunetv2_mamba.packaging.context import Request, write_context
+from nnunetv2_mamba.packaging import build_context, wheel
+from nnunetv2_mamba.packaging import model_files as module
+from nnunetv2_mamba.packaging.build_context import Request, write_context
+from nnunetv2_mamba.packaging.case_predictor import CasePredictor
+from nnunetv2_mamba.packaging.inference_settings import Choices, InferenceSettings
 from nnunetv2_mamba.packaging.platforms import PLATFORMS
-from nnunetv2_mamba.packaging.predictor import CasePredictor
-from nnunetv2_mamba.packaging.settings import Choices, Settings
 from nnunetv2_mamba.trainers import nnUNetTrainerUMambaBot
 
 # The one of this environment need not be on PATH.
@@ -38,9 +38,11 @@ HADOLINT = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.path
 @pytest.fixture(autouse=True)
 def one_wheel_and_no_trial(built_wheel, monkeypatch):
     """Each takes seconds: the wheel is built once, and what is tried of a model test_trial.py tests."""
-    monkeypatch.setattr(context, "write_wheel", lambda folder: Path(shutil.copy(built_wheel, folder)))
+    monkeypatch.setattr(build_context, "write_wheel", lambda folder: Path(shutil.copy(built_wheel, folder)))
     monkeypatch.setattr(
-        context, "try_model", lambda folder, settings, name: CasePredictor(folder, settings.choices, "cpu", name=name)
+        build_context,
+        "try_model",
+        lambda folder, settings, name: CasePredictor(folder, settings.choices, "cpu", name=name),
     )
     monkeypatch.setenv("nnUNet_extTrainer", DISCOVERY)
 
@@ -80,14 +82,15 @@ def zipped(folder, file, prefix="Dataset901_Tiny"):
 def test_grand_challenge_from_a_zip(model, tmp_path):
     output = tmp_path / "context"
     interfaces = ["organs@images/all-organs=output", *(f"mri-{number}={number}" for number in range(4))]
-    request = Request(zipped(model, tmp_path / "m.zip"), "grand-challenge", options={"interface": interfaces})
-    write_context(request, output)
+    write_context(
+        Request(zipped(model, tmp_path / "m.zip"), "grand-challenge", options={"interface": interfaces}), output
+    )
     names = {path.name for path in output.iterdir()}
     assert names == {
         *("Dockerfile", ".dockerignore", "README.md", "inference.json", "requirements.txt"),
         *("model.tar.gz", "test_run.sh", wheel_name(output)),
     }
-    settings = Settings.read(output / "inference.json")
+    settings = InferenceSettings.read(output / "inference.json")
     assert settings.channels == ("mri-0", "mri-1", "mri-2", "mri-3")
     assert settings.output == "images/all-organs"
     assert settings.choices == Choices(("0", "1"))
@@ -129,7 +132,7 @@ def test_brats_by_the_command(model, tmp_path, capsys):
     ]
     assert main(["package", str(model), "--for", "brats", "-o", str(output), *options]) == 0
     assert sorted(path.name for path in (output / "model").iterdir()) == ["dataset.json", "fold_1", "plans.json"]
-    settings = Settings.read(output / "inference.json")
+    settings = InferenceSettings.read(output / "inference.json")
     assert settings.channels == layouts.MODALITIES
     assert settings.choices == Choices(("1",), mirroring=False, step_size=0.75, time_budget=60)
     dockerfile = (output / "Dockerfile").read_text()
@@ -143,7 +146,7 @@ def test_brats_by_the_command(model, tmp_path, capsys):
 @pytest.mark.parametrize("words", [["--disable_tta", "-step_size", "0.75"], ["--disable-tta", "--step-size", "0.75"]])
 def test_options_as_nnunet_spells_them_and_as_before(monkeypatch, words, tmp_path):
     requests = []
-    monkeypatch.setattr(context, "write_context", lambda request, output: requests.append(request) or 1 / 0)
+    monkeypatch.setattr(build_context, "write_context", lambda request, output: requests.append(request) or 1 / 0)
     assert main(["package", "MODEL", "--for", "flare", "-o", str(tmp_path / "x"), *words]) == 1
     assert (requests[0].choices.mirroring, requests[0].choices.step_size) == (False, 0.75)
 
@@ -172,7 +175,7 @@ def test_the_image_of_this_python_is_named_without_the_patch_release(trained_mod
     ("level", "tag"), [("final", "3.15"), ("candidate", "3.15-rc"), ("beta", "3.15-rc"), ("alpha", "3.15-rc")]
 )
 def test_a_python_before_its_release_has_an_image_of_its_own(level, tag):
-    assert context._python_image(3, 15, level) == tag
+    assert build_context._python_image(3, 15, level) == tag
 
 
 @pytest.mark.parametrize("kind", ["empty", "link", "current", "left behind"])
@@ -235,8 +238,9 @@ def test_the_documented_commands(one_channel, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_scripts_are_bash(trained_model, tmp_path, platform):
-    options = layouts.OPTIONS.get(platform, {})
-    write_context(Request(trained_model.folder, platform, options=options), tmp_path / "context")
+    write_context(
+        Request(trained_model.folder, platform, options=layouts.OPTIONS.get(platform, {})), tmp_path / "context"
+    )
     scripts = list((tmp_path / "context").glob("*.sh"))
     for script in scripts:
         subprocess.run(["bash", "-n", script], check=True)
@@ -258,7 +262,11 @@ def sockets(interfaces):
         ("grand-challenge", sockets(["o=output", "p=output"]), "two outputs"),
         ("grand-challenge", sockets(["organs"]), "takes SLUG=CHANNEL or SLUG=output"),
         ("grand-challenge", sockets(["or gans\nRUN=output"]), "SLUG of small letters"),
-        ("grand-challenge", sockets(["o@../etc=output"]), "a relative path without .., got 'o@../etc=output'"),
+        (
+            "grand-challenge",
+            {"options": {"interface": ["o@../etc=output"]}},
+            "a relative path without .., got 'o@../etc=output'",
+        ),
         ("grand-challenge", sockets(["o@/etc=output"]), "a relative path"),
         ("grand-challenge", sockets(["o@=output"]), "a relative path"),
         ("flare", {"image": "a; touch /tmp/pwned"}, "--image must be a name that Docker takes.*got 'a; touch"),
@@ -358,8 +366,9 @@ def test_models_that_are_not_whole(model, tmp_path, spoil, message):
 
 @pytest.mark.parametrize("image", ["team/name:1.0", "ghcr.io/team/na-me", "localhost:5000/name", "a__b.c"])
 def test_names_that_docker_takes(trained_model, tmp_path, image):
-    request = Request(trained_model.folder, "brats", options=layouts.OPTIONS["brats"], image=image)
-    write_context(request, tmp_path / "context")
+    write_context(
+        Request(trained_model.folder, "brats", options=layouts.OPTIONS["brats"], image=image), tmp_path / "context"
+    )
     cube = yaml.safe_load((tmp_path / "context/mlcube.yaml").read_text())
     assert (cube["name"], cube["docker"]["image"]) == (image, image)
     assert f"--tag {image} " in (tmp_path / "context/test_run.sh").read_text()
@@ -490,8 +499,9 @@ def test_the_wheel_has_templates_and_no_compiled_code(built_wheel):
     with zipfile.ZipFile(built_wheel) as archive:
         names = archive.namelist()
         assert archive.testzip() is None
-    templates = "nnunetv2_mamba/packaging/templates"
-    assert {f"{templates}/common/.dockerignore.jinja", f"{templates}/flare/predict.sh.jinja"} <= set(names)
+    assert {
+        f"nnunetv2_mamba/packaging/templates/common/{name}.jinja" for name in ("Dockerfile", ".dockerignore")
+    } <= set(names)
     assert "nnunetv2_mamba.pth" in names
     assert not [name for name in names if name.endswith((".so", ".pyc"))]
     assert built_wheel.name.endswith("-py3-none-any.whl")
@@ -515,7 +525,9 @@ def test_the_wheel_of_an_installed_package_is_the_same(built_wheel, tmp_path):
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("gpu", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_hadolint_finds_nothing(trained_model, tmp_path, platform, gpu):
-    options = layouts.OPTIONS.get(platform, {})
-    write_context(Request(trained_model.folder, platform, gpu=gpu, options=options), tmp_path / "context")
+    write_context(
+        Request(trained_model.folder, platform, gpu=gpu, options=layouts.OPTIONS.get(platform, {})),
+        tmp_path / "context",
+    )
     done = subprocess.run([HADOLINT, tmp_path / "context/Dockerfile"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
@@ -16,20 +15,39 @@ from nnunetv2_mamba.architectures.released_weights.state import misfit
 from ..files import read_json_object
 from ..text import short_reason
 from ..untrusted_plans import check_untrusted_plans
-from .description import channels_of, check_configuration, check_dataset, check_mirroring
-from .model import read_checkpoint
+from .model_checks import channels_of, check_configuration, check_dataset, check_mirroring
+from .model_files import read_checkpoint
 
 
-def initialize(
-    predictor: nnUNetPredictor, folder: Path, folds: Sequence[str], checkpoint: str, name: object = None
-) -> None:
+class LoadedModel(NamedTuple):
+    """What ``manual_initialization`` of nnU-Net's predictor takes, in its order.
+
+    Attributes:
+        network: with the weights of the first fold.
+        weights: of every fold.
+    """
+
+    network: nn.Module
+    plans: PlansManager
+    configuration: ConfigurationManager
+    weights: list[dict[str, Tensor]]
+    dataset: dict[str, Any]
+    trainer: str
+    mirroring_axes: Sequence[int] | None
+
+    @property
+    def n_channels(self) -> int:
+        return len(channels_of(self.dataset))
+
+
+def load_model(folder: Path, folds: Sequence[str], checkpoint: str, name: object = None) -> LoadedModel:
     """Do what ``initialize_from_trained_model_folder`` of nnU-Net's predictor does, for a model of anybody's.
 
     nnU-Net unpickles checkpoints with the objects in them and calls what the plans name as a network.
 
     Args:
         folder: the model's, as of ``copy_for_inference``.
-        folds: whose weights are kept; those of the first are loaded.
+        folds: whose weights are loaded.
         checkpoint: name of the file in the folders ``fold_*``.
         name: of the model in messages; ``folder`` where None.
 
@@ -52,17 +70,19 @@ def initialize(
     manager = PlansManager(plans)
     configuration = manager.get_configuration(configuration_name)
     try:
-        network = build(trainer, manager, configuration, dataset)
+        network = build_network(trainer, manager, configuration, dataset)
     except Exception as error:  # a network's constructor may raise anything
         reason = short_reason(error, 300)
         raise ValueError(f"{name}/plans.json: the network of {trainer} cannot be built: {reason}") from error
     for file, content in reversed(contents.items()):  # those of the first last
         _load_weights(network, content["network_weights"], file)
     weights = [content["network_weights"] for content in contents.values()]
-    predictor.manual_initialization(network, manager, configuration, weights, dataset, trainer, mirroring)
+    return LoadedModel(network, manager, configuration, weights, dataset, trainer, mirroring)
 
 
-def build(trainer: str, plans: PlansManager, configuration: ConfigurationManager, dataset: dict[str, Any]) -> nn.Module:
+def build_network(
+    trainer: str, plans: PlansManager, configuration: ConfigurationManager, dataset: dict[str, Any]
+) -> nn.Module:
     """The network that a trainer predicts with; raises what the network's constructor raises."""
     return recursive_find_trainer_class_by_name(trainer).build_network_architecture(
         plans,

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import nn
 
 from nnunetv2_mamba.ops import backend_selection
@@ -22,8 +21,8 @@ from nnunetv2_mamba.ops.backends import torch_chunked
 from nnunetv2_mamba.ops.scan_arguments import ScanArguments
 
 from ..files import written_whole
-from .model import copy_for_inference, open_model
-from .network import initialize
+from .model_files import copy_for_inference, open_model
+from .network_loading import load_model
 
 ENDINGS = {"onnx": ".onnx", "torch-export": ".pt2"}
 # Steps of all scans of the network together; a step is about ten nodes. Larger graphs have not been seen to finish.
@@ -77,11 +76,10 @@ def _load(source: Path, fold: str | None, checkpoint: str) -> tuple[nn.Module, t
     with tempfile.TemporaryDirectory() as folder:
         slim = Path(folder) / "model"
         model = copy_for_inference(open_model(source), slim, None if fold is None else [fold], checkpoint)
-        predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
-        initialize(predictor, slim, model.folds[:1], checkpoint, source)
-    shape = (1, len(model.channel_names), *predictor.configuration_manager.patch_size)
+        loaded = load_model(slim, model.folds[:1], checkpoint, source)
+    shape = (1, loaded.n_channels, *loaded.configuration.patch_size)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    return predictor.network.eval(), x, f"{model.trainer} (fold {model.folds[0]})"
+    return loaded.network.eval(), x, f"{model.trainer} (fold {model.folds[0]})"
 
 
 def _to_torch_export(network: nn.Module, x: torch.Tensor, file: Path) -> np.ndarray:

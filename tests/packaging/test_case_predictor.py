@@ -11,9 +11,9 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_mamba.image_files import check_complete
-from nnunetv2_mamba.packaging.images import write_atomically
-from nnunetv2_mamba.packaging.predictor import CasePredictor
-from nnunetv2_mamba.packaging.settings import Choices
+from nnunetv2_mamba.packaging.case_predictor import CasePredictor
+from nnunetv2_mamba.packaging.image_io import write_atomically
+from nnunetv2_mamba.packaging.inference_settings import Choices
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +203,7 @@ def test_the_folds_are_averaged_and_the_first_stays_loaded(trained_model, tmp_pa
     files = trained_model.cases["case_0"]
     predictor = CasePredictor(folder, Choices(("0", "1")), "cpu")
     first = torch.load(folder / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
-    state = predictor.tiles.network.state_dict()
+    state = predictor.model.network.state_dict()
     assert all(torch.equal(value, first[name]) for name, value in state.items())
     theirs = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
     theirs.initialize_from_trained_model_folder(str(folder), (0, 1))

@@ -13,9 +13,9 @@ import torch
 
 import nnunetv2_mamba
 from nnunetv2_mamba._register import DISCOVERY
-from nnunetv2_mamba.packaging.predictor import CasePredictor
-from nnunetv2_mamba.packaging.run import main
-from nnunetv2_mamba.packaging.settings import Choices, Settings
+from nnunetv2_mamba.packaging.case_predictor import CasePredictor
+from nnunetv2_mamba.packaging.container import main
+from nnunetv2_mamba.packaging.inference_settings import Choices, InferenceSettings
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def settings(trained_model, tmp_path, monkeypatch):
 
     def write(platform: str, **values) -> Path:
         file = tmp_path / "inference.json"
-        Settings(platform, model=str(trained_model.folder), choices=Choices(("0", "1")), **values).write(file)
+        InferenceSettings(platform, model=str(trained_model.folder), choices=Choices(("0", "1")), **values).write(file)
         return file
 
     return write
@@ -38,7 +38,7 @@ def test_brats_in_a_clean_process(settings, trained_model, tmp_path):
     layouts.truncate(inputs / "case_2" / "case_2-t1n.nii.gz")
     output = tmp_path / "output"
     done = subprocess.run(
-        [sys.executable, "-m", "nnunetv2_mamba.packaging.run", file, "infer"]
+        [sys.executable, "-m", "nnunetv2_mamba.packaging.container", file, "infer"]
         + [f"--data_path={inputs}", f"--output_path={output}"],
         capture_output=True,
         text=True,

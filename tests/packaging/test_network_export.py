@@ -11,8 +11,8 @@ from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.architectures.blocks.mixers.mamba import DirectionalMamba
 from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.ops import backend_selection
-from nnunetv2_mamba.packaging import export as module
-from nnunetv2_mamba.packaging.export import export
+from nnunetv2_mamba.packaging import network_export as module
+from nnunetv2_mamba.packaging.network_export import export
 
 
 @pytest.fixture(autouse=True)

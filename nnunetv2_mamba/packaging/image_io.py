@@ -11,6 +11,7 @@ import numpy as np
 import SimpleITK
 
 from ..files import written_whole
+from ..image_files import read_header
 from ..text import last_line
 
 # Of origins and spacings in mm and of direction cosines: what NIfTI's 32-bit numbers leave of equal geometries.
@@ -25,7 +26,7 @@ def read_geometry(files: Sequence[Path]) -> SimpleITK.ImageFileReader:
         ValueError: naming a file that cannot be read, is no 3D image of one channel, has no voxels, or lies elsewhere
             than the first.
     """
-    headers = [_read_header(file) for file in files]
+    headers = [_checked_header(file) for file in files]
     for file, header in zip(files[1:], headers[1:], strict=True):
         difference = _difference(headers[0], header)
         if difference:
@@ -88,23 +89,21 @@ def write_atomically(image: SimpleITK.Image, file: Path) -> None:
             raise OSError(f"{file} cannot be written: {reason}") from error
 
 
-def _read_header(file: Path) -> SimpleITK.ImageFileReader:
+def _checked_header(file: Path) -> SimpleITK.ImageFileReader:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing")
-    reader = SimpleITK.ImageFileReader()
-    reader.SetFileName(str(file))
     try:
-        reader.ReadImageInformation()
+        header = read_header(file)
     except RuntimeError as error:
         raise ValueError(f"{file} cannot be read: {last_line(error)}") from error
-    if reader.GetDimension() != 3 or reader.GetNumberOfComponents() != 1:
+    if header.GetDimension() != 3 or header.GetNumberOfComponents() != 1:
         raise ValueError(
-            f"{file} must be a 3D image of one channel; it has {reader.GetDimension()} dimensions and "
-            f"{reader.GetNumberOfComponents()} channels"
+            f"{file} must be a 3D image of one channel; it has {header.GetDimension()} dimensions and "
+            f"{header.GetNumberOfComponents()} channels"
         )
-    if 0 in reader.GetSize():
-        raise ValueError(f"{file} has no voxels: {_numbers(reader.GetSize())}")
-    return reader
+    if 0 in header.GetSize():
+        raise ValueError(f"{file} has no voxels: {_numbers(header.GetSize())}")
+    return header
 
 
 def _difference(one: SimpleITK.ImageFileReader, other: SimpleITK.ImageFileReader) -> str:

@@ -22,7 +22,7 @@ from nnunetv2_mamba.architectures.released_weights.state import read_plain
 
 from ..files import parse_json, read_bytes
 from ..untrusted_plans import check_untrusted_plans
-from .description import channels_of, check_configuration, check_dataset, check_mirroring
+from .model_checks import channels_of, check_configuration, check_dataset, check_mirroring
 
 # Names go into a Dockerfile, YAML and scripts.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
@@ -34,7 +34,7 @@ _NOT_THERE = ", which the container would not have: it holds nnU-Net as released
 
 
 @dataclass(frozen=True)
-class Model:
+class ModelDescription:
     """What there is to know of a model without its weights.
 
     Attributes:
@@ -84,7 +84,7 @@ def open_model(source: Path) -> Path | zipfile.Path:
 
 def copy_for_inference(
     source: Path | zipfile.Path, target: Path, folds: Sequence[str] | None, checkpoint: str
-) -> Model:
+) -> ModelDescription:
     """Check a model and copy what prediction needs: plans, data set's description and the weights of some folds.
 
     Optimizer state, logs and everything else in the checkpoints is left out. Checkpoints are read as plain data.
@@ -127,10 +127,10 @@ def copy_for_inference(
         check_mirroring(axes, patch_size, file)
     _check_trainer(trainer, source)
     names = tuple(channels_of(dataset).values())
-    return Model(trainer, configuration, plans["dataset_name"], folds, names, plans["image_reader_writer"])
+    return ModelDescription(trainer, configuration, plans["dataset_name"], folds, names, plans["image_reader_writer"])
 
 
-def check_reader(model: Model) -> None:
+def check_reader(model: ModelDescription) -> None:
     """Check that a container can feed the model: images arrive as NIfTI or are turned into it.
 
     Raises:

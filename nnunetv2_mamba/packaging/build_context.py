@@ -15,9 +15,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..files import folder_made_whole, remove_left_behind
-from .model import Model, check_reader, copy_for_inference, open_model
+from .inference_settings import Choices, InferenceSettings
+from .model_files import ModelDescription, check_reader, copy_for_inference, open_model
 from .platforms import PLATFORMS, Platform
-from .settings import Choices, Settings
 from .trial import try_model
 from .wheel import pinned_requirements, write_wheel
 
@@ -55,7 +55,7 @@ class Request:
     choices: Choices = field(default_factory=Choices)
 
 
-def write_context(request: Request, output: Path) -> Model:
+def write_context(request: Request, output: Path) -> ModelDescription:
     """Write the build context into a folder, which appears complete or not at all.
 
     Raises:
@@ -93,7 +93,7 @@ def _made_or_filled(output: Path) -> Iterator[Path]:
     finished.rmdir()
 
 
-def _write(request: Request, context: Path) -> Model:
+def _write(request: Request, context: Path) -> ModelDescription:
     _check_names(request)
     model = copy_for_inference(open_model(request.source), context / "model", request.folds, request.choices.checkpoint)
     check_reader(model)
@@ -153,11 +153,11 @@ def _check_names(request: Request) -> None:
         raise ValueError(f"--torch-index must be a URL, got {request.torch_index!r}")
 
 
-def _settings(request: Request, platform: Platform, model: Model) -> Settings:
+def _settings(request: Request, platform: Platform, model: ModelDescription) -> InferenceSettings:
     for name in sorted(request.options.keys() - platform.options.keys()):
         owners = [other.name for other in PLATFORMS.values() if name in other.options]
         raise ValueError(f"--{name} is for {', '.join(owners) or 'no platform'}")
-    return Settings(
+    return InferenceSettings(
         platform.name,
         n_channels=len(model.channel_names),
         gpu=request.gpu,

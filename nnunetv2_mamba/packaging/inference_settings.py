@@ -41,7 +41,7 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Settings:
+class InferenceSettings:
     """A container's ``inference.json``.
 
     Attributes:
@@ -70,7 +70,7 @@ class Settings:
         path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def read(cls, path: Path) -> Settings:
+    def read(cls, path: Path) -> InferenceSettings:
         """Read the file.
 
         Raises:

@@ -1,0 +1,190 @@
+"""A model, loaded once, that segments case after case in this process: the same voxels as ``nnUNetv2_predict``."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import SimpleITK
+import torch
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+
+from ..image_files import check_complete
+from .image_io import as_nifti, count_non_finite, read_geometry
+from .inference_settings import Choices
+from .network_loading import load_model
+from .tile_predictor import TilePredictor
+from .time_budget import MARGIN, Effort, Guard, ladder
+
+
+class SegmentedCase(NamedTuple):
+    """Labels on the grid of the input, how they were made, whether the time was enough for all tiles, and what else a
+    user must know of the case, a sentence each."""
+
+    image: SimpleITK.Image
+    how: str
+    complete: bool = True
+    notes: tuple[str, ...] = ()
+
+
+class CasePredictor:
+    """A model of ``copy_for_inference``, ready to segment.
+
+    Args:
+        folder: the model's.
+        choices: how it is run.
+        device: ``cuda``, ``cpu`` or ``mps``.
+        clock: seconds; the time budget is kept on it.
+        name: of the model in messages; ``folder`` where None.
+
+    Attributes:
+        model: what was loaded.
+
+    Raises:
+        OSError, ValueError, RuntimeError: for a folder that does not have what ``choices`` asks for.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        choices: Choices,
+        device: str,
+        clock: Callable[[], float] = time.perf_counter,
+        name: object = None,
+    ):
+        self._choices, self._clock = choices, clock
+        self.model = load_model(folder, choices.folds, choices.checkpoint, name)
+        self._tiles = TilePredictor(self.model, choices.precision, device, clock)
+        self._pass_seconds: float | None = None
+
+    def warm_up(self) -> None:
+        """Run a pass before the first case, for what is compiled or chosen on first use; times it for the budget."""
+        self._pass_seconds = self._tiles.time_a_pass()
+
+    def segment(
+        self, files: Sequence[Path], started: float | None = None, asked: Effort | None = None
+    ) -> SegmentedCase:
+        """Segment one case.
+
+        Args:
+            files: the channels in the model's order, 3D images on one grid.
+            started: on the clock, when the time budget began; None for now.
+            asked: what is run, as far as the time budget allows; None for what the choices say.
+
+        Returns:
+            The labels lie on exactly the grid of the first file.
+
+        Raises:
+            OSError, ValueError: for images that are missing or not as they should be; the message names the file.
+        """
+        started = self._clock() if started is None else started
+        if len(files) != self.model.n_channels:
+            names = ", ".join(str(file) for file in files)
+            raise ValueError(f"the model takes {self.model.n_channels} channel(s), this case has {len(files)}: {names}")
+        geometry = read_geometry(files)
+        reader = self.model.plans.image_reader_writer_class()
+        begin = self._clock()
+        array, properties = _read(files, reader)
+        notes = tuple(note for file in files if (note := _note_of_non_finite(file)))
+        data, properties = self._preprocess(array, properties)
+        asked = asked or Effort(len(self.model.weights), self._choices.mirroring, self._choices.step_size)
+        logits, how, complete = self._logits(asked, data, properties, started, self._clock() - begin)
+        labels = convert_predicted_logits_to_segmentation_with_correct_shape(
+            logits.numpy(),
+            self.model.plans,
+            self.model.configuration,
+            self._tiles.label_manager,
+            properties,
+        )
+        return SegmentedCase(_image(labels, properties, reader, geometry), how, complete, notes)
+
+    def _preprocess(self, array: np.ndarray, properties: dict) -> tuple[torch.Tensor, dict]:
+        configuration = self.model.configuration
+        data, _, properties = configuration.preprocessor_class(verbose=False).run_case_npy(
+            array, None, properties, self.model.plans, configuration, self.model.dataset
+        )
+        return torch.from_numpy(data).to(torch.float32, memory_format=torch.contiguous_format), properties
+
+    def _logits(
+        self, asked: Effort, data: torch.Tensor, properties: dict, started: float, reading: float
+    ) -> tuple[torch.Tensor, str, bool]:
+        if self._choices.time_budget is None:
+            return self._tiles.predict(data, asked), str(asked), True
+        finishing = (reading + self._resampling_seconds(properties, data)) * MARGIN
+        deadline = started + self._choices.time_budget - finishing
+        guard = Guard(deadline, self._clock)
+        guard.record(self._seconds_of_a_pass(deadline), passes=1)
+        efforts = ladder(asked)
+        cheapest = efforts[-1]
+        chosen = guard.choose(efforts, lambda effort: self._tiles.passes(data, effort))
+        how = str(cheapest)
+        if chosen != cheapest:
+            guard.open(reserved=self._tiles.passes(data, cheapest))
+            logits = self._tiles.predict(data, chosen, guard)
+            if not guard.closed:
+                return logits, str(chosen), True
+            how += f" ({chosen} took too long)"
+        guard.open(reserved=0)
+        return self._tiles.predict(data, cheapest, guard), how, not guard.closed
+
+    def _seconds_of_a_pass(self, deadline: float) -> float:
+        """Measured, where there is time left for a pass; else what the last one took."""
+        if self._pass_seconds is None:
+            self.warm_up()
+        if deadline - self._clock() > self._pass_seconds:
+            self._pass_seconds = self._tiles.time_a_pass()
+        return self._pass_seconds
+
+    def _resampling_seconds(self, properties: dict, data: torch.Tensor) -> float:
+        """How long the logits will take to resample to the image's grid: measured on one class, for all of them."""
+        configuration = self.model.configuration
+        target = properties["shape_after_cropping_and_before_resampling"]
+        spacing = [properties["spacing"][axis] for axis in self.model.plans.transpose_forward]
+        current = [*spacing[: len(target) - len(configuration.spacing)], *configuration.spacing]
+        begin = self._clock()
+        one = np.zeros((1, *data.shape[1:]), dtype=np.float16)
+        configuration.resampling_fn_probabilities(one, target, current, spacing)
+        return (self._clock() - begin) * self._tiles.label_manager.num_segmentation_heads
+
+
+def _read(files: Sequence[Path], reader) -> tuple[np.ndarray, dict]:
+    """The images as nnU-Net reads them; what its reader for this model does not know is turned into NIfTI before."""
+    for file in files:
+        check_complete(file)
+    with tempfile.TemporaryDirectory() as folder:
+        known = tuple(reader.supported_file_endings)
+        readable = [
+            file if file.name.endswith(known) else as_nifti(file, Path(folder) / f"{channel}.nii")
+            for channel, file in enumerate(files)
+        ]
+        try:
+            array, properties = reader.read_images([str(file) for file in readable])
+        except Exception as error:  # each reader's library has its own
+            names = ", ".join(str(file) for file in files)
+            raise ValueError(f"{names} cannot be read: {str(error).strip() or 'on different grids'}") from error
+    np.nan_to_num(array, copy=False, nan=0, posinf=0, neginf=0)  # as ITK reads NIfTI, and so nnU-Net
+    return array, properties
+
+
+def _note_of_non_finite(file: Path) -> str:
+    count = count_non_finite(file)
+    return f"{file} has {count} voxels that are NaN or infinite; they were taken as 0" if count else ""
+
+
+def _image(labels: np.ndarray, properties: dict, reader, geometry: SimpleITK.ImageFileReader) -> SimpleITK.Image:
+    """The labels on the grid of the input: through the model's writer, which undoes what its reader did to the axes."""
+    with tempfile.TemporaryDirectory() as folder:
+        ending = ".mha" if ".mha" in reader.supported_file_endings else ".nii.gz"  # the former knows any direction
+        file = Path(folder) / f"labels{ending}"
+        reader.write_seg(labels, str(file), properties)
+        image = SimpleITK.ReadImage(file)
+    if image.GetSize() != geometry.GetSize():
+        raise ValueError(f"the model's writer {type(reader).__name__} turned the axes of {geometry.GetFileName()}")
+    image.SetSpacing(geometry.GetSpacing())
+    image.SetOrigin(geometry.GetOrigin())
+    image.SetDirection(geometry.GetDirection())
+    return image
