@@ -1,5 +1,7 @@
 """Names that strangers chose, shown and written so that neither a terminal nor a spreadsheet obeys them."""
 
+from collections.abc import Iterable
+
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
 
 
@@ -27,6 +29,11 @@ def last_line(text: object, otherwise: str | None = None) -> str:
     """
     lines = str(text).strip().splitlines()
     return lines[-1].strip() if lines else otherwise or type(text).__name__
+
+
+def times(numbers: Iterable[float]) -> str:
+    """Sizes as ``96 x 96 x 64``."""
+    return " x ".join(f"{number:g}" for number in numbers)
 
 
 def excerpt(value: object, limit: int = 100) -> str:

@@ -12,10 +12,11 @@ import nnunetv2_mamba
 PACKAGE = Path(nnunetv2_mamba.__file__).parent
 # Which rooms of the package the code of a room may import; a module at the top counts as a room.
 # Everybody may use what knows nothing of the package.
-COMMON = {"files", "forked_children", "processes", "text"}
+COMMON = {"files", "forked_children", "nnunet_folders", "processes", "text"}
 ALLOWED = {
     "files": set(),
     "forked_children": set(),
+    "nnunet_folders": set(),
     "processes": set(),
     "text": set(),
     "image_files": set(),
@@ -91,6 +92,11 @@ print(*set(sys.modules) - before)
         ("nnunetv2_mamba.cli", {"torch", "numpy", "nnunetv2", "matplotlib"}),
         ("nnunetv2_mamba.doctor", {"torch", "numpy", "nnunetv2"}),
         ("nnunetv2_mamba.architectures", {"triton", "nnunetv2", "nnunetv2_mamba.ops.backends"}),
+        (
+            "nnunetv2_mamba.trainers",
+            {"nnunetv2_mamba.evaluation", "nnunetv2_mamba.freesurfer", "nnunetv2_mamba.packaging"},
+        ),
+        ("nnunetv2_mamba.packaging.platforms", {"torch", "numpy", "nnunetv2", "jinja2"}),
     ],
 )
 def test_import_loads_only_what_it_needs(module, not_loaded, tmp_path):

@@ -3,11 +3,12 @@
 import csv
 import io
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunetv2_mamba.text import as_cell, excerpt, from_cell, printable
+from nnunetv2_mamba.text import as_cell, excerpt, from_cell, printable, times
 
 
 @pytest.mark.parametrize(
@@ -51,3 +52,7 @@ def test_cells_come_back_from_a_file(text):
 def test_long_values_are_cut():
     assert excerpt({"a": "\x1b[31m"}) == "{'a': '\\x1b[31m'}"
     assert excerpt(list(range(1000)), 10) == "[0, 1, 2, ..."
+
+
+def test_sizes_of_any_kind_of_number():
+    assert times((96, np.int64(64), 1.5, np.float32(0.1))) == "96 x 64 x 1.5 x 0.1"

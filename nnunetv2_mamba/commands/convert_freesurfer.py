@@ -35,27 +35,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    import os
-
     from nnunetv2.configuration import default_num_processes
     from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
     from ..freesurfer.convert import convert
     from ..freesurfer.structures import TASKS
     from ..freesurfer.subjects import SUBFIELDS_PATTERN
+    from ..nnunet_folders import nnunet_folder
 
     if not 1 <= args.dataset_id <= 999:
         raise ValueError(f"-d must be from 1 to 999, got {args.dataset_id}")
     if args.processes is not None and args.processes < 1:
         raise ValueError(f"-np must be at least 1, got {args.processes}")
-    raw = os.environ.get("nnUNet_raw")
-    if not raw:
-        raise ValueError("set nnUNet_raw to the folder in which nnU-Net shall find the data set")
+    raw = nnunet_folder("nnUNet_raw")
     name = f"Dataset{args.dataset_id:03d}_{args.name or TASKS[args.task].dataset_name}"
     others = [other for other in find_candidate_datasets(args.dataset_id) if other != name]
     if others:
         raise ValueError(f"the id {args.dataset_id} is taken by {', '.join(others)}; choose another -d")
-    dataset = Path(raw) / name
+    dataset = raw / name
     convert(
         args.subjects_dir,
         dataset,

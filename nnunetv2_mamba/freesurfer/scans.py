@@ -14,7 +14,7 @@ from nibabel.spatialimages import SpatialImage
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from ..files import written_whole
-from ..text import last_line
+from ..text import last_line, times
 from .volumes import check_whole, grid_difference, itk_affine, nifti, open_volume, voxels
 
 _REORIENTED = "RAS"  # what nnU-Net's readers that reorient turn images to
@@ -93,7 +93,7 @@ def _read_channel(file: Path, reader: type[BaseReaderWriter], folder: Path) -> t
     if len(array) != 1 or array.ndim != 4 or scan.to_file(array[0]).shape != image.shape:
         raise ValueError(f"{file}: nnU-Net's {reader.__name__} makes an array of the shape {array.shape} of it")
     if not all(np.isfinite(length) and length > 0 for length in spacing):
-        raise ValueError(f"{file} has voxels of {' x '.join(f'{length:g}' for length in spacing[::-1])} mm")
+        raise ValueError(f"{file} has voxels of {times(spacing[::-1])} mm")
     if not np.isfinite(array).all():
         raise ValueError(f"{file} has NaN or infinite values, which nnU-Net's {reader.__name__} hands to the network")
     return scan, affine

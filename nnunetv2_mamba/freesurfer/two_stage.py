@@ -12,6 +12,7 @@ from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from ..files import read_json_object
+from ..text import times
 from .roi import Box, box_of_size, box_with_margin, largest_parts
 from .scans import Scan, read_scan
 
@@ -219,7 +220,7 @@ class TwoStage:
             raise ValueError(f"the first stage found no {', no '.join(values)}")
         region = largest_parts(found, sorted({number for numbers in values.values() for number in numbers}))
         box = self._box(region, second.spacing)
-        remarks.append("box of {} voxels".format(" x ".join(str(side.stop - side.start) for side in reversed(box))))
+        remarks.append(f"box of {times(side.stop - side.start for side in reversed(box))} voxels")
         part = self.second.segment(second.array[(slice(None), *box)], second.spacing)
         segmentation = np.zeros(region.shape, dtype=part.dtype)
         segmentation[box] = part

@@ -14,7 +14,7 @@ from nibabel.spatialimages import SpatialImage
 
 from ..files import written_whole
 from ..image_files import check_complete, read_header
-from ..text import last_line
+from ..text import last_line, times
 
 ENDINGS = (".nii.gz", ".nii", ".mgz", ".mgh")
 ORIENTATION = "LIA"  # of FreeSurfer's conformed volumes: the axes run to the left, down and to the front
@@ -58,7 +58,7 @@ def read_volume(file: Path) -> SpatialImage:
         image = nifti(image.dataobj, _affine_by_itk(file), file_map=image.file_map)
     edges = np.array(image.shape) * np.linalg.norm(image.affine[:3, :3], axis=0)
     if not (edges > 0).all() or not (edges < _LONGEST_MM).all():
-        raise ValueError(f"{file} is {' x '.join(f'{edge:g}' for edge in edges)} mm large: its header must be wrong")
+        raise ValueError(f"{file} is {times(edges)} mm large: its header must be wrong")
     return image
 
 
@@ -155,7 +155,7 @@ def grid_difference(
 ) -> str | None:
     """How two voxel grids differ, in words; None where each corner lies within 1 % of a voxel of the other's."""
     if shape != other_shape:
-        return f"shape {_show(shape)} and {_show(other_shape)}"
+        return f"shape {times(shape)} and {times(other_shape)}"
     corners = np.array(np.meshgrid(*((0, n - 1) for n in shape))).reshape(3, -1)
     offset = nibabel.affines.apply_affine(affine - other_affine, corners.T)
     distance = np.linalg.norm(offset, axis=1).max()
@@ -183,7 +183,3 @@ def nifti(array: np.ndarray, affine: np.ndarray, **options) -> nibabel.Nifti1Ima
     image.set_qform(affine, code=1)
     image.header.set_xyzt_units("mm")
     return image
-
-
-def _show(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))

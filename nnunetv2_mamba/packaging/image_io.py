@@ -12,7 +12,7 @@ import SimpleITK
 
 from ..files import written_whole
 from ..image_files import read_header
-from ..text import last_line
+from ..text import last_line, times
 
 # Of origins and spacings in mm and of direction cosines: what NIfTI's 32-bit numbers leave of equal geometries.
 _TOLERANCE = 1e-3
@@ -102,19 +102,15 @@ def _checked_header(file: Path) -> SimpleITK.ImageFileReader:
             f"{header.GetNumberOfComponents()} channels"
         )
     if 0 in header.GetSize():
-        raise ValueError(f"{file} has no voxels: {_numbers(header.GetSize())}")
+        raise ValueError(f"{file} has no voxels: {times(header.GetSize())}")
     return header
 
 
 def _difference(one: SimpleITK.ImageFileReader, other: SimpleITK.ImageFileReader) -> str:
     if one.GetSize() != other.GetSize():
-        return f"{_numbers(other.GetSize())} and {_numbers(one.GetSize())} voxels"
+        return f"{times(other.GetSize())} and {times(one.GetSize())} voxels"
     for what in ("Spacing", "Origin", "Direction"):
         values = [getattr(header, f"Get{what}")() for header in (other, one)]
         if not np.allclose(*values, rtol=0, atol=_TOLERANCE):
-            return f"{what.lower()} {_numbers(values[0])} and {_numbers(values[1])}"
+            return f"{what.lower()} {times(values[0])} and {times(values[1])}"
     return ""
-
-
-def _numbers(values: Sequence[float]) -> str:
-    return " x ".join(f"{value:g}" for value in values)

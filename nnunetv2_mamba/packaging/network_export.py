@@ -21,6 +21,7 @@ from nnunetv2_mamba.ops.backends import torch_chunked
 from nnunetv2_mamba.ops.scan_arguments import ScanArguments
 
 from ..files import written_whole
+from ..text import times
 from .model_files import copy_for_inference, open_model
 from .network_loading import load_model
 
@@ -116,7 +117,7 @@ def _refuse_long_scans(network: nn.Module, x: torch.Tensor, name: str, kind: str
         network(x)
     if steps > MAX_STEPS[kind]:
         raise ValueError(
-            f"the scans of {name} take {steps} steps for a patch of {' x '.join(map(str, x.shape[2:]))}, and each step "
+            f"the scans of {name} take {steps} steps for a patch of {times(x.shape[2:])}, and each step "
             f"would become nodes of the graph; more than {MAX_STEPS[kind]} are not exported with {kind}. Use a "
             "smaller patch, or UMambaBot, which scans once, at the lowest resolution"
         )

@@ -22,7 +22,7 @@ from nnunetv2_mamba.memory.estimate import GIB, inference_memory
 from nnunetv2_mamba.ops.backend_selection import ENVIRONMENT_VARIABLE
 from nnunetv2_mamba.ops.flops import flop_counter
 
-from ..text import excerpt, short_reason
+from ..text import excerpt, short_reason, times
 from .case_predictor import CasePredictor
 from .inference_settings import InferenceSettings
 from .network_loading import LoadedModel, build_network
@@ -84,7 +84,7 @@ class _CannotTryError(ValueError):
 def _check_cost(model: LoadedModel) -> None:
     """Trace a pass without computing it: a stranger's plans may ask for hours, or for all memory there is."""
     patch_size = model.configuration.patch_size
-    patch = "a patch of " + " x ".join(map(str, patch_size))
+    patch = f"a patch of {times(patch_size)}"
     build_it = partial(build_network, model.trainer, model.plans, model.configuration, model.dataset)
     shape = (1, model.n_channels, *patch_size)
     counter = flop_counter()

@@ -17,6 +17,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2_mamba.memory.estimate import GIB, MemoryEstimate, plan_memory, usable_bytes
 
 from ..files import read_json_object
+from ..nnunet_folders import nnunet_folder
+from ..text import times
 from ..untrusted_plans import check_untrusted_plans
 from .dataset_checks import read_description
 from .integrity import check_integrity
@@ -108,7 +110,7 @@ def describe(plans: PlansManager, dataset_json: dict, optimizer: str = "sgd", bu
     for name in plans.available_configurations:
         configuration = plans.get_configuration(name)
         training, prediction = plan_memory(plans, name, dataset_json, optimizer)
-        patch = " x ".join(map(str, configuration.patch_size))
+        patch = times(configuration.patch_size)
         over = "" if budget is None or training.total <= budget else "; MORE THAN PLANNED WITH"
         lines.append(
             f"  {name:<20}patch {patch}, batch size {configuration.batch_size}, "
@@ -137,12 +139,7 @@ def _refuse_others_plans(file: Path, planner: str) -> None:
 
 def _folders(dataset_id: int) -> tuple[Path, Path]:
     """The data set's raw and preprocessed folder; the latter is made."""
-    bases = []
-    for variable in ("nnUNet_raw", "nnUNet_preprocessed"):
-        value = os.environ.get(variable)
-        if not value:
-            raise ValueError(f"{variable} is not set; set it to nnU-Net's folder, as nnU-Net's documentation says")
-        bases.append(Path(value))
+    bases = [nnunet_folder(variable) for variable in ("nnUNet_raw", "nnUNet_preprocessed")]
     names = [name for name in find_candidate_datasets(dataset_id) if (bases[0] / name / "dataset.json").is_file()]
     if len(names) != 1:
         found = f"{len(names)} data sets ({', '.join(names)})" if names else "no data set"

@@ -145,9 +145,9 @@ def test_an_empty_folder_is_named(tmp_path, platform):
 
 
 @pytest.mark.parametrize("platform", PLATFORMS.values(), ids=PLATFORMS)
-def test_a_platform_has_its_templates_and_says_what_the_documentation_needs(platform):
+def test_a_platform_says_what_the_documentation_needs(platform):
     templates = Path(base_platform.__file__).parents[1] / "templates"
-    assert {path.name for path in templates.iterdir()} == {"common", *PLATFORMS}
+    assert {path.name for path in templates.iterdir()} <= {"common", *PLATFORMS}  # each is somebody's
     assert all("`" in text for text in (platform.reads, platform.writes))
     assert inspect.getdoc(type(platform)) != inspect.getdoc(Platform)
 
