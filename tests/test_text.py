@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunetv2_mamba.text import as_cell, excerpt, from_cell, printable
+from nnunetv2_mamba.text import as_cell, excerpt, first_few, from_cell, joined_by_and, printable
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,15 @@ def test_cells_come_back_from_a_file(text):
 def test_long_values_are_cut():
     assert excerpt({"a": "\x1b[31m"}) == "{'a': '\\x1b[31m'}"
     assert excerpt(list(range(1000)), 10) == "[0, 1, 2, ..."
+
+
+@pytest.mark.parametrize(("names", "text"), [([], ""), (["a"], "a"), (["a", "b"], "a and b"), ("abc", "a, b and c")])
+def test_joined_by_and(names, text):
+    assert joined_by_and(names) == text
+
+
+def test_first_few():
+    assert first_few(range(10)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+    assert first_few(iter("abcd"), 2) == "a, b and 2 more"
+    assert first_few("abc", 2, "; ") == "a; b and 1 more"
+    assert first_few([]) == ""

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from nnunetv2_mamba._register import DISCOVERY
-from nnunetv2_mamba.architectures.reference_weights.state import read_plain
 from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.packaging import model as module
 from nnunetv2_mamba.packaging.model import copy_for_inference, open_model
 from nnunetv2_mamba.packaging.predictor import CasePredictor
 from nnunetv2_mamba.packaging.run import main as run_container
 from nnunetv2_mamba.packaging.settings import Choices, Settings
+from nnunetv2_mamba.untrusted_checkpoints import read_plain
 
 
 @pytest.fixture(autouse=True)
