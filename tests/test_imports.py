@@ -94,6 +94,8 @@ print(*set(sys.modules) - before)
     [
         ("nnunetv2_mamba.cli", {"torch", "numpy", "nnunetv2", "matplotlib"}),
         ("nnunetv2_mamba.doctor", {"torch", "numpy", "nnunetv2"}),
+        ("nnunetv2_mamba.evaluation.metrics", {"torch", "numpy", "pandas", "nnunetv2"}),
+        ("nnunetv2_mamba.trainers", {"nnunetv2_mamba.evaluation", "nnunetv2_mamba.results", "monai"}),
         ("nnunetv2_mamba.architectures", {"triton", "nnunetv2", "nnunetv2_mamba.ops.backends"}),
     ],
 )

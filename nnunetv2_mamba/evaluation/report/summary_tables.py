@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ...results.costs import COSTS
 from ...text import printable
-from ..catalog import METRICS
 from ..comparison import Comparison, StructureComparison
-from .runs import COSTS
+from ..metrics import METRICS
 from .wording import p_value, verdict, with_interval
 
 
