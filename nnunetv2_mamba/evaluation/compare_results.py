@@ -13,7 +13,7 @@ from .evaluated_model import read_evaluated_model
 from .metrics import DEFAULT_METRICS
 from .provenance import check_alike, notes
 from .report.case_images import CaseImages
-from .report.write import write
+from .report.report_files import make_files, write_files
 from .tables import read_metrics
 
 
@@ -42,7 +42,6 @@ def compare_results(
     """
     if names is not None and len(names) != len(paths):
         raise ValueError(f"--names has {len(names)} names for {len(paths)} results; give one for each")
-    paths = [Path(path) for path in paths]
     tables = [read_metrics(path) for path in paths]
     models = [read_evaluated_model(path) for path in paths]
     check_alike(models, metrics)
@@ -52,5 +51,5 @@ def compare_results(
         name: [model for model, other in zip(models, names, strict=True) if other == name] for name in comparison.names
     }
     comparison = dataclasses.replace(comparison, notes=(*notes(models), *comparison.notes))
-    write(comparison, grouped, output, CaseImages(images, references))
+    write_files(make_files(comparison, grouped, CaseImages(images, references)), output)
     return comparison

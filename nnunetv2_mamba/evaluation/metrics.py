@@ -36,7 +36,7 @@ class Metric:
         title: in reports.
         definition: in ``evaluation.json`` and in the methods paragraph.
         function: its value where the label is in both images.
-        unit: ``"mm"``, or empty for a share from 0 to 1.
+        unit: ``"mm"``, or empty for a pure number.
         decimals: shown in reports.
         lower_is_better: whether the best value is the smallest, 0; otherwise it is the largest, 1.
         one_empty: where a label is in one of the images only; None: the distance of the option ``empty_distance``.

@@ -43,7 +43,7 @@ def curves_of_checkpoint(file: Path) -> Curves:
     content = read_plain(file, weights=False)
     try:
         lists = {name: content["logging"][curve.logged] for name, curve in CURVES.items()}
-        return {name: _known((epoch, float(value)) for epoch, value in enumerate(own)) for name, own in lists.items()}
+        return {name: _without_nan(enumerate(map(float, own))) for name, own in lists.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{file} holds no log of nnU-Net's: {type(error).__name__} {error}") from error
 
@@ -77,5 +77,5 @@ def curves_of_text(logs: Sequence[Path]) -> Curves:
     return curves
 
 
-def _known(values: Iterable[tuple[int, float]]) -> dict[int, float]:
+def _without_nan(values: Iterable[tuple[int, float]]) -> dict[int, float]:
     return {epoch: value for epoch, value in values if not math.isnan(value)}

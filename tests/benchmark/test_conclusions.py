@@ -54,7 +54,7 @@ def test_models_with_other_folds_are_compared_on_the_common_ones(preprocessed, t
     pretend(replace(RUN, **OURS), sweep, preprocessed, right=False)
     (replace(RUN, fold=2).folder(sweep) / "validation" / "case_5.nii.gz").unlink()
 
-    with patch("nnunetv2_mamba.evaluation.compare_results.write"):  # the pictures take long
+    with patch("nnunetv2_mamba.evaluation.compare_results.make_files", return_value={}):  # the pictures take long
         assert module.conduct(str(write_sweep(tmp_path, text)), sweep) == 0
     assert module.conduct(str(write_sweep(tmp_path, text)), sweep) == 0  # again on what is there
     output = capsys.readouterr()
@@ -87,7 +87,7 @@ def test_a_data_set_that_cannot_be_evaluated_keeps_no_other_from_it(preprocessed
             pretend(replace(RUN, dataset=dataset, **more), sweep, preprocessed, right=not more)
     (preprocessed / "Dataset902_Other" / "gt_segmentations" / "case_1.nii.gz").unlink()
     text = "datasets = [902, 901]\nfolds = [0]\n" + GROUPS
-    with patch("nnunetv2_mamba.evaluation.compare_results.write"):
+    with patch("nnunetv2_mamba.evaluation.compare_results.make_files", return_value={}):
         assert module.conduct(str(write_sweep(tmp_path, text)), sweep) == 1
     output = capsys.readouterr()
     assert "Dataset902_Other__3d_fullres is not compared" in output.err and "case_1" in output.err

@@ -21,8 +21,8 @@ from nnunetv2_mamba.evaluation.compare_tables import compare_tables
 from nnunetv2_mamba.evaluation.evaluated_model import read_evaluated_model
 from nnunetv2_mamba.evaluation.metrics import METRICS
 from nnunetv2_mamba.evaluation.provenance import notes
-from nnunetv2_mamba.evaluation.report import write as write_module
 from nnunetv2_mamba.evaluation.report.overlays import extremes
+from nnunetv2_mamba.evaluation.report.report_files import values_csv, write_files
 from nnunetv2_mamba.evaluation.report.summary_tables import overview
 from nnunetv2_mamba.evaluation.report.wording import findings
 from nnunetv2_mamba.evaluation.tables import format_metrics, read_metrics
@@ -68,7 +68,7 @@ def test_results_without_evaluation_are_refused_with_the_remedy(tmp_path, capsys
 @pytest.fixture
 def no_report(monkeypatch):
     """Only the comparison is computed: figures take seconds."""
-    monkeypatch.setattr(compare_module, "write", lambda *_: None)
+    monkeypatch.setattr(compare_module, "make_files", lambda *_: {})
 
 
 def add_fold_all(folder, table):
@@ -207,6 +207,14 @@ def test_logs_without_an_epoch_are_said(tmp_path):
     assert said() == []
 
 
+def test_a_checkpoint_that_is_not_read_is_said(tmp_path):
+    folders = [results_folder(tmp_path, name, table_of(seed=seed)) for seed, name in enumerate(("nnUNetTrainer", "B"))]
+    damaged = folders[1] / "fold_1" / "checkpoint_final.pth"
+    damaged.write_bytes(b"PK")
+    found = notes([read_evaluated_model(folder) for folder in folders])
+    assert [note for note in found if note.startswith(f"{damaged} not read") and "from text logs" in note]
+
+
 def test_what_evaluate_noted_is_said_again(recorded):
     folders, record = recorded
     from_evaluate = "regions_class_order [1, 2] contradicts the regions"
@@ -227,14 +235,13 @@ def test_a_damaged_record_is_one_line_that_names_it(content, tmp_path, capsys):
 
 
 @pytest.fixture
-def written(tmp_path, monkeypatch):
+def written(tmp_path):
     """A comparison that is already there, made of a few texts, and a call that writes another one over it."""
     output = tmp_path / "out"
 
     def again(which):
         names = ("figures/dice.png", "comparison.json", "values.csv", "report.html")
-        monkeypatch.setattr(write_module, "_contents", lambda *_: {name: f"{which} {name}".encode() for name in names})
-        return write_module.write(None, {}, output, None)
+        write_files({name: f"{which} {name}".encode() for name in names}, output)
 
     again("old")
     return output, again
@@ -283,12 +290,13 @@ def test_a_full_disk_is_named_with_its_file(written, monkeypatch):
     assert not (output / "report.html").exists() and not list(output.rglob(".partial*"))
 
 
-def test_a_comparison_that_cannot_be_computed_leaves_the_old_one(written, monkeypatch):
+def test_a_report_that_cannot_be_made_leaves_the_old_one(written, tmp_path, monkeypatch):
     output, _ = written
     old = texts(output)
-    monkeypatch.setattr(write_module, "_contents", lambda *_: 1 / 0)
+    folders = [results_folder(tmp_path, name, table_of(seed=seed)) for seed, name in enumerate("AB")]
+    monkeypatch.setattr(compare_module, "make_files", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        write_module.write(None, {}, output, None)
+        compare_results(folders, output)
     assert texts(output) == old
 
 
@@ -300,7 +308,7 @@ def test_values_are_no_formulas_for_a_spreadsheet(tmp_path):
         file.write_text(format_metrics(table))
         tables.append((name, read_metrics(file)))
         assert tables[-1][1]["label"].unique().tolist() == ["+label", "other"]
-    text = write_module._values(compare_tables(tables, ["dice"]))
+    text = values_csv(compare_tables(tables, ["dice"]))
     cells = {cell for row in csv.reader(text.splitlines()) for cell in row}
     assert {"'=A", "'@B", "'+label", "'-case"} <= cells
     assert not any(cell.startswith(("=", "@", "+", "-")) for cell in cells)

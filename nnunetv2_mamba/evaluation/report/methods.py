@@ -39,9 +39,7 @@ def model_table(comparison: Comparison, models: Repetitions) -> Table:
         rows.append(
             (
                 name,
-                _set(model.name and model.name.trainer for model in own),
-                _set(model.name and model.name.plans for model in own),
-                _set(model.name and model.name.configuration for model in own),
+                *(_set(model.name and model.name[place] for model in own) for place in range(3)),
                 _set(fold.name for fold in folds),
                 _set(fold.seed for fold in folds),
                 _set(fold.epochs for fold in folds),

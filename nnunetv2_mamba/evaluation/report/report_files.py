@@ -1,4 +1,4 @@
-"""Writes everything that ``compare`` leaves: the HTML report, figures, tables, values and the methods paragraph."""
+"""Everything that ``compare`` leaves: the HTML report, figures, tables, values and the methods paragraph."""
 
 from __future__ import annotations
 
@@ -33,29 +33,7 @@ _COST = "Mean and its 95 % confidence interval; costs as in the table."
 _CURVES = "Means over the folds that have reached an epoch; thin: single folds. Dice of random patches, not of cases."
 
 
-def write(comparison: Comparison, models: Repetitions, output: Path, case_images: CaseImages) -> Path:
-    """Write all files into ``output``, over those of an earlier comparison there.
-
-    All is computed before anything is written; the report goes first and comes back last, so that it never stands
-    beside the tables of another comparison.
-
-    Args:
-        models: the paths behind each name.
-
-    Returns:
-        The HTML file.
-    """
-    files = _contents(comparison, models, case_images)
-    report = output / "report.html"
-    (output / "figures").mkdir(parents=True, exist_ok=True)
-    report.unlink(missing_ok=True)
-    for name, content in files.items():
-        with written_whole(output / name) as temporary:
-            temporary.write_bytes(content)
-    return report
-
-
-def _contents(comparison: Comparison, models: Repetitions, case_images: CaseImages) -> dict[str, bytes]:
+def make_files(comparison: Comparison, models: Repetitions, case_images: CaseImages) -> dict[str, bytes]:
     """What goes into the files, by their names in the output; the report is the last."""
     cost = {name: median_costs(fold for model in own for fold in model.folds) for name, own in models.items()}
     tables = _tables(comparison, cost)
@@ -63,7 +41,7 @@ def _contents(comparison: Comparison, models: Repetitions, case_images: CaseImag
     content = comparison.as_dict() | {"findings": findings(comparison), "costs": cost}
     written = {
         "comparison.json": json.dumps(content, indent=1, allow_nan=False) + "\n",
-        "values.csv": _values(comparison),
+        "values.csv": values_csv(comparison),
         "table.md": "\n".join(summary_tables.markdown(table) for table in tables),
         "table.tex": "\n".join(summary_tables.latex(table) for table in tables),
         "methods.txt": "\n\n".join(map(printable, [*texts, *methods.REFERENCES])) + "\n",
@@ -96,7 +74,20 @@ def _contents(comparison: Comparison, models: Repetitions, case_images: CaseImag
     return figure_files | {name: text.encode("utf-8") for name, text in written.items()}
 
 
-def _values(comparison: Comparison) -> str:
+def write_files(files: dict[str, bytes], output: Path) -> None:
+    """Write into ``output``, over the files of an earlier comparison there.
+
+    The report goes first and comes back last, so that it never stands beside the tables of another comparison.
+    """
+    (output / "figures").mkdir(parents=True, exist_ok=True)
+    (output / "report.html").unlink(missing_ok=True)
+    for name, content in files.items():
+        with written_whole(output / name) as temporary:
+            temporary.write_bytes(content)
+
+
+def values_csv(comparison: Comparison) -> str:
+    """Names that a spreadsheet would take for formulas have an apostrophe before them."""
     values = comparison.values()
     values = values.assign(**{name: values[name].map(as_cell) for name in ("result", "structure", "case")})
     return values.to_csv(index=False, lineterminator="\n")
