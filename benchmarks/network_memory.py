@@ -31,7 +31,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from nnunetv2_mamba.ops import selection
+from nnunetv2_mamba.ops import backend_selection
 from nnunetv2_mamba.ops.backends import triton
 from nnunetv2_mamba.ops.scan_arguments import ScanArguments, rows_contiguous
 from nnunetv2_mamba.trainers.activation_checkpointing import checkpoint_activations
@@ -103,7 +103,7 @@ def in_fp32(function: Callable) -> Callable:
 def fake_gpu() -> Iterator[Allocations]:
     """Fake tensors, and a Triton backend that only allocates."""
     with (
-        patch.object(selection, "unavailable", lambda name: None),
+        patch.object(backend_selection, "unavailable", lambda name: None),
         patch.object(triton, "_launch", lambda *arguments, **options: None),
         patch.multiple(F, **{name: in_fp32(getattr(F, name)) for name in FP32_ON_CUDA}),
         FakeTensorMode(),

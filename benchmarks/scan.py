@@ -139,7 +139,7 @@ def against_the_reference(run: Run) -> list[Row]:
     ours, definition, precomputed = run.best_times(works)
     rows = []
     for loop, taken, detail in (
-        ("ops/reference.py", definition * parts, f"timed over 1/{parts} of the steps, which are all alike"),
+        ("ops/definition.py", definition * parts, f"timed over 1/{parts} of the steps, which are all alike"),
         ("loop, decays precomputed", precomputed, "the way of mamba_ssm's selective_scan_ref"),
     ):
         detail = f"{ours * 1e3:.1f} ms, the loop {taken * 1e3:.0f} ms, {detail}"

@@ -47,10 +47,10 @@ def test_a_file_that_is_no_checkpoint_is_one_line(tmp_path, capsys):
 
 
 def test_import_weights_passes_its_arguments_on(monkeypatch, capsys):
-    from nnunetv2_mamba.architectures import reference_weights
+    from nnunetv2_mamba.architectures import released_weights
 
     calls = []
-    monkeypatch.setattr(reference_weights, "convert", lambda *a, **k: calls.append((a, k)) or "a summary")
+    monkeypatch.setattr(released_weights, "convert", lambda *a, **k: calls.append((a, k)) or "a summary")
     assert main(["import-weights", "in.pth", "-o", "out.pth"]) == 0
     assert main(["import-weights", "in.pth", "-o", "out.pth", "--no-tom-residual"]) == 0
     files = (Path("in.pth"), Path("out.pth"))

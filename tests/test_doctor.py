@@ -160,6 +160,7 @@ def test_torch_that_is_absent(monkeypatch):
     assert finding.verdict == PROBLEM and "cannot be examined" in finding.text and "above" in finding.remedy
 
 
+@pytest.mark.slow
 def test_a_network_compiles():
     (finding,) = doctor.compilation()
     assert finding.verdict == OK and "compiles into one graph" in finding.text

@@ -28,7 +28,7 @@ def ended_by(pid: int) -> int | None:
 @pytest.mark.parametrize("handlers", [signals_raise, TerminationRequest])
 def test_a_signal_that_comes_before_the_child_runs_ends_it(handlers):
     with handlers():
-        for _ in range(40):
+        for _ in range(15):
             pid = os.fork()
             if pid == 0:
                 time.sleep(60)

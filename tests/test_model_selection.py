@@ -41,7 +41,7 @@ def train(model: tuple[str, str], **options) -> None:
 
 
 @pytest.mark.slow
-def test_selection_and_ensembles_with_a_stock_model(tiny_dataset: TinyDataset):
+def test_backend_selection_and_ensembles_with_a_stock_model(tiny_dataset: TinyDataset):
     for model in MODELS:
         train(model, export_validation_probabilities=True)
     choices = [{"plans": plans, "configuration": "3d_fullres", "trainer": trainer} for trainer, plans in MODELS]

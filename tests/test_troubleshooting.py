@@ -15,10 +15,10 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2_mamba import cli, doctor
 from nnunetv2_mamba.architectures import SegMamba, UMambaEnc
 from nnunetv2_mamba.architectures.from_plans import network_from_plans
-from nnunetv2_mamba.architectures.reference_weights import build_from_reference
-from nnunetv2_mamba.ops import selection
+from nnunetv2_mamba.architectures.released_weights import build_from_released
+from nnunetv2_mamba.ops import backend_selection
+from nnunetv2_mamba.ops.backend_selection import choose_backend
 from nnunetv2_mamba.ops.backends import cpu_build, triton
-from nnunetv2_mamba.ops.selection import choose_backend
 from nnunetv2_mamba.trainers.base import nnUNetTrainerMamba
 from nnunetv2_mamba.trainers.checkpoint import load_own_checkpoint, save_atomically
 from nnunetv2_mamba.trainers.precision import Precision
@@ -90,11 +90,11 @@ def without_a_compiler(patch: pytest.MonkeyPatch) -> None:
     patch.delenv("CXX", raising=False)
     with pytest.raises(cpu_build.BuildError) as missing:
         cpu_build.find_compiler()
-    patch.setattr(selection, "unavailable", lambda name: str(missing.value))
-    selection._warn_once.cache_clear()
+    patch.setattr(backend_selection, "unavailable", lambda name: str(missing.value))
+    backend_selection._warn_once.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        selection.resolve(torch.device("cpu"), torch.float32, None)
+        backend_selection.resolve(torch.device("cpu"), torch.float32, None)
 
 
 def a_gpu(patch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:
@@ -116,7 +116,7 @@ def an_old_gpu(patch: pytest.MonkeyPatch) -> str | None:
 
 def without_a_gpu(patch: pytest.MonkeyPatch, backend: str | None) -> None:
     patch.setattr(torch.cuda, "is_available", lambda: False)
-    selection.unavailable.cache_clear()
+    backend_selection.unavailable.cache_clear()
     choose_backend("cuda", backend=backend)
 
 
@@ -159,8 +159,8 @@ PROVOKED: dict[str, Provoke] = {
     "UMambaEnc, patch": lambda patch, folder: umamba_enc_on_another_patch(),
     "UMambaEnc, weights": lambda patch, folder: umamba_enc_with_weights_of_another_patch(),
     "transformer plan": lambda patch, folder: network_from_plans(SegMamba, TRANSFORMER_PLAN, 1, 2, True),
-    "old weights": lambda patch, folder: build_from_reference({"mamba_encoder.weight": torch.zeros(1)}),
-    "other weights": lambda patch, folder: build_from_reference({"foo": torch.zeros(1)}),
+    "old weights": lambda patch, folder: build_from_released({"mamba_encoder.weight": torch.zeros(1)}),
+    "other weights": lambda patch, folder: build_from_released({"foo": torch.zeros(1)}),
     "unknown setting": lambda patch, folder: settings(patch, "epochs=2"),
     "wrong setting": lambda patch, folder: settings(patch, "num_epochs=2.5"),
     "setting without quotes": lambda patch, folder: settings(patch, "optimizer=adamw"),
@@ -191,8 +191,8 @@ def test_messages_are_as_documented(name, monkeypatch, tmp_path):
         message = f"{kind}: {error}"
     finally:
         monkeypatch.undo()
-        selection.unavailable.cache_clear()
-        selection._warn_once.cache_clear()
+        backend_selection.unavailable.cache_clear()
+        backend_selection._warn_once.cache_clear()
     block = documented(message)
     assert block is not None, message
     assert block.comment == HERE

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..architectures.reference_weights import convert
+    from ..architectures.released_weights import convert
 
     print(convert(args.file, args.output, tom_residual=args.tom_residual))
     return 0

@@ -32,7 +32,7 @@ def scan(device: "torch.device") -> Iterator[Finding]:
     import torch
 
     from ..ops import directional_scan, scan_order
-    from ..ops.selection import choose_backend
+    from ..ops.backend_selection import choose_backend
 
     subject = f"scan on {device}"
     name, reason = choose_backend(device, torch.float32)

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from nnunetv2_mamba.ops import reference, selection
+from nnunetv2_mamba.ops import backend_selection, definition
 from nnunetv2_mamba.ops.scan_arguments import rows_contiguous
 from nnunetv2_mamba.ops.validation import check_floating, check_ndim, check_paths, check_shape, check_tokens
 
@@ -63,15 +63,15 @@ def causal_conv1d(
     if activation not in ("silu", None):
         raise ValueError(f"activation must be 'silu' or None, got {activation!r}")
 
-    dtype = reference.compute_dtype(x)
+    dtype = definition.compute_dtype(x)
     weight = weight.to(dtype)
     bias = None if bias is None else bias.to(dtype)
-    name = selection.resolve(x.device, dtype, backend)
+    name = backend_selection.resolve(x.device, dtype, backend)
     if name == "mamba_ssm":
-        name = selection.resolve(x.device, dtype, "auto")
-    if name in selection.COMPOSED:
+        name = backend_selection.resolve(x.device, dtype, "auto")
+    if name in backend_selection.COMPOSED:
         with torch.autocast(x.device.type, enabled=False):
-            return selection.load(name).causal_conv1d(x, weight, bias, paths, activation)
+            return backend_selection.load(name).causal_conv1d(x, weight, bias, paths, activation)
     return _convolve(x, weight, bias, paths, activation == "silu", name)
 
 
@@ -86,7 +86,7 @@ def _convolve(x, weight, bias, paths, silu, backend):
     x, weight, bias, paths = map(rows_contiguous, (x, weight, bias, paths))
     check_tokens(paths)
     with torch.autocast(x.device.type, enabled=False):
-        return selection.load(backend).conv_forward(x, weight, bias, paths, silu)
+        return backend_selection.load(backend).conv_forward(x, weight, bias, paths, silu)
 
 
 @_convolve.register_fake
@@ -105,7 +105,7 @@ def _convolve_backward(grad_out, x, weight, bias, paths, silu, backend):
         return [t.new_zeros(t.shape) for t in (x, weight, bias) if t is not None]
     grad_out, x, weight, bias, paths = map(rows_contiguous, (grad_out, x, weight, bias, paths))
     with torch.autocast(x.device.type, enabled=False):
-        gradients = selection.load(backend).conv_backward(grad_out, x, weight, bias, paths, silu)
+        gradients = backend_selection.load(backend).conv_backward(grad_out, x, weight, bias, paths, silu)
     return [gradient for gradient in gradients if gradient is not None]
 
 

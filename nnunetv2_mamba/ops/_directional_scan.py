@@ -9,7 +9,7 @@ the last axis and a batch that is not empty.
 import torch
 from torch import Tensor
 
-from nnunetv2_mamba.ops import reference, selection
+from nnunetv2_mamba.ops import backend_selection, definition
 from nnunetv2_mamba.ops.scan_arguments import ScanArguments, ScanGradients, rows_contiguous
 from nnunetv2_mamba.ops.validation import check_floating, check_ndim, check_paths, check_shape, check_tokens
 
@@ -77,12 +77,12 @@ def directional_scan(
     """
     scan = ScanArguments(u, delta, A, B, C, paths, D, delta_bias, delta_softplus, z)
     _validate(scan)
-    dtype = reference.compute_dtype(u, delta, B, C, z)
+    dtype = definition.compute_dtype(u, delta, B, C, z)
     scan = scan.in_dtype(dtype)
-    name = selection.resolve(u.device, dtype, backend)
-    if name in selection.COMPOSED:
+    name = backend_selection.resolve(u.device, dtype, backend)
+    if name in backend_selection.COMPOSED:
         with torch.autocast(u.device.type, enabled=False):
-            out = selection.load(name).directional_scan(*scan)
+            out = backend_selection.load(name).directional_scan(*scan)
     else:
         out, _ = _scan(*scan, name)
     return out.to(u.dtype)
@@ -132,7 +132,7 @@ def _scan(*inputs):
     scan = scan.rows_contiguous()
     check_tokens(scan.paths)
     with torch.autocast(scan.u.device.type, enabled=False):
-        return selection.load(backend).scan_forward(scan)
+        return backend_selection.load(backend).scan_forward(scan)
 
 
 @_scan.register_fake
@@ -140,7 +140,7 @@ def _scan_fake(*inputs):
     *arguments, backend = inputs
     scan = ScanArguments(*arguments)
     batch, K, L, d = scan.delta.shape
-    states_shape = selection.load(backend).states_shape(batch, K, L, d, scan.A.shape[-1])
+    states_shape = backend_selection.load(backend).states_shape(batch, K, L, d, scan.A.shape[-1])
     return scan.u.new_empty(batch, L, d), scan.A.new_empty(states_shape)
 
 
@@ -156,7 +156,9 @@ def _scan_backward(*inputs):
     if scan.u.shape[0] == 0:
         return [t.new_zeros(t.shape) for t in scan.differentiable() if t is not None]
     with torch.autocast(scan.u.device.type, enabled=False):
-        gradients = selection.load(backend).scan_backward(rows_contiguous(grad_out), scan.rows_contiguous(), states)
+        gradients = backend_selection.load(backend).scan_backward(
+            rows_contiguous(grad_out), scan.rows_contiguous(), states
+        )
     return [gradient for gradient in gradients if gradient is not None]
 
 

@@ -17,7 +17,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from torch import nn
 
-from nnunetv2_mamba.ops import selection
+from nnunetv2_mamba.ops import backend_selection
 from nnunetv2_mamba.ops.backends import torch_chunked
 from nnunetv2_mamba.ops.scan_arguments import ScanArguments
 
@@ -136,9 +136,12 @@ def _scanned_by(scan_forward: Callable) -> Iterator[None]:
             x, weight, bias, paths, activation == "silu"
         ),
     )
-    resolve, load = selection.resolve, selection.load
-    selection.resolve, selection.load = (lambda *asked: selection.COMPOSED[0]), (lambda name: backend)
+    resolve, load = backend_selection.resolve, backend_selection.load
+    backend_selection.resolve, backend_selection.load = (
+        (lambda *asked: backend_selection.COMPOSED[0]),
+        (lambda name: backend),
+    )
     try:
         yield
     finally:
-        selection.resolve, selection.load = resolve, load
+        backend_selection.resolve, backend_selection.load = resolve, load

@@ -11,7 +11,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 
-from nnunetv2_mamba.architectures.reference_weights.state import misfit
+from nnunetv2_mamba.architectures.released_weights.state import misfit
 
 from ..files import read_json_object
 from ..text import short_reason

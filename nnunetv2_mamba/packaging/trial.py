@@ -20,8 +20,8 @@ import SimpleITK
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_mamba.memory.estimate import GIB, inference_memory
+from nnunetv2_mamba.ops.backend_selection import ENVIRONMENT_VARIABLE
 from nnunetv2_mamba.ops.flops import flop_counter
-from nnunetv2_mamba.ops.selection import ENVIRONMENT_VARIABLE
 
 from ..text import excerpt, short_reason
 from .description import channels_of

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from nnunetv2_mamba.architectures.blocks.state_space import StateSpaceModel
-from nnunetv2_mamba.ops.selection import choose_backend
+from nnunetv2_mamba.ops.backend_selection import choose_backend
 from nnunetv2_mamba.versions import installed_version
 
 Environment = dict[str, str | bool]

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from nnunetv2_mamba.architectures import MedSegMamba
 from nnunetv2_mamba.architectures.medsegmamba import released_weights as medsegmamba
-from nnunetv2_mamba.architectures.reference_weights import build_from_reference
-from nnunetv2_mamba.architectures.reference_weights.mamba import stack_directions
-from nnunetv2_mamba.architectures.reference_weights.state import load_strictly, rename_modules
+from nnunetv2_mamba.architectures.released_weights import build_from_released
+from nnunetv2_mamba.architectures.released_weights.mamba import stack_directions
+from nnunetv2_mamba.architectures.released_weights.state import load_strictly, rename_modules
 from nnunetv2_mamba.architectures.segmamba.released_weights import TOM_DIRECTIONS
 
 SEGMAMBA = (
@@ -60,8 +60,8 @@ class Released:
         state = golden.state_dict() if state is None else state
         config = golden.config
         if self.file.startswith("umamba"):
-            return build_from_reference(state, strides=config["strides"], patch_size=config.get("input_size"))
-        return segmambabot(state) if self.file == "segmambabot" else build_from_reference(state, **self.options)
+            return build_from_released(state, strides=config["strides"], patch_size=config.get("input_size"))
+        return segmambabot(state) if self.file == "segmambabot" else build_from_released(state, **self.options)
 
 
 RELEASED = {
@@ -81,7 +81,7 @@ RELEASED = {
 
 
 def segmambabot(state: dict[str, Tensor]) -> MedSegMamba:
-    """Its weights were never released, so ``build_from_reference`` does not know them."""
+    """Its weights were never released, so ``build_from_released`` does not know them."""
     state = dict(state)
     modules = medsegmamba._convolutions(4)
     blocks = range(medsegmamba.count(state, "bottleneck.blocks.{}.ln_1.weight"))

@@ -20,8 +20,8 @@ from nnunetv2_mamba.architectures.blocks.scan_paths import PATHS, ScanPaths
 from nnunetv2_mamba.architectures.blocks.tokens import to_tokens, to_volume
 from nnunetv2_mamba.architectures.medsegmamba import released_weights as medsegmamba
 from nnunetv2_mamba.architectures.medsegmamba.ss3d import SS3D
-from nnunetv2_mamba.architectures.reference_weights.mamba import stack_directions
-from nnunetv2_mamba.architectures.reference_weights.state import rename_modules
+from nnunetv2_mamba.architectures.released_weights.mamba import stack_directions
+from nnunetv2_mamba.architectures.released_weights.state import rename_modules
 from nnunetv2_mamba.ops import scan_order
 
 LIMIT = 5e-7

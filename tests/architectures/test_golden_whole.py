@@ -20,9 +20,9 @@ from nnunetv2_mamba.architectures.medsegmamba import released_weights as medsegm
 from nnunetv2_mamba.architectures.medsegmamba.group_norm_conv import ConvBlock, ResConvBlock, UpConv
 from nnunetv2_mamba.architectures.medsegmamba.ss3d import SS3D
 from nnunetv2_mamba.architectures.medsegmamba.vss3d import VSS3DBlock
-from nnunetv2_mamba.architectures.reference_weights import build_from_reference
-from nnunetv2_mamba.architectures.reference_weights.mamba import stack_directions
-from nnunetv2_mamba.architectures.reference_weights.state import rename_modules
+from nnunetv2_mamba.architectures.released_weights import build_from_released
+from nnunetv2_mamba.architectures.released_weights.mamba import stack_directions
+from nnunetv2_mamba.architectures.released_weights.state import rename_modules
 from nnunetv2_mamba.architectures.segmamba import released_weights as segmamba
 from nnunetv2_mamba.architectures.segmamba.gated_spatial_conv import GatedSpatialConv
 from nnunetv2_mamba.architectures.segmamba.tri_oriented_mamba import TriOrientedMambaLayer
@@ -64,7 +64,7 @@ def as_float64(value):
 )
 def test_network(file, output):
     reference = golden(file)
-    network = build_from_reference(reference["state_dict"]).eval()
+    network = build_from_released(reference["state_dict"]).eval()
     with torch.no_grad():
         logits = network(reference["input"])
     assert_close(logits, reference[output])
@@ -77,7 +77,7 @@ def test_umamba(file):
     """All heads, and the features around the Mamba layers."""
     reference = golden(file)
     config = reference["config"]
-    network = build_from_reference(
+    network = build_from_released(
         reference["state_dict"], strides=config["strides"], patch_size=config.get("input_size")
     ).eval()
     seen = {}
@@ -99,7 +99,7 @@ def test_umamba(file):
 
 def test_intermediate_features_of_segmamba():
     reference = golden("segmamba_true_depth.pt")
-    network = build_from_reference(reference["state_dict"]).eval()
+    network = build_from_released(reference["state_dict"]).eval()
     seen = {}
     stage = network.encoder.stages[0]
     for name, module in {

@@ -16,7 +16,10 @@ def outputs_of(network: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     return outputs if isinstance(outputs, list) else [outputs]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name.endswith((" none", " conv")) else []) for name in NETWORKS],
+)
 def test_logits_are_finite_with_activations_beyond_the_range(name):
     network, x = build(name, deep_supervision=True)
     with torch.no_grad():

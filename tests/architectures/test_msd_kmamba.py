@@ -170,6 +170,7 @@ def test_autocast_is_finite(kan, dtype):
     assert all(parameter.grad.isfinite().all() for parameter in network.parameters())
 
 
+@pytest.mark.slow
 def test_compiles_as_one_graph_and_exports():
     """With the fused head; the scans, which take long to trace, are in the tests of the trainers and of the ops."""
     smaller = dict(n_stages=3, features_per_stage=8, strides=[1, 2, 2], mixer="none")

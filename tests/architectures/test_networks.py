@@ -14,7 +14,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunetv2_mamba.architectures import MedSegMamba, MSDKMamba, SegMamba, UMambaBot, UMambaEnc, registry
-from nnunetv2_mamba.ops import selection
+from nnunetv2_mamba.ops import backend_selection
 
 CUBIC3 = dict(conv_op=nn.Conv3d, n_stages=3, kernel_sizes=3, strides=[1, 2, 2])
 ANISOTROPIC3 = dict(
@@ -115,7 +115,7 @@ def test_evaluation_equals_training_without_drop_rates(name):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_under_autocast_on_a_fake_gpu(name, training, monkeypatch):
     """What CUDA's autocast casts, and the Triton backend's shapes and dtypes; nothing is computed."""
-    monkeypatch.setattr(selection, "unavailable", lambda backend: None)
+    monkeypatch.setattr(backend_selection, "unavailable", lambda backend: None)
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     with FakeTensorMode(), torch.device("cuda"), torch.autocast("cuda", torch.float16):
         network, x = build(name)

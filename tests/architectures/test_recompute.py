@@ -121,6 +121,7 @@ def test_segmamba_keeps_no_hidden_features_of_the_branch_to_the_skip():
     ).count(hidden)
 
 
+@pytest.mark.slow
 def test_segmamba_compiles_whole():
     network, x = build("segmamba none")
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from scan_cases import Case, assert_same, make_case, relative_error, run_conv
 
-from nnunetv2_mamba.ops import causal_conv1d, directional_scan, scan_order, selection
+from nnunetv2_mamba.ops import backend_selection, causal_conv1d, directional_scan, scan_order
 from nnunetv2_mamba.ops.backends import triton as backend
 
 LOW = ("u", "delta", "B", "C", "z")  # what a network gives in its own precision
@@ -21,7 +21,7 @@ def lowered(case: Case, dtype: torch.dtype) -> Case:
 
 
 def test_triton_is_the_choice_for_cuda_tensors():
-    assert selection.choose_backend("cuda")[0] == "triton"
+    assert backend_selection.choose_backend("cuda")[0] == "triton"
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,6 @@ from nnunetv2_mamba.memory.tracker import AllocationTracker
 
 SHAPE = (2, 2, 32, 32, 32)
 SEGMAMBA = NETWORKS["SegMamba"]
-QUICK = ("SegMamba", "UMambaBot")
 
 
 def bytes_kept(network: nn.Module, autocast: torch.dtype | None) -> int:
@@ -34,7 +33,7 @@ def bytes_kept(network: nn.Module, autocast: torch.dtype | None) -> int:
 
 @pytest.mark.parametrize("autocast", [None, torch.bfloat16], ids=["fp32", "bf16"])
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in NETWORKS]
+    "name", [pytest.param(name, marks=[] if name == "SegMamba" else pytest.mark.slow) for name in NETWORKS]
 )
 def test_activations_are_those_of_a_real_run(name, autocast):
     with FakeTensorMode():

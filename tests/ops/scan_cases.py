@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from nnunetv2_mamba.ops import causal_conv1d, directional_scan, selection
+from nnunetv2_mamba.ops import backend_selection, causal_conv1d, directional_scan
 
 # (backend, device) of every implementation that runs here, the definition aside.
-BACKENDS = [(name, "cpu") for name in ("cpu", "torch") if selection.unavailable(name) is None]
+BACKENDS = [(name, "cpu") for name in ("cpu", "torch") if backend_selection.unavailable(name) is None]
 if torch.cuda.is_available():
-    BACKENDS += [(name, "cuda") for name in ("triton", "torch") if selection.unavailable(name) is None]
+    BACKENDS += [(name, "cuda") for name in ("triton", "torch") if backend_selection.unavailable(name) is None]
 BACKENDS_WITH_FP64 = [(name, device) for name, device in BACKENDS if name != "triton"]
 
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scan_cases import BACKENDS, BACKENDS_WITH_FP64, assert_same, run_conv
 
-from nnunetv2_mamba.ops import causal_conv1d, selection
+from nnunetv2_mamba.ops import backend_selection, causal_conv1d
 
 every_backend = pytest.mark.parametrize(("backend", "device"), BACKENDS)
 
@@ -105,8 +105,8 @@ def test_half_precision_inputs_with_fp32_parameters(backend, device, dtype, tole
 
 @every_backend
 def test_an_empty_batch_reaches_no_backend(backend, device, monkeypatch):
-    monkeypatch.delattr(selection.load(backend), "conv_forward")
-    monkeypatch.delattr(selection.load(backend), "conv_backward")
+    monkeypatch.delattr(backend_selection.load(backend), "conv_forward")
+    monkeypatch.delattr(backend_selection.load(backend), "conv_backward")
     tensors, paths = make_conv(batch=0)
     result = run_conv(moved(tensors, device), paths.to(device), "silu", backend)
     assert result["out"].shape == (0, 2, 20, 5)

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scan_cases import BACKENDS, BACKENDS_WITH_FP64, Case, assert_same, make_case, relative_error
 
-from nnunetv2_mamba.ops import directional_scan, selection
+from nnunetv2_mamba.ops import backend_selection, directional_scan
 
 every_backend = pytest.mark.parametrize(("backend", "device"), BACKENDS)
 
@@ -140,8 +140,8 @@ def test_one_fp64_input_lifts_the_computation(backend, device, lifting):
 @every_backend
 @pytest.mark.parametrize("shared", [True, False])
 def test_an_empty_batch_reaches_no_backend(backend, device, shared, monkeypatch):
-    monkeypatch.delattr(selection.load(backend), "scan_forward")
-    monkeypatch.delattr(selection.load(backend), "scan_backward")
+    monkeypatch.delattr(backend_selection.load(backend), "scan_forward")
+    monkeypatch.delattr(backend_selection.load(backend), "scan_backward")
     case = make_case(batch=0, shared=shared).to(device)
     result = case.run_with_gradients(backend)
     assert result["out"].shape == (0, 30, 5)

@@ -7,7 +7,7 @@ from pkgutil import iter_modules
 import pytest
 
 from nnunetv2_mamba import ops
-from nnunetv2_mamba.ops import scan_order, selection
+from nnunetv2_mamba.ops import backend_selection, scan_order
 
 PUBLIC = [value for name in ops.__all__ if inspect.isfunction(value := getattr(ops, name))]
 PUBLIC += [
@@ -15,7 +15,7 @@ PUBLIC += [
     for name, value in vars(scan_order).items()
     if inspect.isfunction(value) and value.__module__ == scan_order.__name__ and not name.startswith("_")
 ]
-PUBLIC += [selection.choose_backend]
+PUBLIC += [backend_selection.choose_backend]
 
 
 @pytest.mark.parametrize("function", PUBLIC, ids=lambda function: function.__name__)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scan_cases import assert_same, make_case, with_gradients
 
-from nnunetv2_mamba.ops import reference
+from nnunetv2_mamba.ops import definition
 from nnunetv2_mamba.ops.backends import mamba_ssm
 
 
@@ -18,7 +18,7 @@ def kernel(monkeypatch):
 
     def selective_scan_fn(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
         calls.append((u, delta, B, C))
-        return reference.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+        return definition.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
 
     for name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.selective_scan_interface"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))

@@ -53,7 +53,7 @@ def test_memory_that_never_fades(backend, device):
 
 
 @every_backend
-@pytest.mark.parametrize(("step", "decay"), [(0.1, 1.0), (1e-4, 1.0), (8.0, 16.0)])
+@pytest.mark.parametrize(("step", "decay"), [(0.1, 1.0), (1e-4, 1.0), pytest.param(8.0, 16.0, marks=pytest.mark.slow)])
 def test_long_sequences_keep_their_precision(backend, device, step, decay):
     """fp32 against the torch backend in fp64, which the other tests hold to the definition."""
     case = long_case(device, step, decay)

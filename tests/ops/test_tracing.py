@@ -8,7 +8,7 @@ from scan_cases import BACKENDS, assert_same, make_case, with_gradients
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
-from nnunetv2_mamba.ops import causal_conv1d, directional_scan, scan_order, selection, selective_scan
+from nnunetv2_mamba.ops import backend_selection, causal_conv1d, directional_scan, scan_order, selective_scan
 
 every_backend = pytest.mark.parametrize(("backend", "device"), BACKENDS)
 GRID = (3, 2, 5)
@@ -77,6 +77,7 @@ def test_compile_without_a_graph_break(backend, device, dynamic, block_and_input
     assert_same(result_of(compiled, block, x), result_of(block, block, x), forward=1e-6, gradient=1e-6)
 
 
+@pytest.mark.slow
 def test_compile_with_inductor(block_and_input):
     backend, device = BACKENDS[0]
     block, x = block_and_input(backend, device)
@@ -211,7 +212,7 @@ def test_autocast_leaves_the_scan_alone(backend, device, dtype):
 @pytest.mark.parametrize("function", ["scan_forward", "scan_backward", "conv_forward", "conv_backward"])
 def test_autocast_is_off_inside_the_operators(function, monkeypatch, block_and_input):
     block, x = block_and_input("torch", "cpu")
-    backend, seen = selection.load("torch"), []
+    backend, seen = backend_selection.load("torch"), []
     original = getattr(backend, function)
     monkeypatch.setattr(
         backend, function, lambda *args: seen.append(torch.is_autocast_enabled("cpu")) or original(*args)
@@ -250,7 +251,7 @@ def cuda_autocast():
 @needs_fake_gpu
 def test_a_block_under_autocast_on_a_fake_gpu(dtype, monkeypatch, cuda_autocast):
     # What torch's dispatcher does there, and the Triton backend's shapes and dtypes; nothing is computed.
-    monkeypatch.setattr(selection, "unavailable", lambda name: None)
+    monkeypatch.setattr(backend_selection, "unavailable", lambda name: None)
     cuda_autocast(dtype)
     with FakeTensorMode(), torch.device("cuda"), OperatorCalls() as calls:
         x = torch.randn(2, *GRID, 6)

@@ -17,7 +17,7 @@ import pytest
 import torch
 from scan_cases import Case, make_case, relative_error, with_gradients
 
-from nnunetv2_mamba.ops import reference
+from nnunetv2_mamba.ops import definition
 from nnunetv2_mamba.ops.backends import triton as backend
 from nnunetv2_mamba.ops.scan_arguments import ScanArguments
 
@@ -99,7 +99,7 @@ def conv_errors(shared: bool, width: int, bias: bool, silu: bool) -> dict[str, f
     }
     paths = torch.stack([torch.randperm(length, generator=generator) for _ in range(2)]).int()
     exact = {k: None if t is None else t.double().requires_grad_() for k, t in tensors.items()}
-    exact_out = reference.causal_conv1d(**exact, paths=paths, activation="silu" if silu else None)
+    exact_out = definition.causal_conv1d(**exact, paths=paths, activation="silu" if silu else None)
     exact = with_gradients(exact_out, exact)
     out = backend.conv_forward(*tensors.values(), paths, silu)
     gradients = backend.conv_backward(some_gradient(out), *tensors.values(), paths, silu)

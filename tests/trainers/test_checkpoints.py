@@ -91,6 +91,7 @@ def test_weights_of_data_parallel(make_trainer):
     torch.testing.assert_close(second.network.state_dict(), first.network.state_dict(), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_killed_while_saving(tiny_dataset, make_trainer, tmp_path):
     """The same kill -9 destroys nnU-Net's checkpoint and leaves ours, which can be continued."""
     folder = tiny_dataset.preprocessed / NAME

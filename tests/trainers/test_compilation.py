@@ -217,7 +217,16 @@ def test_running_out_of_memory_is_no_reason_to_go_on_without(make_trainer, with_
     assert is_compiled(trainer.network) and "torch.compile failed" not in log_of(trainer)
 
 
-@pytest.mark.parametrize("backend", [never, only_forward, not_the_stems_backward, only_in_training, "aot_eager"])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        pytest.param(never, marks=pytest.mark.slow),
+        pytest.param(only_forward, marks=pytest.mark.slow),
+        not_the_stems_backward,
+        pytest.param(only_in_training, marks=pytest.mark.slow),
+        "aot_eager",
+    ],
+)
 def test_with_several_gpus(make_trainer, with_backend, tmp_path, backend):
     """In one process: every process does the same. A failed backward pass leaves DDP half-way through its gradients,
     and uncompiled it wants a gradient for the lowest head, which nnU-Net gives no weight when it compiles."""
@@ -269,7 +278,7 @@ COMPILERS = [
 ]
 OTHERS = [
     ValueError("the patch is too small"),
-    raised_in("nnunetv2_mamba.ops.selection", RuntimeError("the backend cannot be used")),
+    raised_in("nnunetv2_mamba.ops.backend_selection", RuntimeError("the backend cannot be used")),
     raised_in("tritonic", RuntimeError("not Triton")),
     raised_in("torch._inductor.compile_fx", torch.OutOfMemoryError("CUDA out of memory")),
     raised_in("torch._inductor.output_code", RuntimeError("CUDA error: device-side assert triggered")),

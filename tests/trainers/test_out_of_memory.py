@@ -116,6 +116,7 @@ nnUNetTrainerSegMamba.train_step = train_step
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space with Linux's means")
 def test_a_process_that_really_runs_out(tiny_dataset, tmp_path, monkeypatch):
     plans = tiny_dataset.plans("tinySegMambaPlans")

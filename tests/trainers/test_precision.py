@@ -11,13 +11,25 @@ from tiny_dataset import NETWORKS
 
 from nnunetv2_mamba.trainers.precision import AMP_VARIABLE, Precision
 
+VALUES = {
+    "": (torch.float32, False),
+    "none": (torch.float32, False),
+    "bf16": (torch.bfloat16, False),
+    "fp16": (torch.float16, True),
+    "BF16": (torch.bfloat16, False),
+}
+
 
 @pytest.mark.parametrize(
-    ("value", "dtype", "scaled"),
-    [("", torch.float32, False), ("none", torch.float32, False), ("bf16", torch.bfloat16, False),
-     ("fp16", torch.float16, True), ("BF16", torch.bfloat16, False)],
-)  # fmt: skip
-@pytest.mark.parametrize("network", NETWORKS)
+    ("network", "value", "dtype", "scaled"),
+    [
+        pytest.param(
+            network, value, *expected, marks=[] if network == "SegMamba" or value == "fp16" else pytest.mark.slow
+        )
+        for network in NETWORKS
+        for value, expected in VALUES.items()
+    ],
+)
 def test_a_step_in_this_type(make_trainer, monkeypatch, network, value, dtype, scaled):
     monkeypatch.setenv(AMP_VARIABLE, value)
     trainer = make_trainer(f"nnUNetTrainer{network}", "num_epochs=1,num_iterations_per_epoch=8")

@@ -7,7 +7,7 @@ from torch import nn
 
 from nnunetv2_mamba.ops import scan_order
 
-from ..reference_weights.state import State, count, load_strictly, rename_modules, shape_of
+from ..released_weights.state import State, count, load_strictly, rename_modules, shape_of
 from .network import MedSegMamba
 
 DIRECTIONS = 8  # of SS3D
@@ -21,7 +21,7 @@ SS3D_PARAMETERS = {
 
 
 def build_medsegmamba(state: State) -> MedSegMamba:
-    """Build and load; see :func:`build_from_reference`."""
+    """Build and load; see :func:`build_from_released`."""
     for key in [key for key in state if ".scans.index_flat" in key]:
         _check_scan_table(key, state.pop(key))
     n_stages = 1 + count(state, "downconv{}.down.1.conv.0.weight", first=1)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from torch import nn
 
-from ..reference_weights.mamba import stack_directions
-from ..reference_weights.state import State, count, load_strictly, rename_modules, shape_of
+from ..released_weights.mamba import stack_directions
+from ..released_weights.state import State, count, load_strictly, rename_modules, shape_of
 from .network import SegMamba
 
 TOM_DIRECTIONS = ("", "_b", "_s")  # forward, reverse, inter-slice: the order of scan_order.tri_oriented
 
 
 def build_segmamba(state: State, tom_residual: bool) -> SegMamba:
-    """Build and load; see :func:`build_from_reference`."""
+    """Build and load; see :func:`build_from_released`."""
     if "vit.stages.0.0.mamba.A_s_log" not in state:
         raise ValueError(
             "this is a SegMamba checkpoint from before 26 March 2024 (no inter-slice direction, keys '*_s'): another "

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..reference_weights.mamba import stack_directions
-from ..reference_weights.state import State, count, load_strictly, rename_modules, shape_of
+from ..released_weights.mamba import stack_directions
+from ..released_weights.state import State, count, load_strictly, rename_modules, shape_of
 from .network import UMambaBot, UMambaEnc
 
 CONV_OPS = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -33,7 +33,7 @@ def plan_of(checkpoint: Mapping) -> dict[str, Any]:
 def build_umamba(
     state: State, strides: Sequence[Sequence[int]] | None, patch_size: Sequence[int] | None
 ) -> UMambaBot | UMambaEnc:
-    """Build and load; see :func:`build_from_reference`."""
+    """Build and load; see :func:`build_from_released`."""
     if strides is None:
         raise ValueError(
             "a U-Mamba state_dict does not say its strides (pool_op_kernel_sizes in its plans); give the whole "

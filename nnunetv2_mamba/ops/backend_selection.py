@@ -17,7 +17,7 @@ _MODULES = {
     "triton": "nnunetv2_mamba.ops.backends.triton",
     "mamba_ssm": "nnunetv2_mamba.ops.backends.mamba_ssm",
     "torch": "nnunetv2_mamba.ops.backends.torch_chunked",
-    "reference": "nnunetv2_mamba.ops.reference",
+    "reference": "nnunetv2_mamba.ops.definition",
 }
 CHOICES = ("auto", *_MODULES)
 # Made of differentiable functions; the other modules have a forward and a backward for the custom operators.
@@ -59,7 +59,7 @@ def choose_backend(
 
     Example:
 
-        >>> from nnunetv2_mamba.ops.selection import choose_backend
+        >>> from nnunetv2_mamba.ops.backend_selection import choose_backend
         >>> choose_backend("cpu", backend="torch")
         ('torch', 'asked for by the argument backend')
     """

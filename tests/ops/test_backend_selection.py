@@ -6,8 +6,8 @@ import pytest
 import torch
 from scan_cases import make_case
 
-from nnunetv2_mamba.ops import causal_conv1d, directional_scan, selection
-from nnunetv2_mamba.ops.selection import choose_backend, resolve
+from nnunetv2_mamba.ops import backend_selection, causal_conv1d, directional_scan
+from nnunetv2_mamba.ops.backend_selection import choose_backend, resolve
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -17,9 +17,9 @@ def machine(monkeypatch):
     """Pretend that the kernels named are missing, each for the reason given, and that all others are there."""
 
     def pretend(**missing: str) -> None:
-        monkeypatch.delenv(selection.ENVIRONMENT_VARIABLE, raising=False)
-        monkeypatch.setattr(selection, "unavailable", missing.get)
-        selection._warn_once.cache_clear()
+        monkeypatch.delenv(backend_selection.ENVIRONMENT_VARIABLE, raising=False)
+        monkeypatch.setattr(backend_selection, "unavailable", missing.get)
+        backend_selection._warn_once.cache_clear()
 
     return pretend
 
@@ -45,11 +45,11 @@ def test_automatic_choice(machine, device, dtype, missing, name, reason):
 
 def test_environment_and_argument(machine, monkeypatch):
     machine()
-    monkeypatch.setenv(selection.ENVIRONMENT_VARIABLE, "reference")
+    monkeypatch.setenv(backend_selection.ENVIRONMENT_VARIABLE, "reference")
     assert choose_backend(CPU) == ("reference", "asked for by NNUNETV2_MAMBA_SCAN")
     assert choose_backend(CPU, backend="torch") == ("torch", "asked for by the argument backend")
     assert choose_backend(CPU, backend="auto")[0] == "cpu"
-    monkeypatch.setenv(selection.ENVIRONMENT_VARIABLE, "")
+    monkeypatch.setenv(backend_selection.ENVIRONMENT_VARIABLE, "")
     assert choose_backend(CPU)[0] == "cpu"
 
 
@@ -57,7 +57,7 @@ def test_an_unknown_name_lists_the_choices(machine, monkeypatch):
     machine()
     with pytest.raises(ValueError, match="argument backend must be one of auto, cpu, .*reference, got 'cuda'"):
         choose_backend(CPU, backend="cuda")
-    monkeypatch.setenv(selection.ENVIRONMENT_VARIABLE, "fast")
+    monkeypatch.setenv(backend_selection.ENVIRONMENT_VARIABLE, "fast")
     with pytest.raises(ValueError, match="NNUNETV2_MAMBA_SCAN must be one of .* got 'fast'"):
         choose_backend(CPU)
 
@@ -80,7 +80,7 @@ def test_a_backend_asked_for_by_name_must_work(machine, name, device, dtype, rem
 
 
 def test_mamba_ssm_says_how_to_get_its_kernel():
-    assert "MAMBA_KEEP_CUDA_BUILD=TRUE pip install mamba-ssm" in selection.unavailable("mamba_ssm")
+    assert "MAMBA_KEEP_CUDA_BUILD=TRUE pip install mamba-ssm" in backend_selection.unavailable("mamba_ssm")
 
 
 def test_a_slow_stand_in_is_reported_once(machine):
@@ -104,10 +104,10 @@ def test_choices_that_deserve_no_warning(machine):
 def test_the_environment_reaches_the_ops(machine, monkeypatch):
     machine()
     case = make_case()
-    monkeypatch.setenv(selection.ENVIRONMENT_VARIABLE, "mamba_ssm")
+    monkeypatch.setenv(backend_selection.ENVIRONMENT_VARIABLE, "mamba_ssm")
     with pytest.raises(RuntimeError, match="mamba_ssm"):
         directional_scan(**case.tensors, paths=case.paths)
-    monkeypatch.setenv(selection.ENVIRONMENT_VARIABLE, "triton")
+    monkeypatch.setenv(backend_selection.ENVIRONMENT_VARIABLE, "triton")
     with pytest.raises(RuntimeError, match="triton"):
         causal_conv1d(torch.randn(1, 6, 2), torch.randn(1, 2, 4), None, torch.arange(6, dtype=torch.int32)[None])
 

@@ -19,10 +19,10 @@ from nnunetv2_mamba.untrusted_checkpoints import read_plain
 from ...files import written_whole
 from .state import unwrap
 
-__all__ = ["build_from_reference", "convert"]
+__all__ = ["build_from_released", "convert"]
 
 
-def build_from_reference(
+def build_from_released(
     state_dict: Mapping,
     tom_residual: bool = True,
     strides: Sequence[Sequence[int]] | None = None,
@@ -95,7 +95,7 @@ def convert(src: str | os.PathLike, dst: str | os.PathLike, tom_residual: bool =
         raise ValueError(f"{src} cannot be loaded as plain weights: {error}") from None
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"{src} holds a {type(checkpoint).__name__}, expected a state_dict")
-    network = build_from_reference(checkpoint, tom_residual)
+    network = build_from_released(checkpoint, tom_residual)
     with written_whole(dst) as temporary:
         torch.save({"network_weights": network.state_dict()}, temporary)
     head = network.decoder.seg_layers[0]

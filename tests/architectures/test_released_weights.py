@@ -16,7 +16,7 @@ from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from torch import nn
 
 from nnunetv2_mamba.architectures import MedSegMamba, SegMamba, UMambaBot, UMambaEnc
-from nnunetv2_mamba.architectures.reference_weights import build_from_reference, convert
+from nnunetv2_mamba.architectures.released_weights import build_from_released, convert
 
 
 @pytest.fixture
@@ -30,12 +30,12 @@ def medsegmamba_state():
 
 
 def test_sizes_are_read_from_the_file(segmamba_state, medsegmamba_state):
-    network = build_from_reference(segmamba_state)
+    network = build_from_released(segmamba_state)
     assert isinstance(network, SegMamba)
     assert network.topology.features == (8, 12, 16, 12, 16)
     assert network.input_channels == 2
     assert [len(stage.tom_layers) for stage in network.encoder.stages] == [2, 1, 1, 1]
-    network = build_from_reference(medsegmamba_state)
+    network = build_from_released(medsegmamba_state)
     assert isinstance(network, MedSegMamba)
     assert network.topology.features == (8, 16, 32, 64)
     assert len(network.bottleneck.blocks) == 7
@@ -45,7 +45,7 @@ def test_sizes_are_read_from_the_file(segmamba_state, medsegmamba_state):
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "_orig_mod.module."])
 def test_wrapped_checkpoints(segmamba_state, wrapper, prefix):
     wrapped = {wrapper: {prefix + key: value for key, value in segmamba_state.items()}, "epoch": 3}
-    expected, actual = build_from_reference(segmamba_state).state_dict(), build_from_reference(wrapped).state_dict()
+    expected, actual = build_from_released(segmamba_state).state_dict(), build_from_released(wrapped).state_dict()
     assert all(torch.equal(actual[key], value) for key, value in expected.items())
 
 
@@ -54,30 +54,30 @@ def test_every_key_is_needed_and_no_other_accepted(segmamba_state, medsegmamba_s
         needed = [key for key in state if ".scans." not in key]
         for key in needed[::23] + needed[-1:]:
             with pytest.raises(ValueError):
-                build_from_reference({k: v for k, v in state.items() if k != key})
+                build_from_released({k: v for k, v in state.items() if k != key})
         with pytest.raises(ValueError, match="surprise"):
-            build_from_reference(state | {"surprise.weight": torch.zeros(1)})
+            build_from_released(state | {"surprise.weight": torch.zeros(1)})
     without_layer = {k: v for k, v in segmamba_state.items() if k != "vit.stages.0.1.mamba.A_log"}
     with pytest.raises(ValueError, match=r"vit.stages.0.1"):
-        build_from_reference(without_layer)
+        build_from_released(without_layer)
 
 
 def test_other_shapes_are_refused(segmamba_state):
     key = "decoder3.conv_block.conv2.conv.weight"
     with pytest.raises(ValueError, match="has shape"):
-        build_from_reference(segmamba_state | {key: torch.zeros(1, 1, 1, 1, 1)})
+        build_from_released(segmamba_state | {key: torch.zeros(1, 1, 1, 1, 1)})
 
 
 def test_older_eras_are_told_apart(segmamba_state):
     no_slices = {key: value for key, value in segmamba_state.items() if "_s" not in key.split("mamba.")[-1]}
     with pytest.raises(ValueError, match="before 26 March 2024"):
-        build_from_reference(no_slices)
+        build_from_released(no_slices)
     with pytest.raises(ValueError, match="before 7 March 2024"):
-        build_from_reference(
+        build_from_released(
             {f"mamba_encoder.{key}": value for key, value in segmamba_state.items()} | {"encoder1.w": torch.zeros(1)}
         )
     with pytest.raises(ValueError, match="neither a SegMamba"):
-        build_from_reference({"conv.weight": torch.zeros(1)})
+        build_from_released({"conv.weight": torch.zeros(1)})
 
 
 def test_other_scan_tables_are_refused(medsegmamba_state):
@@ -85,12 +85,12 @@ def test_other_scan_tables_are_refused(medsegmamba_state):
         table = medsegmamba_state[key].clone()
         table[0, 0, [3, 4]] = table[0, 0, [4, 3]]
         with pytest.raises(ValueError, match="serpentine"):
-            build_from_reference(medsegmamba_state | {key: table})
+            build_from_released(medsegmamba_state | {key: table})
 
 
 def test_tom_residual_is_segmambas(medsegmamba_state):
     with pytest.raises(ValueError, match="applies to SegMamba"):
-        build_from_reference(medsegmamba_state, tom_residual=False)
+        build_from_released(medsegmamba_state, tom_residual=False)
 
 
 def test_convert_for_pretrained_weights(tmp_path, segmamba_state):
@@ -104,7 +104,7 @@ def test_convert_for_pretrained_weights(tmp_path, segmamba_state):
         2, 5, (8, 12, 16, 12, 16), nn.Conv3d, 3, [1, 2, 2, 2, 2], 7, True, n_tom_layers_per_stage=[2, 1, 1, 1]
     )
     load_pretrained_weights(network, target)
-    expected = build_from_reference(segmamba_state).state_dict()
+    expected = build_from_released(segmamba_state).state_dict()
     for key, value in network.state_dict().items():
         assert (
             torch.equal(value, expected[key]) != (".seg_layers." in key) if key in expected else ".seg_layers." in key
@@ -145,11 +145,11 @@ def umamba_checkpoint():
 
 
 def test_umamba_is_read_from_its_checkpoint(umamba_checkpoint):
-    network = build_from_reference(umamba_checkpoint)
+    network = build_from_released(umamba_checkpoint)
     assert isinstance(network, UMambaEnc)
     assert network.patch_size == (8, 24, 32) and network.topology.total_stride == (4, 8, 8)
     golden = GoldenFile("umamba_bot_2d")
-    network = build_from_reference(golden.state_dict(), strides=golden.config["strides"])
+    network = build_from_released(golden.state_dict(), strides=golden.config["strides"])
     assert isinstance(network, UMambaBot)
     assert network.topology.features == (8, 12, 16, 40) and network.input_channels == 2
 
@@ -158,11 +158,11 @@ def test_umamba_needs_what_its_state_dict_does_not_say(umamba_checkpoint):
     state = umamba_checkpoint["network_weights"]
     strides = [[1, 1, 1], [1, 2, 2], [2, 2, 2], [2, 2, 2]]
     with pytest.raises(ValueError, match="does not say its strides"):
-        build_from_reference(state)
+        build_from_released(state)
     with pytest.raises(ValueError, match="belong to one patch size"):
-        build_from_reference(state, strides=strides)
+        build_from_released(state, strides=strides)
     with pytest.raises(ValueError, match="stage 3|mamba_layers.3"):
-        build_from_reference(state, strides=strides, patch_size=(16, 32, 32))
+        build_from_released(state, strides=strides, patch_size=(16, 32, 32))
 
 
 def test_every_key_of_umamba_is_needed_and_copies_are_compared(umamba_checkpoint):
@@ -171,12 +171,12 @@ def test_every_key_of_umamba_is_needed_and_copies_are_compared(umamba_checkpoint
         copied = key.startswith("decoder.encoder.") or ".all_modules." in key
         without = umamba_checkpoint | {"network_weights": {k: v for k, v in state.items() if k != key}}
         if copied:
-            build_from_reference(without)
+            build_from_released(without)
             with pytest.raises(ValueError, match="damaged"):
-                build_from_reference(umamba_checkpoint | {"network_weights": state | {key: state[key] + 1}})
+                build_from_released(umamba_checkpoint | {"network_weights": state | {key: state[key] + 1}})
         else:
             with pytest.raises(ValueError):
-                build_from_reference(without)
+                build_from_released(without)
 
 
 def test_convert_umamba(tmp_path, umamba_checkpoint):
@@ -184,7 +184,7 @@ def test_convert_umamba(tmp_path, umamba_checkpoint):
     source, target = tmp_path / "theirs.pth", tmp_path / "ours.pth"
     torch.save(umamba_checkpoint, source)
     assert "UMambaEnc: 2 channels in, 3 out" in convert(source, target)
-    network = build_from_reference(umamba_checkpoint)
+    network = build_from_released(umamba_checkpoint)
     load_pretrained_weights(network, target)
     torch.save({**umamba_checkpoint, "init_args": Evil()}, source)
     with pytest.raises(ValueError, match="cannot be loaded as plain weights"):
