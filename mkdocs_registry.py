@@ -1,4 +1,4 @@
-"""Hooks of ``mkdocs.yml``: what the documentation lists of networks and platforms, made from their registries.
+"""Hooks of ``mkdocs.yml``: what the documentation lists of networks, metrics and platforms, made from their registries.
 
 A page holds ``<!-- registry: NAME -->`` where the text of ``LISTS[NAME]`` belongs.
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from nnunetv2_mamba.architectures.registry import NETWORKS
+from nnunetv2_mamba.evaluation.metrics import METRICS
 from nnunetv2_mamba.packaging.platforms import PLATFORMS
 
 _MARK = re.compile(r"<!-- registry: (\w+) -->")
@@ -57,7 +58,28 @@ def _platforms() -> Iterator[str]:
         yield f"\n**{platform.title}.** {inspect.getdoc(type(platform))}"
 
 
-LISTS: dict[str, Callable[[], Iterator[str]]] = {"trainers": _trainers, "classes": _classes, "platforms": _platforms}
+def _metrics() -> Iterator[str]:
+    """A table: every metric with its definition."""
+    yield "| metric | in tables | definition | in one image only |"
+    yield "|---|---|---|---|"
+    for metric in METRICS.values():
+        definition = metric.definition.replace("|", r"\|")
+        one_empty = "infinite, or the diagonal" if metric.one_empty is None else f"{metric.one_empty:g}"
+        yield f"| {metric.title} | `{metric.name}` | {definition} | {one_empty} |"
+
+
+def _metric_names() -> Iterator[str]:
+    """The names in tables, within a sentence."""
+    yield ", ".join(f"`{name}`" for name in METRICS)
+
+
+LISTS: dict[str, Callable[[], Iterator[str]]] = {
+    "trainers": _trainers,
+    "classes": _classes,
+    "metrics": _metrics,
+    "metric_names": _metric_names,
+    "platforms": _platforms,
+}
 
 
 def on_config(config: Any) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from .text import joined_by_and
+
 Regions = dict[str, tuple[int, ...]]
 
 
@@ -29,7 +31,8 @@ def contradictions(labels: Mapping[str, object], regions_class_order: Sequence[i
         written = _written(value, regions, order)
         before, after = _holding(value, regions), _holding(written, regions)
         if before != after:
-            wrong[value] = f"voxels of {_and(before)} (value {value}) as {written}, which is {_and(after)}"
+            named = [joined_by_and(names) or "no region" for names in (before, after)]
+            wrong[value] = f"voxels of {named[0]} (value {value}) as {written}, which is {named[1]}"
     remedy = _remedy(regions)
     return [
         f"regions_class_order {order} contradicts the regions: nnU-Net writes {text}; {remedy}"
@@ -73,9 +76,3 @@ def _remedy(regions: Regions) -> str:
             return "list a region that contains another one before it, and overlapping ones with their overlap last"
     order = [last.get(name, region[0]) for name, region in regions.items()]
     return f"{order} would be right"
-
-
-def _and(names: Sequence[str]) -> str:
-    if not names:
-        return "no region"
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

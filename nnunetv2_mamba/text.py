@@ -1,6 +1,6 @@
 """Names that strangers chose, shown and written so that neither a terminal nor a spreadsheet obeys them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
 
@@ -40,6 +40,18 @@ def excerpt(value: object, limit: int = 100) -> str:
     """How Python writes a value, cut where it is long: for messages that show what a file says."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]}..."
+
+
+def joined_by_and(names: Sequence[str]) -> str:
+    """``a``, ``a and b`` or ``a, b and c``."""
+    return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def first_few(items: Iterable[object], most: int = 10, separator: str = ", ") -> str:
+    """``a, b and 3 more``: a list for a message, cut where it is long."""
+    texts = [str(item) for item in items]
+    more = f" and {len(texts) - most} more" if len(texts) > most else ""
+    return f"{separator.join(texts[:most])}{more}"
 
 
 def as_cell(text: str) -> str:

@@ -12,7 +12,7 @@ import nnunetv2_mamba
 PACKAGE = Path(nnunetv2_mamba.__file__).parent
 # Which rooms of the package the code of a room may import; a module at the top counts as a room.
 # Everybody may use what knows nothing of the package.
-COMMON = {"files", "forked_children", "nnunet_folders", "processes", "text"}
+COMMON = {"files", "forked_children", "nnunet_folders", "processes", "text", "versions"}
 ALLOWED = {
     "files": set(),
     "forked_children": set(),
@@ -27,18 +27,22 @@ ALLOWED = {
     "_register": set(),
     "discovery": {"trainers"},
     "ops": set(),
-    "architectures": {"ops"},
+    "architectures": {"ops", "untrusted_checkpoints"},
     "losses": set(),
     "memory": set(),
-    "trainers": {"architectures", "losses", "memory", "ops", "regions"},
+    "trainers": {"architectures", "losses", "memory", "ops", "regions", "untrusted_checkpoints"},
     "doctor": {"_register", "trainers", "architectures", "ops"},
     "planning": {"architectures", "image_files", "memory", "regions", "trainers", "untrusted_plans"},
-    "evaluation": {"image_files", "regions"},
-    "benchmark": {"_register", "evaluation", "memory", "ops", "trainers", "untrusted_plans"},
+    "evaluation": {"image_files", "regions", "results"},
+    "results": {"untrusted_checkpoints"},
+    "untrusted_checkpoints": set(),
+    "versions": set(),
+    "benchmark": {"_register", "evaluation", "memory", "ops", "results", "trainers", "untrusted_plans"},
     "freesurfer": {"image_files", "untrusted_plans"},
-    "packaging": {"architectures", "image_files", "memory", "ops", "untrusted_plans"},
+    "packaging": {"architectures", "image_files", "memory", "ops", "untrusted_checkpoints", "untrusted_plans"},
     "demo": {"_register"},
-    "commands": {"benchmark", "doctor", "demo", "evaluation", "planning", "architectures", "freesurfer", "packaging"},
+    "commands": {"architectures", "benchmark", "demo", "doctor", "evaluation", "freesurfer", "packaging", "planning"}
+    | {"results"},
     "cli": {"commands"},
 }
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
@@ -91,10 +95,11 @@ print(*set(sys.modules) - before)
     [
         ("nnunetv2_mamba.cli", {"torch", "numpy", "nnunetv2", "matplotlib"}),
         ("nnunetv2_mamba.doctor", {"torch", "numpy", "nnunetv2"}),
+        ("nnunetv2_mamba.evaluation.metrics", {"torch", "numpy", "pandas", "nnunetv2"}),
         ("nnunetv2_mamba.architectures", {"triton", "nnunetv2", "nnunetv2_mamba.ops.backends"}),
         (
             "nnunetv2_mamba.trainers",
-            {"nnunetv2_mamba.evaluation", "nnunetv2_mamba.freesurfer", "nnunetv2_mamba.packaging"},
+            {f"nnunetv2_mamba.{room}" for room in ("evaluation", "freesurfer", "packaging", "results")} | {"monai"},
         ),
         ("nnunetv2_mamba.packaging.platforms", {"torch", "numpy", "nnunetv2", "jinja2"}),
     ],

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunetv2_mamba.text import as_cell, excerpt, from_cell, printable, times
+from nnunetv2_mamba.text import as_cell, excerpt, first_few, from_cell, joined_by_and, printable, times
 
 
 @pytest.mark.parametrize(
@@ -56,3 +56,15 @@ def test_long_values_are_cut():
 
 def test_sizes_of_any_kind_of_number():
     assert times((96, np.int64(64), 1.5, np.float32(0.1))) == "96 x 64 x 1.5 x 0.1"
+
+
+@pytest.mark.parametrize(("names", "text"), [([], ""), (["a"], "a"), (["a", "b"], "a and b"), ("abc", "a, b and c")])
+def test_joined_by_and(names, text):
+    assert joined_by_and(names) == text
+
+
+def test_first_few():
+    assert first_few(range(10)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+    assert first_few(iter("abcd"), 2) == "a, b and 2 more"
+    assert first_few("abc", 2, "; ") == "a; b and 1 more"
+    assert first_few([]) == ""

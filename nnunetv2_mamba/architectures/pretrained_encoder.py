@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nnunetv2_mamba.text import first_few
+
 from .contract import PlannedNetwork
 
 
@@ -46,9 +48,8 @@ def load_pretrained_encoder(network: PlannedNetwork, checkpoint: Mapping[str, An
         else:
             found[name] = fitted
     if misfits:
-        others = f" and {len(misfits) - 3} more" if len(misfits) > 3 else ""
         raise ValueError(
-            f"tensors of the checkpoint do not fit {type(network).__name__}: {', '.join(misfits[:3])}{others}; train "
+            f"tensors of the checkpoint do not fit {type(network).__name__}: {first_few(misfits, 3)}; train "
             "with plans of the widths, kernels and options of the pre-training"
         )
     if not any(name.startswith(f"{network.key_to_encoder}.") for name in found):

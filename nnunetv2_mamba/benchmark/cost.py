@@ -7,7 +7,6 @@ import statistics
 import sys
 import time
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,12 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_mamba.files import read_json_object, write_json
+from nnunetv2_mamba.results.folds import COST
+from nnunetv2_mamba.versions import installed_version
 
 from .energy import EnergyMeter
 from .flops import network_cost
-from .run import COST, MEASUREMENTS, Run
+from .run import MEASUREMENTS, Run
 
 try:
     import resource
@@ -125,14 +126,7 @@ def device_name(device: torch.device) -> str:
 def versions() -> dict[str, str | None]:
     return {
         "python": platform.python_version(),
-        **{package: _version(package) for package in _PACKAGES},
+        **{package: installed_version(package) for package in _PACKAGES},
         "cuda": torch.version.cuda,
         "cudnn": str(torch.backends.cudnn.version()) if torch.backends.cudnn.is_available() else None,
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except ModuleNotFoundError:  # a checkout that is not installed
-        return "not installed"

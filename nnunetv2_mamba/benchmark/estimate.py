@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunetv2_mamba.files import read_json_object
+from nnunetv2_mamba.results.folds import COST
 
 from .checks import dataset_json, plans_of, trainer_class
 from .flops import network_cost
-from .run import COST, Run
+from .run import Run
 from .sweep import Machine, Sweep
 
 _BACKWARD = 2  # times the forward pass

@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from nnunetv2_mamba.evaluation.compare import compare_results
-from nnunetv2_mamba.evaluation.folders import from_results
-from nnunetv2_mamba.evaluation.metrics import Options
-from nnunetv2_mamba.evaluation.report.runs import default_names, read_run
+from nnunetv2_mamba.evaluation.compare_results import compare_results
+from nnunetv2_mamba.evaluation.measure_all import evaluate
+from nnunetv2_mamba.evaluation.metric_options import MetricOptions
+from nnunetv2_mamba.evaluation.pairings import from_results
 from nnunetv2_mamba.evaluation.report.wording import findings
-from nnunetv2_mamba.evaluation.run import evaluate
+from nnunetv2_mamba.results.model_names import short_names
 
 from .run import Run
 
@@ -38,10 +38,10 @@ def evaluate_models(models: Models) -> None:
     """Write ``evaluation.csv`` and ``.json`` into the validation folders of the models' folds; resumes.
 
     Raises:
-        ValueError, OSError: as ``evaluation.folders.from_results`` and ``evaluation.run.evaluate``.
+        ValueError, OSError: as ``evaluation.pairings.from_results`` and ``evaluation.measure_all.evaluate``.
     """
     folds = [model / fold for model, names in models.items() for fold in names]
-    evaluate([pairing for fold in folds for pairing in from_results(fold)], Options())
+    evaluate([pairing for fold in folds for pairing in from_results(fold)], MetricOptions())
 
 
 def compare_models(models: Models, output: Path) -> list[str]:
@@ -53,7 +53,7 @@ def compare_models(models: Models, output: Path) -> list[str]:
         What it says, in sentences.
 
     Raises:
-        ValueError, OSError: as ``evaluation.compare.compare_results``.
+        ValueError, OSError: as ``evaluation.compare_results``.
     """
     first = {model.name: model for model in reversed(models)}  # of each model one seed
     if len(first) < 2:
@@ -64,7 +64,7 @@ def compare_models(models: Models, output: Path) -> list[str]:
     some = sorted(set.union(*map(set, models.values())) - common)
     notes = [f"Compared without {', '.join(some)}, which not all models have"] if some else []
     paths = [_with_folds(model, common, output) for model in models]
-    names = dict(zip(first, default_names([read_run(model) for model in first.values()]), strict=True))
+    names = dict(zip(first, short_names([*first.values()]), strict=True))
     comparison = compare_results(paths, output, names=[names[path.name] for path in paths])
     return [*notes, *findings(comparison), f"Report: {output / 'report.html'}"]
 

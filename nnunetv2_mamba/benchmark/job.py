@@ -15,7 +15,8 @@ from pathlib import Path
 
 from nnunetv2_mamba import _register
 from nnunetv2_mamba.benchmark.lock import lock
-from nnunetv2_mamba.benchmark.run import CHECKPOINTS, Run
+from nnunetv2_mamba.benchmark.run import Run
+from nnunetv2_mamba.results.folds import CHECKPOINTS
 
 BUSY = 75  # EX_TEMPFAIL
 

@@ -12,10 +12,11 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_mamba.files import remove_left_behind, written_whole
+from nnunetv2_mamba.results.folds import CHECKPOINTS
 from nnunetv2_mamba.trainers.base import nnUNetTrainerMamba
 from nnunetv2_mamba.trainers.preemption import TerminationRequest
 
-from .run import CHECKPOINTS, Budget
+from .run import Budget
 
 
 def set_budget(trainer: nnUNetTrainer, budget: Budget) -> None:

@@ -10,8 +10,9 @@ from typing import Any
 import pandas as pd
 
 from nnunetv2_mamba.files import read_json_object, write_text
+from nnunetv2_mamba.results.folds import COST, SUMMARY
 
-from .run import COST, Run
+from .run import Run
 
 SCORES = "results.csv"
 _MODEL = ["dataset", "configuration", "plans", "trainer"]
@@ -53,7 +54,7 @@ def summary(runs: Iterable[Run], folder: Path) -> str:
 
 
 def _scores(run: Run, folder: Path) -> list[tuple[Any, ...]]:
-    content = read_json_object(run.folder(folder) / "validation" / "summary.json")
+    content = read_json_object(run.folder(folder) / SUMMARY)
     key = (run.dataset, run.configuration, run.plans, run.trainer, run.fold, run.seed)
     labels = [(*key, label, metrics["Dice"]) for label, metrics in content["mean"].items()]
     return [*labels, (*key, "foreground mean", content["foreground_mean"]["Dice"])]

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_mamba.files import read_json_object, write_json
+from nnunetv2_mamba.results.folds import COST, FINAL_CHECKPOINT, SUMMARY
+from nnunetv2_mamba.results.model_names import ModelName
 
-COST = "cost.json"
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")  # in the order of --c
 MEASUREMENTS = "cost_partial.json"  # what was measured so far
 
 
@@ -65,7 +65,7 @@ class Run:
     @property
     def model(self) -> str:
         """nnU-Net's name for the folder of a model."""
-        return f"{self.trainer}__{self.plans}__{self.configuration}"
+        return ModelName(self.trainer, self.plans, self.configuration).folder
 
     def file(self, sweep: Path) -> Path:
         return sweep / "jobs" / f"{self.name}.json"
@@ -87,7 +87,7 @@ class Run:
     def finished(self, sweep: Path) -> bool:
         """Whether training, validation and measurement are complete; ``cost.json`` is written last."""
         folder = self.folder(sweep)
-        return all((folder / file).is_file() for file in ("checkpoint_final.pth", "validation/summary.json", COST))
+        return all((folder / file).is_file() for file in (FINAL_CHECKPOINT, SUMMARY, COST))
 
     def epochs_done(self, sweep: Path) -> int:
         try:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from ..evaluation.catalog import DEFAULT, METRICS
+from ..evaluation.metrics import DEFAULT_METRICS, METRICS
 from ..text import printable
 
 HELP = "compare evaluated models case by case: statistics, tables, figures, one HTML report"
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metric",
         nargs="+",
         metavar="METRIC",
-        help=f"{', '.join(METRICS)} (default: {' '.join(DEFAULT)})",
+        help=f"{', '.join(METRICS)} (default: {' '.join(DEFAULT_METRICS)})",
     )
     parser.add_argument(
         "-o", dest="output", type=Path, default=Path("comparison"), metavar="FOLDER", help="default: %(default)s"
@@ -33,11 +33,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..evaluation.compare import compare_results
+    from ..evaluation.compare_results import compare_results
     from ..evaluation.report.wording import findings
 
     comparison = compare_results(
-        args.results, args.output, args.names, args.metric or DEFAULT, args.seed, args.images, args.references
+        args.results, args.output, args.names, args.metric or DEFAULT_METRICS, args.seed, args.images, args.references
     )
     for line in [*findings(comparison), *(f"Note: {note}" for note in comparison.notes)]:
         print(printable(line))

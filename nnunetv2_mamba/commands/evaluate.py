@@ -3,9 +3,10 @@
 import argparse
 from pathlib import Path
 
-from ..evaluation.catalog import METRICS
-from ..text import printable
+from ..evaluation.metrics import METRICS
+from ..text import joined_by_and, printable
 
+_DISTANCES = joined_by_and([metric.title for metric in METRICS.values() if metric.one_empty is None])
 HELP = f"measure predictions: {', '.join(metric.title for metric in METRICS.values())} per case and label"
 
 
@@ -27,25 +28,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--empty-distance",
         choices=("inf", "diagonal"),
         default="inf",
-        help="HD95 and ASSD of a label in one of the images only: infinite (default) or the image's diagonal",
+        help=f"{_DISTANCES} of a label in one of the images only: infinite (default) or the image's diagonal",
     )
     parser.add_argument("-np", type=int, metavar="N", help="processes")
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..evaluation.folders import from_folders, from_results, shared_cases
-    from ..evaluation.folds import TRAINING_CASES, left_out
-    from ..evaluation.metrics import Options
-    from ..evaluation.run import evaluate
+    from ..evaluation.measure_all import evaluate
+    from ..evaluation.metric_options import MetricOptions
+    from ..evaluation.pairings import from_folders, from_results, shared_cases
     from ..evaluation.summary import format_means
+    from ..results.folds import TRAINING_CASES, note_on_left_out
 
-    options = Options(args.nsd_tolerance, args.empty_distance)
+    options = MetricOptions(args.nsd_tolerance, args.empty_distance)
     notes = []
     if args.predictions is None:
         if args.dataset_json or args.plans:
             raise ValueError("a results folder has its own dataset.json and plans.json: leave the options out")
         pairings = from_results(args.folder, args.output)
-        notes = [left_out(args.folder)]
+        notes = [note_on_left_out(args.folder)]
     else:
         pairings = [from_folders(args.folder, args.predictions, args.dataset_json, args.plans, args.output)]
     tables = evaluate(pairings, options, args.np)

@@ -17,7 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from ..files import read_json_object
 from ..image_files import check_complete
-from .labels import Labels, read_labels
+from .measured_labels import Labels, read_labels
 
 
 @dataclass(frozen=True)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 import pandas as pd
 
 from ..text import printable
-from .catalog import METRICS, Metric
-from .folders import Pairing
-from .metrics import NEITHER, Options
+from ..versions import installed_version
+from .metric_options import NSD_TOLERANCE, ONE_EMPTY, MetricOptions
+from .metrics import METRICS, NEITHER, rule_for_one_empty
+from .pairings import Pairing
 from .tables import COLUMNS
 
 _MEANS = (
@@ -20,14 +20,14 @@ _MEANS = (
 )
 
 
-def summarize(pairing: Pairing, options: Options, results: dict[str, dict]) -> dict:
+def summarize(pairing: Pairing, options: MetricOptions, results: dict[str, dict]) -> dict:
     """What ``evaluation.json`` holds.
 
-    nnU-Net's ``metric_per_case``, ``mean`` and ``foreground_mean``, with the metrics of ``catalog.METRICS`` among
+    nnU-Net's ``metric_per_case``, ``mean`` and ``foreground_mean``, with the metrics of ``metrics.METRICS`` among
     nnU-Net's, and ``evaluation``, which says what was measured, and how.
 
     Args:
-        results: of ``cases.measure_files``, by case.
+        results: of ``case_measurement.measure_files``, by case.
     """
     per_case = [
         {
@@ -51,8 +51,8 @@ def summarize(pairing: Pairing, options: Options, results: dict[str, dict]) -> d
             "training_cases": pairing.training_cases,
             "notes": list(pairing.notes),
             "definitions": {name: metric.definition for name, metric in METRICS.items()},
-            "nsd_tolerance_mm": options.nsd_tolerance,
-            "empty": [NEITHER, options.one_empty],
+            NSD_TOLERANCE.key: options.nsd_tolerance,
+            ONE_EMPTY.key: [NEITHER, rule_for_one_empty(options)],
             "means": _MEANS,
             "spacing": "mm, in the order of the array's axes, slowest first; axes of one voxel are not measured along",
             "reader": pairing.reader.__name__,
@@ -74,18 +74,7 @@ def to_table(pairing: Pairing, results: dict[str, dict]) -> pd.DataFrame:
 
 def versions() -> dict[str, str]:
     """Of the packages that the values may depend on."""
-    return {
-        name: installed_version(name, "not installed")
-        for name in ("nnunetv2-mamba", "nnunetv2", "monai", "scipy", "numpy")
-    }
-
-
-def installed_version(package: str, otherwise: str) -> str:
-    """Its version, or ``otherwise`` where there is none: a package that is run from a checkout."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return otherwise
+    return {name: installed_version(name) for name in ("nnunetv2-mamba", "nnunetv2", "monai", "scipy", "numpy")}
 
 
 def _nanmean(values: list[float]) -> float:
@@ -94,18 +83,11 @@ def _nanmean(values: list[float]) -> float:
         return float(np.nanmean(values))
 
 
-def format_means(tables: list[pd.DataFrame], options: Options) -> str:
+def format_means(tables: list[pd.DataFrame], options: MetricOptions) -> str:
     """Lines of text: the mean of every metric over the cases of each label; one that several folds have counts once."""
     table = pd.concat(tables, ignore_index=True)
     cases = table.groupby(["case", "label", "metric"], sort=False)["value"].mean()
     means = cases.groupby(["label", "metric"], sort=False).mean().unstack()[list(METRICS)]
-    means = means.rename(columns=lambda name: _column(METRICS[name], options), index=printable)
+    means = means.rename(columns=lambda name: METRICS[name].column(options), index=printable)
     means = means.rename_axis(index=None, columns=None)
     return f"Means over {table['case'].nunique()} cases\n{means.to_string(float_format='%.4f')}"
-
-
-def _column(metric: Metric, options: Options) -> str:
-    if metric.unit:
-        return f"{metric.name} [{metric.unit}]"
-    tolerance = f" at {options.nsd_tolerance:g} mm" if "nsd_tolerance_mm" in metric.settings else ""
-    return f"{metric.name}{tolerance}"

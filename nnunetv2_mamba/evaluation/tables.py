@@ -1,7 +1,7 @@
 """The tidy table of an evaluation: one row per case, label and metric.
 
 Columns ``case`` and ``label`` (the name in ``dataset.json``, a region's included), ``metric`` (one of
-``catalog.METRICS``) and ``value`` (in the metric's unit; NaN where a label is in neither image, infinite where a
+``metrics.METRICS``) and ``value`` (in the metric's unit; NaN where a label is in neither image, infinite where a
 distance has no end; see ``metrics``). In the file an apostrophe stands before a name that a spreadsheet would take for
 a formula.
 """
@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..text import as_cell, from_cell
-from .folds import validations
+from ..results.folds import validations
+from ..text import as_cell, first_few, from_cell
 
 COLUMNS = ("case", "label", "metric", "value")
 _NAMES = ["case", "label", "metric"]
@@ -26,7 +26,8 @@ def read_metrics(path: str | Path) -> pd.DataFrame:
 
     Args:
         path: an ``evaluation.csv``; a folder with one; or a folder with ``fold_*/validation/evaluation.csv``, such as
-            a trainer's results folder, whose folds are joined (``fold_all`` is left out beside others, see ``folds``).
+            a trainer's results folder, whose folds are joined (``fold_all`` is left out beside others, see
+            ``results.folds``).
 
     Returns:
         ``COLUMNS``; every case has every label and every metric, once.
@@ -38,12 +39,12 @@ def read_metrics(path: str | Path) -> pd.DataFrame:
     keys = _NAMES
     twice = table.loc[table.duplicated(keys), "case"].unique()
     if len(twice):
-        raise ValueError(f"{path}: more than one value for case {_listed(twice)}; a case belongs in one fold only")
+        raise ValueError(f"{path}: more than one value for case {first_few(twice)}; a case belongs in one fold only")
     expected = pd.MultiIndex.from_product([table[key].unique() for key in keys], names=keys)
     missing = expected.difference(pd.MultiIndex.from_frame(table[keys]))
     if len(missing):
         rows = [" / ".join(row) for row in missing]
-        raise ValueError(f"{path}: no value for {_listed(rows)}; evaluate again, all folds with the same options")
+        raise ValueError(f"{path}: no value for {first_few(rows)}; evaluate again, all folds with the same options")
     return table
 
 
@@ -63,7 +64,7 @@ def _files(path: Path) -> list[Path]:
     files = [folder / CSV for folder in validations(path) or [*path.glob("validation")]]
     missing = [str(file.relative_to(path)) for file in files if not file.is_file()]
     if missing:
-        raise ValueError(f"{path} has no {_listed(missing)}; make it with: nnunetv2_mamba evaluate {path}")
+        raise ValueError(f"{path} has no {first_few(missing)}; make it with: nnunetv2_mamba evaluate {path}")
     if not files:
         raise ValueError(
             f"{path} has neither {CSV} nor fold_*/validation; if it holds predictions, evaluate them with: "
@@ -84,8 +85,3 @@ def _read(file: Path) -> pd.DataFrame:
     if table.empty:
         raise ValueError(f"{file} has no rows; write it with evaluate")
     return table
-
-
-def _listed(names: object, most: int = 10) -> str:
-    names = [str(name) for name in names]
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

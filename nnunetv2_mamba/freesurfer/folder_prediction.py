@@ -12,7 +12,7 @@ import numpy as np
 from nibabel.spatialimages import SpatialImage
 
 from ..files import is_hidden
-from ..text import printable
+from ..text import first_few, printable
 from .two_stage import TwoStage
 from .volumes import ENDINGS, nifti, open_volume, write_volume
 
@@ -50,8 +50,7 @@ def cases_in_folder(folder: Path, n_channels: int) -> dict[str, list[Path]]:
         wanted = (
             "1 channel, one file a case" if n_channels == 1 else f"{n_channels} channels, NAME_0000, NAME_0001, ..."
         )
-        more = f" and {len(wrong) - _SHOWN} more" if len(wrong) > _SHOWN else ""
-        raise ValueError(f"the models take {wanted}; not so in {folder}: {', '.join(wrong[:_SHOWN])}{more}")
+        raise ValueError(f"the models take {wanted}; not so in {folder}: {first_few(wrong, _SHOWN)}")
     return {name: [file for _, file in sorted(channels)] for name, channels in cases.items()}
 
 

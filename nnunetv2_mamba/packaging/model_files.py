@@ -18,7 +18,7 @@ import torch
 from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
-from nnunetv2_mamba.architectures.released_weights.state import read_plain
+from nnunetv2_mamba.untrusted_checkpoints import read_plain
 
 from ..files import parse_json, read_bytes
 from ..untrusted_plans import check_untrusted_plans

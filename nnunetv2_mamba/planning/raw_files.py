@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_mamba.files import is_hidden
+from nnunetv2_mamba.text import first_few
 
 from .dataset_checks import channel_names, supported_endings
 
@@ -38,8 +39,8 @@ def find_cases(folder: Path, description: dict[str, Any]) -> dict[str, Case]:
     missing = [file for case in cases.values() for file in (*case.images, case.label) if not file.is_file()]
     if missing:
         raise ValueError(
-            f"{folder} lacks {_some([_relative(file, folder) for file in missing])}; add what is missing, or take the "
-            "case away"
+            f"{folder} lacks {first_few([_relative(file, folder) for file in missing], _SHOWN)}; "
+            "add what is missing, or take the case away"
         )
     return cases
 
@@ -66,8 +67,8 @@ def _in_folders(folder: Path, description: dict[str, Any]) -> dict[str, Case]:
     found = _by_channel(names, ending)
     if odd := [name for name in names if name.endswith(ending) and not _image(ending).fullmatch(name)]:
         raise ValueError(
-            f"{images} has files without a channel's number: {_some(odd)}; rename them to CASE_0000{ending}, one for "
-            "each channel"
+            f"{images} has files without a channel's number: {first_few(odd, _SHOWN)}; "
+            f"rename them to CASE_0000{ending}, one for each channel"
         )
     _refuse_other_endings(images, names, found, ending)
     _check_channels(images, found, len(channel_names(description)), ending)
@@ -93,8 +94,8 @@ def _by_channel(names: Iterable[str], ending: str) -> dict[str, list[str]]:
 def _refuse_hidden(images: Path, hidden: list[str]) -> None:
     if hidden:
         raise ValueError(
-            f"{images} has hidden files, which nnU-Net takes for images: {_some(hidden)}; remove them (macOS leaves "
-            f"such files beside what it copies: find '{images}' -name '._*' -delete)"
+            f"{images} has hidden files, which nnU-Net takes for images: {first_few(hidden, _SHOWN)}; "
+            f"remove them (macOS leaves such files beside what it copies: find '{images}' -name '._*' -delete)"
         )
 
 
@@ -107,8 +108,8 @@ def _refuse_other_endings(images: Path, names: list[str], found: dict[str, list[
         lost += [name for name in of_other if name[: -len(other) - len("_0000")] not in found]
     if lost:
         raise ValueError(
-            f"{images} has images that do not end in {ending}, the file_ending of dataset.json: {_some(sorted(lost))}; "
-            "convert or move them, or correct file_ending"
+            f"{images} has images that do not end in {ending}, the file_ending of dataset.json: "
+            f"{first_few(sorted(lost), _SHOWN)}; convert or move them, or correct file_ending"
         )
     if not found:
         raise ValueError(f"{images} has no images CASE_0000{ending}; put them there, or correct file_ending")
@@ -125,13 +126,8 @@ def _check_channels(images: Path, found: dict[str, list[str]], n_channels: int, 
         )
     missing = [f"{case}_{channel}{ending}" for case, own in found.items() for channel in channels if channel not in own]
     if missing:
-        raise ValueError(f"{images} lacks {_some(missing)}, which other cases have; add what is missing")
+        raise ValueError(f"{images} lacks {first_few(missing, _SHOWN)}, which other cases have; add what is missing")
 
 
 def _relative(file: Path, folder: Path) -> str:
     return str(file.relative_to(folder)) if file.is_relative_to(folder) else str(file)
-
-
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"{', '.join(names[:_SHOWN])}{more}"

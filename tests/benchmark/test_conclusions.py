@@ -28,7 +28,9 @@ def preprocessed(tiny_dataset: TinyDataset, tmp_path, monkeypatch):
         for plans in base.glob(f"{name}/*Plans.json"):
             plans.write_text(json.dumps(json.loads(plans.read_text()) | {"dataset_name": name}))
     monkeypatch.setenv("nnUNet_preprocessed", str(base))
-    monkeypatch.setattr("nnunetv2_mamba.evaluation.run.default_num_processes", 1)  # every spawned one imports torch
+    monkeypatch.setattr(
+        "nnunetv2_mamba.evaluation.measure_all.default_num_processes", 1
+    )  # every spawned one imports torch
     return base
 
 
@@ -52,7 +54,7 @@ def test_models_with_other_folds_are_compared_on_the_common_ones(preprocessed, t
     pretend(replace(RUN, **OURS), sweep, preprocessed, right=False)
     (replace(RUN, fold=2).folder(sweep) / "validation" / "case_5.nii.gz").unlink()
 
-    with patch("nnunetv2_mamba.evaluation.compare.write"):  # the pictures take long
+    with patch("nnunetv2_mamba.evaluation.compare_results.make_files", return_value={}):  # the pictures take long
         assert module.conduct(str(write_sweep(tmp_path, text)), sweep) == 0
     assert module.conduct(str(write_sweep(tmp_path, text)), sweep) == 0  # again on what is there
     output = capsys.readouterr()
@@ -85,7 +87,7 @@ def test_a_data_set_that_cannot_be_evaluated_keeps_no_other_from_it(preprocessed
             pretend(replace(RUN, dataset=dataset, **more), sweep, preprocessed, right=not more)
     (preprocessed / "Dataset902_Other" / "gt_segmentations" / "case_1.nii.gz").unlink()
     text = "datasets = [902, 901]\nfolds = [0]\n" + GROUPS
-    with patch("nnunetv2_mamba.evaluation.compare.write"):
+    with patch("nnunetv2_mamba.evaluation.compare_results.make_files", return_value={}):
         assert module.conduct(str(write_sweep(tmp_path, text)), sweep) == 1
     output = capsys.readouterr()
     assert "Dataset902_Other__3d_fullres is not compared" in output.err and "case_1" in output.err

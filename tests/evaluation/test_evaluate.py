@@ -20,10 +20,10 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from segmentation_folders import DATASET, write_cases, write_folders, write_image, write_json, write_results
 
 from nnunetv2_mamba.cli import main
-from nnunetv2_mamba.evaluation import run, summary
-from nnunetv2_mamba.evaluation.catalog import METRICS
-from nnunetv2_mamba.evaluation.folders import from_folders
-from nnunetv2_mamba.evaluation.metrics import Options
+from nnunetv2_mamba.evaluation import measure_all
+from nnunetv2_mamba.evaluation.metric_options import MetricOptions
+from nnunetv2_mamba.evaluation.metrics import METRICS
+from nnunetv2_mamba.evaluation.pairings import from_folders
 from nnunetv2_mamba.evaluation.tables import read_metrics
 
 CASES = ["a", "a_1", "b", "c"]
@@ -37,8 +37,8 @@ def folders(tmp_path):
 @pytest.fixture
 def measured(monkeypatch):
     """Names of the prediction files that are measured."""
-    names, measure = [], run.measure_files
-    monkeypatch.setattr(run, "measure_files", lambda *a: names.append(a[1].name.split(".")[0]) or measure(*a))
+    names, measure = [], measure_all.measure_files
+    monkeypatch.setattr(measure_all, "measure_files", lambda *a: names.append(a[1].name.split(".")[0]) or measure(*a))
     return names
 
 
@@ -166,7 +166,7 @@ def test_finished_cases_are_not_measured_again(folders, measured, monkeypatch):
     assert again("--nsd-tolerance", 2, "--empty-distance", "diagonal") == CASES
     write_json(references.parent / "dataset.json", {**DATASET, "labels": {"background": 0, "one": 1, "two": 2}})
     assert again() == CASES
-    monkeypatch.setattr(run, "versions", lambda: {"monai": "9"})
+    monkeypatch.setattr(measure_all, "versions", lambda: {"monai": "9"})
     assert again() == CASES
     (predictions / "evaluation_cases" / "a.json").write_text('{"key": ')
     assert again() == ["a"]
@@ -178,7 +178,7 @@ def test_killed_and_started_again(moment, folders, tmp_path, measured):
     references, predictions = folders
 
     def die_in_the_third_case():
-        place, name = {"measuring": (run, "measure_files"), "writing": (run.os, "fsync")}[moment]
+        place, name = {"measuring": (measure_all, "measure_files"), "writing": (measure_all.os, "fsync")}[moment]
         fatal = {"measuring": 3, "writing": 5}[moment]  # two for each case that is written: the file and its folder
         original, calls = getattr(place, name), []
 
@@ -216,7 +216,7 @@ def test_a_disk_that_is_full(folders, monkeypatch, capsys):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(run.os, "fsync", full)
+    monkeypatch.setattr(measure_all.os, "fsync", full)
     assert evaluate(folders) == 1
     assert f"No space left on device: '{folders[1] / 'evaluation.json'}'" in error_line(capsys)
     assert not (folders[1] / "evaluation.csv").exists() and not list(folders[1].glob(".partial*"))
@@ -402,7 +402,7 @@ def test_a_worker_that_is_killed(folders, monkeypatch):
     """As the system does where memory runs out: an error with a remedy, not a wait for ever."""
     pairing = from_folders(*folders)
     started = []
-    submit = run.ProcessPoolExecutor.submit
+    submit = measure_all.ProcessPoolExecutor.submit
 
     def kill_after(self, *arguments):
         future = submit(self, *arguments)
@@ -412,14 +412,9 @@ def test_a_worker_that_is_killed(folders, monkeypatch):
                 os.kill(process.pid, signal.SIGKILL)
         return future
 
-    monkeypatch.setattr(run.ProcessPoolExecutor, "submit", kill_after)
+    monkeypatch.setattr(measure_all.ProcessPoolExecutor, "submit", kill_after)
     with pytest.raises(OSError, match="killed, maybe for memory; run again with a smaller -np"):
-        run.evaluate([pairing], Options(), 2)
+        measure_all.evaluate([pairing], MetricOptions(), 2)
     monkeypatch.undo()
-    (table,) = run.evaluate([pairing], Options(), 1)
+    (table,) = measure_all.evaluate([pairing], MetricOptions(), 1)
     assert set(table["case"]) == set(CASES)
-
-
-def test_versions_outside_of_an_installation(monkeypatch):
-    monkeypatch.setattr(summary, "version", lambda name: (_ for _ in ()).throw(summary.PackageNotFoundError(name)))
-    assert set(summary.versions().values()) == {"not installed"}

@@ -1,21 +1,31 @@
 """Metrics of two masks: against geometry, against MONAI's own functions and against ITK's distance transform."""
 
+import re
+import runpy
+
 import numpy as np
 import pytest
 import SimpleITK
 import torch
+from documentation import ROOT
 from masks import ball, blobs, box
 from monai.metrics import compute_average_surface_distance, compute_hausdorff_distance, compute_surface_dice
+from monai.metrics.utils import get_mask_edges
 
-from nnunetv2_mamba.evaluation.metrics import Options, overlap, surface
+from nnunetv2_mamba.cli import main
+from nnunetv2_mamba.evaluation import mask_pair, metrics
+from nnunetv2_mamba.evaluation.mask_pair import MaskPair
+from nnunetv2_mamba.evaluation.metric_options import MetricOptions
+from nnunetv2_mamba.evaluation.metrics import METRICS
 
 SPACINGS = [(1.0, 1.0, 1.0), (3.0, 1.0, 1.0), (0.5, 0.8, 2.0)]
+NAMES = ("dice", "iou", "volume_similarity", "hd95", "assd", "nsd")  # that are checked here by number
 
 
 def measure(reference, prediction, spacing, **options):
     diagonal = float(np.linalg.norm(np.multiply(reference.shape, spacing)))
-    counts = ((reference & prediction).sum(), (~reference & prediction).sum(), (reference & ~prediction).sum())
-    return overlap(*map(int, counts)) | surface(reference, prediction, spacing, Options(**options), diagonal)
+    values = metrics.measure(MaskPair(reference, prediction, spacing, diagonal), MetricOptions(**options))
+    return {name: values[name] for name in NAMES}
 
 
 def summarized(directions, tolerance):
@@ -184,9 +194,53 @@ def test_a_spacing_as_rounded_in_a_file_is_within_the_tolerance():
 @pytest.mark.parametrize("options", [{"nsd_tolerance": -1}, {"nsd_tolerance": np.nan}, {"nsd_tolerance": np.inf}])
 def test_no_such_tolerance(options):
     with pytest.raises(ValueError, match="tolerance"):
-        Options(**options)
+        MetricOptions(**options)
 
 
 def test_no_such_distance():
     with pytest.raises(ValueError, match="'inf' or 'diagonal', not 'zero'"):
-        Options(empty_distance="zero")
+        MetricOptions(empty_distance="zero")
+
+
+# --- of every metric
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_a_perfect_prediction_has_the_best_value_and_a_missing_one_does_not(metric):
+    mask, empty = box((6, 6, 6), (1, 2, 2), (4, 5, 5)), np.zeros((6, 6, 6), dtype=bool)
+    perfect, missing, invented, absent = (
+        metric.measure(MaskPair(*pair, (1.0, 2.0, 1.0), 15.0), MetricOptions())
+        for pair in ((mask, mask), (mask, empty), (empty, mask), (empty, empty))
+    )
+    assert perfect == metric.best and np.isnan(absent)
+    for value in (missing, invented):
+        assert value > metric.best if metric.lower_is_better else value < metric.best
+
+
+@pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
+def test_it_is_named_in_the_helps_and_in_the_documentation(metric, capsys):
+    """Of ``evaluate`` by its title, of ``compare`` by its name; the pages are filled by the hook of mkdocs.yml."""
+    for verb, text in (("evaluate", metric.title), ("compare", metric.name)):
+        with pytest.raises(SystemExit):
+            main([verb, "--help"])
+        assert text in " ".join(capsys.readouterr().out.split())
+    filled = runpy.run_path(str(ROOT / "mkdocs_registry.py"))["on_page_markdown"]
+    for page, text in (("evaluation", metric.title), ("comparing", f"`{metric.name}`")):
+        assert text in filled((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8"))
+
+
+def test_the_rule_for_one_empty_mask_in_words():
+    for distance, words in (("inf", "infinite"), ("diagonal", "the diagonal of the image in mm")):
+        text = metrics.rule_for_one_empty(MetricOptions(empty_distance=distance))
+        assert re.fullmatch(rf"in one image only: dice, iou, .*nsd.* are 0, hd95.* assd are {words}.*", text)
+
+
+def test_surface_distances_are_computed_once_and_only_where_they_are_used(monkeypatch):
+    calls = []
+    monkeypatch.setattr(mask_pair, "get_mask_edges", lambda *a, **k: calls.append(a) or get_mask_edges(*a, **k))
+    mask = box((6, 6, 6), (1, 2, 2), (4, 5, 5))
+    pair = MaskPair(mask, mask, (1, 1, 1), 1.0)
+    METRICS["dice"].measure(pair, MetricOptions())
+    assert not calls
+    metrics.measure(pair, MetricOptions())
+    assert len(calls) == 1

@@ -7,7 +7,6 @@ import pandas as pd
 import pytest
 
 from nnunetv2_mamba.evaluation.comparison import Comparison, Pair, Result, StructureComparison
-from nnunetv2_mamba.evaluation.report.runs import COSTS, Fold, Run, costs, curve_of, read_run
 from nnunetv2_mamba.evaluation.report.summary_tables import (
     Table,
     cost_table,
@@ -113,47 +112,6 @@ def test_costs_as_rows():
     assert table.head == ("model", "parameters [million]", "energy of a training [kWh]")
     assert table.rows == (("A", "12.3", "1.23"), ("B", "7", "unknown"))
     assert cost_table({"A": {}, "B": {}}) is None
-
-
-def run_with(*folds_cost):
-    folds = tuple(Fold(str(i), {}, cost, {}) for i, cost in enumerate(folds_cost))
-    return Run(None, None, None, None, None, {}, {}, folds, {}, {}, {})
-
-
-def test_costs_are_medians_over_the_folds_of_all_repetitions_in_their_units():
-    cost = {
-        "parameters": 3_000_000,
-        "flops": 5e9,
-        "seconds_per_epoch": 10,
-        "peak_memory": {"allocated_bytes": 3 * 2**30, "reserved_bytes": 4 * 2**30, "process_bytes": 5 * 2**30},
-        "energy_joules": 7.2e6,
-    }
-    runs = [run_with(cost, {**cost, "seconds_per_epoch": 11.5}), run_with({**cost, "seconds_per_epoch": 100}, {})]
-    found = costs(runs)
-    assert list(found) == list(COSTS)
-    assert list(found.values()) == pytest.approx([3, 5, 11.5, 3, 4, 5, 2])
-    assert costs([run_with({"parameters": "many", "peak_memory": 7})]) == {}
-
-
-def test_a_curve_is_the_mean_of_the_folds_that_have_come_so_far():
-    folds = [Fold("0", {"val_loss": {0: 1.0, 1: 3.0}}, {}, {}), Fold("1", {"val_loss": {2: 5.0, 0: 2.0}}, {}, {})]
-    assert curve_of(folds, "val_loss") == {0: 1.5, 1: 3.0, 2: 5.0}
-    assert list(curve_of(folds, "val_loss")) == [0, 1, 2]
-
-
-def test_what_a_log_says_of_its_epochs(tmp_path):
-    fold = tmp_path / "nnUNetTrainer__nnUNetPlans__2d" / "fold_3"
-    fold.mkdir(parents=True)
-    lines = [
-        "2026-01-01 00:00:01.000000: Epoch 0", "2026-01-01 00:00:02.000000: train_loss -0.25",
-        "2026-01-01 00:00:02.000000: val_loss nan", "2026-01-01 00:00:03.000000: Epoch 7",
-        "2026-01-01 00:00:04.000000: train_loss -1.5e-1", "train_loss 5", "2026-01-01 00:00:05.000000: Epoch soon",
-        "2026-01-01 00:00:06.000000: Pseudo dice [np.float32(0.5), np.float32(nan), np.float32(0.75)]",
-    ]  # fmt: skip
-    (fold / "training_log_2026_1_1_0_0_0.txt").write_text("\n".join(lines))
-    (read,) = read_run(fold.parent).folds
-    assert read.name == "3" and read.unread_logs == ()
-    assert read.curves == {"train_loss": {0: -0.25, 7: -0.15}, "val_loss": {}, "Pseudo dice": {7: 0.625}}
 
 
 A, B, C = (Result(name, mean, mean - 0.01, mean + 0.01, 0, 1.0, 1, (1.0,)) for name, mean in

@@ -4,12 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nnunetv2_mamba.evaluation.metrics import Options
+from nnunetv2_mamba.evaluation.metric_options import MetricOptions
+from nnunetv2_mamba.evaluation.metrics import METRICS
 from nnunetv2_mamba.evaluation.statistics import mean_intervals, smallest_p
 from nnunetv2_mamba.evaluation.summary import format_means
 from nnunetv2_mamba.evaluation.tables import COLUMNS, format_metrics, read_metrics
-
-METRICS = ("dice", "iou", "volume_similarity", "hd95", "assd", "nsd")
 
 
 def table(cases, labels=("zebra", "ant"), value=0.5):
@@ -28,20 +27,22 @@ def test_the_smallest_p_of_few_cases():
 
 
 def test_means_are_listed_in_the_order_of_the_labels_with_their_units():
-    lines = format_means(
-        [table(["b", "a"], value=0.25), table(["c"], value=1.0)], Options(nsd_tolerance=2.5)
-    ).splitlines()
+    options = MetricOptions(nsd_tolerance=2.5)
+    lines = format_means([table(["b", "a"], value=0.25), table(["c"], value=1.0)], options).splitlines()
     assert lines[0] == "Means over 3 cases"
-    assert lines[1].split("  ")[-1].strip() == "nsd at 2.5 mm"
-    for heading in ("dice", "hd95 [mm]", "assd [mm]"):
+    assert lines[1].split() == [word for metric in METRICS.values() for word in metric.column(options).split()]
+    for heading in ("dice", "hd95 [mm]", "assd [mm]", "nsd at 2.5 mm"):
         assert heading in lines[1]
     assert "dice [" not in lines[1] and "hd95 at" not in lines[1]
-    assert [line.split() for line in lines[2:]] == [[label, *["0.5000"] * 6] for label in ("zebra", "ant")]
+    assert [line.split() for line in lines[2:]] == [[label, *["0.5000"] * len(METRICS)] for label in ("zebra", "ant")]
 
 
 def test_a_case_of_two_folds_counts_once_in_the_means():
     folds = [table(["a", "b"], value=0.0), table(["a"], value=0.5)]
-    assert format_means(folds, Options()).splitlines()[-1].split() == ["ant", *["0.1250"] * 6]  # (0.25 + 0) / 2
+    assert format_means(folds, MetricOptions()).splitlines()[-1].split() == [
+        "ant",
+        *["0.1250"] * len(METRICS),
+    ]  # (0.25 + 0) / 2
 
 
 @pytest.mark.parametrize(("number", "rest"), [(2, ""), (10, ""), (11, " and 1 more"), (13, " and 3 more")])

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from nnunetv2_mamba.evaluation.catalog import METRICS
+from nnunetv2_mamba.evaluation.metrics import METRICS
 from nnunetv2_mamba.evaluation.tables import COLUMNS, format_metrics, read_metrics
 
 
@@ -68,7 +68,7 @@ def test_a_fold_that_is_not_evaluated(tmp_path):
 def test_folds_with_other_labels(tmp_path):
     write(tmp_path / "fold_0/validation", ["a"], labels=["x", "y"])
     write(tmp_path / "fold_1/validation", ["b"], labels=["x"])
-    with pytest.raises(ValueError, match="no value for b / y / assd, .* same options"):
+    with pytest.raises(ValueError, match=r"no value for b / y / \w+, .* same options"):
         read_metrics(tmp_path)
 
 

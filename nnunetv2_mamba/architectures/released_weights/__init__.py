@@ -14,8 +14,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from nnunetv2_mamba.untrusted_checkpoints import read_plain
+
 from ...files import written_whole
-from .state import read_plain, unwrap
+from .state import unwrap
 
 __all__ = ["build_from_released", "convert"]
 

@@ -6,11 +6,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..catalog import METRICS
 from ..comparison import Comparison
+from ..evaluated_model import EvaluatedModel, Repetitions
+from ..metrics import METRICS
 from .html import Illustration, Section
-from .overlays import Case, extremes, find_image, overlay
-from .runs import Run
+from .overlays import CaseFiles, extremes, find_image, overlay
 from .style import COLOURS
 
 _TITLE = "Worst, median and best case"
@@ -24,7 +24,7 @@ class CaseImages:
     images: Path | None = None
     references: Path | None = None
 
-    def section(self, comparison: Comparison, runs: dict[str, list[Run]]) -> Section:
+    def section(self, comparison: Comparison, models: Repetitions) -> Section:
         """The cases by the mean over the models of the first metric, or a sentence that says what is missing.
 
         Raises:
@@ -40,9 +40,9 @@ class CaseImages:
         illustrations = []
         for kind, name in chosen.items():
             try:
-                case = self._files(name, runs)
-                labels = _labels(runs)
-                captions = {model: metric.number(values.loc[name, model]) for model in comparison.names}
+                case = self._files(name, models)
+                labels = _labels(models)
+                captions = {title: metric.number(values.loc[name, title]) for title in comparison.names}
                 figure, alt = overlay(case, labels, captions)
             except ValueError as error:
                 if self.images or self.references:
@@ -63,15 +63,15 @@ class CaseImages:
             illustrations=tuple(illustrations),
         )
 
-    def _files(self, name: str, runs: dict[str, list[Run]]) -> Case:
+    def _files(self, name: str, models: Repetitions) -> CaseFiles:
         predictions, reference, image = {}, None, None
-        for model, (run, *_) in runs.items():
-            if name not in run.cases:
-                raise ValueError(f"{run.path} says not which files belong to {name}; evaluate writes it")
-            given, predictions[model] = run.cases[name]
+        for title, (model, *_) in models.items():
+            if name not in model.cases:
+                raise ValueError(f"{model.path} says not which files belong to {name}; evaluate writes it")
+            given, predictions[title] = model.cases[name]
             reference = reference or given
-            ending = predictions[model].name.removeprefix(name)
-            image = image or self._image(run, name, ending)
+            ending = predictions[title].name.removeprefix(name)
+            image = image or self._image(model, name, ending)
         if self.references is not None:
             reference = self.references / f"{name}{ending}"
         for file in (reference, *predictions.values()):
@@ -79,24 +79,24 @@ class CaseImages:
                 raise ValueError(f"no file {file}")
         if image is None:
             raise ValueError(f"nnUNet_raw has no image of {name}")
-        return Case(name, image, reference, predictions)
+        return CaseFiles(name, image, reference, predictions)
 
-    def _image(self, run: Run, name: str, ending: str) -> Path | None:
+    def _image(self, model: EvaluatedModel, name: str, ending: str) -> Path | None:
         if self.images is not None:
             return find_image(self.images, name, ending)
-        raw, dataset = os.environ.get("nnUNet_raw"), run.dataset or run.plans.get("dataset_name")
+        raw, dataset = os.environ.get("nnUNet_raw"), model.dataset or model.plans.get("dataset_name")
         if not raw or not dataset:
             return None
         return find_image(Path(raw) / dataset / "imagesTr", name, ending)
 
 
-def _labels(runs: dict[str, list[Run]]) -> dict[int, str]:
+def _labels(models: Repetitions) -> dict[int, str]:
     """Names by value. Regions have several values, of which each keeps the name of its smallest region."""
     names: dict[int, str] = {}
-    for run in (run for own in runs.values() for run in own):
-        given = run.dataset_json.get("labels", {})
+    for model in (model for own in models.values() for model in own):
+        given = model.dataset_json.get("labels", {})
         if not isinstance(given, dict):
-            raise ValueError(f"{run.path / 'dataset.json'}: 'labels' must give each name its value")
+            raise ValueError(f"{model.path / 'dataset.json'}: 'labels' must give each name its value")
         labels = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
         for name, values in sorted(labels.items(), key=lambda item: len(item[1])):
             for value in values:

@@ -11,9 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ..catalog import METRICS
+from ...results.costs import COSTS
+from ...results.nnunet_log import CURVES
+from ...text import first_few
 from ..comparison import Result, StructureComparison
-from .runs import COSTS, CURVES
+from ..metrics import METRICS
 from .style import colour, marker, panels, wrapped
 from .wording import p_value, with_interval
 
@@ -93,16 +95,15 @@ def significance(items: Sequence[StructureComparison]) -> tuple[Figure, str]:
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     significant = [f"{pair.better} better in {pair.first} against {pair.second} on {item.structure}"
                    for item in items for pair in item.pairs if pair.significant]  # fmt: skip
-    found = "; ".join(significant[:12]) or "no significant difference"
-    more = f"; and {len(significant) - 12} more" if len(significant) > 12 else ""
-    return figure, f"Matrix of adjusted p-values, {METRICS[items[0].metric].heading}: {found}{more}."
+    found = first_few(significant, 12, "; ") or "no significant difference"
+    return figure, f"Matrix of adjusted p-values, {METRICS[items[0].metric].heading}: {found}."
 
 
 def cost_versus_score(item: StructureComparison, costs: dict[str, dict[str, float]]) -> tuple[Figure, str] | None:
     """Mean score of each model over each cost that is known, or None if none is.
 
     Args:
-        costs: of ``runs.costs``, by model.
+        costs: of ``results.costs.median_costs``, by model.
     """
     known = [key for key in COSTS if any(key in cost for cost in costs.values())]
     if not known:
@@ -137,25 +138,25 @@ def learning_curves(curves: dict[str, dict[str, list[dict[int, float]]]]) -> tup
     """Thin: each fold; thick: their mean. None where no model has a training log.
 
     Args:
-        curves: by model, by name in ``runs.CURVES``: the mean over folds, then each fold.
+        curves: by model, by name in ``nnunet_log.CURVES``: the mean over folds, then each fold.
     """
     if not any(curve for named in curves.values() for found in named.values() for curve in found):
         return None
     figure, axes = panels(len(CURVES), 3.0)
-    for panel, (key, title) in zip(axes, CURVES.items(), strict=True):
+    for panel, (key, curve) in zip(axes, CURVES.items(), strict=True):
         for place, named in enumerate(curves.values()):
             mean, *folds = named[key]
             for fold in folds if len(folds) > 1 else []:
                 panel.plot(fold.keys(), fold.values(), color=colour(place), linewidth=0.5, alpha=0.5)
             shape = marker(place) if len(mean) <= 30 else None
             panel.plot(mean.keys(), mean.values(), color=colour(place), linewidth=1.6, marker=shape, markersize=3.5)
-        panel.set_title(title)
+        panel.set_title(curve.title)
         panel.set_xlabel("epoch")
     _legend(figure, list(curves))
     ends = [
-        f"{name} ends at {list(named['Pseudo dice'][0].values())[-1]:.3f} after {len(named['Pseudo dice'][0])} epochs"
+        f"{name} ends at {list(named['dice'][0].values())[-1]:.3f} after {len(named['dice'][0])} epochs"
         for name, named in curves.items()
-        if named["Pseudo dice"][0]
+        if named["dice"][0]
     ]
     return figure, f"Learning curves; validation Dice of patches: {'; '.join(ends)}."
 

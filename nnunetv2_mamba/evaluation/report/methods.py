@@ -5,11 +5,11 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable
 
-from ..catalog import METRICS
+from ...versions import installed_version
 from ..comparison import RULES, Comparison
+from ..evaluated_model import EvaluatedModel, Repetitions
+from ..metrics import METRICS
 from ..statistics import ALPHA, RESAMPLES, SIGN_FLIPS
-from ..summary import installed_version
-from .runs import Run
 from .summary_tables import Table
 
 REFERENCES = (
@@ -25,57 +25,59 @@ REFERENCES = (
 )
 
 
-def paragraphs(comparison: Comparison, runs: dict[str, list[Run]]) -> list[str]:
+def paragraphs(comparison: Comparison, models: Repetitions) -> list[str]:
     """Plain text, for the report and for a paper."""
-    return [_training(comparison, runs), _measuring(runs), _testing(comparison), " ".join(RULES)]
+    return [_training(comparison, models), _measuring(models), _testing(comparison), " ".join(RULES)]
 
 
-def models(comparison: Comparison, runs: dict[str, list[Run]]) -> Table:
+def model_table(comparison: Comparison, models: Repetitions) -> Table:
     """What stands behind each name; unknown where nothing is recorded."""
     rows = []
     for name in comparison.names:
-        own = runs[name]
-        folds = [fold for run in own for fold in run.folds]
+        own = models[name]
+        folds = [fold for model in own for fold in model.folds]
         rows.append(
             (
                 name,
-                _set(run.trainer for run in own),
-                _set(run.plans_name for run in own),
-                _set(run.configuration for run in own),
+                *(_set(model.name and model.name[place] for model in own) for place in range(3)),
                 _set(fold.name for fold in folds),
-                _set(fold.cost.get("seed") for fold in folds),
-                _set(fold.cost.get("epochs") or fold.debug.get("num_epochs") for fold in folds),
-                _set(_hardware(fold.cost, fold.debug) for fold in folds),
-                _set(_torch(fold.cost, fold.debug) for fold in folds),
+                _set(fold.seed for fold in folds),
+                _set(fold.epochs for fold in folds),
+                _set(fold.hardware for fold in folds),
+                _set(_versions(fold.versions) for fold in folds),
             )
         )
     head = ("model", "trainer", "plans", "configuration", "folds", "seeds", "epochs", "hardware", "trained with")
     return Table("What was compared", head, tuple(rows))
 
 
-def _training(comparison: Comparison, runs: dict[str, list[Run]]) -> str:
-    every = [run for own in runs.values() for run in own]
-    datasets = _set(run.dataset or run.plans.get("dataset_name") for run in every)
+def _training(comparison: Comparison, models: Repetitions) -> str:
+    every = [model for own in models.values() for model in own]
+    datasets = _set(model.dataset or model.plans.get("dataset_name") for model in every)
     texts = [f"{len(comparison.names)} models were compared on {len(comparison.cases)} cases of {datasets}."]
     repeated = [f"{name} ({count})" for name, count in comparison.repetitions.items() if count > 1]
     if repeated:
         texts.append(f"Repeated trainings were averaged within each case: {', '.join(repeated)}.")
-    details = {name: _details(own) for name, own in runs.items()}
+    details = {name: _details(own) for name, own in models.items()}
     for detail in dict.fromkeys(details.values()):
-        alike = [name for name in runs if details[name] == detail]
-        trainers = [f"{name} ({_set(run.trainer or run.path.name for run in runs[name])})" for name in alike]
+        alike = [name for name in models if details[name] == detail]
+        trainers = [f"{name} ({_set(map(_trainer, models[name]))})" for name in alike]
         texts.append(f"{', '.join(trainers)}: {detail}.")
     return " ".join(texts)
 
 
-def _details(runs: list[Run]) -> str:
+def _trainer(model: EvaluatedModel) -> str:
+    return model.name.trainer if model.name else model.path.name
+
+
+def _details(models: list[EvaluatedModel]) -> str:
     """How a model was trained, but for the trainer's name; the plans are those of its first path."""
-    folds = [fold for run in runs for fold in run.folds]
+    folds = [fold for model in models for fold in model.folds]
     if not folds:
         return "nothing is recorded of the training"
-    first = runs[0]
-    plan = _plan(first.plans.get("configurations"), first.configuration)
-    texts = [f"{first.plans_name}, {first.configuration}"]
+    first = models[0]
+    plan = first.configuration
+    texts = [f"{first.name.plans}, {first.name.configuration}"]
     if "patch_size" in plan:
         texts.append(f"patch {' x '.join(map(str, plan['patch_size']))}")
     if "batch_size" in plan:
@@ -86,33 +88,33 @@ def _details(runs: list[Run]) -> str:
         f"{', '.join(texts)}; folds {_set(fold.name for fold in folds)}; seeds "
         f"{_set(fold.cost.get('seed') for fold in folds)}; epochs "
         f"{_set(fold.cost.get('epochs') or fold.debug.get('num_epochs') for fold in folds)}; on "
-        f"{_set(_hardware(fold.cost, fold.debug) for fold in folds)} with "
-        f"{_set(_torch(fold.cost, fold.debug) for fold in folds)}"
+        f"{_set(fold.hardware for fold in folds)} with "
+        f"{_set(_versions(fold.versions) for fold in folds)}"
     )
 
 
-def _plan(configurations: object, name: str | None) -> dict:
-    """The configuration with what it inherits; what the plans do not have is left out."""
-    plan: dict = {}
-    seen: set[str | None] = set()
-    while isinstance(configurations, dict) and isinstance(own := configurations.get(name), dict) and name not in seen:
-        seen.add(name)
-        plan = own | plan
-        name = own.get("inherits_from")
-    return plan
-
-
-def _measuring(runs: dict[str, list[Run]]) -> str:
-    found = [record for own in runs.values() for run in own for record in run.evaluations.values() if record]
+def _measuring(models: Repetitions) -> str:
+    found = [record for own in models.values() for model in own for record in model.evaluations.values() if record]
     if not found:
         return "How the metrics were measured is not recorded beside the tables."
     texts = [
         "Every case was evaluated at its own spacing in the geometry of its reference. Definitions: "
-        + "; ".join(f"{_title(key)}: {text}" for key, text in found[0].get("definitions", {}).items()),
-        f". The tolerance of NSD is {_set(item.get('nsd_tolerance_mm') for item in found)} mm.",
+        + "; ".join(f"{_title(key)}: {text}" for key, text in found[0].get("definitions", {}).items())
+        + ".",
+        *_numbers(found),
         f" Measured with {_set(_versions(item.get('versions', {})) for item in found)}.",
     ]
     return "".join(texts)
+
+
+def _numbers(records: list[dict]) -> list[str]:
+    """What was chosen of the numbers that metrics depend on, as sentences."""
+    settings = dict.fromkeys(setting for metric in METRICS.values() for setting in metric.depends_on)
+    return [
+        f" {setting.name[0].upper()}{setting.name[1:]} is "
+        f"{_set(record.get(setting.key) for record in records)} {setting.unit}."
+        for setting in settings
+    ]
 
 
 def _title(name: str) -> str:
@@ -138,15 +140,6 @@ def _testing(comparison: Comparison) -> str:
         "of the cases. The tests see the variation between cases; that between repeated trainings only enters "
         f"where several seeds are compared. Computed with {with_versions}, Python {platform.python_version()}."
     )
-
-
-def _hardware(cost: dict, debug: dict) -> str | None:
-    return cost.get("device") or debug.get("gpu_name") or debug.get("device")
-
-
-def _torch(cost: dict, debug: dict) -> str | None:
-    versions = cost.get("versions") or {"torch": debug.get("torch_version")}
-    return _versions(versions)
 
 
 def _versions(versions: dict) -> str | None:

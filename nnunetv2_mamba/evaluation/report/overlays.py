@@ -20,7 +20,7 @@ _MARGIN = 0.15  # around the structures, as a share of their box
 
 
 @dataclass(frozen=True)
-class Case:
+class CaseFiles:
     """Files of a case: image, reference, and a prediction by model."""
 
     name: str
@@ -29,7 +29,7 @@ class Case:
     predictions: dict[str, Path]
 
 
-def overlay(case: Case, labels: dict[int, str], captions: dict[str, str]) -> tuple[Figure, str]:
+def overlay(case: CaseFiles, labels: dict[int, str], captions: dict[str, str]) -> tuple[Figure, str]:
     """Planes are rows; image, reference and predictions are columns.
 
     The slices are those with most of the reference's foreground, whatever the predictions look like there. Anatomical
@@ -136,7 +136,7 @@ def _box(mask: np.ndarray) -> tuple[slice, ...]:
     """Around all structures, with a margin."""
     sides = []
     for axis in range(3):
-        there = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        margin = 3 + int(_MARGIN * (there[-1] - there[0]))
-        sides.append(slice(max(0, there[0] - margin), min(mask.shape[axis], there[-1] + margin + 1)))
+        occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
+        margin = 3 + int(_MARGIN * (occupied[-1] - occupied[0]))
+        sides.append(slice(max(0, occupied[0] - margin), min(mask.shape[axis], occupied[-1] + margin + 1)))
     return tuple(sides)

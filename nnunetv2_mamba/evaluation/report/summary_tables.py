@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from ...results.costs import COSTS
 from ...text import printable
-from ..catalog import METRICS
 from ..comparison import Comparison, StructureComparison
-from .runs import COSTS
+from ..metrics import METRICS
 from .wording import p_value, verdict, with_interval
 
 
@@ -108,28 +109,13 @@ def cost_table(costs: dict[str, dict[str, float]]) -> Table | None:
 
 
 def markdown(table: Table) -> str:
-    def cell(text: str, strong: bool) -> str:
-        return f"**{_for_markdown(text)}**" if strong else _for_markdown(text)
-
-    lines = [
-        f"| {' | '.join(_for_markdown(text) for text in table.head)} |",
-        "|---" * len(table.head) + "|",
-        *(
-            f"| {' | '.join(cell(text, (i, j) in table.bold) for j, text in enumerate(row))} |"
-            for i, row in enumerate(table.rows)
-        ),
-        "",
-        f"{_for_markdown(table.caption)}.",
-    ]
-    return "\n".join(lines) + "\n"
+    head, *rows = (f"| {' | '.join(cells)} |" for cells in _cells(table, _for_markdown, "**{}**"))
+    return "\n".join([head, "|---" * len(table.head) + "|", *rows, "", f"{_for_markdown(table.caption)}.", ""])
 
 
 def latex(table: Table) -> str:
     """For the packages booktabs and graphicx."""
-
-    def cell(text: str, strong: bool) -> str:
-        return rf"\textbf{{{for_latex(text)}}}" if strong else for_latex(text)
-
+    head, *rows = (" & ".join(cells) + r" \\" for cells in _cells(table, for_latex, r"\textbf{{{}}}"))
     lines = [
         r"\begin{table}",
         r"\centering",
@@ -137,17 +123,21 @@ def latex(table: Table) -> str:
         r"\resizebox{\linewidth}{!}{%",
         rf"\begin{{tabular}}{{{'l' * len(table.head)}}}",
         r"\toprule",
-        " & ".join(for_latex(text) for text in table.head) + r" \\",
+        head,
         r"\midrule",
-        *(
-            " & ".join(cell(text, (i, j) in table.bold) for j, text in enumerate(row)) + r" \\"
-            for i, row in enumerate(table.rows)
-        ),
+        *rows,
         r"\bottomrule",
         r"\end{tabular}}",
         r"\end{table}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _cells(table: Table, escape: Callable[[str], str], bold: str) -> Iterator[list[str]]:
+    """The head and the rows, escaped; ``bold`` is a format."""
+    yield [escape(text) for text in table.head]
+    for i, row in enumerate(table.rows):
+        yield [bold.format(escape(text)) if (i, j) in table.bold else escape(text) for j, text in enumerate(row)]
 
 
 _LATEX = {

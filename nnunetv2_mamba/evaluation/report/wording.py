@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 
-from ..catalog import METRICS
+from ...text import joined_by_and
 from ..comparison import Comparison, Pair, StructureComparison
+from ..metrics import METRICS
 
 
 def with_interval(value: float, low: float, high: float, metric: str) -> str:
@@ -35,7 +36,8 @@ def finding(item: StructureComparison) -> str:
     head = f"{metric.heading}, {item.structure}, {len(item.values)} cases: "
     tied = [result.name for result in by_mean if result.mean == best.mean]
     mean = with_interval(best.mean, best.low, best.high, item.metric)
-    head += f"{_and(tied)} {'has' if len(tied) == 1 else 'have'} the {'lowest' if lower else 'highest'} mean, {mean}. "
+    head += f"{joined_by_and(tied)} {'has' if len(tied) == 1 else 'have'} the "
+    head += f"{'lowest' if lower else 'highest'} mean, {mean}. "
     n_significant = sum(pair.significant for pair in item.pairs)
     if not n_significant:
         between = "the two models" if len(item.results) == 2 else "any two models"
@@ -46,12 +48,14 @@ def finding(item: StructureComparison) -> str:
     worse = [pair for pair in own if pair.significant and pair.better != best.name]
     level = [pair for pair in own if not pair.significant]
     if better:
-        sentences.append(f"It is significantly better than {_and([_against(pair, best.name) for pair in better])}.")
+        sentences.append(
+            f"It is significantly better than {joined_by_and([_against(pair, best.name) for pair in better])}."
+        )
     if worse:
-        others = _and([_against(pair, best.name) for pair in worse])
+        others = joined_by_and([_against(pair, best.name) for pair in worse])
         sentences.append(f"Yet over the cases the test speaks against it and for {others}: look at the single cases.")
     if level:
-        others = _and([pair.second if pair.first == best.name else pair.first for pair in level])
+        others = joined_by_and([pair.second if pair.first == best.name else pair.first for pair in level])
         sentences.append(f"No significant difference between it and {others} was found ({_open(level, item.metric)}).")
     if len(item.pairs) > 1:
         sentences.append(f"In all, {n_significant} of {len(item.pairs)} pairs differ significantly.")
@@ -87,7 +91,3 @@ def _open(pairs: tuple[Pair, ...] | list[Pair], metric: str) -> str:
     if not ends:
         return p
     return f"{p}; the intervals leave room for mean differences of up to {METRICS[metric].number(max(ends))}"
-
-
-def _and(texts: list[str]) -> str:
-    return texts[0] if len(texts) == 1 else f"{', '.join(texts[:-1])} and {texts[-1]}"

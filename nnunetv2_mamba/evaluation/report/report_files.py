@@ -1,4 +1,4 @@
-"""Writes everything that ``compare`` leaves: the HTML report, figures, tables, values and the methods paragraph."""
+"""Everything that ``compare`` leaves: the HTML report, figures, tables, values and the methods paragraph."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from datetime import date
 from pathlib import Path
 
 from ...files import written_whole
+from ...results.costs import median_costs
+from ...results.nnunet_log import CURVES
+from ...results.trained_model import mean_curve
 from ...text import as_cell, printable
-from ..catalog import METRICS
 from ..comparison import Comparison
+from ..evaluated_model import Repetitions
+from ..metrics import METRICS
 from . import figures, methods, summary_tables
 from .case_images import CaseImages
 from .html import DPI, Illustration, Section, render
-from .runs import CURVES, Run, costs, curve_of
 from .style import style
 from .wording import findings
 
@@ -30,37 +33,15 @@ _COST = "Mean and its 95 % confidence interval; costs as in the table."
 _CURVES = "Means over the folds that have reached an epoch; thin: single folds. Dice of random patches, not of cases."
 
 
-def write(comparison: Comparison, runs: dict[str, list[Run]], output: Path, case_images: CaseImages) -> Path:
-    """Write all files into ``output``, over those of an earlier comparison there.
-
-    All is computed before anything is written; the report goes first and comes back last, so that it never stands
-    beside the tables of another comparison.
-
-    Args:
-        runs: the paths behind each name.
-
-    Returns:
-        The HTML file.
-    """
-    files = _contents(comparison, runs, case_images)
-    report = output / "report.html"
-    (output / "figures").mkdir(parents=True, exist_ok=True)
-    report.unlink(missing_ok=True)
-    for name, content in files.items():
-        with written_whole(output / name) as temporary:
-            temporary.write_bytes(content)
-    return report
-
-
-def _contents(comparison: Comparison, runs: dict[str, list[Run]], case_images: CaseImages) -> dict[str, bytes]:
+def make_files(comparison: Comparison, models: Repetitions, case_images: CaseImages) -> dict[str, bytes]:
     """What goes into the files, by their names in the output; the report is the last."""
-    cost = {name: costs(own) for name, own in runs.items()}
+    cost = {name: median_costs(fold for model in own for fold in model.folds) for name, own in models.items()}
     tables = _tables(comparison, cost)
-    texts = methods.paragraphs(comparison, runs)
+    texts = methods.paragraphs(comparison, models)
     content = comparison.as_dict() | {"findings": findings(comparison), "costs": cost}
     written = {
         "comparison.json": json.dumps(content, indent=1, allow_nan=False) + "\n",
-        "values.csv": _values(comparison),
+        "values.csv": values_csv(comparison),
         "table.md": "\n".join(summary_tables.markdown(table) for table in tables),
         "table.tex": "\n".join(summary_tables.latex(table) for table in tables),
         "methods.txt": "\n\n".join(map(printable, [*texts, *methods.REFERENCES])) + "\n",
@@ -71,9 +52,9 @@ def _contents(comparison: Comparison, runs: dict[str, list[Run]], case_images: C
             Section("Result", tables=(tables[0],)),
             *(_of_metric(comparison, metric) for metric in comparison.metrics if comparison.of(metric)),
             _cost(comparison, cost),
-            _curves(runs),
-            case_images.section(comparison, runs),
-            Section("Methods", tuple(texts), (methods.models(comparison, runs),)),
+            _curves(models),
+            case_images.section(comparison, models),
+            Section("Methods", tuple(texts), (methods.model_table(comparison, models),)),
             Section("References", methods.REFERENCES),
         ]
         for illustration in (item for section in sections for item in section.illustrations):
@@ -81,7 +62,7 @@ def _contents(comparison: Comparison, runs: dict[str, list[Run]], case_images: C
                 buffer = io.BytesIO()
                 illustration.figure.savefig(buffer, format=ending, dpi=DPI)
                 figure_files[f"figures/{illustration.name}.{ending}"] = buffer.getvalue()
-        datasets = {run.dataset for own in runs.values() for run in own if run.dataset}
+        datasets = {model.dataset for own in models.values() for model in own if model.dataset}
         where = f" on {', '.join(sorted(datasets))}" if datasets else ""
         lead = (
             f"{len(comparison.cases)} cases, {len(comparison.labels)} "
@@ -93,7 +74,20 @@ def _contents(comparison: Comparison, runs: dict[str, list[Run]], case_images: C
     return figure_files | {name: text.encode("utf-8") for name, text in written.items()}
 
 
-def _values(comparison: Comparison) -> str:
+def write_files(files: dict[str, bytes], output: Path) -> None:
+    """Write into ``output``, over the files of an earlier comparison there.
+
+    The report goes first and comes back last, so that it never stands beside the tables of another comparison.
+    """
+    (output / "figures").mkdir(parents=True, exist_ok=True)
+    (output / "report.html").unlink(missing_ok=True)
+    for name, content in files.items():
+        with written_whole(output / name) as temporary:
+            temporary.write_bytes(content)
+
+
+def values_csv(comparison: Comparison) -> str:
+    """Names that a spreadsheet would take for formulas have an apostrophe before them."""
     values = comparison.values()
     values = values.assign(**{name: values[name].map(as_cell) for name in ("result", "structure", "case")})
     return values.to_csv(index=False, lineterminator="\n")
@@ -141,11 +135,11 @@ def _cost(comparison: Comparison, cost: dict[str, dict[str, float]]) -> Section:
     return Section("Cost", (), (table,), (Illustration("cost", drawn[0], _COST, drawn[1]),))
 
 
-def _curves(runs: dict[str, list[Run]]) -> Section:
+def _curves(models: Repetitions) -> Section:
     curves = {}
-    for name, own in runs.items():
-        folds = [fold for run in own for fold in run.folds]
-        curves[name] = {key: [curve_of(folds, key), *(fold.curves[key] for fold in folds)] for key in CURVES}
+    for name, own in models.items():
+        folds = [fold for model in own for fold in model.folds]
+        curves[name] = {key: [mean_curve(folds, key), *(fold.curves[key] for fold in folds)] for key in CURVES}
     drawn = figures.learning_curves(curves)
     if drawn is None:
         return Section("Learning curves", ("No learning curves: there are no training logs beside the results.",))

@@ -14,19 +14,20 @@ import pytest
 from made_up_models import results_folder, table_of
 
 from nnunetv2_mamba.cli import main
-from nnunetv2_mamba.evaluation import compare as compare_module
+from nnunetv2_mamba.evaluation import compare_results as compare_module
 from nnunetv2_mamba.evaluation import statistics
-from nnunetv2_mamba.evaluation.catalog import METRICS
-from nnunetv2_mamba.evaluation.compare import compare_results
-from nnunetv2_mamba.evaluation.comparison import compare
+from nnunetv2_mamba.evaluation.compare_results import compare_results
+from nnunetv2_mamba.evaluation.compare_tables import compare_tables
+from nnunetv2_mamba.evaluation.evaluated_model import read_evaluated_model
+from nnunetv2_mamba.evaluation.metrics import METRICS
 from nnunetv2_mamba.evaluation.provenance import notes
-from nnunetv2_mamba.evaluation.report import write as write_module
-from nnunetv2_mamba.evaluation.report.methods import _details
 from nnunetv2_mamba.evaluation.report.overlays import extremes
-from nnunetv2_mamba.evaluation.report.runs import COSTS, costs, curve_of, default_names, read_run
+from nnunetv2_mamba.evaluation.report.report_files import values_csv, write_files
 from nnunetv2_mamba.evaluation.report.summary_tables import overview
 from nnunetv2_mamba.evaluation.report.wording import findings
 from nnunetv2_mamba.evaluation.tables import format_metrics, read_metrics
+from nnunetv2_mamba.results.costs import median_costs
+from nnunetv2_mamba.results.trained_model import read_trained_model
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +68,7 @@ def test_results_without_evaluation_are_refused_with_the_remedy(tmp_path, capsys
 @pytest.fixture
 def no_report(monkeypatch):
     """Only the comparison is computed: figures take seconds."""
-    monkeypatch.setattr(compare_module, "write", lambda *_: None)
+    monkeypatch.setattr(compare_module, "make_files", lambda *_: {})
 
 
 def add_fold_all(folder, table):
@@ -85,7 +86,7 @@ def test_the_fold_of_all_cases_changes_no_number(tmp_path, no_report):
     found = compare_results(folders, tmp_path / "out", metrics=["dice"])
     assert found.structures[0].results == expected.structures[0].results
     assert found.notes[0].startswith(f"{folders[0]}/fold_all is left out beside the other folds")
-    assert costs([read_run(folders[0])]) == {}
+    assert median_costs(read_trained_model(folders[0]).folds) == {}
 
 
 def test_a_comparison_on_training_cases_says_so(tmp_path, no_report):
@@ -186,52 +187,14 @@ def test_other_versions_references_and_predictions_are_noted(recorded, tmp_path)
     assert notes[0].startswith(f"{moved[1]}/fold_1/validation/evaluation.csv is older than {moved[1]}/fold_1/")
 
 
-def test_default_names_say_what_differs(tmp_path):
-    def named(*folders):
-        return default_names([read_run(tmp_path / "Dataset998_MadeUp" / folder) for folder in folders])
-
-    results_folder(tmp_path, "nnUNetTrainer", table_of())
-    results_folder(tmp_path, "nnUNetTrainerSegMamba", table_of())
-    results_folder(tmp_path, "nnUNetTrainer_5epochs", table_of())
-    ours = [f"{trainer}__nnUNetPlans__3d_fullres" for trainer in ("nnUNetTrainer", "nnUNetTrainerSegMamba")]
-    assert named(*ours) == ["nnUNetTrainer", "SegMamba"]
-    assert named(ours[0], "nnUNetTrainer_5epochs__nnUNetPlans__3d_fullres")[1] == "nnUNetTrainer_5epochs"
-    for name in ("first", "second"):
-        (tmp_path / f"{name}.csv").write_text(format_metrics(table_of()))
-    assert default_names([read_run(tmp_path / "first.csv"), read_run(tmp_path / "second.csv")]) == ["first", "second"]
-
-
-def test_learning_curves_are_read_from_the_logs(tmp_path):
-    folder = results_folder(tmp_path, "nnUNetTrainer", table_of(), epochs=3)
-    (folder / "fold_0" / "training_log_2026_1_2_00_00_00.txt").write_text(  # continued from epoch 2
-        "2026-01-02 00:00:00.000000: Epoch 2 \n2026-01-02 00:00:00.000000: train_loss -5.0 \n"
-        "2026-01-02 00:00:00.000000: Pseudo dice [np.float32(0.5), 0.7] \n"
-        "2026-01-02 00:00:00.000000: Epoch 3 \n2026-01-02 00:00:00.000000: train_loss -1e-3 \n"
-    )
-    run = read_run(folder)
-    first = run.folds[0].curves
-    assert first["train_loss"] == {0: 0, 1: -0.1, 2: -5, 3: -0.001}
-    assert first["Pseudo dice"] == {0: 0, 1: 0.3, 2: pytest.approx(0.6)}  # nan: a class without voxels
-    assert curve_of(list(run.folds), "train_loss")[2] == pytest.approx((-5 - 0.2) / 2)
-    assert run.trainer == "nnUNetTrainer" and run.dataset == "Dataset998_MadeUp"
-
-
-def test_the_later_log_holds(tmp_path):
-    """nnU-Net writes months and days without leading zeros."""
-    folder = results_folder(tmp_path, "nnUNetTrainer", table_of(), epochs=1)
-    for day, loss in (("2026_10_1", -2.0), ("2026_9_30", -1.0), ("2026_10_12", -4.0), ("2026_10_9", -3.0)):
-        (folder / "fold_0" / f"training_log_{day}_09_05_00.txt").write_text(
-            f"2026-01-01 00:00:00.000000: Epoch 0 \n2026-01-01 00:00:00.000000: train_loss {loss} \n"
-        )
-    assert read_run(folder).folds[0].curves["train_loss"] == {0: -4.0}
-
-
 def test_logs_without_an_epoch_are_said(tmp_path):
     """nnU-Net may word its log in another way: then there are no curves, and not silently."""
     folders = [results_folder(tmp_path, name, table_of(seed=seed)) for seed, name in enumerate(("nnUNetTrainer", "B"))]
 
     def said():
-        return [note for note in notes([read_run(folder) for folder in folders]) if "no epoch was found" in note]
+        return [
+            note for note in notes([read_evaluated_model(folder) for folder in folders]) if "no epoch was found" in note
+        ]
 
     assert said() == []
     for fold in folders[1].glob("fold_*"):
@@ -244,12 +207,20 @@ def test_logs_without_an_epoch_are_said(tmp_path):
     assert said() == []
 
 
+def test_a_checkpoint_that_is_not_read_is_said(tmp_path):
+    folders = [results_folder(tmp_path, name, table_of(seed=seed)) for seed, name in enumerate(("nnUNetTrainer", "B"))]
+    damaged = folders[1] / "fold_1" / "checkpoint_final.pth"
+    damaged.write_bytes(b"PK")
+    found = notes([read_evaluated_model(folder) for folder in folders])
+    assert [note for note in found if note.startswith(f"{damaged} not read") and "from text logs" in note]
+
+
 def test_what_evaluate_noted_is_said_again(recorded):
     folders, record = recorded
     from_evaluate = "regions_class_order [1, 2] contradicts the regions"
     for fold in (0, 1):
         record(1, fold, notes=[from_evaluate])
-    said = [note for note in notes([read_run(folder) for folder in folders]) if from_evaluate in note]
+    said = [note for note in notes([read_evaluated_model(folder) for folder in folders]) if from_evaluate in note]
     assert said == [f"{folders[1]}: {from_evaluate}."]
 
 
@@ -263,24 +234,14 @@ def test_a_damaged_record_is_one_line_that_names_it(content, tmp_path, capsys):
     assert str(file) in line and "again" in line
 
 
-def test_plans_that_inherit_in_a_circle(tmp_path):
-    folder = results_folder(tmp_path, "nnUNetTrainer", table_of())
-    configurations = {"3d_fullres": {"inherits_from": "b", "batch_size": 3}, "b": {"inherits_from": "3d_fullres"}}
-    (folder / "plans.json").write_text(json.dumps({"configurations": configurations}))
-    assert "batch size 3" in _details([read_run(folder)])
-    (folder / "plans.json").write_text(json.dumps({"configurations": []}))
-    assert "batch size" not in _details([read_run(folder)])
-
-
 @pytest.fixture
-def written(tmp_path, monkeypatch):
+def written(tmp_path):
     """A comparison that is already there, made of a few texts, and a call that writes another one over it."""
     output = tmp_path / "out"
 
     def again(which):
         names = ("figures/dice.png", "comparison.json", "values.csv", "report.html")
-        monkeypatch.setattr(write_module, "_contents", lambda *_: {name: f"{which} {name}".encode() for name in names})
-        return write_module.write(None, {}, output, None)
+        write_files({name: f"{which} {name}".encode() for name in names}, output)
 
     again("old")
     return output, again
@@ -329,12 +290,13 @@ def test_a_full_disk_is_named_with_its_file(written, monkeypatch):
     assert not (output / "report.html").exists() and not list(output.rglob(".partial*"))
 
 
-def test_a_comparison_that_cannot_be_computed_leaves_the_old_one(written, monkeypatch):
+def test_a_report_that_cannot_be_made_leaves_the_old_one(written, tmp_path, monkeypatch):
     output, _ = written
     old = texts(output)
-    monkeypatch.setattr(write_module, "_contents", lambda *_: 1 / 0)
+    folders = [results_folder(tmp_path, name, table_of(seed=seed)) for seed, name in enumerate("AB")]
+    monkeypatch.setattr(compare_module, "make_files", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        write_module.write(None, {}, output, None)
+        compare_results(folders, output)
     assert texts(output) == old
 
 
@@ -346,22 +308,14 @@ def test_values_are_no_formulas_for_a_spreadsheet(tmp_path):
         file.write_text(format_metrics(table))
         tables.append((name, read_metrics(file)))
         assert tables[-1][1]["label"].unique().tolist() == ["+label", "other"]
-    text = write_module._values(compare(tables, ["dice"]))
+    text = values_csv(compare_tables(tables, ["dice"]))
     cells = {cell for row in csv.reader(text.splitlines()) for cell in row}
     assert {"'=A", "'@B", "'+label", "'-case"} <= cells
     assert not any(cell.startswith(("=", "@", "+", "-")) for cell in cells)
 
 
-def test_costs_are_medians_of_what_is_there(tmp_path):
-    folder = results_folder(
-        tmp_path, "nnUNetTrainer", table_of(), cost={"parameters": 2e6, "flops": None, "peak_memory": None}
-    )
-    assert costs([read_run(folder)]) == {"parameters": 2}
-    assert set(costs([read_run(folder)])) < set(COSTS)
-
-
 def test_no_difference_is_said_to_be_none_and_not_equality():
-    comparison = compare([("A", table_of(0, 1)), ("B", table_of(0, 2))], ["dice"])
+    comparison = compare_tables([("A", table_of(0, 1)), ("B", table_of(0, 2))], ["dice"])
     text = findings(comparison)
     assert "No significant difference between the two models was found (p = " in text[0]
     assert "leave room for mean differences of up to 0.0" in text[0]
@@ -371,7 +325,7 @@ def test_no_difference_is_said_to_be_none_and_not_equality():
 
 def test_a_difference_is_said_with_its_p_value():
     tables = [("A", table_of(0, 1)), ("B", table_of(0.05, 2)), ("C", table_of(0.05, 3))]
-    text = findings(compare(tables, ["hd95"]))[0]
+    text = findings(compare_tables(tables, ["hd95"]))[0]
     assert "lowest mean" in text
     assert "significantly better than A (p = 0.00" in text
     assert "No significant difference between it and" in text and "2 of 3 pairs" in text
@@ -381,7 +335,7 @@ def test_the_best_mean_is_bold():
     """The smallest distance, the largest of the others; of two that are the same, both."""
     metrics = ("dice", "hd95", "assd", "nsd")
     tables = {name: table_of(gain, cases=5) for name, gain in (("low", 0), ("high", 0.1), ("again", 0.1))}
-    comparison = compare([*tables.items()], metrics)
+    comparison = compare_tables([*tables.items()], metrics)
     table = overview(comparison)
     assert table.rows[1][0] == "high"
     for number, metric in enumerate(metrics):

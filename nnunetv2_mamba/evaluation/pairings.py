@@ -10,9 +10,10 @@ from pathlib import Path
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from ..files import is_hidden, read_json
+from ..results.folds import is_of_training_cases, validations
+from ..text import first_few
 from .data_set import DataSet, read_data_set
-from .folds import is_of_training_cases, validations
-from .labels import Labels
+from .measured_labels import Labels
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def from_folders(
 def from_results(results: Path, output: Path | None = None) -> list[Pairing]:
     """The validation of all folds of a trainer's results folder, or of the one fold that the folder is.
 
-    ``fold_all`` is left out where there are others (``folds``); alone, its cases are training cases.
+    ``fold_all`` is left out where there are others (``results.folds``); alone, its cases are training cases.
 
     The references are nnU-Net's, ``gt_segmentations`` in the preprocessed data; the cases that a fold must have are
     those of ``splits_final.json`` there.
@@ -127,10 +128,9 @@ def shared_cases(pairings: Iterable[Pairing]) -> str | None:
     shared = {case: found for case, found in folds.items() if len(found) > 1}
     if not shared:
         return None
-    named = [f"{case} ({', '.join(found)})" for case, found in [*shared.items()][:10]]
-    more = f" and {len(shared) - 10} more" if len(shared) > 10 else ""
+    named = first_few(f"{case} ({', '.join(found)})" for case, found in shared.items())
     return (
-        f"{len(shared)} of the cases are validated by more than one fold: {', '.join(named)}{more}. In the means above "
+        f"{len(shared)} of the cases are validated by more than one fold: {named}. In the means above "
         "the mean of its folds stands for such a case; compare refuses the folder, because a case belongs in one fold "
         "only. See splits_final.json"
     )

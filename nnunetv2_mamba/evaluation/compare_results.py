@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from .catalog import DEFAULT
-from .comparison import Comparison, compare
+from ..results.model_names import short_names
+from .compare_tables import compare_tables
+from .comparison import Comparison
+from .evaluated_model import read_evaluated_model
+from .metrics import DEFAULT_METRICS
 from .provenance import check_alike, notes
 from .report.case_images import CaseImages
-from .report.runs import default_names, read_run
-from .report.write import write
+from .report.report_files import make_files, write_files
 from .tables import read_metrics
 
 
@@ -19,7 +21,7 @@ def compare_results(
     paths: Sequence[Path],
     output: Path,
     names: Sequence[str] | None = None,
-    metrics: Sequence[str] = DEFAULT,
+    metrics: Sequence[str] = DEFAULT_METRICS,
     seed: int = 0,
     images: Path | None = None,
     references: Path | None = None,
@@ -30,24 +32,24 @@ def compare_results(
         paths: as for ``tables.read_metrics``.
         names: one for each path; the same name twice for repetitions (seeds) of a model. None for short ones made of
             nnU-Net's folder names.
-        metrics: of ``catalog.METRICS``; the first chooses the cases that are shown.
+        metrics: of ``metrics.METRICS``; the first chooses the cases that are shown.
         seed: of the bootstrap.
         images, references: folders, where they are not where the evaluation found them.
 
     Raises:
-        ValueError: for what cannot be compared, see ``comparison.compare`` and ``provenance.check_alike``.
+        ValueError: for what cannot be compared, see ``compare_tables`` and ``provenance.check_alike``.
         OSError: if the report cannot be written.
     """
     if names is not None and len(names) != len(paths):
         raise ValueError(f"--names has {len(names)} names for {len(paths)} results; give one for each")
     tables = [read_metrics(path) for path in paths]
-    runs = [read_run(Path(path)) for path in paths]
-    check_alike(runs, metrics)
-    names = default_names(runs) if names is None else list(names)
-    comparison = compare(list(zip(names, tables, strict=True)), metrics, seed)
+    models = [read_evaluated_model(path) for path in paths]
+    check_alike(models, metrics)
+    names = short_names(paths) if names is None else list(names)
+    comparison = compare_tables(list(zip(names, tables, strict=True)), metrics, seed)
     grouped = {
-        name: [run for run, other in zip(runs, names, strict=True) if other == name] for name in comparison.names
+        name: [model for model, other in zip(models, names, strict=True) if other == name] for name in comparison.names
     }
-    comparison = dataclasses.replace(comparison, notes=(*notes(runs), *comparison.notes))
-    write(comparison, grouped, output, CaseImages(images, references))
+    comparison = dataclasses.replace(comparison, notes=(*notes(models), *comparison.notes))
+    write_files(make_files(comparison, grouped, CaseImages(images, references)), output)
     return comparison

@@ -41,7 +41,7 @@ class Geometry:
 
 
 @dataclass(frozen=True)
-class Segmentation:
+class LabelMap:
     """One file's labels.
 
     Attributes:
@@ -52,9 +52,9 @@ class Segmentation:
     geometry: Geometry
 
 
-def read_segmentation(
+def read_label_map(
     file: Path, reader: type[BaseReaderWriter], known: tuple[int, ...], ignore: int | None = None
-) -> Segmentation:
+) -> LabelMap:
     """Read a file with one of nnU-Net's readers.
 
     Args:
@@ -82,7 +82,7 @@ def read_segmentation(
     geometry = _geometry(array.shape[1:], properties)
     if not all(0 < length < np.inf for length in geometry.spacing):
         raise ValueError(f"{file} has the spacing {_show(geometry.spacing)}; it must be above zero, correct the header")
-    return Segmentation(table[array[0].astype(np.int32)], geometry)
+    return LabelMap(table[array[0].astype(np.int32)], geometry)
 
 
 def _geometry(shape: tuple[int, ...], properties: dict) -> Geometry:

@@ -19,16 +19,17 @@ from nnunetv2.configuration import default_num_processes
 from tqdm import tqdm
 
 from ..files import read_json, write_json, write_text
-from .cases import measure_files
-from .folders import Pairing
-from .metrics import Options
+from .case_measurement import measure_files
+from .metric_options import MetricOptions
+from .metrics import METRICS
+from .pairings import Pairing
 from .summary import summarize, to_table, versions
 from .tables import CSV, JSON, format_metrics
 
 FINISHED = "evaluation_cases"
 
 
-def evaluate(pairings: list[Pairing], options: Options, processes: int | None = None) -> list[pd.DataFrame]:
+def evaluate(pairings: list[Pairing], options: MetricOptions, processes: int | None = None) -> list[pd.DataFrame]:
     """Measure all cases and write ``evaluation.json`` and ``evaluation.csv`` into each pairing's output.
 
     Finished cases are kept in a folder ``evaluation_cases`` there. They are not measured again unless a file, the
@@ -65,7 +66,7 @@ def evaluate(pairings: list[Pairing], options: Options, processes: int | None = 
 
 
 def _measure_all(
-    pairings: list[Pairing], jobs: list[tuple[int, str]], options: Options, processes: int
+    pairings: list[Pairing], jobs: list[tuple[int, str]], options: MetricOptions, processes: int
 ) -> Iterator[tuple[tuple[int, str], dict | ValueError]]:
     if processes == 1:
         for number, case in jobs:
@@ -89,7 +90,7 @@ def _prepare_worker() -> None:
     threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
 
-def _measure(pairing: Pairing, case: str, options: Options) -> dict | ValueError:
+def _measure(pairing: Pairing, case: str, options: MetricOptions) -> dict | ValueError:
     """The result of a case, of an earlier run if it holds; an error is returned, so that others can be added to it."""
     reference, prediction = pairing.cases[case]
     file = pairing.output / FINISHED / f"{case}.json"
@@ -120,9 +121,9 @@ def _digest(result: object) -> str:
     return hashlib.sha256(json.dumps(result).encode()).hexdigest()
 
 
-def _key(pairing: Pairing, case: str, options: Options) -> str:
+def _key(pairing: Pairing, case: str, options: MetricOptions) -> str:
     """A digest of all that the result depends on."""
-    settings = [asdict(pairing.labels), asdict(options), pairing.reader.__name__, versions()]
+    settings = [asdict(pairing.labels), asdict(options), [*METRICS], pairing.reader.__name__, versions()]
     digest = hashlib.sha256(json.dumps(settings).encode())
     for file in pairing.cases[case]:
         spacing = file.with_name(f"{case}.json")  # of a TIFF
@@ -131,7 +132,7 @@ def _key(pairing: Pairing, case: str, options: Options) -> str:
     return digest.hexdigest()
 
 
-def _write(pairing: Pairing, options: Options, results: dict[str, dict]) -> pd.DataFrame:
+def _write(pairing: Pairing, options: MetricOptions, results: dict[str, dict]) -> pd.DataFrame:
     table = to_table(pairing, results)
     csv = pairing.output / CSV
     csv.unlink(missing_ok=True)  # never an old table beside a new summary

@@ -8,13 +8,15 @@ import numpy as np
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from scipy.ndimage import find_objects
 
-from .images import Segmentation, read_segmentation
-from .labels import Labels
-from .metrics import Options, overlap, surface
+from . import metrics
+from .label_map import LabelMap, read_label_map
+from .mask_pair import MaskPair
+from .measured_labels import Labels
+from .metric_options import MetricOptions
 
 
 def measure_files(
-    reference: Path, prediction: Path, reader: type[BaseReaderWriter], labels: Labels, options: Options
+    reference: Path, prediction: Path, reader: type[BaseReaderWriter], labels: Labels, options: MetricOptions
 ) -> dict:
     """Measure a case, given as two files.
 
@@ -27,7 +29,7 @@ def measure_files(
     problems, images = [], []
     for file, ignore in ((reference, labels.ignore), (prediction, None)):
         try:
-            images.append(read_segmentation(file, reader, labels.known, ignore))
+            images.append(read_label_map(file, reader, labels.known, ignore))
         except ValueError as error:
             problems.append(str(error))
     if len(images) == 2:
@@ -37,12 +39,12 @@ def measure_files(
     if problems:
         raise ValueError("; ".join(problems))
     geometry = images[0].geometry
-    metrics = measure(*images, labels, options)
-    return {"shape": list(geometry.shape), "spacing": list(geometry.spacing), "metrics": metrics}
+    values = measure(*images, labels, options)
+    return {"shape": list(geometry.shape), "spacing": list(geometry.spacing), "metrics": values}
 
 
 def measure(
-    reference: Segmentation, prediction: Segmentation, labels: Labels, options: Options
+    reference: LabelMap, prediction: LabelMap, labels: Labels, options: MetricOptions
 ) -> dict[str, dict[str, float]]:
     """Measure a case, given as two segmentations of the same geometry.
 
@@ -50,17 +52,11 @@ def measure(
     voxel: an image of one slice is a plane, not a sheet of which every voxel is surface.
 
     Returns:
-        By nnU-Net's key of the label: nnU-Net's metrics by its names, then ours by those in ``tables.METRICS``.
+        By nnU-Net's key of the label: nnU-Net's metrics by its names, then ours by those in ``metrics.METRICS``.
     """
     indices = (reference.indices, np.where(reference.indices == 0, 0, prediction.indices))
-    size = len(labels.known) + 1
-    # Voxels by index in the reference and in the prediction; every count of every label is a sum of these.
-    # Slab by slab, because a pair takes 8 bytes: of a whole image that was most of what this function needs.
-    counts = np.zeros(size * size, dtype=np.int64)
-    for slabs in zip(*indices, strict=True):
-        counts += np.bincount((slabs[0].astype(np.intp) * size + slabs[1]).ravel(), minlength=size * size)
-    counts = counts.reshape(size, size)[1:, 1:]
-    boxes = [find_objects(array, max_label=size - 1) for array in indices]
+    counted = int(np.count_nonzero(reference.indices))
+    boxes = [find_objects(array, max_label=len(labels.known)) for array in indices]
     axes, flat = _axes(reference.geometry.shape)
     spacing = np.array(reference.geometry.spacing)[axes]
     diagonal = float(np.linalg.norm(spacing * np.array(reference.geometry.shape)[axes]))
@@ -68,20 +64,21 @@ def measure(
     results = {}
     for label in labels.measured:
         inside = np.isin(labels.known, label.values)
-        tp = int(counts[np.ix_(inside, inside)].sum())
-        fn = int(counts[inside].sum()) - tp
-        fp = int(counts[:, inside].sum()) - tp
-        tn = int(counts.sum()) - tp - fn - fp
         box = _joint([found[index] for found in boxes for index in np.flatnonzero(inside)])
         member = np.concatenate(([False], inside))
         masks = [np.squeeze(member[array[box]], axis=flat) for array in indices]
-        shares = overlap(tp, fp, fn)
+        pair = MaskPair(*masks, tuple(spacing.tolist()), diagonal)
+        values = metrics.measure(pair, options)
         results[label.key] = {
-            "Dice": shares["dice"],
-            "IoU": shares["iou"],
-            **{"FP": fp, "TP": tp, "FN": fn, "TN": tn, "n_pred": fp + tp, "n_ref": fn + tp},
-            **shares,
-            **surface(*masks, tuple(spacing.tolist()), options, diagonal),
+            "Dice": values["dice"],
+            "IoU": values["iou"],
+            "FP": pair.fp,
+            "TP": pair.tp,
+            "FN": pair.fn,
+            "TN": counted - pair.tp - pair.fn - pair.fp,
+            "n_pred": pair.n_prediction,
+            "n_ref": pair.n_reference,
+            **values,
         }
     return results
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from nnunetv2_mamba.evaluation.metrics import METRICS
 from nnunetv2_mamba.evaluation.tables import format_metrics
 
 LABELS = ("Anterior", "Posterior")
-METRICS = ("dice", "iou", "volume_similarity", "hd95", "assd", "nsd")
 
 
 def table_of(gain=0.0, seed=0, cases=12, labels=LABELS, noise=0.01) -> pd.DataFrame:
@@ -20,7 +20,7 @@ def table_of(gain=0.0, seed=0, cases=12, labels=LABELS, noise=0.01) -> pd.DataFr
     for i in range(cases):
         for j, label in enumerate(labels):
             for metric in METRICS:
-                value = 20 * (1 - dice[i, j]) if metric in ("hd95", "assd") else dice[i, j]
+                value = 20 * (1 - dice[i, j]) if METRICS[metric].lower_is_better else dice[i, j]
                 rows.append((f"case_{i:02d}", label, metric, value))
     return pd.DataFrame(rows, columns=["case", "label", "metric", "value"])
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from segmentation_folders import DATASET, PLANS, write_cases, write_folders, write_json, write_results
 
-from nnunetv2_mamba.evaluation.folders import from_folders, from_results, shared_cases
+from nnunetv2_mamba.evaluation.pairings import from_folders, from_results, shared_cases
 
 SPLITS = [["a", "b"], ["c"]]
 

@@ -16,11 +16,13 @@ from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReori
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
-from nnunetv2_mamba.evaluation.cases import measure as measure_images
-from nnunetv2_mamba.evaluation.cases import measure_files
-from nnunetv2_mamba.evaluation.images import Geometry, Segmentation
-from nnunetv2_mamba.evaluation.labels import read_labels
-from nnunetv2_mamba.evaluation.metrics import Options, surface
+from nnunetv2_mamba.evaluation.case_measurement import measure as measure_images
+from nnunetv2_mamba.evaluation.case_measurement import measure_files
+from nnunetv2_mamba.evaluation.label_map import Geometry, LabelMap
+from nnunetv2_mamba.evaluation.mask_pair import MaskPair
+from nnunetv2_mamba.evaluation.measured_labels import read_labels
+from nnunetv2_mamba.evaluation.metric_options import MetricOptions
+from nnunetv2_mamba.evaluation.metrics import measure as measure_metrics
 
 LABELS = {"labels": {"background": 0, "left": 1, "right": 2, "both ends": 5}}
 REGIONS = {
@@ -52,7 +54,7 @@ def measure(folder, reference, prediction, dataset=LABELS, reader=SimpleITKIO, e
     for file, array in zip(files, (reference, prediction), strict=True):
         if not isinstance(array, Path):
             write(file, array)
-    return measure_files(*files, reader, read_labels(dataset, None), Options())
+    return measure_files(*files, reader, read_labels(dataset, None), MetricOptions())
 
 
 @pytest.mark.parametrize("dataset", [LABELS, REGIONS], ids=["labels", "regions and ignore"])
@@ -72,8 +74,8 @@ def test_all_labels_at_once_equal_each_label_alone(dataset, tmp_path):
         assert {name: found[name] for name in by_nnunet} == by_nnunet
         counted = reference != labels.ignore
         masks = [np.isin(array, label.values) & counted for array in (reference, prediction)]
-        distances = surface(*masks, SPACING, Options(), np.nan)
-        assert {name: found[name] for name in distances} == pytest.approx(distances, rel=1e-6)
+        values = measure_metrics(MaskPair(*masks, SPACING, np.nan), MetricOptions())
+        assert {name: found[name] for name in values} == pytest.approx(values, rel=1e-6)
         assert (found["dice"], found["iou"]) == (by_nnunet["Dice"], by_nnunet["IoU"])
     assert result["shape"] == [18, 22, 20] and result["spacing"] == pytest.approx(SPACING)
 
@@ -83,12 +85,12 @@ def test_counting_takes_few_bytes_a_voxel():
     shape = (96, 128, 128)
     indices = [np.ones(shape, np.uint8) for _ in range(2)]
     indices[0][40:44, 40:44, 40:44] = indices[1][41:45, 40:44, 40:44] = 2
-    images = [Segmentation(array, Geometry(shape, SPACING)) for array in indices]
+    images = [LabelMap(array, Geometry(shape, SPACING)) for array in indices]
     labels = read_labels({"labels": {"background": 0, "left": 1}}, None)
-    measure_images(*images, labels, Options())  # imports
+    measure_images(*images, labels, MetricOptions())  # imports
     tracemalloc.start()
     try:
-        metrics = measure_images(*images, labels, Options())["1"]
+        metrics = measure_images(*images, labels, MetricOptions())["1"]
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -123,7 +125,7 @@ def test_labels_in_one_image_or_none(tmp_path):
 def test_an_image_of_one_slice_is_a_plane(tmp_path):
     """Its surface is the contour, as in a file of two dimensions, where nnU-Net makes up a thickness."""
     reference, prediction = (ball((40, 40), (20, c), 12).astype(np.uint8) for c in (18, 21))
-    expected = surface(reference > 0, prediction > 0, (0.5, 0.9), Options(), np.nan)
+    expected = measure_metrics(MaskPair(reference > 0, prediction > 0, (0.5, 0.9), np.nan), MetricOptions())
     files = [tmp_path / f"{name}.nii.gz" for name in ("reference", "prediction")]
     for slices in (lambda a: a, lambda a: a[None], lambda a: a[:, None], lambda a: a[..., None]):
         for file, array in zip(files, (reference, prediction), strict=True):
@@ -132,7 +134,7 @@ def test_an_image_of_one_slice_is_a_plane(tmp_path):
             if volume.ndim == 3:
                 spacing.insert(volume.shape.index(1), 7.0)
             write(file, volume, tuple(spacing), (0,) * volume.ndim)
-        found = measure_files(*files, SimpleITKIO, read_labels(LABELS, None), Options())["metrics"]["1"]
+        found = measure_files(*files, SimpleITKIO, read_labels(LABELS, None), MetricOptions())["metrics"]["1"]
         assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-6)
 
 
@@ -150,10 +152,10 @@ def test_png_and_tiff(tmp_path):
         files = [tmp_path / f"{name}{ending}" for name in ("reference", "prediction")]
         for file, shift in zip(files, (0, 2), strict=True):
             reader().write_seg(np.roll(array, shift, axis=-1), str(file), properties)
-        found = measure_files(*files, reader, read_labels(LABELS, None), Options())["metrics"]["1"]
+        found = measure_files(*files, reader, read_labels(LABELS, None), MetricOptions())["metrics"]["1"]
         spacing = SPACING if ending == ".tif" else (1, 1)
         masks = [np.squeeze(np.roll(array, shift, axis=-1) == 1) for shift in (0, 2)]
-        expected = surface(*masks, spacing, Options(), np.nan)
+        expected = measure_metrics(MaskPair(*masks, spacing, np.nan), MetricOptions())
         assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-6)
 
 
@@ -262,7 +264,7 @@ def test_a_file_that_is_cut_short(reader, ending, which, tmp_path):
         Tiff3DIO().write_seg(volume, str(file), {"spacing": SPACING}) if reader is Tiff3DIO else write(file, volume)
     files[which].write_bytes(files[which].read_bytes()[: files[which].stat().st_size // 2])
     with pytest.raises(ValueError, match=f"{which}{ending} is damaged"):
-        measure_files(*files.values(), reader, read_labels(LABELS, None), Options())
+        measure_files(*files.values(), reader, read_labels(LABELS, None), MetricOptions())
 
 
 def test_a_spacing_of_a_format_without_a_check(tmp_path):
@@ -270,10 +272,10 @@ def test_a_spacing_of_a_format_without_a_check(tmp_path):
     for file, spacing in zip(files, (SPACING, (0, 1, 1)), strict=True):
         Tiff3DIO().write_seg(label_map(1), str(file), {"spacing": spacing})
     with pytest.raises(ValueError, match="prediction.tif cannot be read: Spacing must be > 0"):
-        measure_files(*files, Tiff3DIO, read_labels(LABELS, None), Options())
+        measure_files(*files, Tiff3DIO, read_labels(LABELS, None), MetricOptions())
     (tmp_path / "prediction.json").write_text('{"spacing": [1, 1, Infinity]}')
     with pytest.raises(ValueError, match=r"prediction.tif has the spacing \(1, 1, inf\)"):
-        measure_files(*files, Tiff3DIO, read_labels(LABELS, None), Options())
+        measure_files(*files, Tiff3DIO, read_labels(LABELS, None), MetricOptions())
 
 
 # --- labels

@@ -1,0 +1,59 @@
+"""A model that is compared: what is known of its training, and how ``evaluate`` measured it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..results.folds import validations
+from ..results.trained_model import TrainedModel, read_optional_json, read_trained_model
+from .tables import CSV, JSON
+
+_EVALUATION_BYTES = 1 << 32  # a thousand cases of a hundred labels take 50 MB
+
+
+@dataclass(frozen=True)
+class EvaluatedModel(TrainedModel):
+    """A path given to ``compare``.
+
+    Attributes:
+        cases: ``reference_file`` and ``prediction_file`` by case, where ``evaluate`` has written them.
+        cases_of: the cases, by the folder of the table.
+        evaluations: how ``evaluate`` measured, by the folder of the table; empty where it is not recorded.
+    """
+
+    cases: dict[str, tuple[Path, Path]]
+    cases_of: dict[Path, list[str]]
+    evaluations: dict[Path, dict]
+
+
+Repetitions = dict[str, list[EvaluatedModel]]  # by the name of a model: its trainings with several seeds, or the one
+
+
+def read_evaluated_model(path: Path) -> EvaluatedModel:
+    """Read what is there of a model's folder of results, a folder of predictions, or nothing, for a CSV file.
+
+    Raises:
+        ValueError: for a file that is damaged, naming it.
+    """
+    cases, cases_of, evaluations = {}, {}, {}
+    for folder in _folders_of_tables(path):
+        content = read_optional_json(folder / JSON, _EVALUATION_BYTES)
+        try:
+            evaluations[folder] = {**content.get("evaluation", {})}
+            found = {
+                case["case"]: (Path(case["reference_file"]), Path(case["prediction_file"]))
+                for case in content.get("metric_per_case", [])
+            }
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{folder / JSON} is not what evaluate writes ({error!r}); evaluate again") from error
+        cases_of[folder] = list(found)
+        cases |= found
+    return EvaluatedModel(**vars(read_trained_model(path)), cases=cases, cases_of=cases_of, evaluations=evaluations)
+
+
+def _folders_of_tables(path: Path) -> list[Path]:
+    """Where ``tables.read_metrics`` finds the tables; a file that was renamed belongs to no folder."""
+    if path.is_file():
+        return [path.parent] if path.name == CSV else []
+    return [path] if (path / CSV).is_file() else validations(path) or [*path.glob("validation")]

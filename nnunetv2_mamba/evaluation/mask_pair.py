@@ -1,0 +1,75 @@
+"""A label in two images as a pair of masks, with what metrics share: computed when it is first used, and once.
+
+Distances are between two surfaces and MONAI's (``get_mask_edges``, ``get_surface_distance``): the voxels of a mask with
+a face neighbour outside of it or of the image are its surface, and a distance is that from the centre of such a voxel
+to the nearest centre of the other surface's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from monai.metrics.utils import get_mask_edges, get_surface_distance
+
+
+@dataclass(frozen=True, eq=False)
+class MaskPair:
+    """Two masks of one shape, of 1, 2 or 3 dimensions.
+
+    Voxels outside of the arrays count as outside of the masks, so both may be cropped to where either has voxels.
+
+    Attributes:
+        reference, prediction: bool.
+        spacing: millimetres, one per dimension.
+        diagonal: of the uncropped image, in millimetres.
+    """
+
+    reference: np.ndarray
+    prediction: np.ndarray
+    spacing: tuple[float, ...]
+    diagonal: float
+
+    @cached_property
+    def n_reference(self) -> int:
+        """Voxels of the reference."""
+        return int(np.count_nonzero(self.reference))
+
+    @cached_property
+    def n_prediction(self) -> int:
+        """Voxels of the prediction."""
+        return int(np.count_nonzero(self.prediction))
+
+    @cached_property
+    def tp(self) -> int:
+        """Voxels of both, the true positives."""
+        return int(np.count_nonzero(self.reference & self.prediction))
+
+    @property
+    def fp(self) -> int:
+        """Voxels of the prediction only, the false positives."""
+        return self.n_prediction - self.tp
+
+    @property
+    def fn(self) -> int:
+        """Voxels of the reference only, the false negatives."""
+        return self.n_reference - self.tp
+
+    @cached_property
+    def directed_distances(self) -> tuple[np.ndarray, np.ndarray]:
+        """Millimetres, float64: from each surface voxel of the prediction to the reference's surface, and back.
+
+        Neither mask may be empty.
+        """
+        edges = get_mask_edges(self.prediction, self.reference, crop=False)
+        first, second = (
+            get_surface_distance(start, end, spacing=self.spacing).astype(np.float64)
+            for start, end in (edges, edges[::-1])
+        )
+        return first, second
+
+    @cached_property
+    def distances(self) -> np.ndarray:
+        """The distances of both directions together."""
+        return np.concatenate(self.directed_distances)

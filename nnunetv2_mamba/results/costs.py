@@ -1,0 +1,38 @@
+"""What a model cost to train, from the ``cost.json`` of its folds, which the verb ``benchmark`` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from statistics import median
+
+from .trained_model import Fold
+
+# Keys in the file, what they mean, and how many of the file's units are one of the reader's
+COSTS = {
+    "parameters": ("parameters [million]", 1e6),
+    "flops": ("forward pass of a patch [GFLOP]", 1e9),
+    "seconds_per_epoch": ("time per epoch [s]", 1),
+    "peak_memory.allocated_bytes": ("peak GPU memory, allocated [GiB]", 2**30),
+    "peak_memory.reserved_bytes": ("peak GPU memory, reserved [GiB]", 2**30),
+    "peak_memory.process_bytes": ("peak memory of the process [GiB]", 2**30),
+    "energy_joules": ("energy of a training [kWh]", 3.6e6),
+}
+
+
+def median_costs(folds: Iterable[Fold]) -> dict[str, float]:
+    """Medians over folds, by the keys of ``COSTS`` and in their units; what is not known is left out."""
+    folds = list(folds)
+    found = {}
+    for key, (_, unit) in COSTS.items():
+        values = [_number(fold.cost, key) for fold in folds]
+        known = [value / unit for value in values if value is not None]
+        if known:
+            found[key] = median(known)
+    return found
+
+
+def _number(cost: dict, key: str) -> float | None:
+    value: object = cost
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value if isinstance(value, int | float) else None

@@ -1,0 +1,48 @@
+"""The folds of a model's folder: which of them stand for its validation, and the files that training leaves in each.
+
+nnU-Net trains ``fold_all`` on every case and validates it on the same ones, which are the other folds' cases too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ALL = "fold_all"
+TRAINING_CASES = (
+    "the validation of fold_all are the cases it was trained on: its values do not say how good it is on others"
+)
+FINAL_CHECKPOINT, LATEST_CHECKPOINT, BEST_CHECKPOINT = (
+    f"checkpoint_{name}.pth" for name in ("final", "latest", "best")
+)
+CHECKPOINTS = (FINAL_CHECKPOINT, LATEST_CHECKPOINT, BEST_CHECKPOINT)  # in the order in which --c looks for them
+SUMMARY = "validation/summary.json"
+DEBUG = "debug.json"
+COST = "cost.json"  # ours, of a benchmark
+
+
+def fold_folders(model: Path) -> list[Path]:
+    """``fold_*``, without ``fold_all`` where another fold has a validation."""
+    folders = sorted(model.glob("fold_*"))
+    others = [folder for folder in folders if folder.name != ALL]
+    return others if any(_is_validated(folder) for folder in others) else folders
+
+
+def validations(model: Path) -> list[Path]:
+    """The folders ``validation`` of ``fold_folders`` that are there."""
+    return [folder / "validation" for folder in fold_folders(model) if _is_validated(folder)]
+
+
+def note_on_left_out(model: Path) -> str | None:
+    """A sentence, where ``fold_all`` has a validation that is left out."""
+    if not _is_validated(model / ALL) or model / ALL in fold_folders(model):
+        return None
+    return f"{model / ALL} is left out beside the other folds: its validation are the cases it was trained on"
+
+
+def is_of_training_cases(folder: Path) -> bool:
+    """Whether a folder of predictions or results is the validation of ``fold_all``."""
+    return folder.resolve().parts[-2:] == (ALL, "validation")
+
+
+def _is_validated(fold: Path) -> bool:
+    return (fold / "validation").is_dir()

@@ -1,0 +1,49 @@
+"""How models are called: by nnU-Net in the names of its folders, and for short where several stand side by side."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+
+class ModelName(NamedTuple):
+    """What nnU-Net makes the name of a model's folder of: ``TRAINER__PLANS__CONFIGURATION``."""
+
+    trainer: str
+    plans: str
+    configuration: str
+
+    @property
+    def folder(self) -> str:
+        return "__".join(self)
+
+    @classmethod
+    def of_folder(cls, path: Path) -> ModelName | None:
+        """None where the path is no folder of a model with a fold in it."""
+        parts = path.name.split("__")
+        return cls(*parts) if len(parts) == 3 and any(path.glob("fold_*")) else None
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """Of trainer, plans and configuration only what differs, else the name of the folder or file.
+
+    Raises:
+        ValueError: if two get the same name.
+    """
+    models = [ModelName.of_folder(path) for path in paths]
+    if all(models):
+        differing = [place for place, values in enumerate(zip(*models, strict=True)) if len({*values}) > 1] or [0]
+        names = [", ".join(model[place] for place in differing) for model in models]
+        # SegMamba is enough for nnUNetTrainerSegMamba; nnUNetTrainer_5epochs stays
+        names = [re.sub(r"^nnUNetTrainer(?=[A-Z])", "", name) for name in names]
+    else:
+        resolved = [path.resolve() for path in paths]
+        names = [path.parent.name if path.stem == "evaluation" else path.stem for path in resolved]
+    if len(set(names)) < len(names):
+        raise ValueError(
+            f"several results would be called the same ({', '.join(names)}): give --names, one for each; the same name "
+            "twice for repetitions of one model, such as seeds"
+        )
+    return names

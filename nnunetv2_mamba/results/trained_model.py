@@ -1,0 +1,141 @@
+"""What the folder of a model says of its training: plans, folds, costs, learning curves."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from ..files import read_json_object
+from .folds import COST, DEBUG, FINAL_CHECKPOINT, LATEST_CHECKPOINT, fold_folders
+from .model_names import ModelName
+from .nnunet_log import Curves, curves_of_checkpoint, curves_of_text, text_logs
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A trained fold.
+
+    Attributes:
+        name: ``"0"``, ``"1"``, ... or ``"all"``.
+        curves: of the last checkpoint, and from the text logs what it does not hold.
+        cost: what ``cost.json`` holds; empty where there is none.
+        debug: what nnU-Net's ``debug.json`` holds.
+        unread_logs: text logs, where no epoch was found in any of them and no checkpoint holds one.
+        unread_checkpoint: the last checkpoint, where it is damaged or holds more than plain data.
+    """
+
+    name: str
+    curves: Curves
+    cost: dict
+    debug: dict
+    unread_logs: tuple[Path, ...] = ()
+    unread_checkpoint: Path | None = None
+
+    @property
+    def seed(self) -> int | None:
+        return self.cost.get("seed")
+
+    @property
+    def epochs(self) -> int | str | None:
+        """That the training was to have."""
+        return self.cost.get("epochs") or self.debug.get("num_epochs")
+
+    @property
+    def hardware(self) -> str | None:
+        return self.cost.get("device") or self.debug.get("gpu_name") or self.debug.get("device")
+
+    @property
+    def versions(self) -> dict[str, str | None]:
+        """Of the packages it was trained with."""
+        return self.cost.get("versions") or {"torch": self.debug.get("torch_version")}
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A path that stands for a model: its folder of nnU-Net's results, or another one, of which less is known.
+
+    Attributes:
+        dataset, name: from nnU-Net's names of folders, None for other paths.
+        plans, dataset_json: what nnU-Net's ``plans.json`` and ``dataset.json`` hold, else empty.
+    """
+
+    path: Path
+    dataset: str | None
+    name: ModelName | None
+    plans: dict
+    dataset_json: dict
+    folds: tuple[Fold, ...]
+
+    @property
+    def configuration(self) -> dict:
+        """What the plans say of the configuration, with what it inherits; what they do not have is left out."""
+        configurations, found, seen = self.plans.get("configurations"), {}, set()
+        key = self.name and self.name.configuration
+        while isinstance(configurations, dict) and isinstance(own := configurations.get(key), dict) and key not in seen:
+            seen.add(key)
+            found = own | found
+            key = own.get("inherits_from")
+        return found
+
+
+def read_trained_model(path: Path) -> TrainedModel:
+    """Read what there is.
+
+    Raises:
+        ValueError: for a JSON file that is damaged, naming it.
+    """
+    name = ModelName.of_folder(path)
+    return TrainedModel(
+        path=path,
+        dataset=path.parent.name if name else None,
+        name=name,
+        plans=read_optional_json(path / "plans.json"),
+        dataset_json=read_optional_json(path / "dataset.json"),
+        folds=tuple(map(_read_fold, fold_folders(path))) if name else (),
+    )
+
+
+def read_optional_json(path: Path, limit: int = 1 << 26) -> dict:
+    """The content of a file, empty where there is none.
+
+    Raises:
+        ValueError: if it is no JSON object.
+    """
+    if not path.exists():
+        return {}
+    try:
+        return read_json_object(path, limit)
+    except ValueError as error:
+        raise ValueError(f"{error}; make it again or delete it") from error
+
+
+def mean_curve(folds: list[Fold], name: str) -> dict[int, float]:
+    """Mean over the folds that have reached an epoch, by epoch."""
+    curves = [fold.curves[name] for fold in folds]
+    epochs = sorted({epoch for curve in curves for epoch in curve})
+    return {epoch: fmean(curve[epoch] for curve in curves if epoch in curve) for epoch in epochs}
+
+
+def _read_fold(folder: Path) -> Fold:
+    checkpoint = next(
+        (folder / name for name in (FINAL_CHECKPOINT, LATEST_CHECKPOINT) if (folder / name).is_file()), None
+    )
+    curves, unread_checkpoint = None, None
+    try:
+        curves = checkpoint and curves_of_checkpoint(checkpoint)
+    except (OSError, ValueError, pickle.UnpicklingError):
+        unread_checkpoint = checkpoint
+    logs = text_logs(folder)
+    if curves is None or checkpoint.name == LATEST_CHECKPOINT:  # epochs may have come after it
+        written = curves_of_text(logs)
+        curves = {name: written[name] | (curves or {}).get(name, {}) for name in written}
+    return Fold(
+        name=folder.name.removeprefix("fold_"),
+        curves=curves,
+        cost=read_optional_json(folder / COST),
+        debug=read_optional_json(folder / DEBUG),
+        unread_logs=() if any(curves.values()) else tuple(logs),
+        unread_checkpoint=unread_checkpoint,
+    )
