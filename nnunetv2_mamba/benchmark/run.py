@@ -9,7 +9,6 @@ from typing import Any
 from nnunetv2_mamba.files import read_json_object, write_json
 
 COST = "cost.json"
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")  # in the order of --c
 MEASUREMENTS = "cost_partial.json"  # what was measured so far
 
 
@@ -30,7 +29,7 @@ class Budget:
     mirroring: bool = True
 
     def settings(self) -> dict[str, int]:
-        """The same for ``NNUNETV2_MAMBA_SETTINGS``, where the batch size is not a setting."""
+        """The same as settings of a recipe, where the batch size is none."""
         given = {
             "num_epochs": self.epochs,
             "num_iterations_per_epoch": self.iterations,

@@ -61,15 +61,6 @@ def test_results_of_another_budget_are_not_continued(tmp_path):
         RUN.write(tmp_path)
 
 
-def test_settings_reach_the_trainers_as_toml(monkeypatch):
-    from nnunetv2_mamba.trainers.settings import read_settings
-
-    settings = {"optimizer": "adamw", "initial_lr": 1e-05, "enable_deep_supervision": False}
-    run = replace(RUN, budget=Budget(20, 3, batch_size=2), settings=settings)
-    monkeypatch.setenv("NNUNETV2_MAMBA_SETTINGS", job.inline_settings(run))
-    assert read_settings() == {"num_epochs": 20, "num_iterations_per_epoch": 3, "save_every": 2, **settings}
-
-
 def test_a_locked_run_is_left_alone_and_a_dead_holder_holds_nothing(tmp_path):
     file = RUN.write(tmp_path)
     with hold(RUN.lock(tmp_path)) as holder:

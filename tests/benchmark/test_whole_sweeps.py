@@ -179,7 +179,7 @@ def test_dry_run_counts_what_is_left_by_what_was_measured_alike(tiny_dataset: Ti
 
 
 def test_dry_run_of_a_network_that_cannot_be_traced(tiny_dataset: TinyDataset, tmp_path, capsys, monkeypatch):
-    from test_prepare import LooksAtItsInput
+    from test_measured_training import LooksAtItsInput
 
     from nnunetv2_mamba.cli import main
     from nnunetv2_mamba.trainers import nnUNetTrainerSegMamba
