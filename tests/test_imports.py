@@ -31,7 +31,7 @@ ALLOWED = {
     "memory": set(),
     "nnunet": set(),
     "trainers": {"architectures", "losses", "memory", "nnunet", "ops", "regions"},
-    "doctor": {"_register", "trainers", "architectures", "ops"},
+    "doctor": {"_register", "architectures", "nnunet", "ops", "trainers"},
     "planning": {"architectures", "image_files", "memory", "nnunet", "regions", "trainers", "untrusted_plans"},
     "evaluation": {"image_files", "regions"},
     "benchmark": {"_register", "evaluation", "memory", "nnunet", "ops", "trainers", "untrusted_plans"},

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import io
 import os
 from collections import Counter
 from dataclasses import replace
@@ -13,11 +11,11 @@ from pathlib import Path
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mamba import _register, trainers
 from nnunetv2_mamba.files import read_json, read_json_object
+from nnunetv2_mamba.nnunet.trainer_search import find_trainer
 from nnunetv2_mamba.trainers.recipe import Recipe
 from nnunetv2_mamba.trainers.settings import with_settings
 
@@ -160,11 +158,10 @@ def trainer_class(name: str) -> type[nnUNetTrainer]:
 
 @cache
 def _find_trainer(name: str, folders: str) -> type[nnUNetTrainer]:
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells where it searches
-            return recursive_find_trainer_class_by_name(name)
-    except (RuntimeError, AssertionError) as error:  # the latter of a class that is no trainer
+    found = find_trainer(name)
+    if found is None:
         similar = difflib.get_close_matches(name, ["nnUNetTrainer", *trainers.__all__], n=4)
         raise SweepError(
             f"nnU-Net finds no trainer {name}; correct the name" + (f" ({', '.join(similar)}?)" if similar else "")
-        ) from error
+        )
+    return found
