@@ -42,7 +42,7 @@ def conduct(name: str, folder: Path, datasets: Sequence[str] = (), dry_run: bool
         shutil.copyfile(file, copy)
     display = LiveTable(sweep.runs, folder) if sys.stdout.isatty() else EventLines()
     scheduler = Scheduler(folder, make_runner(folder, sweep.machine, sweep.slurm, display.event), display)
-    with signals_raise():  # so that running jobs are ended too
+    with display, signals_raise():  # so that running jobs are ended too
         failed = scheduler.execute(sweep.runs)
     print(results.summary(sweep.runs, folder))
     print(f"Scores of every fold and label: {results.write_scores(sweep.runs, folder)}", flush=True)

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from rich.console import Console
 from sweep_cases import RUN, hold, pretend_finished
 
 from nnunetv2_mamba.benchmark import scheduler as module
@@ -255,13 +256,13 @@ def test_tables(tmp_path):
     for run, dice in zip(several[:6], (0.1, 0.2, 0.3, 0.4, 0.8, 0.9), strict=True):
         pretend_finished(run, tmp_path, dice)
     states = {run.name: "finished" for run in several[:6]} | {several[6].name: "running", several[7].name: "failed"}
-    lines = progress_table(several, states, tmp_path)
-    assert [line.split() for line in lines[:3]] == [
+    console = Console(file=io.StringIO(), width=100)
+    console.print(progress_table(several, states, tmp_path))
+    assert [line.split() for line in console.file.getvalue().splitlines()] == [
         ["fold", "0", "1", "2", "3"],
         ["nnUNetTrainerSegMamba", "done", "done", "0/?", "FAILED"],
         ["nnUNetTrainer", "done", "done", "done", "done"],
     ]
-    assert lines[-1] == "1 failed, 6 finished, 1 running"
     assert "| nnUNetTrainer | 4 | 0.2500 | 1.0 M | 1.0 | 36.0 | 1.00 GiB |" in summary(several, tmp_path)
     scores = pd.read_csv(write_scores(several, tmp_path))
     assert len(scores) == 12 and set(scores["label"]) == {"1", "foreground mean"}
@@ -277,9 +278,33 @@ def test_what_was_not_measured_is_unknown(tmp_path):
     assert "| nnUNetTrainer | 2 | 0.5000 | 1.0 M | unknown | unknown | unknown |" in summary(RUNS, tmp_path)
 
 
-def test_the_live_table_is_printed_over_itself(tmp_path):
-    stream = io.StringIO()
-    table = LiveTable(RUNS, tmp_path, stream)
-    table.update({run.name: "waiting" for run in RUNS})
-    table.update({run.name: "finished" for run in RUNS})
-    assert stream.getvalue().count("\x1b[3A\x1b[J") == 1 and stream.getvalue().endswith("4 finished\n")
+def live_table(folder, height=25):
+    console = Console(file=io.StringIO(), width=100, height=height, force_terminal=True, color_system=None)
+    return LiveTable(RUNS, folder, console), console.file
+
+
+def test_the_live_table_is_printed_over_itself_below_the_events(tmp_path):
+    table, stream = live_table(tmp_path)
+    with table:
+        table.update({run.name: "waiting" for run in RUNS})
+        table.event("starts   [fold_0]")
+        table.update({run.name: "finished" for run in RUNS})
+        lines = stream.getvalue().splitlines()[-3:]
+        assert lines[0].endswith("4 finished") and lines[1].split() == ["fold", "0", "1", "2", "3"]
+        assert lines[2].split() == ["nnUNetTrainer", "done", "done", "done", "done"]
+    first, event, last = (stream.getvalue().index(text) for text in ("4 waiting", "starts   [fold_0]", "4 finished"))
+    assert first < event < last and "\x1b[1A" in stream.getvalue()[:event]  # the table before goes away
+    assert stream.getvalue().endswith("\x1b[?25h")  # the cursor is back
+
+
+def test_the_live_table_is_not_drawn_more_often_than_it_can_be_read(tmp_path, monkeypatch):
+    now = 0.0  # seconds
+    monkeypatch.setattr("nnunetv2_mamba.benchmark.display.time.monotonic", lambda: now)
+    table, _ = live_table(tmp_path)
+    drawn = []
+    monkeypatch.setattr(table.live, "update", lambda *_, refresh: drawn.append(refresh))
+    for now in (0.0, 1.0, 2.5):  # noqa: B007  (the clock reads it)
+        table.update({run.name: "running" for run in RUNS})
+    assert len(drawn) == 2
+    table.update({run.name: "finished" for run in RUNS})  # the end is always shown
+    assert len(drawn) == 3
