@@ -12,12 +12,13 @@ import nnunetv2_mamba
 PACKAGE = Path(nnunetv2_mamba.__file__).parent
 # Which rooms of the package the code of a room may import; a module at the top counts as a room.
 # Everybody may use what knows nothing of the package.
-COMMON = {"files", "forked_children", "processes", "text"}
+COMMON = {"files", "forked_children", "processes", "text", "versions"}
 ALLOWED = {
     "files": set(),
     "forked_children": set(),
     "processes": set(),
     "text": set(),
+    "versions": set(),
     "image_files": set(),
     "regions": set(),
     "untrusted_plans": set(),

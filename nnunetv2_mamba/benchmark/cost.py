@@ -7,7 +7,6 @@ import statistics
 import sys
 import time
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_mamba.files import read_json_object, write_json
+from nnunetv2_mamba.versions import installed_version
 
 from .energy import EnergyMeter
 from .flops import network_cost
-from .run import COST, MEASUREMENTS, Run
+from .training import COST, MEASUREMENTS, Training
 
 try:
     import resource
@@ -61,12 +61,12 @@ class CostRecord:
             self.content["peak_memory"][name] = value if before is None else max(value, before)
         write_json(self.folder / MEASUREMENTS, self.content)
 
-    def write(self, trainer: nnUNetTrainer, run: Run, threads: int | None) -> None:
+    def write(self, trainer: nnUNetTrainer, training: Training, threads: int | None) -> None:
         """Write ``cost.json`` beside the checkpoints; see docs/benchmarking.md for what is in it."""
         epochs = list(self.content["epochs"].values())
         joules = [epoch["joules"] for epoch in epochs]
         content = {
-            **asdict(run),
+            **asdict(training),
             "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
             "flops": _flops(trainer),
             "seconds_per_epoch": statistics.median(epoch["seconds"] for epoch in epochs) if epochs else None,
@@ -123,14 +123,7 @@ def device_name(device: torch.device) -> str:
 def versions() -> dict[str, str | None]:
     return {
         "python": platform.python_version(),
-        **{package: _version(package) for package in _PACKAGES},
+        **{package: installed_version(package) for package in _PACKAGES},
         "cuda": torch.version.cuda,
         "cudnn": str(torch.backends.cudnn.version()) if torch.backends.cudnn.is_available() else None,
     }
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except ModuleNotFoundError:  # a checkout that is not installed
-        return "not installed"

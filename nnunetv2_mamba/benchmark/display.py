@@ -13,7 +13,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 
-from .run import Run
+from .training import Training
 
 _REFRESH = 2.0  # seconds
 
@@ -34,11 +34,11 @@ class EventLines(AbstractContextManager):
         """Events say all."""
 
 
-class LiveTable(AbstractContextManager):
-    """Within its context, the counts of the states and the table of the runs below the lines of the events."""
+class LiveTable(EventLines):
+    """Within its context, the counts of the states and the table of the trainings below the lines of the events."""
 
-    def __init__(self, runs: tuple[Run, ...], folder: Path, console: Console | None = None):
-        self.runs, self.folder = runs, folder
+    def __init__(self, trainings: tuple[Training, ...], folder: Path, console: Console | None = None):
+        self.trainings, self.folder = trainings, folder
         self.live = Live(console=console or Console(), auto_refresh=False)
         self._next = 0.0
 
@@ -58,20 +58,21 @@ class LiveTable(AbstractContextManager):
             return
         self._next = time.monotonic() + _REFRESH
         counts = ", ".join(f"{count} {state}" for state, count in sorted(Counter(states.values()).items()))
-        self.live.update(Group(counts, progress_table(self.runs, states, self.folder)), refresh=True)
+        self.live.update(Group(counts, progress_table(self.trainings, states, self.folder)), refresh=True)
 
 
-def progress_table(runs: tuple[Run, ...], states: dict[str, str], folder: Path) -> Table:
+def progress_table(trainings: tuple[Training, ...], states: dict[str, str], folder: Path) -> Table:
     """A row per trainer and plans, those with something under way first, and a cell per fold and seed."""
-    told = [name for name in ("dataset", "configuration", "plans") if len({getattr(run, name) for run in runs}) > 1]
-    several_seeds = len({run.seed for run in runs}) > 1
+    axes = ("dataset", "configuration", "plans")
+    told = [axis for axis in axes if len({getattr(training, axis) for training in trainings}) > 1]
+    several_seeds = len({training.seed for training in trainings}) > 1
     rows: dict[str, dict[str, str]] = {}
     busy = set()
-    for run in runs:
-        title = " ".join([run.trainer, *(getattr(run, name) for name in told)])
-        column = f"{run.fold}/{run.seed}" if several_seeds else str(run.fold)
-        rows.setdefault(title, {})[column] = _cell(run, states[run.name], folder)
-        if states[run.name] == "running":
+    for training in trainings:
+        title = " ".join([training.trainer, *(getattr(training, axis) for axis in told)])
+        column = f"{training.fold}/{training.seed}" if several_seeds else str(training.fold)
+        rows.setdefault(title, {})[column] = _cell(training, states[training.name], folder)
+        if states[training.name] == "running":
             busy.add(title)
     columns = list(dict.fromkeys(column for cells in rows.values() for column in cells))
     table = Table("fold/seed" if several_seeds else "fold", *columns, box=None, pad_edge=False, header_style="")
@@ -80,9 +81,9 @@ def progress_table(runs: tuple[Run, ...], states: dict[str, str], folder: Path) 
     return table
 
 
-def _cell(run: Run, state: str, folder: Path) -> str:
+def _cell(training: Training, state: str, folder: Path) -> str:
     if state == "running":
-        return f"{run.epochs_done(folder)}/{run.budget.epochs or '?'}"  # epochs
+        return f"{training.epochs_done(folder)}/{training.budget.epochs or '?'}"  # epochs
     return {"waiting": "-", "finished": "done", "elsewhere": "other", "failed": "FAILED"}[state]
 
 

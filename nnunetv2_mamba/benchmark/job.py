@@ -1,8 +1,8 @@
-"""The process of one run: ``nnUNetv2_train`` by nnU-Net's own entry point, with its cost measured from inside.
+"""The process of one training: ``nnUNetv2_train`` by nnU-Net's own entry point, with its cost measured from inside.
 
     python -m nnunetv2_mamba.benchmark.job SWEEP/jobs/NAME.json --device cuda
 
-Continues what an earlier process began. Exit code 0: the run is finished; 75: another process is at it; else: failed.
+Continues what an earlier process began. Exit code 0: it is finished; 75: another process is at it; else: failed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from nnunetv2_mamba import _register
 from nnunetv2_mamba.benchmark.lock import lock
-from nnunetv2_mamba.benchmark.run import Run
+from nnunetv2_mamba.benchmark.training import Training
 from nnunetv2_mamba.nnunet.names import CHECKPOINTS
 
 BUSY = 75  # EX_TEMPFAIL
@@ -26,20 +26,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu", "mps"))
     parser.add_argument("--threads", type=int, help="of torch (default: nnU-Net's choice)")
     args = parser.parse_args(argv)
-    run, sweep = Run.read(args.file), args.file.resolve().parents[1]
-    with lock(run.lock(sweep)) as held:
+    training, sweep = Training.read(args.file), args.file.resolve().parents[1]
+    with lock(training.lock(sweep)) as held:
         if not held:
-            print(f"another process is at {run.name}")
+            print(f"another process is at {training.name}")
             return BUSY
-        if not run.finished(sweep):
-            train(run, sweep, args.device, args.threads)
+        if not training.finished(sweep):
+            train(training, sweep, args.device, args.threads)
     return 0
 
 
-def train(run: Run, sweep: Path, device: str, threads: int | None) -> None:
+def train(training: Training, sweep: Path, device: str, threads: int | None) -> None:
     """Call nnU-Net's entry point with the arguments that a user would give."""
     _register.register()
-    os.environ["nnUNet_results"] = str(run.results(sweep))
+    os.environ["nnUNet_results"] = str(training.results(sweep))
 
     from nnunetv2_mamba.benchmark.measured_training import measured
     from nnunetv2_mamba.memory.allocator import keep_freed_memory
@@ -47,16 +47,16 @@ def train(run: Run, sweep: Path, device: str, threads: int | None) -> None:
 
     if device == "cpu":
         keep_freed_memory()  # as this package's trainers do: nnU-Net's own are compared on equal terms
-    words = command(run, run.folder(sweep), device)
+    words = command(training, training.folder(sweep), device)
     print("$", *words, flush=True)
-    run_training_command(words, lambda trainer: measured(trainer, run, threads))
+    run_training_command(words, lambda trainer: measured(trainer, training, threads))
 
 
-def command(run: Run, folder: Path, device: str) -> list[str]:
+def command(training: Training, folder: Path, device: str) -> list[str]:
     """nnU-Net's command for what is left to do in ``folder``."""
     written = [name for name in CHECKPOINTS if (folder / name).is_file()]
-    words = ["nnUNetv2_train", run.dataset, run.configuration, str(run.fold), "-tr", run.trainer, "-p", run.plans]
-    words += ["-device", device]
+    words = ["nnUNetv2_train", training.dataset, training.configuration, str(training.fold)]
+    words += ["-tr", training.trainer, "-p", training.plans, "-device", device]
     if written:
         words.append("--val" if written[0] == "checkpoint_final.pth" else "--c")
     return words

@@ -1,4 +1,4 @@
-"""One process per run: a lock that the operating system drops when its holder dies, however it dies."""
+"""One process per training: a lock that the operating system drops when its holder dies, however it dies."""
 
 from __future__ import annotations
 

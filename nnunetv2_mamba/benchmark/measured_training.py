@@ -14,24 +14,24 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2_mamba.nnunet.preemptible_training import PreemptibleTraining
 
 from .cost import CostRecord
-from .run import Run
+from .training import Training
 
 
 class MeasuredTraining(PreemptibleTraining):
     """To be inherited from in front of one of nnU-Net's trainers, by ``measured``.
 
-    Trains by the run's budget and settings. Every epoch is seeded from its number, so that an interrupted training goes
-    on with the random numbers that it would have drawn; worker processes of the augmentation (``nnUNet_n_proc_DA``
-    above 0) draw their own. An epoch's cost is its training and validation iterations with the loading of their data,
-    without checkpoints and plots. ``cost.json`` is written last, after nnU-Net's validation.
+    Trains by the sweep's budget and settings. Every epoch is seeded from its number, so that an interrupted training
+    goes on with the random numbers that it would have drawn; worker processes of the augmentation
+    (``nnUNet_n_proc_DA`` above 0) draw their own. An epoch's cost is its training and validation iterations with the
+    loading of their data, without checkpoints and plots. ``cost.json`` is written last, after nnU-Net's validation.
 
     Attributes:
-        run: the run that this is.
+        training: the one that this is.
         threads: of torch; None leaves nnU-Net's choice.
         cost: what was measured so far.
     """
 
-    run: ClassVar[Run]
+    training: ClassVar[Training]
     threads: ClassVar[int | None]
 
     def __init__(
@@ -44,8 +44,8 @@ class MeasuredTraining(PreemptibleTraining):
     ):
         if self.threads is not None:
             torch.set_num_threads(self.threads)  # nnU-Net's command has just set its own
-        seed_everything(self.run.seed, 0)
-        budget = self.run.budget
+        seed_everything(self.training.seed, 0)
+        budget = self.training.budget
         changed = budget.settings()
         if budget.batch_size is not None:
             changed["batch_size"] = budget.batch_size
@@ -62,10 +62,10 @@ class MeasuredTraining(PreemptibleTraining):
     @classmethod
     def user_settings(cls) -> Mapping[str, Any]:
         """Of this package's trainers: what the sweep sets in the recipe."""
-        return {**cls.run.budget.settings(), **cls.run.settings}
+        return {**cls.training.budget.settings(), **cls.training.settings}
 
     def on_epoch_start(self) -> None:
-        seed_everything(self.run.seed, self.current_epoch + 1)
+        seed_everything(self.training.seed, self.current_epoch + 1)
         super().on_epoch_start()
         self.cost.begin_epoch()
 
@@ -74,16 +74,16 @@ class MeasuredTraining(PreemptibleTraining):
         super().on_epoch_end()
 
     def perform_actual_validation(self, *args: Any, **kwargs: Any) -> None:
-        if not self.run.budget.mirroring:
+        if not self.training.budget.mirroring:
             self.inference_allowed_mirroring_axes = None  # after the last checkpoint, which keeps the trainer's own
         super().perform_actual_validation(*args, **kwargs)
-        self.cost.write(self, self.run, self.threads)
+        self.cost.write(self, self.training, self.threads)
 
 
-def measured(trainer: type[nnUNetTrainer], run: Run, threads: int | None = None) -> type[MeasuredTraining]:
+def measured(trainer: type[nnUNetTrainer], training: Training, threads: int | None = None) -> type[MeasuredTraining]:
     """The trainer's class with ``MeasuredTraining`` in front, under the same name: nnU-Net writes the name of the class
     into folders and checkpoints."""
-    return type(trainer.__name__, (MeasuredTraining, trainer), {"run": run, "threads": threads})
+    return type(trainer.__name__, (MeasuredTraining, trainer), {"training": training, "threads": threads})
 
 
 def seed_everything(*numbers: int) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
-
 import torch
 from torch import nn
 
 from nnunetv2_mamba.architectures.blocks.state_space import StateSpaceModel
 from nnunetv2_mamba.ops.selection import choose_backend
+from nnunetv2_mamba.versions import installed_version
 
 Environment = dict[str, str | bool]
 
@@ -29,8 +28,8 @@ def environment(device: torch.device, mixed_precision: str, network: nn.Module, 
         backend, reason = choose_backend(device)
     return {
         "torch": str(torch.__version__),  # a class of torch's own
-        "nnunetv2": version("nnunetv2"),
-        "nnunetv2_mamba": _own_version(),
+        "nnunetv2": installed_version("nnunetv2"),
+        "nnunetv2_mamba": installed_version("nnunetv2-mamba"),
         "device": _device_name(device),
         "scan": backend,
         "scan_reason": reason,
@@ -43,10 +42,3 @@ def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda, {torch.cuda.get_device_name(device)}"
     return f"cpu, {torch.backends.cpu.get_cpu_capability()}" if device.type == "cpu" else device.type
-
-
-def _own_version() -> str:
-    try:
-        return version("nnunetv2-mamba")
-    except PackageNotFoundError:  # a checkout that is not installed
-        return "not installed"

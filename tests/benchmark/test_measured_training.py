@@ -9,20 +9,20 @@ import numpy as np
 import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from sweep_cases import RUN
+from sweep_cases import TRAINING
 
 from nnunetv2_mamba import trainers
 from nnunetv2_mamba.benchmark import cost
 from nnunetv2_mamba.benchmark.cost import CostRecord
 from nnunetv2_mamba.benchmark.measured_training import MeasuredTraining, measured
-from nnunetv2_mamba.benchmark.run import Budget, Run
+from nnunetv2_mamba.benchmark.training import Budget, Training
 from nnunetv2_mamba.nnunet.preemptible_training import PreemptibleTraining
 
 NAMES = ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "save_every")
 
 
-def run_with(*budget, seed: int = 0, **settings) -> Run:
-    return Run("Dataset901_Tiny", "3d_fullres", "nnUNetPlans", "nnUNetTrainer", 0, seed, Budget(*budget), settings)
+def run_with(*budget, seed: int = 0, **settings) -> Training:
+    return Training("Dataset901_Tiny", "3d_fullres", "nnUNetPlans", "nnUNetTrainer", 0, seed, Budget(*budget), settings)
 
 
 class Drawing(nnUNetTrainer):
@@ -58,17 +58,19 @@ def make(tiny_dataset):
     """Construct the measured trainer as nnU-Net does."""
     torch.set_num_threads(1)
 
-    def construct(trainer: type[nnUNetTrainer], run: Run, plans: str = "nnUNetPlans", threads: int | None = None):
+    def construct(
+        trainer: type[nnUNetTrainer], training: Training, plans: str = "nnUNetPlans", threads: int | None = None
+    ):
         document = {**tiny_dataset.plans(plans), "continue_training": False}
         arguments = {"configuration": "3d_fullres", "fold": 0, "dataset_json": tiny_dataset.dataset_json()}
-        return measured(trainer, run, threads)(plans=document, device=torch.device("cpu"), **arguments)
+        return measured(trainer, training, threads)(plans=document, device=torch.device("cpu"), **arguments)
 
     return construct
 
 
 @pytest.mark.parametrize("trainer", [nnUNetTrainer, trainers.nnUNetTrainerSegMamba, trainers.nnUNetTrainerMSDKMamba])
 def test_the_class_is_the_trainers_under_its_name_and_can_be_stopped_once(trainer):
-    variant = measured(trainer, RUN)
+    variant = measured(trainer, TRAINING)
     assert variant.__name__ == trainer.__name__ and issubclass(variant, trainer)
     assert variant.__mro__[:2] == (variant, MeasuredTraining) and variant.__mro__.count(PreemptibleTraining) == 1
 
@@ -87,8 +89,8 @@ def test_folder_checkpoint_and_arguments_are_those_of_the_trainer(make, tiny_dat
 
 
 def test_budget(make):
-    run = run_with(20, 7, None, 2)
-    trainer = make(nnUNetTrainer, run)
+    training = run_with(20, 7, None, 2)
+    trainer = make(nnUNetTrainer, training)
     assert [getattr(trainer, name) for name in NAMES] == [20, 7, 50, 2]  # what is not given stays nnU-Net's
     assert trainer.configuration_manager.batch_size == 2
     assert trainer.plans_manager.plans["configurations"]["3d_fullres"]["batch_size"] == 2  # saved beside the model
@@ -191,13 +193,13 @@ def test_a_network_that_cannot_be_traced_keeps_its_finished_training(make):
         def build_network_architecture(*_):
             return LooksAtItsInput()
 
-    trainer = make(CannotBeTraced, RUN, threads=1)
+    trainer = make(CannotBeTraced, TRAINING, threads=1)
     trainer.epoch()
     trainer.network = LooksAtItsInput()
     trainer.perform_actual_validation()
     written = json.loads((Path(trainer.output_folder) / "cost.json").read_text())
     assert written["flops"] is None and written["parameters"] == 9 and written["seconds_per_epoch"] > 0
-    assert written["dataset"] == RUN.dataset and written["threads"] == 1 and written["epochs"] == 1000
+    assert written["dataset"] == TRAINING.dataset and written["threads"] == 1 and written["epochs"] == 1000
     assert "FLOPs cannot be counted: DataDependentOutputException" in Path(trainer.log_file).read_text()
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from torch import nn
 
-from nnunetv2_mamba.trainers import environment as module
 from nnunetv2_mamba.trainers.environment import environment
 from nnunetv2_mamba.trainers.precision import AMP_VARIABLE
 
@@ -83,15 +82,3 @@ def test_names_of_devices(monkeypatch):
         for device in ("cuda:1", "mps")
     }
     assert named == {"cuda:1": "cuda, GPU 1", "mps": "mps"}
-
-
-def test_a_checkout_that_is_not_installed(monkeypatch):
-    installed = module.version
-
-    def version(name: str) -> str:
-        if name == "nnunetv2-mamba":
-            raise module.PackageNotFoundError
-        return installed(name)
-
-    monkeypatch.setattr(module, "version", version)
-    assert environment(torch.device("cpu"), "none", nn.Identity(), False)["nnunetv2_mamba"] == "not installed"

@@ -45,7 +45,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Run:
+class Training:
     """One fold of one trainer with one seed. Written to ``jobs/NAME.json`` of the sweep's folder."""
 
     dataset: str
@@ -70,14 +70,14 @@ class Run:
         return sweep / "jobs" / f"{self.name}.json"
 
     def lock(self, sweep: Path) -> Path:
-        """Locked by the process that is at the run, see ``lock``."""
+        """Locked by the process that is at the training, see ``lock``."""
         return self.file(sweep).with_suffix(".lock")
 
     def log(self, sweep: Path) -> Path:
         return sweep / "logs" / f"{self.name}.txt"
 
     def results(self, sweep: Path) -> Path:
-        """nnUNet_results of this run. nnU-Net's names say nothing of a seed, so every seed has its own."""
+        """nnUNet_results of this training. nnU-Net's names say nothing of a seed, so every seed has its own."""
         return sweep / "results" / f"seed_{self.seed}"
 
     def folder(self, sweep: Path) -> Path:
@@ -101,7 +101,7 @@ class Run:
             ValueError: if the folder holds results of this name with another budget or other settings.
         """
         file = self.file(sweep)
-        if self.folder(sweep).is_dir() and file.is_file() and Run.read(file) != self:
+        if self.folder(sweep).is_dir() and file.is_file() and Training.read(file) != self:
             raise ValueError(
                 f"{self.folder(sweep)} holds results of another budget or other settings ({file} says which); name "
                 "another folder with -o, or delete both"
@@ -111,6 +111,6 @@ class Run:
         return file
 
     @classmethod
-    def read(cls, file: Path) -> Run:
+    def read(cls, file: Path) -> Training:
         content = read_json_object(file)
         return cls(**{**content, "budget": Budget(**content["budget"])})
