@@ -18,7 +18,7 @@ import torch
 from network_memory import MIB, fake_gpu
 from torch import Tensor, nn
 
-from nnunetv2_mamba.architectures.blocks.mixers.mamba import DirectionalMamba
+from nnunetv2_mamba.architectures.blocks.mixers import sequence_mixer
 
 BATCH, STATES, TAPS, CHUNK = 2, 16, 4, 2048
 LOW_PRECISION = torch.bfloat16
@@ -77,7 +77,7 @@ def measure(forward: Callable[[], Tensor], inputs: list[Tensor], grad_out: Tenso
 
 def ours(edge: int, channels: int) -> dict[str, float]:
     with fake_gpu() as allocations:
-        layer = DirectionalMamba(channels, nn.Conv3d)
+        layer = sequence_mixer("mamba", channels, nn.Conv3d)
         tokens, grad_out = (torch.empty(BATCH, edge**3, channels, dtype=LOW_PRECISION) for _ in range(2))
 
         def forward() -> Tensor:

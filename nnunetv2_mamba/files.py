@@ -15,11 +15,17 @@ import re
 import shutil
 import socket
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 _PREFIX = ".partial-"
 _LONGEST_NAME = 120  # of the final name's end, kept in the temporary one: file systems allow 255 bytes in all
@@ -144,6 +150,14 @@ def parse_json(content: bytes, name: object) -> Any:
         raise ValueError(f"{name} is no valid JSON: its brackets are nested too deep") from error
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
         raise ValueError(f"{name} is no valid JSON: {error}") from error
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """What a TOML document says; ValueError for what is none."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("its brackets are nested too deep") from error
 
 
 def _temporary(path: Path) -> Path:

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
+from nnunetv2_mamba.nnunet.preemption import TerminationRequest
 from nnunetv2_mamba.processes import signals_raise
-from nnunetv2_mamba.trainers.preemption import TerminationRequest
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from nnunetv2_mamba.trainers.settings import tomllib
+from nnunetv2_mamba.files import parse_toml
 
 ROOT = Path(__file__).parents[1]
-ROOMS = tomllib.loads((ROOT / "mutation" / "rooms.toml").read_text(encoding="utf-8"))
+ROOMS = parse_toml((ROOT / "mutation" / "rooms.toml").read_text(encoding="utf-8"))
 
 
 @pytest.mark.parametrize("room", ROOMS)

@@ -16,11 +16,11 @@ from nnunetv2_mamba import cli, doctor
 from nnunetv2_mamba.architectures import SegMamba, UMambaEnc
 from nnunetv2_mamba.architectures.from_plans import network_from_plans
 from nnunetv2_mamba.architectures.released_weights import build_from_released
+from nnunetv2_mamba.nnunet.checkpoint import checkpoint_written_whole, load_own_checkpoint
 from nnunetv2_mamba.ops import backend_selection
 from nnunetv2_mamba.ops.backend_selection import choose_backend
 from nnunetv2_mamba.ops.backends import cpu_build, triton
 from nnunetv2_mamba.trainers.base import nnUNetTrainerMamba
-from nnunetv2_mamba.trainers.checkpoint import load_own_checkpoint, save_atomically
 from nnunetv2_mamba.trainers.precision import Precision
 from nnunetv2_mamba.trainers.recipe import Recipe
 from nnunetv2_mamba.trainers.resume import settings_to_adopt
@@ -150,6 +150,11 @@ def damaged_checkpoint(folder: Path) -> None:
     load_own_checkpoint(str(path))
 
 
+def checkpoint_not_written(folder: Path) -> None:
+    with checkpoint_written_whole(folder / "none" / "checkpoint_best.pth") as path:
+        torch.save({}, path)
+
+
 # What is called with a MonkeyPatch and a folder raises the message or returns it.
 Provoke = Callable[[pytest.MonkeyPatch, Path], str | None]
 PROVOKED: dict[str, Provoke] = {
@@ -177,7 +182,7 @@ PROVOKED: dict[str, Provoke] = {
     "doctor": lambda patch, folder: doctor_not_registered(patch),
     "another optimizer": lambda patch, folder: continue_with_another_optimizer(),
     "damaged checkpoint": lambda patch, folder: damaged_checkpoint(folder),
-    "checkpoint not written": lambda patch, folder: save_atomically({}, folder / "none" / "checkpoint_best.pth"),
+    "checkpoint not written": lambda patch, folder: checkpoint_not_written(folder),
 }
 
 

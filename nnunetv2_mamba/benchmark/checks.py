@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import io
 import os
 from collections import Counter
 from dataclasses import replace
@@ -13,17 +11,17 @@ from pathlib import Path
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
-from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mamba import _register, trainers
 from nnunetv2_mamba.files import read_json, read_json_object
+from nnunetv2_mamba.nnunet.trainer_search import find_trainer
 from nnunetv2_mamba.trainers.recipe import Recipe
 from nnunetv2_mamba.trainers.settings import with_settings
 
 from ..untrusted_plans import check_untrusted_plans
-from .run import Run
 from .sweep import Sweep, SweepError
+from .training import Training
 
 
 def resolve(sweep: Sweep) -> Sweep:
@@ -33,24 +31,24 @@ def resolve(sweep: Sweep) -> Sweep:
         SweepError: for a data set, plans, a configuration, a fold, a trainer or a setting that is not there, with the
             remedy.
     """
-    names = {name: _dataset(sweep.file, name) for name in {run.dataset: None for run in sweep.runs}}
-    runs = tuple(replace(run, dataset=names[run.dataset]) for run in sweep.runs)
-    for name, count in Counter(run.name for run in runs).items():
+    names = {name: _dataset(sweep.file, name) for name in {training.dataset: None for training in sweep.trainings}}
+    trainings = tuple(replace(training, dataset=names[training.dataset]) for training in sweep.trainings)
+    for name, count in Counter(training.name for training in trainings).items():
         if count > 1:
             raise SweepError(f"{sweep.file}, datasets: a data set stands there by two names, so {name} is there twice")
     # Every file is looked at once, however many folds and seeds there are.
-    for run in {(run.dataset, run.plans, run.configuration): run for run in runs}.values():
-        _check_plans(sweep.file, run)
-    for run in {(run.dataset, run.fold): run for run in runs}.values():
-        _check_fold(sweep.file, run)
-    for run in {(run.trainer, str(run.settings)): run for run in runs}.values():
-        _check_trainer(sweep.file, run)
+    for training in {(each.dataset, each.plans, each.configuration): each for each in trainings}.values():
+        _check_plans(sweep.file, training)
+    for training in {(each.dataset, each.fold): each for each in trainings}.values():
+        _check_fold(sweep.file, training)
+    for training in {(each.trainer, str(each.settings)): each for each in trainings}.values():
+        _check_trainer(sweep.file, training)
     declared = {
         new.name: sweep.declared[old.name]
-        for old, new in zip(sweep.runs, runs, strict=True)
+        for old, new in zip(sweep.trainings, trainings, strict=True)
         if old.name in sweep.declared
     }
-    return replace(sweep, runs=runs, declared=declared)
+    return replace(sweep, trainings=trainings, declared=declared)
 
 
 def preprocessed() -> Path:
@@ -60,9 +58,9 @@ def preprocessed() -> Path:
     return Path(value)
 
 
-def plans_of(run: Run) -> PlansManager:
+def plans_of(training: Training) -> PlansManager:
     """Raises ValueError for a file that holds no plans, naming it."""
-    file = preprocessed() / run.dataset / f"{run.plans}.json"
+    file = preprocessed() / training.dataset / f"{training.plans}.json"
     return _read_plans(file, file.stat().st_mtime_ns)
 
 
@@ -79,60 +77,61 @@ def _read_plans(file: Path, changed: int) -> PlansManager:
     return plans
 
 
-def dataset_json(run: Run) -> dict:
-    return read_json_object(preprocessed() / run.dataset / "dataset.json")
+def dataset_json(training: Training) -> dict:
+    return read_json_object(preprocessed() / training.dataset / "dataset.json")
 
 
 def _dataset(file: Path, name: str) -> str:
-    there = sorted(path.name for path in preprocessed().glob("Dataset[0-9][0-9][0-9]_*"))
-    found = [full for full in there if full == name or (name.isdecimal() and full.startswith(f"Dataset{name:0>3}_"))]
+    present = sorted(path.name for path in preprocessed().glob("Dataset[0-9][0-9][0-9]_*"))
+    found = [full for full in present if full == name or (name.isdecimal() and full.startswith(f"Dataset{name:0>3}_"))]
     if len(found) != 1:
         raise SweepError(
             f"{file}, datasets: {len(found)} data sets {name} in nnUNet_preprocessed={preprocessed()} (there are: "
-            f"{', '.join(there) or 'none'}); plan and preprocess it first, nnUNetv2_plan_and_preprocess -d {name}"
+            f"{', '.join(present) or 'none'}); plan and preprocess it first, nnUNetv2_plan_and_preprocess -d {name}"
         )
     return found[0]
 
 
-def _check_plans(file: Path, run: Run) -> None:
-    folder, number = preprocessed() / run.dataset, convert_dataset_name_to_id(run.dataset)
-    if not (folder / f"{run.plans}.json").is_file():
-        there = ", ".join(sorted(path.stem for path in folder.glob("*Plans*.json"))) or "none"
+def _check_plans(file: Path, training: Training) -> None:
+    folder, number = preprocessed() / training.dataset, convert_dataset_name_to_id(training.dataset)
+    if not (folder / f"{training.plans}.json").is_file():
+        present = ", ".join(sorted(path.stem for path in folder.glob("*Plans*.json"))) or "none"
         raise SweepError(
-            f"{file}, plans: {run.dataset} has no {run.plans} (there are: {there}); make and preprocess them first: "
-            f"{_planning(run.plans, number)}"
+            f"{file}, plans: {training.dataset} has no {training.plans} (there are: {present}); make and "
+            f"preprocess them first: {_planning(training.plans, number)}"
         )
     try:
-        plans = plans_of(run)
+        plans = plans_of(training)
     except ValueError as error:
         raise SweepError(f"{file}, plans: {error}") from error
-    if run.configuration not in plans.available_configurations:
+    if training.configuration not in plans.available_configurations:
         raise SweepError(
-            f"{file}, configurations: {run.plans} of {run.dataset} has no {run.configuration}; it has "
+            f"{file}, configurations: {training.plans} of {training.dataset} has no {training.configuration}; it has "
             f"{', '.join(plans.available_configurations)}"
         )
-    data = folder / plans.get_configuration(run.configuration).data_identifier
+    data = folder / plans.get_configuration(training.configuration).data_identifier
     if not data.is_dir():
         raise SweepError(
             f"{file}, configurations: {data} is not there; preprocess it with nnUNetv2_preprocess -d {number} "
-            f"-plans_name {run.plans} -c {run.configuration}"
+            f"-plans_name {training.plans} -c {training.configuration}"
         )
 
 
-def _check_fold(file: Path, run: Run) -> None:
-    splits = preprocessed() / run.dataset / "splits_final.json"
-    if run.fold != "all" and splits.is_file() and run.fold >= len(folds := read_json(splits)):
-        raise SweepError(f"{file}, folds: {run.dataset} has {len(folds)} folds, counted from 0; there is no {run.fold}")
+def _check_fold(file: Path, training: Training) -> None:
+    splits = preprocessed() / training.dataset / "splits_final.json"
+    if training.fold != "all" and splits.is_file() and training.fold >= len(folds := read_json(splits)):
+        known = f"{training.dataset} has {len(folds)} folds, counted from 0"
+        raise SweepError(f"{file}, folds: {known}; there is no {training.fold}")
 
 
-def _check_trainer(file: Path, run: Run) -> None:
+def _check_trainer(file: Path, training: Training) -> None:
     """That the trainer is there and, if it is one of this package, takes the settings."""
-    recipe = getattr(trainer_class(run.trainer), "recipe", None)
+    recipe = getattr(trainer_class(training.trainer), "recipe", None)
     if isinstance(recipe, Recipe):
         try:
-            with_settings(recipe, {**run.budget.settings(), **run.settings})
+            with_settings(recipe, {**training.budget.settings(), **training.settings})
         except ValueError as error:
-            raise SweepError(f"{file}, settings of {run.trainer}: {error}") from error
+            raise SweepError(f"{file}, settings of {training.trainer}: {error}") from error
 
 
 def _planning(plans: str, number: int) -> str:
@@ -154,17 +153,16 @@ def trainer_class(name: str) -> type[nnUNetTrainer]:
     Raises:
         SweepError: if nnU-Net finds none.
     """
-    _register.register()  # as the process of a run does
+    _register.register()  # as a job does
     return _find_trainer(name, os.environ["nnUNet_extTrainer"])
 
 
 @cache
 def _find_trainer(name: str, folders: str) -> type[nnUNetTrainer]:
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells where it searches
-            return recursive_find_trainer_class_by_name(name)
-    except (RuntimeError, AssertionError) as error:  # the latter of a class that is no trainer
+    found = find_trainer(name)
+    if found is None:
         similar = difflib.get_close_matches(name, ["nnUNetTrainer", *trainers.__all__], n=4)
         raise SweepError(
             f"nnU-Net finds no trainer {name}; correct the name" + (f" ({', '.join(similar)}?)" if similar else "")
-        ) from error
+        )
+    return found

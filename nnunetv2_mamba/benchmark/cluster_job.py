@@ -1,4 +1,4 @@
-"""What a cluster's machine calls for a run: the training's process, and what happens when the machine is taken back.
+"""What a cluster's machine calls for a training: its process, and what happens when the machine is taken back.
 
 submitit lets SLURM send SIGUSR2 to every process of the job ahead of its time limit. Its own process then asks
 ``TrainingJob.checkpoint`` what is to be called next and has SLURM requeue the job. When SLURM takes the machine at once
@@ -17,8 +17,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from .run import Run
-from .runners import run_process
+from .local_launcher import run_process
+from .training import Training
 
 if TYPE_CHECKING:
     from submitit.helpers import DelayedSubmission
@@ -40,13 +40,13 @@ class TrainingJob:
     """A callable for submitit. It stays in the process group of the job: some clusters end a job by it.
 
     Attributes:
-        run, folder: the run, and the sweep's folder.
+        training, folder: the training, and the sweep's folder.
         command, environment: of the training's process.
         patience: seconds that it has for its checkpoint when the time limit comes.
         fruitless: how many time limits in a row have let it finish no epoch more.
     """
 
-    run: Run
+    training: Training
     folder: Path
     command: list[str]
     environment: dict[str, str]
@@ -66,8 +66,8 @@ class TrainingJob:
                 again: the cluster knows what becomes of it.
         """
         self._note_sigterm()
-        self._epochs = self.run.epochs_done(self.folder)
-        self._process = run_process(self.command, self.environment, self.run.log(self.folder), subprocess.Popen)
+        self._epochs = self.training.epochs_done(self.folder)
+        self._process = run_process(self.command, self.environment, self.training.log(self.folder), subprocess.Popen)
         threading.Thread(target=self._await_end, daemon=True).start()
         try:
             while self._code is None:
@@ -93,7 +93,7 @@ class TrainingJob:
             latest = time.monotonic() + self.patience
             while self._code is None and time.monotonic() < latest:
                 time.sleep(_LOOK)
-            fruitless = 0 if self.run.epochs_done(self.folder) > self._epochs else fruitless + 1
+            fruitless = 0 if self.training.epochs_done(self.folder) > self._epochs else fruitless + 1
         return None if fruitless >= FRUITLESS else DelayedSubmission(replace(self, fruitless=fruitless))
 
     def _await_end(self) -> None:

@@ -1,4 +1,4 @@
-"""What a training costs, measured inside its process by hooks around the epochs, and kept across interruptions."""
+"""What a training costs, measured inside its process, epoch by epoch, and kept across interruptions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nnunetv2_mamba.versions import installed_version
 
 from .energy import EnergyMeter
 from .flops import network_cost
-from .run import MEASUREMENTS, Run
+from .training import MEASUREMENTS, Training
 
 try:
     import resource
@@ -30,69 +30,67 @@ _PACKAGES = ("torch", "nnunetv2", "numpy", "nnunetv2-mamba")
 
 
 class CostRecord:
-    """Measures every epoch of ``trainer`` and its peak memory, from the trainer's own hooks.
+    """Measures the epochs of a training and its peak memory, and keeps them across interruptions.
 
-    An epoch is its training and validation iterations with the loading of their data, without checkpoints and plots.
     What an interrupted process measured is in ``cost_partial.json`` beside the checkpoints; an epoch that is repeated
     after an interruption counts once.
+
+    Args:
+        folder: of the checkpoints.
+        device: that the training runs on.
     """
 
-    def __init__(self, trainer: nnUNetTrainer):
-        self.trainer = trainer
-        self.file = Path(trainer.output_folder) / MEASUREMENTS
+    def __init__(self, folder: Path, device: torch.device):
+        self.folder, self.device = folder, device
         self.content: dict[str, Any] = {"epochs": {}, "peak_memory": {}}
-        if self.file.is_file():
-            self.content = read_json_object(self.file)
-        self._meter = EnergyMeter(trainer.device)
-        self._on_epoch_start, self._on_epoch_end = trainer.on_epoch_start, trainer.on_epoch_end
-        trainer.on_epoch_start, trainer.on_epoch_end = self._epoch_start, self._epoch_end
+        if (folder / MEASUREMENTS).is_file():
+            self.content = read_json_object(folder / MEASUREMENTS)
+        self._meter = EnergyMeter(device)
 
-    def _epoch_start(self) -> None:
-        self._on_epoch_start()
+    def begin_epoch(self) -> None:
         self._began, self._joules = time.perf_counter(), self._meter.joules()
 
-    def _epoch_end(self) -> None:
+    def end_epoch(self, epoch: int) -> None:
+        """Note the epoch of this number, which ``begin_epoch`` began."""
         joules = self._meter.joules()
-        self.content["epochs"][str(self.trainer.current_epoch)] = {
+        self.content["epochs"][str(epoch)] = {
             "seconds": time.perf_counter() - self._began,
             "joules": None if joules is None else joules - self._joules,
         }
-        for name, value in peak_memory(self.trainer.device).items():
+        for name, value in peak_memory(self.device).items():
             before = self.content["peak_memory"].get(name)
             self.content["peak_memory"][name] = value if before is None else max(value, before)
-        write_json(self.file, self.content)  # before the checkpoint: an epoch in a checkpoint is never missing here
-        self._on_epoch_end()
+        write_json(self.folder / MEASUREMENTS, self.content)
 
-    def write(self, run: Run, threads: int | None) -> None:
+    def write(self, trainer: nnUNetTrainer, training: Training, threads: int | None) -> None:
         """Write ``cost.json`` beside the checkpoints; see docs/benchmarking.md for what is in it."""
-        trainer = self.trainer
         epochs = list(self.content["epochs"].values())
         joules = [epoch["joules"] for epoch in epochs]
         content = {
-            **asdict(run),
+            **asdict(training),
             "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
-            "flops": self._flops(),
+            "flops": _flops(trainer),
             "seconds_per_epoch": statistics.median(epoch["seconds"] for epoch in epochs) if epochs else None,
             "epochs": trainer.num_epochs,
             "iterations_per_epoch": trainer.num_iterations_per_epoch,
             "batch_size": trainer.configuration_manager.batch_size,
             "peak_memory": self.content["peak_memory"],
             "energy_joules": None if not joules or None in joules else sum(joules),
-            "device": device_name(trainer.device),
-            "device_type": trainer.device.type,
+            "device": device_name(self.device),
+            "device_type": self.device.type,
             "threads": threads,
             "versions": versions(),
         }
-        write_json(self.file.with_name(COST), content)
+        write_json(self.folder / COST, content)
 
-    def _flops(self) -> int | None:
-        trainer = self.trainer
-        arguments = (trainer.plans_manager, trainer.configuration_name, trainer.dataset_json)
-        try:
-            return network_cost(type(trainer), *arguments).flops
-        except Exception as error:  # what any network may raise on tensors without data; the training is finished
-            trainer.print_to_log_file(f"FLOPs cannot be counted: {type(error).__name__}: {error}")
-            return None
+
+def _flops(trainer: nnUNetTrainer) -> int | None:
+    arguments = (trainer.plans_manager, trainer.configuration_name, trainer.dataset_json)
+    try:
+        return network_cost(type(trainer), *arguments).flops
+    except Exception as error:  # what any network may raise on tensors without data; the training is finished
+        trainer.print_to_log_file(f"FLOPs cannot be counted: {type(error).__name__}: {error}")
+        return None
 
 
 def peak_memory(device: torch.device) -> dict[str, int | None]:

@@ -1,4 +1,4 @@
-"""One process per run: a lock that the operating system drops when its holder dies, however it dies."""
+"""One process per training: a lock that the operating system drops when its holder dies, however it dies."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ def lock(file: Path) -> Iterator[bool]:
 
     A POSIX record lock: worker processes forked meanwhile do not inherit it, so one that outlives a killed training
     keeps nobody out, and network file systems know it too. On Windows, which does not fork, a lock of its C library.
+    (``filelock`` takes ``flock``: forked workers share it before its version 4, and the two do not see each other.)
 
     Raises:
         OSError: where the file system does not lock.

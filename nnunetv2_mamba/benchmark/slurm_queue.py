@@ -50,10 +50,10 @@ class JobState(NamedTuple):
 
 
 class SlurmQueue:
-    """The user's jobs. ``say`` tells the user that SLURM does not answer, and that it does again."""
+    """The user's jobs. ``report`` tells the user that SLURM does not answer, and that it does again."""
 
-    def __init__(self, say: Callable[[str], None]):
-        self._say = say
+    def __init__(self, report: Callable[[str], None]):
+        self._report = report
         self._states: dict[str, JobState] = {}
         self._tried = self._seen = float("-inf")  # when SLURM was asked last, and when it answered
         self._silent = False
@@ -82,11 +82,11 @@ class SlurmQueue:
             lines = _printed(command, plain).splitlines()
         except (OSError, subprocess.SubprocessError) as error:
             if not self._silent:
-                self._say(f"SLURM does not tell of its jobs ({_reason(error)}); waiting until it does")
+                self._report(f"SLURM does not tell of its jobs ({_reason(error)}); waiting until it does")
             self._silent = True
             return
         if self._silent:
-            self._say("SLURM tells of its jobs again")
+            self._report("SLURM tells of its jobs again")
         self._seen, self._silent = began, False
         rows = [line.strip().split(None, 3) for line in lines]
         self._states = {row[0]: JobState(*row[1:]) for row in rows if len(row) == 4}
@@ -102,7 +102,7 @@ class SlurmQueue:
         try:
             _printed(command)
         except (OSError, subprocess.SubprocessError) as error:
-            self._say(f"jobs of the cluster go on ({_reason(error)}); end them with: {' '.join(command)}")
+            self._report(f"jobs of the cluster go on ({_reason(error)}); end them with: {' '.join(command)}")
         self._to_cancel.clear()
 
 

@@ -1,4 +1,4 @@
-"""The TOML file of a sweep: parsed, checked, and multiplied out to its runs. See docs/benchmarking.md."""
+"""The TOML file of a sweep: parsed, checked, and multiplied out to its trainings. See docs/benchmarking.md."""
 
 from __future__ import annotations
 
@@ -13,24 +13,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_mamba.files import read_bytes
+from nnunetv2_mamba.files import parse_toml, read_bytes
 
-from .run import Budget, Run
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from .training import Budget, Training
 
 DEVICES = ("cuda", "cpu", "mps")
-# Set for every run by the sweep itself.
+# Set for every training by the sweep itself.
 _OWN_VARIABLES = ("nnUNet_results", "NNUNETV2_MAMBA_SETTINGS")
 _AXES = {"datasets": (int, str), "configurations": (str,), "folds": (int, str), "seeds": (int,)}
 _GROUP = {"trainers": (str,), "plans": (str,)}
 # nnU-Net's names of folders, files and classes
 _NAME = re.compile(r"\w[\w.+ ()-]*")
 _LONGEST = 1 << 20  # bytes of a file
-_MOST_RUNS = 100_000
+_MOST_TRAININGS = 100_000
 _MOST = 1_000_000  # of anything that is counted
 _SEEDS = 2**32
 _EXCLUDE = ("dataset", "configuration", "plans", "trainer", "fold", "seed")
@@ -42,14 +37,14 @@ class SweepError(ValueError):
 
 @dataclass(frozen=True)
 class Machine:
-    """Where the runs are computed.
+    """Where the trainings are computed.
 
     Attributes:
         device: ``-device`` of nnU-Net.
-        jobs: runs side by side; None for one at a time on this machine, all at once on a cluster.
-        threads: of torch in each run; None leaves nnU-Net's choice.
-        gpus: numbers of the GPUs that runs side by side take in turn.
-        environment: more variables for every run, such as nnUNet_n_proc_DA.
+        jobs: trainings side by side; None for one at a time on this machine, all at once on a cluster.
+        threads: of torch in each training; None leaves nnU-Net's choice.
+        gpus: numbers of the GPUs that trainings side by side take in turn.
+        environment: more variables for every training, such as nnUNet_n_proc_DA.
         flops_per_second: of the device, for estimates where nothing was measured.
     """
 
@@ -65,13 +60,13 @@ class Machine:
 class Sweep:
     """Attributes:
     file: it came from.
-    runs: in the order of the file.
-    declared: seconds per epoch by the name of the run, where the file says so.
+    trainings: in the order of the file.
+    declared: seconds per epoch by the name of the training, where the file says so.
     slurm: submitit's parameters; None to run on this machine.
     """
 
     file: Path
-    runs: tuple[Run, ...]
+    trainings: tuple[Training, ...]
     machine: Machine
     declared: dict[str, float]
     slurm: dict[str, Any] | None
@@ -99,26 +94,24 @@ def find_file(name: str) -> Path:
 def read_sweep(file: Path, datasets: Sequence[int | str] | None = None) -> Sweep:
     """Read a sweep; ``datasets`` replaces those of the file.
 
-    Data sets stand in the runs as the file writes them (``checks.resolve`` turns numbers into names).
+    Data sets stand in the trainings as the file writes them (``checks.resolve`` turns numbers into names).
 
     Raises:
         SweepError: for what is not TOML, unknown or missing keys, and values that do not fit.
     """
     try:
-        document = tomllib.loads(read_bytes(file, _LONGEST).decode("utf-8-sig"))
-    except RecursionError as error:
-        raise SweepError(f"{file} is not TOML: its brackets are nested too deep") from error
+        document = parse_toml(read_bytes(file, _LONGEST).decode("utf-8-sig"))
     except ValueError as error:
         raise SweepError(f"{file} is not TOML: {error}") from error
     return _Reader(file).sweep(document, datasets)
 
 
-def fold_differences(runs: Sequence[Run]) -> list[str]:
+def fold_differences(trainings: Sequence[Training]) -> list[str]:
     """Where the models of a data set and configuration have different folds: on which they will be compared."""
     found: dict[str, dict[str, set[int | str]]] = {}
-    for run in runs:
-        models = found.setdefault(f"{run.dataset} {run.configuration}", {})
-        models.setdefault(f"{run.trainer} with {run.plans}, seed {run.seed}", set()).add(run.fold)
+    for training in trainings:
+        models = found.setdefault(f"{training.dataset} {training.configuration}", {})
+        models.setdefault(f"{training.trainer} with {training.plans}, seed {training.seed}", set()).add(training.fold)
     lines = []
     for compared, models in found.items():
         every, common = set.union(*models.values()), set.intersection(*models.values())
@@ -152,7 +145,7 @@ class _Reader:
         groups = self.tables(document, "group")
         if not groups:
             raise self.error("group", "there is no [[group]] with trainers and plans; add one")
-        runs: dict[str, Run] = {}
+        trainings: dict[str, Training] = {}
         declared: dict[str, float] = {}
         for number, group in enumerate(groups, 1):
             key = f"[[group]] {number}"
@@ -161,25 +154,25 @@ class _Reader:
             axes = shared | {axis: group[axis] for axis in _AXES if axis in group}
             if datasets:
                 axes["datasets"] = list(datasets)
-            for run in self.group(axes | {name: group.get(name) for name in _GROUP}, budget, own, key):
-                if run.name in runs:
-                    raise self.error(key, f"{run.name} stands in the file twice; take it out of one group")
-                runs[run.name] = run
+            for training in self.group(axes | {name: group.get(name) for name in _GROUP}, budget, own, key):
+                if training.name in trainings:
+                    raise self.error(key, f"{training.name} stands in the file twice; take it out of one group")
+                trainings[training.name] = training
                 if "seconds_per_epoch" in group:
-                    declared[run.name] = self.positive(group["seconds_per_epoch"], f"{key} seconds_per_epoch")
-        kept = self.without_excluded(list(runs.values()), self.tables(document, "exclude"))
+                    declared[training.name] = self.positive(group["seconds_per_epoch"], f"{key} seconds_per_epoch")
+        kept = self.without_excluded(list(trainings.values()), self.tables(document, "exclude"))
         if (slurm := document.get("slurm")) is not None:
             self.known(slurm, slurm if isinstance(slurm, dict) else (), "[slurm]")  # its keys are submitit's to check
         return Sweep(self.file, tuple(kept), self.machine(document.get("machine", {})), declared, slurm)
 
-    def group(self, axes: dict[str, Any], budget: Budget, settings: dict[str, Any], key: str) -> list[Run]:
+    def group(self, axes: dict[str, Any], budget: Budget, settings: dict[str, Any], key: str) -> list[Training]:
         for name, types in {**_AXES, **_GROUP}.items():
             self.check_axis(axes.get(name), types, f"{key} {name}", name)
         order = ("datasets", "configurations", "folds", "seeds", "plans", "trainers")
-        if math.prod(len(axes[axis]) for axis in order) > _MOST_RUNS:
-            raise self.error(key, f"makes more than {_MOST_RUNS} runs; leave some out")
+        if math.prod(len(axes[axis]) for axis in order) > _MOST_TRAININGS:
+            raise self.error(key, f"makes more than {_MOST_TRAININGS} runs; leave some out")
         return [
-            Run(str(dataset), configuration, plans, trainer, fold, seed, budget, settings)
+            Training(str(dataset), configuration, plans, trainer, fold, seed, budget, settings)
             for dataset, configuration, fold, seed, plans, trainer in itertools.product(*(axes[a] for a in order))
         ]
 
@@ -244,17 +237,17 @@ class _Reader:
             self.positive(table["flops_per_second"], "[machine] flops_per_second")
         return Machine(**checked)
 
-    def without_excluded(self, runs: list[Run], rules: list[dict[str, Any]]) -> list[Run]:
+    def without_excluded(self, trainings: list[Training], rules: list[dict[str, Any]]) -> list[Training]:
         for number, rule in enumerate(rules, 1):
             key = f"[[exclude]] {number}"
             self.known(rule, _EXCLUDE, key)
-            kept = [run for run in runs if any(str(getattr(run, name)) != str(v) for name, v in rule.items())]
-            if not rule or len(kept) == len(runs):
+            kept = [t for t in trainings if any(str(getattr(t, name)) != str(v) for name, v in rule.items())]
+            if not rule or len(kept) == len(trainings):
                 raise self.error(key, "matches no run; correct or delete it")
-            runs = kept
-        if not runs:
+            trainings = kept
+        if not trainings:
             raise self.error("[[exclude]]", "leaves no run")
-        return runs
+        return trainings
 
     def tables(self, document: dict[str, Any], key: str) -> list[dict[str, Any]]:
         tables = document.get(key, [])

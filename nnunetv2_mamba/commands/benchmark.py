@@ -20,6 +20,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..benchmark.conduct import conduct
+    from ..benchmark.command import benchmark
 
-    return conduct(args.file, args.output or Path(Path(args.file).stem), args.datasets, args.dry_run)
+    return benchmark(args.file, args.output or Path(Path(args.file).stem), args.datasets, args.dry_run)

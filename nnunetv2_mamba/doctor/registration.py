@@ -1,7 +1,5 @@
 """Whether nnU-Net's folders are there, and whether it finds the trainers."""
 
-import contextlib
-import io
 import os
 import shlex
 import site
@@ -60,18 +58,13 @@ def _why_not_registered() -> str:
 
 def trainers() -> Iterator[Finding]:
     """Whether nnU-Net's own search finds our trainers under their names."""
-    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
-
     from .. import trainers
+    from ..nnunet.trainer_search import find_trainer
 
     # nnU-Net's search takes a while; the length variants come from the same file as the trainer that they vary
     names = sorted(trainers.FULL_LENGTH)
     for name in names:
-        with contextlib.redirect_stdout(io.StringIO()):
-            try:
-                found = recursive_find_trainer_class_by_name(name)
-            except RuntimeError:
-                found = None
+        found = find_trainer(name)
         if found is None:
             yield Finding("trainers", f"nnU-Net does not find {name}", "set nnUNet_extTrainer as said above")
             return

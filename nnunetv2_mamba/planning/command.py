@@ -15,6 +15,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_dataset
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mamba.memory.estimate import GIB, MemoryEstimate, plan_memory, usable_bytes
+from nnunetv2_mamba.nnunet.names import CONFIGURATIONS
 
 from ..files import read_json_object
 from ..nnunet_folders import nnunet_folder
@@ -22,7 +23,7 @@ from ..text import times
 from ..untrusted_plans import check_untrusted_plans
 from .dataset_checks import read_description
 from .integrity import check_integrity
-from .planners import CONFIGURATIONS, DEFAULT_GPU_MEMORY, PLANNERS
+from .planners import DEFAULT_GPU_MEMORY, PLANNERS
 from .raw_files import find_cases
 
 _PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}  # nnU-Net's

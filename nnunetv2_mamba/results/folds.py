@@ -11,10 +11,6 @@ ALL = "fold_all"
 TRAINING_CASES = (
     "the validation of fold_all are the cases it was trained on: its values do not say how good it is on others"
 )
-FINAL_CHECKPOINT, LATEST_CHECKPOINT, BEST_CHECKPOINT = (
-    f"checkpoint_{name}.pth" for name in ("final", "latest", "best")
-)
-CHECKPOINTS = (FINAL_CHECKPOINT, LATEST_CHECKPOINT, BEST_CHECKPOINT)  # in the order in which --c looks for them
 SUMMARY = "validation/summary.json"
 DEBUG = "debug.json"
 COST = "cost.json"  # ours, of a benchmark

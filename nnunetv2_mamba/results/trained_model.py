@@ -8,7 +8,8 @@ from pathlib import Path
 from statistics import fmean
 
 from ..files import read_json_object
-from .folds import COST, DEBUG, FINAL_CHECKPOINT, LATEST_CHECKPOINT, fold_folders
+from ..nnunet.names import FINAL_CHECKPOINT, LATEST_CHECKPOINT
+from .folds import COST, DEBUG, fold_folders
 from .model_names import ModelName
 from .nnunet_log import Curves, curves_of_checkpoint, curves_of_text, text_logs
 

@@ -15,9 +15,10 @@ from torch import nn
 from nnunetv2_mamba.architectures.contract import PlannedNetwork
 from nnunetv2_mamba.architectures.from_plans import network_from_plans
 from nnunetv2_mamba.memory.allocator import keep_freed_memory
+from nnunetv2_mamba.nnunet.class_or_trainer import class_or_trainer_method
+from nnunetv2_mamba.nnunet.preemptible_training import PreemptibleTraining
 
 from .activation_checkpointing import checkpoint_activations
-from .class_or_trainer import class_or_trainer_method
 from .label_check import check_labels
 from .pretraining import load_pretraining
 from .resumable_trainer import ResumableTrainer
@@ -26,12 +27,13 @@ from .resumable_trainer import ResumableTrainer
 _LOWEST_HEAD = 1e-6
 
 
-class nnUNetTrainerMamba(ResumableTrainer):
+class nnUNetTrainerMamba(PreemptibleTraining, ResumableTrainer):
     """nnU-Net's trainer for the networks of this package. A subclass says which network and which recipe.
 
     The loop, sampling, augmentation and loss are nnU-Net's. Different are: the optimiser and its schedule, which moves
-    with every iteration, and the settings (``RecipeTrainer``); the mixed precision and what happens in a step that
-    fails (``StepTrainer``); checkpoints and their continuation (``ResumableTrainer``).
+    with every iteration, and the settings (``RecipeTrainer``); the mixed precision (``StepTrainer``); what happens in a
+    step that fails (``GuardedTrainer``); what a training is continued with (``ResumableTrainer``); that it can be
+    stopped at any moment (``PreemptibleTraining``).
 
     Attributes:
         network_class: a network of ``nnunetv2_mamba.architectures``.
@@ -50,7 +52,6 @@ class nnUNetTrainerMamba(ResumableTrainer):
         device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net reads this signature)
     ):
         super().__init__(plans, configuration, fold, dataset_json, device)
-        self._continued = False
 
     @class_or_trainer_method
     def chosen_options(self) -> dict[str, Any]:
@@ -120,12 +121,8 @@ class nnUNetTrainerMamba(ResumableTrainer):
         for name, value in self.chosen_options().items():
             if planned.get(name, value) != value:
                 self.print_to_log_file(f"The plan's {name}={planned[name]!r} gives way to this trainer's {value!r}.")
-        if not self._continued:
+        if not self.continued:
             load_pretraining(self.bare_network(), self.plans_manager.plans, self.print_to_log_file)
-
-    def restore(self, content: Mapping[str, Any]) -> None:
-        super().restore(content)
-        self._continued = True
 
 
 def of_one_scale(loss: nn.Module) -> nn.Module:

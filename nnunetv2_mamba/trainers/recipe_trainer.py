@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -37,19 +37,17 @@ class RecipeTrainer(nnUNetTrainer):
 
     recipe: Recipe = Recipe()
 
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net reads this signature)
-    ):
-        settings = read_settings()
+    def __init__(self, *args: Any, **kwargs: Any):
+        settings = self.user_settings()
         recipe = with_settings(self.recipe, settings)  # before nnU-Net makes folders
-        super().__init__(plans, configuration, fold, dataset_json, device)
+        super().__init__(*args, **kwargs)
         self.explicit = frozenset(settings)
         self.apply_recipe(recipe, asdict(recipe))
+
+    @classmethod
+    def user_settings(cls) -> Mapping[str, Any]:
+        """What the user sets in the recipe: by ``NNUNETV2_MAMBA_SETTINGS``, unless a subclass is told otherwise."""
+        return read_settings()
 
     def apply_recipe(self, recipe: Recipe, names: Iterable[str]) -> None:
         """Train by ``recipe``; nnU-Net's loop reads some of it, those in ``names``, from the trainer's attributes."""

@@ -1,4 +1,4 @@
-"""A training that can be stopped at any moment and continued: signals, checkpoints, settings, environment."""
+"""A training that is continued as it was begun: its checkpoints hold the settings, and what it is computed with."""
 
 from __future__ import annotations
 
@@ -7,27 +7,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar
 
-from .checkpoint import load_own_checkpoint, remove_unfinished, save_atomically
+import torch
+
+from nnunetv2_mamba.nnunet.checkpoint import checkpoint_content, load_own_checkpoint, restore
+
 from .compilation import is_compiled
 from .environment import Environment, environment
-from .preemption import TerminationRequest
-from .resume import differences, restore, settings_to_adopt
+from .guarded_trainer import GuardedTrainer
+from .resume import differences, settings_to_adopt
 from .settings import VARIABLE, with_settings
-from .step_trainer import StepTrainer
 
 _SETTINGS_KEY = "nnunetv2_mamba_settings"
 _ENVIRONMENT_KEY = "nnunetv2_mamba_environment"
 
 
-class ResumableTrainer(StepTrainer):
-    """Writes checkpoints that a killed process never leaves half-written, and one more on a cluster's signal.
-
-    They hold the settings, with which ``--c`` continues, and what the training is computed with; both are echoed into
-    the log.
+class ResumableTrainer(GuardedTrainer):
+    """Writes checkpoints with the settings, with which ``--c`` continues, and with what the training is computed with;
+    both are echoed into the log.
 
     Attributes:
         FIXED: settings that a checkpoint's tensors depend on.
         environment: what the training is computed with, once it is initialised.
+        continued: whether its state came from a checkpoint.
     """
 
     FIXED: ClassVar[tuple[str, ...]] = ("optimizer", "enable_deep_supervision")
@@ -35,7 +36,7 @@ class ResumableTrainer(StepTrainer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.environment: Environment = {}
-        self._termination = TerminationRequest()
+        self.continued = False
 
     def initialize(self) -> None:
         super().initialize()
@@ -46,9 +47,6 @@ class ResumableTrainer(StepTrainer):
         settings = _listed(asdict(self.recipe), self.explicit)
         self.print_to_log_file(f"Settings, which {VARIABLE} can change:", settings, add_timestamp=False)
         self.print_to_log_file("Computed with:", _listed(self.environment), add_timestamp=False)
-        if self.local_rank == 0:
-            for path in remove_unfinished(Path(self.output_folder)):
-                self.print_to_log_file(f"Removed {path.name}, which a killed process had not finished writing.")
 
     def _describe_environment(self) -> None:
         network = self.bare_network()
@@ -58,63 +56,21 @@ class ResumableTrainer(StepTrainer):
         super().stop_compiling(reason)
         self._describe_environment()
 
-    # stop
-
-    def run_training(self) -> None:
-        """nnU-Net's loop. When a signal asks to stop (see ``preemption``) it writes ``checkpoint_latest.pth`` and exits
-        with status 128 + the signal's number; ``--c`` then repeats the epoch that was under way, with the weights as
-        they were."""
-        self._termination.obeyed_by(super().run_training, self._save_for_continuation)
-
-    def _save_for_continuation(self, signal_name: str) -> None:
-        if self.local_rank != 0 or self.disable_checkpointing or not self.was_initialized:
-            return
-        content = self.checkpoint_content()
-        content["current_epoch"] = self.current_epoch
-        content["logging"] = {key: values[: self.current_epoch] for key, values in content["logging"].items()}
-        save_atomically(content, Path(self.output_folder) / "checkpoint_latest.pth")
-        epoch = self.current_epoch
-        self.print_to_log_file(f"{signal_name}: wrote checkpoint_latest.pth in epoch {epoch}; --c continues")
-
-    def train_step(self, batch: dict) -> dict:
-        """As the base class's.
-
-        Raises:
-            preemption.Preempted: if a signal came that asks to stop.
-        """
-        self._termination.check()
-        return super().train_step(batch)
-
-    def validation_step(self, batch: dict) -> dict:
-        self._termination.check()
-        return super().validation_step(batch)
-
-    # checkpoints
-
     def checkpoint_content(self) -> dict[str, Any]:
         """What a checkpoint holds: nnU-Net's keys, the settings, and what it was computed with."""
         return {
-            "network_weights": self.bare_network().state_dict(),
-            "optimizer_state": self.optimizer.state_dict(),
-            "grad_scaler_state": self.grad_scaler.state_dict() if self.grad_scaler is not None else None,
-            "logging": self.logger.get_checkpoint(),
-            "_best_ema": self._best_ema,
-            "current_epoch": self.current_epoch + 1,
-            "init_args": self.my_init_kwargs,
-            "trainer_name": self.__class__.__name__,
-            "inference_allowed_mirroring_axes": self.inference_allowed_mirroring_axes,
+            **checkpoint_content(self, self.bare_network()),
             _SETTINGS_KEY: asdict(self.recipe),
             _ENVIRONMENT_KEY: self.environment,
         }
 
     def save_checkpoint(self, filename: str) -> None:
-        """Write a checkpoint that nnU-Net reads; ``filename`` is replaced only once the new one is complete."""
-        if self.local_rank != 0:
+        """Write a checkpoint that nnU-Net reads."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)  # writes none, and says so
             return
-        if self.disable_checkpointing:
-            self.print_to_log_file("No checkpoint written, checkpointing is disabled")
-            return
-        save_atomically(self.checkpoint_content(), Path(filename))
+        with Path(filename).open("wb") as file:
+            torch.save(self.checkpoint_content(), file)
 
     def load_checkpoint(self, checkpoint: dict | str) -> None:
         """Continue from a checkpoint with the settings it was trained with, except those that the user sets now.
@@ -130,6 +86,7 @@ class ResumableTrainer(StepTrainer):
         for name, values in differences(content.get(_ENVIRONMENT_KEY, {}), self.environment).items():
             self.print_to_log_file(f"Computed with {name}: {values}")
         self.restore(content)
+        self.continued = True
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Take the state out of a checkpoint's content; the trainer is initialised."""

@@ -1,13 +1,10 @@
-"""Continuing a training: which settings it goes on with, and its state out of a checkpoint."""
+"""Continuing a training: which settings it goes on with, and what differs from the checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
-
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from torch import nn
 
 from .recipe import Recipe
 from .settings import VARIABLE, with_settings
@@ -46,36 +43,3 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, s
         for name, value in saved.items()
         if name in now and value != now[name]
     }
-
-
-def restore(trainer: nnUNetTrainer, network: nn.Module, content: Mapping[str, Any]) -> None:
-    """Put a checkpoint into an initialised trainer, as nnU-Net's ``load_checkpoint`` does with the file.
-
-    Kept are the options of the optimiser, such as the weight decay, which may have been set anew; its moments are the
-    checkpoint's.
-
-    Args:
-        trainer: whose attributes are set.
-        network: its network, not wrapped.
-        content: of a file that nnU-Net's trainer or one of this package wrote.
-    """
-    names = network.state_dict().keys()
-    network.load_state_dict(
-        {
-            name if name in names else name.removeprefix("module."): value  # of nn.DataParallel
-            for name, value in content["network_weights"].items()
-        }
-    )
-    trainer.my_init_kwargs = content["init_args"]
-    trainer.current_epoch = content["current_epoch"]
-    trainer.logger.load_checkpoint(content["logging"])
-    trainer._best_ema = content["_best_ema"]
-    axes = content.get("inference_allowed_mirroring_axes", trainer.inference_allowed_mirroring_axes)
-    trainer.inference_allowed_mirroring_axes = axes
-    groups = trainer.optimizer.param_groups
-    options = [{name: value for name, value in group.items() if name != "params"} for group in groups]
-    trainer.optimizer.load_state_dict(content["optimizer_state"])
-    for group, values in zip(trainer.optimizer.param_groups, options, strict=True):
-        group.update(values)
-    if trainer.grad_scaler is not None and content.get("grad_scaler_state") is not None:
-        trainer.grad_scaler.load_state_dict(content["grad_scaler_state"])

@@ -10,20 +10,14 @@ The keys are the attributes of the trainer's recipe (``recipe.Recipe``), the val
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from nnunetv2_mamba.files import read_bytes
+from nnunetv2_mamba.files import parse_toml, read_bytes
 
 from .recipe import Recipe
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 VARIABLE = "NNUNETV2_MAMBA_SETTINGS"
 
@@ -48,14 +42,13 @@ def read_settings() -> dict[str, Any]:
     try:
         # an inline table of TOML is exactly a list of pairs
         document = read_bytes(Path(value), _LONGEST).decode("utf-8-sig") if from_file else f"settings = {{{value}}}"
-        parsed = tomllib.loads(document)
+        parsed = parse_toml(document)
         if not from_file and set(parsed) != {"settings"}:
             raise ValueError("its braces do not match")
-    except (ValueError, RecursionError) as error:  # the latter of brackets within brackets
-        reason = "nested too deep" if isinstance(error, RecursionError) else error
+    except ValueError as error:
         shown = value if len(value) <= _SHOWN else f"{value[:_SHOWN]}..."
         raise ValueError(
-            f"{VARIABLE}={shown!r} is not TOML ({reason}); write the path of a .toml file or pairs such as "
+            f"{VARIABLE}={shown!r} is not TOML ({error}); write the path of a .toml file or pairs such as "
             "num_epochs=100, optimizer='adamw'"
         ) from error
     return parsed if from_file else parsed["settings"]

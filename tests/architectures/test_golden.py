@@ -15,7 +15,7 @@ from golden_networks import RELEASED, features, per_released_parameter
 from torch import nn
 
 from nnunetv2_mamba.architectures.blocks.drop_path import DropPath
-from nnunetv2_mamba.architectures.blocks.mixers.mamba import DirectionalMamba
+from nnunetv2_mamba.architectures.blocks.mixers import sequence_mixer
 from nnunetv2_mamba.architectures.blocks.scan_paths import PATHS, ScanPaths
 from nnunetv2_mamba.architectures.blocks.tokens import to_tokens, to_volume
 from nnunetv2_mamba.architectures.medsegmamba import released_weights as medsegmamba
@@ -175,7 +175,7 @@ def test_official_mamba1_block_is_the_unidirectional_case():
     golden = GoldenFile("mamba1")
     state = golden.state_dict()
     stack_directions(state, "")
-    mamba = DirectionalMamba(24, nn.Conv3d, scan="unidirectional")
+    mamba = sequence_mixer("mamba", 24, nn.Conv3d, scan="unidirectional")
     mamba.load_state_dict(state)
     x = golden.input().requires_grad_()
     output = mamba.double()(x, (37, 1, 1))

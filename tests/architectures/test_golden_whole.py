@@ -15,7 +15,7 @@ from shared_files import SHARED, why_absent
 from torch import nn
 
 from nnunetv2_mamba.architectures.blocks.decoder import Decoder
-from nnunetv2_mamba.architectures.blocks.mixers.mamba import DirectionalMamba
+from nnunetv2_mamba.architectures.blocks.mixers import sequence_mixer
 from nnunetv2_mamba.architectures.medsegmamba import released_weights as medsegmamba
 from nnunetv2_mamba.architectures.medsegmamba.group_norm_conv import ConvBlock, ResConvBlock, UpConv
 from nnunetv2_mamba.architectures.medsegmamba.ss3d import SS3D
@@ -129,7 +129,7 @@ def test_tri_oriented_mamba():
         stack_directions(state, "" if grid else "mamba.", segmamba.TOM_DIRECTIONS)
         with torch.no_grad():
             if grid:
-                mamba = load(DirectionalMamba(24, nn.Conv3d), state, {})
+                mamba = load(sequence_mixer("mamba", 24, nn.Conv3d), state, {})
                 output = mamba(reference[name]["input"], grid)
             else:
                 output = load(TriOrientedMambaLayer(24, nn.Conv3d), state, {})(reference[name]["input"])
@@ -139,7 +139,7 @@ def test_tri_oriented_mamba():
 def test_official_mamba1_block_is_the_unidirectional_case():
     reference = golden("mamba1_layer.pt")
     state = dict(reference["state_dict"])
-    mamba = DirectionalMamba(24, nn.Conv3d, scan="unidirectional")
+    mamba = sequence_mixer("mamba", 24, nn.Conv3d, scan="unidirectional")
     stack_directions(state, "")
     mamba.load_state_dict(state)
     with torch.no_grad():

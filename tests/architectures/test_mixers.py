@@ -63,9 +63,9 @@ def test_unknown_names_are_answered_with_those_there_are(arguments, message):
 class MeanMixer(SequenceMixer):
     """Every token sees the mean of all."""
 
-    def __init__(self, d_model, conv_op, scan, d_state=16, d_conv=4, expand=2, dt_init="all"):
+    def __init__(self, options):
         super().__init__()
-        self.proj = nn.Linear(d_model, d_model)
+        self.proj = nn.Linear(options.d_model, options.d_model)
 
     def forward(self, tokens, grid):
         return self.proj(tokens + tokens.mean(1, keepdim=True))

@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunetv2_mamba.architectures.blocks.half_precision import saturate_layers, saturated
-from nnunetv2_mamba.architectures.blocks.mixers import gated, mamba
+from nnunetv2_mamba.architectures.blocks.mixers import gated, mamba, sequence_mixer
 from nnunetv2_mamba.architectures.blocks.recompute import recomputed
 from nnunetv2_mamba.architectures.medsegmamba import ss3d
 from nnunetv2_mamba.architectures.segmamba.unetr_block import UnetrResBlock
@@ -136,7 +136,7 @@ GRID = (3, 4, 5)
 
 
 def scan_layer(kind: str) -> tuple[nn.Module, Tensor]:
-    layer = mamba.DirectionalMamba(8, nn.Conv3d) if kind == "mamba" else ss3d.SS3D(8, nn.Conv3d, (3, 3, 3), "ss3d_0")
+    layer = sequence_mixer("mamba", 8, nn.Conv3d) if kind == "mamba" else ss3d.SS3D(8, nn.Conv3d, (3, 3, 3), "ss3d_0")
     return layer, torch.randn(2, 60, 8)
 
 

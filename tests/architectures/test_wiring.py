@@ -283,11 +283,11 @@ def test_the_state_space_model_starts_as_mambas():
 
 def test_sizes_of_a_mamba_block():
     """State 16, causal convolution of width 4, inner width twice the outer one, dt of rank width / 16, rounded up."""
-    block = DirectionalMamba(40, nn.Conv3d)
+    block = sequence_mixer("mamba", 40, nn.Conv3d)
     assert block.in_proj.weight.shape == (160, 40) and block.out_proj.weight.shape == (40, 80)
     assert block.conv_weight.shape == (3, 80, 4) and block.conv_bias.shape == (3, 80)
     assert block.ssm.A_log.shape == (3, 80, 16) and block.ssm.dt_rank == 3
-    assert DirectionalMamba(32, nn.Conv3d).ssm.dt_rank == 2
+    assert sequence_mixer("mamba", 32, nn.Conv3d).ssm.dt_rank == 2
     for parameter in (block.conv_weight, block.conv_bias):
         assert parameter.abs().max() <= 0.5 and parameter.abs().max() > 0.48
         assert abs(parameter.mean().item()) < 0.06
@@ -295,7 +295,7 @@ def test_sizes_of_a_mamba_block():
     # 3 x (3 + 2 x 16 + 4 + 16 + 1) of the scan and 3 x 5 of the causal convolution: 183
     assert control.kernel_size == (5, 5, 7) and control.groups == 80
     with pytest.raises(ValueError, match="scan must be one of unidirectional, bidirectional, tri_oriented"):
-        DirectionalMamba(8, nn.Conv3d, scan="diagonal")
+        sequence_mixer("mamba", 8, nn.Conv3d, scan="diagonal")
 
 
 def test_sizes_of_ss3d():
@@ -392,7 +392,7 @@ def test_a_basis_starts_as_a_linear_layer_does():
 @pytest.mark.parametrize("scan", PATHS)
 def test_the_convolution_of_a_control_is_as_large_as_what_it_replaces(scan):
     """Of one axis, where the kernel can have about any number of weights."""
-    mamba = DirectionalMamba(8, nn.Conv1d, scan)
+    mamba = sequence_mixer("mamba", 8, nn.Conv1d, scan)
     replaced = sum(p.numel() for name, p in mamba.named_parameters() if not name.startswith(("in_proj", "out_proj")))
     control = sequence_mixer("conv", 8, nn.Conv1d, scan).conv.conv
     assert abs(control.kernel_size[0] + 1 - replaced / 16) <= 2

@@ -6,16 +6,16 @@ from types import SimpleNamespace
 
 # What looks at data sets and networks
 sys.modules["nnunetv2_mamba.benchmark.checks"] = SimpleNamespace(resolve=lambda sweep: sweep)
-sys.modules["nnunetv2_mamba.benchmark.estimate"] = SimpleNamespace()
+sys.modules["nnunetv2_mamba.benchmark.duration"] = SimpleNamespace()
 
 from nnunetv2_mamba import cli  # noqa: E402
-from nnunetv2_mamba.benchmark import cluster, conduct, scheduler, slurm_queue  # noqa: E402
+from nnunetv2_mamba.benchmark import cluster_launcher, command, scheduler, slurm_queue  # noqa: E402
 
-conduct._conclude = lambda *_: True
-cluster.command_of = lambda run, folder, _: [
+command._conclude = lambda *_: True
+cluster_launcher.command_of = lambda training, folder, _: [
     sys.executable,
     str(Path(__file__).with_name("fake_training.py")),
-    str(run.file(folder)),
+    str(training.file(folder)),
 ]
 slurm_queue.LOOK_EVERY, slurm_queue._LOOK_AGAIN = 1.0, 0.5
 scheduler._PAUSES, scheduler._BUSY_PAUSE = (1.0, 4.0), 2.0

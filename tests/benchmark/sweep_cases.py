@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from nnunetv2_mamba.benchmark.run import Run
+from nnunetv2_mamba.benchmark.training import Training
 
-RUN = Run("Dataset901_Tiny", "3d_fullres", "nnUNetPlans", "nnUNetTrainer", 0, 0)
+TRAINING = Training("Dataset901_Tiny", "3d_fullres", "nnUNetPlans", "nnUNetTrainer", 0, 0)
 GROUPS = """
 [[group]]
 trainers = ["nnUNetTrainer"]
@@ -46,14 +46,14 @@ def hold(file: Path) -> Iterator[subprocess.Popen]:
         yield process
 
 
-def pretend_finished(run: Run, sweep: Path, dice: float = 0.5) -> None:
+def pretend_finished(training: Training, sweep: Path, dice: float = 0.5) -> None:
     """Write what a finished run leaves."""
-    folder = run.folder(sweep)
+    folder = training.folder(sweep)
     (folder / "validation").mkdir(parents=True, exist_ok=True)
     (folder / "checkpoint_final.pth").touch()
     summary = {"mean": {"1": {"Dice": dice}}, "foreground_mean": {"Dice": dice}}
     (folder / "validation" / "summary.json").write_text(json.dumps(summary))
     names = ("dataset", "configuration", "plans", "trainer")
-    cost = {name: getattr(run, name) for name in names}
+    cost = {name: getattr(training, name) for name in names}
     cost |= {"parameters": 10**6, "flops": 10**9, "seconds_per_epoch": 36.0, "peak_memory": {"process_bytes": 2**30}}
     (folder / "cost.json").write_text(json.dumps(cost))

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from sweep_cases import RUN
+from sweep_cases import TRAINING
 
 from nnunetv2_mamba.benchmark import cluster_job
 from nnunetv2_mamba.benchmark.cluster_job import FRUITLESS, TrainingJob, ended_by_signal
@@ -44,7 +44,7 @@ def handlers(monkeypatch):
 
 
 def job(folder: Path, command: list[str], patience: float = 60.0) -> TrainingJob:
-    return TrainingJob(RUN, folder, command, {"MARK": "set"}, patience)
+    return TrainingJob(TRAINING, folder, command, {"MARK": "set"}, patience)
 
 
 def python(code: str, *arguments: object) -> list[str]:
@@ -52,14 +52,16 @@ def python(code: str, *arguments: object) -> list[str]:
 
 
 def measure(folder: Path, epochs: int) -> None:
-    RUN.folder(folder).mkdir(parents=True, exist_ok=True)
-    (RUN.folder(folder) / "cost_partial.json").write_text(json.dumps({"epochs": {str(e): {} for e in range(epochs)}}))
+    TRAINING.folder(folder).mkdir(parents=True, exist_ok=True)
+    (TRAINING.folder(folder) / "cost_partial.json").write_text(
+        json.dumps({"epochs": {str(e): {} for e in range(epochs)}})
+    )
 
 
 @pytest.mark.parametrize("code", [0, 1, 75])
 def test_an_exit_code_is_the_result(tmp_path, code):
     assert job(tmp_path, ["sh", "-c", f"echo $MARK; exit {code}"])() == code
-    assert RUN.log(tmp_path).read_text() == "set\n"
+    assert TRAINING.log(tmp_path).read_text() == "set\n"
 
 
 @pytest.mark.parametrize(("ending", "code"), [("kill -TERM $$", -15), ("kill -KILL $$", -9), ("exit 143", 143)])
@@ -98,7 +100,7 @@ def test_the_time_limit_waits_for_the_checkpoint_and_asks_for_the_same_again(tmp
         training()
     assert end.value.code == -1 and (tmp_path / "checkpoint").exists()
     [again] = kept
-    assert again.function == TrainingJob(RUN, tmp_path, training.command, {"MARK": "set"}, 60.0, fruitless=1)
+    assert again.function == TrainingJob(TRAINING, tmp_path, training.command, {"MARK": "set"}, 60.0, fruitless=1)
     assert not again.args and pickle.loads(pickle.dumps(again.function)) == again.function
 
 

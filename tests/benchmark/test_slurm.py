@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 from slurm_daemons import ACCOUNTING_PROGRAMS, SlurmDaemons, missing_programs, wait_for
 
-from nnunetv2_mamba.benchmark.run import Run
+from nnunetv2_mamba.benchmark.training import Training
 
 pytest.importorskip("submitit", reason="the extra slurm is not installed")
 pytestmark = [
@@ -77,7 +77,9 @@ class Sweep:
             text = text.replace("[slurm]\n", f"[slurm]\n{name} = {value}\n")
         self.daemons, self.folder, self.file = daemons, folder / "sweep", folder / "sweep.toml"
         self.file.write_text(text)
-        self.runs = [Run("901", "3d_fullres", "nnUNetPlans", "nnUNetTrainer", fold, 0) for fold in range(folds)]
+        self.trainings = [
+            Training("901", "3d_fullres", "nnUNetPlans", "nnUNetTrainer", fold, 0) for fold in range(folds)
+        ]
         self.printed: list[Path] = []
         paths = (Path(__file__).parent, Path(__file__).parents[2])
         self.environment = {**daemons.environment, "PYTHONPATH": os.pathsep.join(map(str, paths))}
@@ -97,20 +99,20 @@ class Sweep:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(600)
         printed = self.printed[-1].read_text()
-        assert process.poll() == code, printed + "".join(map(self.log, self.runs)) + self.daemons.logs()
+        assert process.poll() == code, printed + "".join(map(self.log, self.trainings)) + self.daemons.logs()
         assert "Traceback" not in printed
         return printed
 
-    def log(self, run: Run) -> str:
-        file = run.log(self.folder)
+    def log(self, training: Training) -> str:
+        file = training.log(self.folder)
         return file.read_text() if file.is_file() else ""
 
     def epochs(self, number: int = 1) -> None:
         """Wait until every run has done some."""
-        wait_for("epochs", lambda: all(run.epochs_done(self.folder) >= number for run in self.runs))
+        wait_for("epochs", lambda: all(training.epochs_done(self.folder) >= number for training in self.trainings))
 
     def finished(self) -> bool:
-        return all(run.finished(self.folder) for run in self.runs)
+        return all(training.finished(self.folder) for training in self.trainings)
 
     def jobs(self) -> int:
         """How many were submitted."""
@@ -129,8 +131,8 @@ class Sweep:
 
 def continued_after(sweep: Sweep, signal_name: str) -> None:
     """Every training wrote its checkpoint at the signal, and began once more where it was."""
-    for run in sweep.runs:
-        log = sweep.log(run)
+    for training in sweep.trainings:
+        log = sweep.log(training)
         epoch = re.search(rf"{signal_name}: wrote checkpoint_latest.pth in epoch (\d+)", log)
         assert epoch and f"begins with epoch {epoch[1]}" in log.split(epoch[0])[1], log
 
@@ -160,7 +162,7 @@ def test_after_the_driver_was_killed_the_next_one_submits_nothing_twice(daemons,
     first, second = daemons.queue("pending")
     daemons.run("scontrol", "hold", second)
     daemons.update_node(state="resume")
-    wait_for("a job", lambda: sweep.runs[0].epochs_done(sweep.folder))
+    wait_for("a job", lambda: sweep.trainings[0].epochs_done(sweep.folder))
     process.kill()
     process.wait()
     process = sweep.start()
@@ -212,7 +214,7 @@ def test_a_busy_controller_is_tried_again(daemons, tmp_path):
     printed = sweep.end(sweep.start())
     assert sweep.finished() and sweep.jobs() == 2
     assert printed.count("Socket timed out") == printed.count("delayed  ") == 1
-    assert "SIGTERM" not in "".join(map(sweep.log, sweep.runs))
+    assert "SIGTERM" not in "".join(map(sweep.log, sweep.trainings))
 
 
 def test_jobs_go_on_where_no_more_are_accepted(daemons, tmp_path):
@@ -220,7 +222,7 @@ def test_jobs_go_on_where_no_more_are_accepted(daemons, tmp_path):
     failed = "sbatch: error: Batch job submission failed: Invalid account or account/partition combination specified"
     sweep.shim(f'if (( n >= 2 )); then echo "{failed}" >&2; exit 1; fi\nexec $sbatch "$@"')
     printed = sweep.end(sweep.start(), code=1)
-    assert sweep.runs[0].finished(sweep.folder) and "SIGTERM" not in sweep.log(sweep.runs[0])
+    assert sweep.trainings[0].finished(sweep.folder) and "SIGTERM" not in sweep.log(sweep.trainings[0])
     assert printed.splitlines()[-1].endswith("Invalid account or account/partition combination specified")
 
 
@@ -248,7 +250,7 @@ def test_a_requeued_job_is_waited_for(daemons, tmp_path):
     sweep.epochs()
     [job] = daemons.queue("running")
     daemons.run("scontrol", "requeue", job)
-    wait_for("it to begin again", lambda: sweep.log(sweep.runs[0]).count("begins with") == 2)
+    wait_for("it to begin again", lambda: sweep.log(sweep.trainings[0]).count("begins with") == 2)
     daemons.run("scontrol", "requeue", job)
     printed = sweep.end(process)
     assert sweep.finished() and sweep.jobs() == 1 and "failed   " not in printed and "stopped" not in printed
@@ -288,7 +290,7 @@ def test_a_node_that_loses_its_power(daemons, tmp_path):
     daemons.bring_node_back()
     printed = sweep.end(process)
     assert sweep.finished() and sweep.jobs() == 2 and "failed   " not in printed
-    assert all(sweep.log(run).count("begins with epoch 0") == 2 for run in sweep.runs)
+    assert all(sweep.log(training).count("begins with epoch 0") == 2 for training in sweep.trainings)
 
 
 def test_a_node_that_is_to_reboot_is_waited_for(daemons, tmp_path):
@@ -310,7 +312,7 @@ def test_a_daemon_of_the_node_that_is_restarted(daemons, tmp_path):
     daemons.start_node()
     sweep.end(process)
     assert sweep.finished() and sweep.jobs() == 2
-    assert all(sweep.log(run).count("begins with") == 1 for run in sweep.runs)
+    assert all(sweep.log(training).count("begins with") == 1 for training in sweep.trainings)
 
 
 def test_a_controller_that_is_down_for_a_while(daemons, tmp_path):
@@ -318,11 +320,11 @@ def test_a_controller_that_is_down_for_a_while(daemons, tmp_path):
     sweep = Sweep(daemons, tmp_path, folds=2, epochs=10)
     sweep.file.write_text(sweep.file.read_text() + "[machine]\njobs = 1\n")
     process = sweep.start()
-    wait_for("a job", lambda: sweep.runs[0].epochs_done(sweep.folder))
+    wait_for("a job", lambda: sweep.trainings[0].epochs_done(sweep.folder))
     daemons.end_daemon("slurmctld", signal.SIGTERM)
     wait_for("the sweep to say it", lambda: "SLURM does not tell of its jobs" in sweep.printed[-1].read_text())
     wait_for("the sweep to say it", lambda: "delayed  " in sweep.printed[-1].read_text(), 300)
-    assert sweep.runs[0].finished(sweep.folder)
+    assert sweep.trainings[0].finished(sweep.folder)
     daemons.start_controller()
     printed = sweep.end(process)
     assert sweep.finished() and sweep.jobs() == 2 and "failed   " not in printed
@@ -362,7 +364,7 @@ def test_a_real_training_at_the_signal_of_a_time_limit(tiny_dataset, tmp_path, t
         )
         sweep.file.write_text(text + '[machine]\ndevice = "cpu"\nthreads = 1\n')
         sweep.environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-        sweep.runs = [Run("Dataset901_Tiny", "3d_fullres", plans, trainer, 0, 0)]
+        sweep.trainings = [Training("Dataset901_Tiny", "3d_fullres", plans, trainer, 0, 0)]
         sweep.command[:2] = [sys.executable, "-m", "nnunetv2_mamba", "benchmark"]
         planned = subprocess.run([*sweep.command, "--dry-run"], env=sweep.environment, capture_output=True, text=True)
         assert "1 runs, 0 finished" in planned.stdout and not sweep.folder.exists() and not daemons.queue()
@@ -371,7 +373,7 @@ def test_a_real_training_at_the_signal_of_a_time_limit(tiny_dataset, tmp_path, t
         daemons.run("scancel", "--signal=USR2", *daemons.queue("running"))
         printed = sweep.end(process)
         assert sweep.finished() and sweep.jobs() == 1 and "failed   " not in printed
-    log = sweep.log(sweep.runs[0])
+    log = sweep.log(sweep.trainings[0])
     before, after = log.split("SIGUSR2: wrote checkpoint_latest.pth in epoch ", 1)
     epoch = int(after.split(";")[0])
     assert "--c" in after and re.findall(r"Epoch (\d+) *$", after, re.MULTILINE)[0] == str(epoch) != "0"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from sweep_cases import write_sweep
 
-from nnunetv2_mamba.benchmark.run import Budget
 from nnunetv2_mamba.benchmark.sweep import SweepError, find_file, read_sweep, ready_made
+from nnunetv2_mamba.benchmark.training import Budget
 
 GROUP = '[[group]]\ntrainers = ["nnUNetTrainer"]\nplans = ["nnUNetPlans"]\n'
 FULL = """
@@ -43,25 +43,27 @@ fold = 1
 
 def test_groups_are_multiplied_out(tmp_path):
     sweep = read_sweep(write_sweep(tmp_path, FULL))
-    found = [(run.trainer, run.plans, run.fold, run.seed) for run in sweep.runs]
+    found = [(training.trainer, training.plans, training.fold, training.seed) for training in sweep.trainings]
     stock = [("nnUNetTrainer", "nnUNetPlans", fold, seed) for fold in (0, 1) for seed in (0, 7)]
     residual = [("nnUNetTrainer", "nnUNetResEncUNetMPlans", 0, seed) for seed in (0, 7)]
     ours = [
         (f"nnUNetTrainerSegMamba{twin}", "nnUNetSegMambaPlans", 0, seed) for twin in ("", "NoMamba") for seed in (0, 7)
     ]
     assert sorted(found) == sorted(stock + residual + ours)
-    assert {run.budget for run in sweep.runs} == {Budget(5, 13, None, 2, False)}
+    assert {training.budget for training in sweep.trainings} == {Budget(5, 13, None, 2, False)}
     assert sweep.machine.environment == {"nnUNet_n_proc_DA": "0"}
-    for run in sweep.runs:
-        if run.plans == "nnUNetSegMambaPlans":
-            assert run.settings == {"initial_lr": 1e-3, "optimizer": "adamw"} and sweep.declared[run.name] == 12
+    for training in sweep.trainings:
+        if training.plans == "nnUNetSegMambaPlans":
+            assert (
+                training.settings == {"initial_lr": 1e-3, "optimizer": "adamw"} and sweep.declared[training.name] == 12
+            )
         else:
-            assert run.settings == {"initial_lr": 1e-3} and run.name not in sweep.declared
+            assert training.settings == {"initial_lr": 1e-3} and training.name not in sweep.declared
 
 
 def test_data_sets_of_the_command_line_replace_those_of_the_file(tmp_path):
     sweep = read_sweep(write_sweep(tmp_path, FULL), [5, "Dataset006_Lung"])
-    assert {run.dataset for run in sweep.runs} == {"5", "Dataset006_Lung"}
+    assert {training.dataset for training in sweep.trainings} == {"5", "Dataset006_Lung"}
 
 
 @pytest.mark.parametrize(
@@ -138,24 +140,24 @@ def test_what_is_no_text_or_too_long_is_named(tmp_path, content, message):
 def test_many_seeds_are_multiplied_out_and_some_taken_out(tmp_path):
     """In a moment: nothing is quadratic in the number of runs."""
     text = f"datasets = [4]\nseeds = {list(range(2000))}\n{GROUP}[[exclude]]\nfold = 4\n"
-    assert len(read_sweep(write_sweep(tmp_path, text)).runs) == 8000
+    assert len(read_sweep(write_sweep(tmp_path, text)).trainings) == 8000
 
 
 def test_the_examples_of_the_documentation(tmp_path):
     page = (Path(__file__).parents[2] / "docs" / "benchmarking.md").read_text(encoding="utf-8")
     example, slurm = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     sweep = read_sweep(write_sweep(tmp_path, example + slurm))
-    assert len(sweep.runs) == 3 and sweep.slurm["timeout_min"] == 2880 and sweep.machine.gpus == (0, 1)
+    assert len(sweep.trainings) == 3 and sweep.slurm["timeout_min"] == 2880 and sweep.machine.gpus == (0, 1)
 
 
 def test_ready_made_files():
     assert list(ready_made()) == ["mamba_vs_nnunet.toml", "medsegmamba_paper.toml"]
-    runs = read_sweep(find_file("mamba_vs_nnunet.toml"), [4]).runs
-    assert {run.fold for run in runs} == {0, 1, 2, 3, 4}
-    trainers = {run.trainer for run in runs}
+    trainings = read_sweep(find_file("mamba_vs_nnunet.toml"), [4]).trainings
+    assert {training.fold for training in trainings} == {0, 1, 2, 3, 4}
+    trainers = {training.trainer for training in trainings}
     for network in ("SegMamba", "MedSegMamba", "MSDKMamba", "UMambaBot", "UMambaEnc"):
         assert {f"nnUNetTrainer{network}{twin}" for twin in ("", "NoMamba", "Conv")} <= trainers
-    stock = {run.plans for run in runs if run.trainer == "nnUNetTrainer"}
+    stock = {training.plans for training in trainings if training.trainer == "nnUNetTrainer"}
     assert stock == {"nnUNetPlans", "nnUNetResEncUNetMPlans", "nnUNetResEncUNetLPlans"}
     with pytest.raises(FileNotFoundError, match="no ready-made one of this name: mamba_vs_nnunet"):
         find_file("mamba_vs_unet.toml")
@@ -184,5 +186,5 @@ def test_trainers_of_the_ready_made_files_exist():
     from nnunetv2_mamba.benchmark.checks import trainer_class
 
     for name in ready_made():
-        for run in read_sweep(find_file(name), [4]).runs:
-            assert trainer_class(run.trainer).__name__ == run.trainer
+        for training in read_sweep(find_file(name), [4]).trainings:
+            assert trainer_class(training.trainer).__name__ == training.trainer

@@ -16,7 +16,7 @@ import pytest
 from sweep_cases import GROUPS, pretend_finished, write_sweep
 from tiny_dataset import DATASET_ID, NAME, TinyDataset
 
-from nnunetv2_mamba.benchmark.run import Run
+from nnunetv2_mamba.benchmark.training import Training
 
 # Augmentation in the process (of the tiny data set's environment) and one thread: then the scores are reproducible.
 SWEEP = f"""
@@ -74,7 +74,7 @@ def test_killed_twice_it_ends_with_the_same_results(tiny_dataset: TinyDataset, t
 
     folder = tmp_path / "killed"
     stock, ours = (
-        Run("Dataset901_Tiny", "3d_fullres", plans, trainer, 0, 0)
+        Training("Dataset901_Tiny", "3d_fullres", plans, trainer, 0, 0)
         for trainer, plans in (("nnUNetTrainer", "nnUNetPlans"), ("nnUNetTrainerSegMamba", "tinySegMambaPlans"))
     )
     kill_when(start(file, folder), lambda: stock.epochs_done(folder) >= 2)
@@ -112,8 +112,8 @@ def test_sigterm_ends_the_training_with_its_workers_after_a_checkpoint(tiny_data
     process = start(
         write_sweep(tmp_path, text.replace("[machine]", "[machine]\nenvironment = {nnUNet_n_proc_DA = 1}")), folder
     )
-    [run] = [Run("Dataset901_Tiny", "3d_fullres", "tinySegMambaPlans", "nnUNetTrainerSegMamba", 0, 0)]
-    while run.epochs_done(folder) < 1:
+    [training] = [Training("Dataset901_Tiny", "3d_fullres", "tinySegMambaPlans", "nnUNetTrainerSegMamba", 0, 0)]
+    while training.epochs_done(folder) < 1:
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.1)
     process.terminate()
@@ -121,7 +121,7 @@ def test_sigterm_ends_the_training_with_its_workers_after_a_checkpoint(tiny_data
     assert process.returncode == 128 + signal.SIGTERM
     everything = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
     assert str(folder) not in everything
-    assert "SIGTERM: wrote checkpoint_latest.pth" in run.log(folder).read_text()
+    assert "SIGTERM: wrote checkpoint_latest.pth" in training.log(folder).read_text()
 
 
 @pytest.mark.slow
@@ -163,15 +163,17 @@ def test_dry_run_counts_what_is_left_by_what_was_measured_alike(tiny_dataset: Ti
 
     text = SWEEP.split('[[group]]\ntrainers = ["nnUNetTrainerSegMamba"]')[0].replace("epochs = 4", "epochs = 1000")
     file, sweep = write_sweep(tmp_path, text.replace("folds = [0]", "folds = [0, 1, 2, 3, 4]")), tmp_path / "sweep"
-    runs = [Run("Dataset901_Tiny", "3d_fullres", "nnUNetPlans", "nnUNetTrainer", fold, 0) for fold in range(5)]
+    trainings = [
+        Training("Dataset901_Tiny", "3d_fullres", "nnUNetPlans", "nnUNetTrainer", fold, 0) for fold in range(5)
+    ]
     measured = (("cpu", 1, 36.0), ("cpu", 8, 3.6), ("cuda", 1, 0.36))
-    for run, (device, threads, seconds) in zip(runs[:3], measured, strict=True):
-        pretend_finished(run, sweep)
+    for training, (device, threads, seconds) in zip(trainings[:3], measured, strict=True):
+        pretend_finished(training, sweep)
         cost = {"device": f"the {device}", "device_type": device, "threads": threads, "seconds_per_epoch": seconds}
-        (run.folder(sweep) / "cost.json").write_text(json.dumps(cost))
-    runs[3].folder(sweep).mkdir()
+        (training.folder(sweep) / "cost.json").write_text(json.dumps(cost))
+    trainings[3].folder(sweep).mkdir()
     epochs = {str(epoch): {"seconds": 36.0} for epoch in range(900)}
-    (runs[3].folder(sweep) / "cost_partial.json").write_text(json.dumps({"epochs": epochs}))
+    (trainings[3].folder(sweep) / "cost_partial.json").write_text(json.dumps({"epochs": epochs}))
     assert main(["benchmark", str(file), "-o", str(sweep), "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[3].endswith("  1.00 h (measured on the cpu)") and lines[4].endswith("  10.00 h (measured on the cpu)")
@@ -179,14 +181,16 @@ def test_dry_run_counts_what_is_left_by_what_was_measured_alike(tiny_dataset: Ti
 
 
 def test_dry_run_of_a_network_that_cannot_be_traced(tiny_dataset: TinyDataset, tmp_path, capsys, monkeypatch):
-    from test_prepare import LooksAtItsInput
+    from test_measured_training import LooksAtItsInput
 
     from nnunetv2_mamba.cli import main
     from nnunetv2_mamba.trainers import nnUNetTrainerSegMamba
 
     monkeypatch.setattr(nnUNetTrainerSegMamba, "build_network_architecture", lambda *_: LooksAtItsInput())
     # a finished run, whose training measured nothing, is no measure for the others
-    pretend_finished(Run("Dataset901_Tiny", "3d_fullres", "nnUNetPlans", "nnUNetTrainer", 1, 0), tmp_path / "sweep")
+    pretend_finished(
+        Training("Dataset901_Tiny", "3d_fullres", "nnUNetPlans", "nnUNetTrainer", 1, 0), tmp_path / "sweep"
+    )
     [cost] = tmp_path.rglob("cost.json")
     cost.write_text(json.dumps({"flops": None, "seconds_per_epoch": None}))
     file = write_sweep(tmp_path, SWEEP.replace("folds = [0]", "folds = [0, 1]"))
@@ -216,13 +220,13 @@ def test_plans_of_a_sweep_run_no_code(tiny_dataset: TinyDataset, tmp_path, capsy
 
 
 def test_many_runs_read_their_plans_once(tiny_dataset: TinyDataset, tmp_path, capsys, monkeypatch):
-    from nnunetv2_mamba.benchmark import checks, estimate
+    from nnunetv2_mamba.benchmark import checks, duration
     from nnunetv2_mamba.cli import main
 
     read, traced = [], []
-    plans_manager, network_cost = checks.PlansManager, estimate.network_cost
+    plans_manager, network_cost = checks.PlansManager, duration.network_cost
     monkeypatch.setattr(checks, "PlansManager", lambda plans: read.append(plans) or plans_manager(plans))
-    monkeypatch.setattr(estimate, "network_cost", lambda *arguments: traced.append(1) or network_cost(*arguments))
+    monkeypatch.setattr(duration, "network_cost", lambda *arguments: traced.append(1) or network_cost(*arguments))
     checks._read_plans.cache_clear()
     text = SWEEP.split('[[group]]\ntrainers = ["nnUNetTrainerSegMamba"]')[0]
     text = text.replace("folds = [0]", f"folds = [0, 1, 2, 3, 4]\nseeds = {list(range(400))}")

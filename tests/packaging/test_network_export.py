@@ -8,7 +8,7 @@ from documentation import BLOCKS
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_mamba._register import DISCOVERY
-from nnunetv2_mamba.architectures.blocks.mixers.mamba import DirectionalMamba
+from nnunetv2_mamba.architectures.blocks.mixers import sequence_mixer
 from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.ops import backend_selection
 from nnunetv2_mamba.packaging import network_export as module
@@ -74,7 +74,7 @@ def test_the_command_changes_no_environment(monkeypatch, capsys, option, kind):
 class OneLayer(torch.nn.Module):
     def __init__(self):
         super().__init__()
-        self.layer = DirectionalMamba(4, torch.nn.Conv2d, scan="bidirectional", d_state=2)
+        self.layer = sequence_mixer("mamba", 4, torch.nn.Conv2d, scan="bidirectional", d_state=2)
 
     def forward(self, x):
         return self.layer(x, (2, 3))

@@ -109,8 +109,7 @@ STAGES = {
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_network_has_a_planner_that_follows_its_rule(invented_dataset, name):
     planner, network = PLANNERS[name](902), NETWORKS[name]
-    planner._spacing = (1.0, 1.0, 1.0)
-    architecture = planner._architecture((128, 128, 128), {"conv_op": "torch.nn.modules.conv.Conv3d"})
+    architecture = planner.search_of("3d_fullres", (1.0, 1.0, 1.0)).architecture((128, 128, 128))
     assert architecture["arch_kwargs"]["n_stages"] == min(6, 6 if network.max_pool is None else network.max_pool + 1)
     named = pydoc.locate(architecture["network_class_name"])
     assert named is network.network_class and type(planner).__name__ == f"nnUNetPlanner{name}"
@@ -120,8 +119,7 @@ def test_every_network_has_a_planner_that_follows_its_rule(invented_dataset, nam
 def test_stages_and_widths_of_the_real_planners(invented_dataset, name):
     planner = PLANNERS[name](902)
     assert planner.plans_identifier == f"nnUNet{name}Plans"
-    planner._spacing = (1.0, 1.0, 1.0)
-    architecture = planner._architecture((128, 128, 128), {"conv_op": "torch.nn.modules.conv.Conv3d"})
+    architecture = planner.search_of("3d_fullres", (1.0, 1.0, 1.0)).architecture((128, 128, 128))
     arguments = architecture["arch_kwargs"]
     n_stages = len(STAGES[name])
     assert arguments["features_per_stage"] == STAGES[name] and arguments["n_stages"] == n_stages

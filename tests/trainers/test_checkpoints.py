@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -15,8 +14,7 @@ import torch.distributed as dist
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tiny_dataset import NAME
 
-from nnunetv2_mamba import files, trainers
-from nnunetv2_mamba.trainers.checkpoint import remove_unfinished, save_atomically
+from nnunetv2_mamba import trainers
 
 EPOCH = "num_iterations_per_epoch=1, num_val_iterations_per_epoch=1"
 
@@ -119,60 +117,6 @@ def test_killed_while_saving(tiny_dataset, make_trainer, tmp_path):
     assert not [path for path in Path(trainer.output_folder).iterdir() if "partial" in path.name]
     log = log_of(trainer)
     assert f"Removed {unfinished.name}" in log and "Removed checkpoint_best.pth.1.partial" in log
-
-
-def test_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch):
-    path = tmp_path / "checkpoint_best.pth"
-    save_atomically({"epoch": 1}, path)
-
-    def disk_full(content, file):
-        file.write(b"some bytes")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(torch, "save", disk_full)
-    with pytest.raises(OSError, match="No space left"):
-        save_atomically({"epoch": 2}, path)
-    monkeypatch.undo()
-    assert load(path) == {"epoch": 1} and list(tmp_path.iterdir()) == [path]
-
-
-def test_the_file_appears_under_its_name_only_when_complete(tmp_path, monkeypatch):
-    path = tmp_path / "checkpoint_best.pth"
-    save = torch.save
-    seen = []
-
-    def watching_save(content, file):
-        save(content, file)
-        seen.append(path.exists())
-
-    monkeypatch.setattr(torch, "save", watching_save)
-    save_atomically({"epoch": 1}, path)
-    assert seen == [False] and path.exists()
-
-
-def test_only_unfinished_checkpoints_are_removed(tmp_path):
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    mark = f".partial-{files._host()}"
-    kept = [tmp_path / name for name in ("checkpoint_best.pth", "notes.partial", f"{mark}-{dead.pid}-0-notes.txt")]
-    kept.append(tmp_path / f"{mark}-{os.getpid()}-0-checkpoint_best.pth")  # still being written
-    removed = [tmp_path / "checkpoint_best.pth.1.partial", tmp_path / "checkpoint_latest.pth.22.partial"]
-    removed += [tmp_path / f"{mark}-{dead.pid}-7-checkpoint_{name}.pth" for name in ("best", "latest", "final")]
-    for path in (*kept, *removed):
-        path.touch()
-    assert sorted(remove_unfinished(tmp_path)) == sorted(removed)
-    assert sorted(tmp_path.iterdir()) == sorted(kept)
-
-
-def test_disabled_checkpointing_and_other_ranks_write_nothing(make_trainer, tmp_path):
-    trainer = make_trainer("nnUNetTrainerSegMamba")
-    trainer.initialize()
-    trainer.disable_checkpointing = True
-    trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
-    assert "checkpointing is disabled" in log_of(trainer)
-    trainer.disable_checkpointing, trainer.local_rank = False, 1
-    trainer.save_checkpoint(str(tmp_path / "checkpoint.pth"))
-    assert not (tmp_path / "checkpoint.pth").exists()
 
 
 @pytest.fixture
@@ -281,21 +225,6 @@ def test_a_checkpoint_without_settings_is_continued(make_trainer, tmp_path):
     other = make_trainer("nnUNetTrainerSegMamba", EPOCH)
     other.load_checkpoint(str(tmp_path / "theirs.pth"))
     assert other.current_epoch == 1
-
-
-def test_full_disk_names_the_file_and_keeps_the_old_one(tmp_path):
-    """A limit on the size of files stands in for a full disk: the write fails part of the way."""
-    checkpoint = tmp_path / "checkpoint_latest.pth"
-    save_atomically({"epoch": 1}, checkpoint)
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
-    try:
-        with pytest.raises(OSError, match=r"cannot write the checkpoint .*checkpoint_latest.pth .*continue with --c"):
-            save_atomically({"epoch": 2, "weights": torch.zeros(1_000_000)}, checkpoint)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert load(checkpoint) == {"epoch": 1}
-    assert list(tmp_path.iterdir()) == [checkpoint]
 
 
 @pytest.mark.parametrize("kept", [0, 5_000, 0.5, 0.99])

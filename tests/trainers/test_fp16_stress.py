@@ -54,4 +54,4 @@ def test_no_nan_with_large_activations(make_trainer, monkeypatch, network, where
         losses.append(float(trainer.train_step(next(trainer.dataloader_train))["loss"]))
     assert all(map(math.isfinite, losses))
     assert all(torch.isfinite(parameter).all() for parameter in trainer.network.parameters())
-    assert trainer._non_finite.total < STEPS // 10
+    assert trainer.non_finite.total < STEPS // 10

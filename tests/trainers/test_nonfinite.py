@@ -50,7 +50,7 @@ def test_the_layer_whose_output_it_was_is_named_and_the_step_skipped(trainer):
     handle.remove()
     step(trainer)
     assert any(not torch.equal(old, new) for old, new in zip(before, trainer.network.parameters(), strict=True))
-    assert (trainer._non_finite.in_a_row, trainer._non_finite.total) == (0, 1)
+    assert (trainer.non_finite.in_a_row, trainer.non_finite.total) == (0, 1)
 
 
 def test_a_bad_gradient_is_traced_to_its_weights(trainer):

@@ -53,7 +53,7 @@ def test_every_network_is_estimated(make_trainer, network):
     trainer = make_trainer(f"nnUNetTrainer{network}")
     trainer.initialize()
     batch = {"data": torch.empty(2, 2, *trainer.configuration_manager.patch_size)}
-    assert re.search(r"estimate of a step is \d\.\d\d GiB", trainer._explain_memory(batch))
+    assert re.search(r"estimate of a step is \d\.\d\d GiB", trainer.explain_memory(batch))
 
 
 def test_other_errors_stay_what_they_are(make_trainer, monkeypatch):

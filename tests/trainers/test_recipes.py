@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from nnunetv2_mamba.trainers.nonfinite import NonFiniteCounter, NonFiniteError, 
 from nnunetv2_mamba.trainers.optimizers import WarmupPolyLR, fused_option
 from nnunetv2_mamba.trainers.papers import ScanGridRecipe
 from nnunetv2_mamba.trainers.recipe import Recipe
-from nnunetv2_mamba.trainers.resume import differences, restore, settings_to_adopt
+from nnunetv2_mamba.trainers.resume import differences, settings_to_adopt
 from nnunetv2_mamba.trainers.settings import with_settings
 
 
@@ -229,46 +228,6 @@ def test_an_ema_teacher_starts_as_the_student_unless_it_has_begun():
     assert (teacher(torch.ones(1, 2)) == 4).all()
     module = teacher._average.module
     assert not module.training and not module.decoder.deep_supervision and not module.decoder.weight.requires_grad
-
-
-class Scaler:
-    """What of torch's scaler a checkpoint needs."""
-
-    def __init__(self):
-        self.loaded = None
-
-    def load_state_dict(self, state):
-        self.loaded = state
-
-
-@pytest.mark.parametrize("scaled_now", [True, False])
-@pytest.mark.parametrize("scaled_then", [True, False])
-def test_a_loss_scale_is_taken_over_where_both_trainings_have_one(scaled_now, scaled_then):
-    network = nn.Linear(1, 1)
-    optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=0.5)
-    network(torch.ones(1, 1)).sum().backward()
-    optimizer.step()
-    content = {
-        "network_weights": network.state_dict(), "init_args": {}, "current_epoch": 3, "logging": {"a": [1]},
-        "_best_ema": 0.5, "optimizer_state": optimizer.state_dict(),
-        "grad_scaler_state": {"scale": 8.0} if scaled_then else None,
-    }  # fmt: skip
-    other = nn.Linear(1, 1)
-    logged = []
-    trainer = SimpleNamespace(
-        logger=SimpleNamespace(load_checkpoint=logged.append),
-        inference_allowed_mirroring_axes=(0, 1),
-        optimizer=torch.optim.SGD(other.parameters(), 0.1, momentum=0.8, weight_decay=0.25),
-        grad_scaler=Scaler() if scaled_now else None,
-    )
-    restore(trainer, other, content)
-    assert torch.equal(other.weight, network.weight)
-    assert (trainer.current_epoch, trainer._best_ema, logged) == (3, 0.5, [{"a": [1]}])
-    assert trainer.inference_allowed_mirroring_axes == (0, 1)  # an older checkpoint has none
-    (group,) = trainer.optimizer.param_groups
-    assert group["weight_decay"] == 0.25 and group["momentum"] == 0.8 and len(trainer.optimizer.state) == 2
-    if scaled_now:
-        assert trainer.grad_scaler.loaded == ({"scale": 8.0} if scaled_then else None)
 
 
 class Names:

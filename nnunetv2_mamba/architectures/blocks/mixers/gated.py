@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensor
 
-from .registry import SequenceMixer
+from .registry import MixerOptions, SequenceMixer
 
 _LARGE = 2**23  # numbers from the input projection of one sample: work enough for any GPU
 
@@ -20,15 +20,13 @@ class GatedMixer(SequenceMixer):
     computes again, and its gradients, are then one sample's at a time.
 
     Args:
-        d_model: width of the tokens.
-        expand: factor of the inner width.
+        options: of which ``d_model`` and ``expand`` concern this part.
     """
 
-    def __init__(self, d_model: int, expand: int):
+    def __init__(self, options: MixerOptions):
         super().__init__()
-        inner = expand * d_model
-        self.in_proj = nn.Linear(d_model, 2 * inner, bias=False)
-        self.out_proj = nn.Linear(inner, d_model, bias=False)
+        self.in_proj = nn.Linear(options.d_model, 2 * options.inner, bias=False)
+        self.out_proj = nn.Linear(options.inner, options.d_model, bias=False)
 
     def forward(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
         if self._one_by_one(tokens):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +14,7 @@ from ..half_precision import saturated
 from ..recompute import recomputed_but_for_scans
 from ..scan_paths import scan_paths
 from .gated import GatedMixer
-from .registry import register_mixer
+from .registry import MixerOptions, register_mixer
 
 
 @register_mixer("mamba")
@@ -25,29 +24,16 @@ class DirectionalMamba(GatedMixer):
     ``in_proj``, the gate and ``out_proj`` are shared; every direction has its own causal convolution and state-space
     parameters, and the directions are summed before the gate (SegMamba's "Mamba v3": ``scan="tri_oriented"``; the
     original block: ``scan="unidirectional"``). Gating the sum once equals SegMamba's gating of each direction.
-    For the arguments see :class:`SequenceMixer`.
-
-    Raises:
-        ValueError: for an unknown ``scan``.
     """
 
-    def __init__(
-        self,
-        d_model: int,
-        conv_op: type[nn.Module],
-        scan: str = "tri_oriented",
-        d_state: int = 16,
-        d_conv: int = 4,
-        expand: int = 2,
-        dt_init: str = "all",
-    ):
-        super().__init__(d_model, expand)
-        directions, inner = scan_paths(scan).directions, expand * d_model
-        self.scan = scan
+    def __init__(self, options: MixerOptions):
+        super().__init__(options)
+        directions, inner, d_conv = scan_paths(options.scan).directions, options.inner, options.d_conv
+        self.scan = options.scan
         bound = d_conv**-0.5  # nn.Conv1d's default for a depthwise kernel
         self.conv_weight = nn.Parameter(torch.empty(directions, inner, d_conv).uniform_(-bound, bound))
         self.conv_bias = nn.Parameter(torch.empty(directions, inner).uniform_(-bound, bound))
-        self.ssm = DirectionalSSM(inner, directions, d_state, math.ceil(d_model / 16), dt_init)
+        self.ssm = DirectionalSSM(inner, directions, options.d_state, options.dt_rank, options.dt_init)
 
     def mix(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
         paths = scan_paths(self.scan).table(tuple(grid), tokens.device)

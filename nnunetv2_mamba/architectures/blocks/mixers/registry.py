@@ -2,25 +2,55 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..scan_paths import scan_paths
 
-class SequenceMixer(nn.Module):
-    """A layer of a network in which tokens see each other, along paths over their grid or otherwise.
 
-    A subclass's constructor takes what is named here, and uses of it what concerns it; a control of another mixer is
-    made as large as that mixer would be.
+@dataclass(frozen=True)
+class MixerOptions:
+    """What a mixer is made for. It uses what concerns it; a control of another mixer is as large as that one would be.
 
-    Args:
+    Attributes:
         d_model: width of the tokens.
         conv_op: ``nn.Conv1d``, ``nn.Conv2d`` or ``nn.Conv3d``; tells the number of axes of the grid.
         scan: a name of ``scan_paths.PATHS``.
         d_state, d_conv, expand: state size, width of the causal convolution, factor of the inner width.
         dt_init: see :class:`~..directional_ssm.DirectionalSSM`.
+    """
+
+    d_model: int
+    conv_op: type[nn.Module]
+    scan: str = "tri_oriented"
+    d_state: int = 16
+    d_conv: int = 4
+    expand: int = 2
+    dt_init: str = "all"
+
+    def __post_init__(self) -> None:
+        scan_paths(self.scan)  # raises ValueError for an unknown one
+
+    @property
+    def inner(self) -> int:
+        """The width between the projections."""
+        return self.expand * self.d_model
+
+    @property
+    def dt_rank(self) -> int:
+        """Of the projection that gives the step sizes."""
+        return math.ceil(self.d_model / 16)
+
+
+class SequenceMixer(nn.Module):
+    """A layer of a network in which tokens see each other, along paths over their grid or otherwise.
+
+    A subclass's constructor takes :class:`MixerOptions`.
     """
 
     def forward(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
@@ -61,9 +91,9 @@ def check_mixer(mixer: str, known: Collection[str] = MIXERS, where: str = "") ->
 def sequence_mixer(
     mixer: str, d_model: int, conv_op: type[nn.Module], scan: str = "tri_oriented", **options: Any
 ) -> SequenceMixer:
-    """The mixer of this name; see :class:`SequenceMixer` for the arguments.
+    """The mixer of this name; see :class:`MixerOptions` for the arguments.
 
     Raises:
         ValueError: for an unknown ``mixer`` or ``scan``.
     """
-    return MIXERS[check_mixer(mixer)](d_model, conv_op, scan, **options)
+    return MIXERS[check_mixer(mixer)](MixerOptions(d_model, conv_op, scan, **options))

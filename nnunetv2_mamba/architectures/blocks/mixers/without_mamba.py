@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -15,25 +14,12 @@ from ..half_precision import saturated
 from ..recompute import recomputed
 from ..scan_paths import scan_paths
 from .gated import GatedMixer
-from .registry import register_mixer
+from .registry import MixerOptions, register_mixer
 
 
 @register_mixer("none")
 class GatedIdentity(GatedMixer):
-    """The identity: no token sees another. For the arguments see :class:`SequenceMixer`."""
-
-    def __init__(
-        self,
-        d_model: int,
-        conv_op: type[nn.Module],
-        scan: str = "tri_oriented",
-        d_state: int = 16,
-        d_conv: int = 4,
-        expand: int = 2,
-        dt_init: str = "all",
-    ):
-        super().__init__(d_model, expand)
-        scan_paths(scan)
+    """The identity: no token sees another."""
 
     def mix(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
         x, z = self.in_proj(tokens).chunk(2, dim=-1)
@@ -46,23 +32,15 @@ class GatedIdentity(GatedMixer):
 
 @register_mixer("conv")
 class GatedConv(GatedIdentity):
-    """A depthwise convolution of about as many weights. For the arguments see :class:`SequenceMixer`."""
+    """A depthwise convolution of about as many weights."""
 
-    def __init__(
-        self,
-        d_model: int,
-        conv_op: type[nn.Module],
-        scan: str = "tri_oriented",
-        d_state: int = 16,
-        d_conv: int = 4,
-        expand: int = 2,
-        dt_init: str = "all",
-    ):
-        super().__init__(d_model, conv_op, scan, expand=expand)
-        directions = scan_paths(scan).directions
-        weights = DirectionalSSM.weights_per_channel(directions, d_state, math.ceil(d_model / 16))
-        weights += directions * (d_conv + 1)
-        self.conv = DepthwiseConv(expand * d_model, conv_op, kernel_size_for(weights, spatial_dims(conv_op)))
+    def __init__(self, options: MixerOptions):
+        super().__init__(options)
+        directions = scan_paths(options.scan).directions
+        weights = DirectionalSSM.weights_per_channel(directions, options.d_state, options.dt_rank)
+        weights += directions * (options.d_conv + 1)
+        kernel_size = kernel_size_for(weights, spatial_dims(options.conv_op))
+        self.conv = DepthwiseConv(options.inner, options.conv_op, kernel_size)
 
     def sequence_part(self, x: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
         return self.conv(x, grid)

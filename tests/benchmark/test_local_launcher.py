@@ -7,15 +7,15 @@ import sys
 import time
 
 import pytest
-from sweep_cases import RUN
+from sweep_cases import TRAINING
 
-from nnunetv2_mamba.benchmark import runners
+from nnunetv2_mamba.benchmark import local_launcher
 from nnunetv2_mamba.benchmark.sweep import Machine
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 
 # A training with a worker; on SIGTERM it writes a checkpoint, and dies of a second one, as while Python ends.
-TRAINING = """
+SCRIPT = """
 import os, signal, sys, time
 from pathlib import Path
 folder = Path(sys.argv[1])
@@ -47,13 +47,13 @@ def gone(pid: int) -> bool:
 
 @pytest.fixture
 def training(tmp_path, monkeypatch):
-    monkeypatch.setattr(runners, "command_of", lambda *_: [sys.executable, "-S", "-c", TRAINING, str(tmp_path)])
-    started = runners.LocalRunner(tmp_path, Machine("cpu")).start(RUN, 0)
+    monkeypatch.setattr(local_launcher, "command_of", lambda *_: [sys.executable, "-S", "-c", SCRIPT, str(tmp_path)])
+    launched = local_launcher.LocalLauncher(tmp_path, Machine("cpu")).start(TRAINING, 0)
     while not (tmp_path / "ready").exists():
-        assert started.poll() is None, RUN.log(tmp_path).read_text()
+        assert launched.poll() is None, TRAINING.log(tmp_path).read_text()
         time.sleep(0.01)
-    yield started
-    started.stop()
+    yield launched
+    launched.stop()
 
 
 def test_a_training_that_is_stopped_writes_its_checkpoint_and_ends_with_its_worker(training, tmp_path):

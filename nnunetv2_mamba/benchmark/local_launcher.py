@@ -1,4 +1,4 @@
-"""Starting the processes of runs on this machine; the choice between it and a cluster."""
+"""Starting the processes of trainings on this machine."""
 
 from __future__ import annotations
 
@@ -7,22 +7,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from nnunetv2_mamba.processes import end_group, start_group
 
-from .run import Run
-from .started import Outcome, Runner, Started, outcome_of
+from .launcher import Launched, Outcome, outcome_of
 from .sweep import Machine
-
-
-def make_runner(folder: Path, machine: Machine, slurm: dict[str, Any] | None, say: Callable[[str], None]) -> Runner:
-    """``say`` tells the user what happens meanwhile."""
-    if slurm is None:
-        return LocalRunner(folder, machine)
-    from .cluster import SubmititRunner
-
-    return SubmititRunner(folder, machine, slurm, say)
+from .training import Training
 
 
 def run_process(
@@ -35,8 +25,9 @@ def run_process(
         return start(command, env=variables, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
 
 
-def command_of(run: Run, folder: Path, machine: Machine) -> list[str]:
-    command = [sys.executable, "-m", "nnunetv2_mamba.benchmark.job", str(run.file(folder)), "--device", machine.device]
+def command_of(training: Training, folder: Path, machine: Machine) -> list[str]:
+    command = [sys.executable, "-m", "nnunetv2_mamba.benchmark.job", str(training.file(folder))]
+    command += ["--device", machine.device]
     return command if machine.threads is None else [*command, "--threads", str(machine.threads)]
 
 
@@ -45,20 +36,20 @@ def environment_of(machine: Machine) -> dict[str, str]:
     return {**threads, **machine.environment}
 
 
-class LocalRunner:
+class LocalLauncher:
     """Subprocesses at the head of process groups, so that a training's workers end with it."""
 
     def __init__(self, folder: Path, machine: Machine):
         self.folder, self.machine, self.slots = folder, machine, machine.jobs or 1
 
-    def left_behind(self, run: Run) -> None:
+    def left_behind(self, training: Training) -> None:
         """Nothing waits for its start here."""
 
-    def start(self, run: Run, slot: int) -> Started:
+    def start(self, training: Training, slot: int) -> Launched:
         environment = environment_of(self.machine)
         if self.machine.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = str(self.machine.gpus[slot % len(self.machine.gpus)])
-        command, log = command_of(run, self.folder, self.machine), run.log(self.folder)
+        command, log = command_of(training, self.folder, self.machine), training.log(self.folder)
         return _LocalProcess(run_process(command, environment, log, start_group))
 
 

@@ -4,23 +4,23 @@ import json
 from dataclasses import replace
 
 import pytest
-from sweep_cases import RUN, hold, pretend_finished
+from sweep_cases import TRAINING, hold, pretend_finished
 
 from nnunetv2_mamba.benchmark import job
 from nnunetv2_mamba.benchmark.lock import lock
-from nnunetv2_mamba.benchmark.run import Budget, Run
+from nnunetv2_mamba.benchmark.training import Budget, Training
 
 
 @pytest.mark.parametrize("missing", ["checkpoint_final.pth", "validation/summary.json", "cost.json"])
 def test_finished_needs_every_file(tmp_path, missing):
-    pretend_finished(RUN, tmp_path)
-    assert RUN.finished(tmp_path)
-    (RUN.folder(tmp_path) / missing).unlink()
-    assert not RUN.finished(tmp_path)
+    pretend_finished(TRAINING, tmp_path)
+    assert TRAINING.finished(tmp_path)
+    (TRAINING.folder(tmp_path) / missing).unlink()
+    assert not TRAINING.finished(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("there", "last"),
+    ("written", "last"),
     [
         ([], "cpu"),
         (["checkpoint_best.pth"], "--c"),
@@ -28,17 +28,17 @@ def test_finished_needs_every_file(tmp_path, missing):
         (["checkpoint_final.pth", "checkpoint_best.pth"], "--val"),
     ],
 )
-def test_the_command_is_for_what_is_left(tmp_path, there, last):
-    for name in there:
+def test_the_command_is_for_what_is_left(tmp_path, written, last):
+    for name in written:
         (tmp_path / name).touch()
-    command = job.command(RUN, tmp_path, "cpu")
+    command = job.command(TRAINING, tmp_path, "cpu")
     arguments = ["Dataset901_Tiny", "3d_fullres", "0", "-tr", "nnUNetTrainer", "-p", "nnUNetPlans", "-device", "cpu"]
     assert command[:10] == ["nnUNetv2_train", *arguments] and command[-1] == last
 
 
 def test_seeds_have_folders_of_their_own(tmp_path):
-    assert RUN.folder(tmp_path) != replace(RUN, seed=1).folder(tmp_path)
-    assert RUN.folder(tmp_path).parts[-4:] == (
+    assert TRAINING.folder(tmp_path) != replace(TRAINING, seed=1).folder(tmp_path)
+    assert TRAINING.folder(tmp_path).parts[-4:] == (
         "seed_0",
         "Dataset901_Tiny",
         "nnUNetTrainer__nnUNetPlans__3d_fullres",
@@ -47,47 +47,38 @@ def test_seeds_have_folders_of_their_own(tmp_path):
 
 
 def test_written_and_read_back(tmp_path):
-    run = replace(RUN, fold="all", budget=Budget(3, 2, 1, 2, False), settings={"optimizer": "adamw"})
-    assert Run.read(run.write(tmp_path)) == run
+    training = replace(TRAINING, fold="all", budget=Budget(3, 2, 1, 2, False), settings={"optimizer": "adamw"})
+    assert Training.read(training.write(tmp_path)) == training
     assert not list(tmp_path.rglob(".partial-*"))
 
 
 def test_results_of_another_budget_are_not_continued(tmp_path):
-    replace(RUN, budget=Budget(epochs=5)).write(tmp_path)
-    other = replace(RUN, budget=Budget(epochs=6))
+    replace(TRAINING, budget=Budget(epochs=5)).write(tmp_path)
+    other = replace(TRAINING, budget=Budget(epochs=6))
     other.write(tmp_path)  # nothing is trained yet
-    RUN.folder(tmp_path).mkdir(parents=True)
+    TRAINING.folder(tmp_path).mkdir(parents=True)
     with pytest.raises(ValueError, match="another budget or other settings .* name another folder with -o"):
-        RUN.write(tmp_path)
-
-
-def test_settings_reach_the_trainers_as_toml(monkeypatch):
-    from nnunetv2_mamba.trainers.settings import read_settings
-
-    settings = {"optimizer": "adamw", "initial_lr": 1e-05, "enable_deep_supervision": False}
-    run = replace(RUN, budget=Budget(20, 3, batch_size=2), settings=settings)
-    monkeypatch.setenv("NNUNETV2_MAMBA_SETTINGS", job.inline_settings(run))
-    assert read_settings() == {"num_epochs": 20, "num_iterations_per_epoch": 3, "save_every": 2, **settings}
+        TRAINING.write(tmp_path)
 
 
 def test_a_locked_run_is_left_alone_and_a_dead_holder_holds_nothing(tmp_path):
-    file = RUN.write(tmp_path)
-    with hold(RUN.lock(tmp_path)) as holder:
+    file = TRAINING.write(tmp_path)
+    with hold(TRAINING.lock(tmp_path)) as holder:
         assert job.main([str(file), "--device", "cpu"]) == job.BUSY
         holder.kill()
-    with lock(RUN.lock(tmp_path)) as held:
+    with lock(TRAINING.lock(tmp_path)) as held:
         assert held
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
-    file = RUN.write(tmp_path)
-    pretend_finished(RUN, tmp_path)
+    file = TRAINING.write(tmp_path)
+    pretend_finished(TRAINING, tmp_path)
     monkeypatch.setattr(job, "train", lambda *_: pytest.fail("trained again"))
     assert job.main([str(file), "--device", "cpu"]) == 0
 
 
 def test_what_was_measured_counts_its_epochs(tmp_path):
-    assert RUN.epochs_done(tmp_path) == 0
-    RUN.folder(tmp_path).mkdir(parents=True)
-    (RUN.folder(tmp_path) / "cost_partial.json").write_text(json.dumps({"epochs": {"0": {}, "1": {}}}))
-    assert RUN.epochs_done(tmp_path) == 2
+    assert TRAINING.epochs_done(tmp_path) == 0
+    TRAINING.folder(tmp_path).mkdir(parents=True)
+    (TRAINING.folder(tmp_path) / "cost_partial.json").write_text(json.dumps({"epochs": {"0": {}, "1": {}}}))
+    assert TRAINING.epochs_done(tmp_path) == 2

@@ -12,8 +12,8 @@ from nnunetv2_mamba.results.folds import COST
 
 from .checks import dataset_json, plans_of, trainer_class
 from .flops import network_cost
-from .run import Run
 from .sweep import Machine, Sweep
+from .training import Training
 
 _BACKWARD = 2  # times the forward pass
 # Sustained, in nnU-Net's trainings: about 140 GFLOP/s per thread were measured on a CPU with AVX-512 (2026, 2 threads).
@@ -23,7 +23,7 @@ _EPOCHS, _ITERATIONS, _VALIDATION_ITERATIONS = 1000, 250, 50  # nnU-Net's
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds for the epochs of a run that are left, without the validation at its end, and where the number comes
+    """Seconds for the epochs of a training that are left, without the validation at its end, and where the number comes
     from; None where nothing tells."""
 
     seconds: float | None
@@ -31,68 +31,69 @@ class Estimate:
 
 
 def estimate(sweep: Sweep, folder: Path) -> dict[str, Estimate]:
-    """For every unfinished run by name. Measured where a run with the same model and budget is finished, on a device of
-    the same type with the same number of threads."""
+    """Of every unfinished training, by name. Measured where one of the same model and budget is finished, on a device
+    of the same type with the same number of threads."""
     measured = _measured(sweep, folder)
-    left = [run for run in sweep.runs if not run.finished(folder)]
-    unknown = {_network(run): run for run in left if _model(run) not in measured and run.name not in sweep.declared}
-    flops = {network: _forward_flops(run) for network, run in unknown.items()}  # each once: it takes seconds
-    return {run.name: _estimate(run, sweep, measured, flops, run.epochs_done(folder)) for run in left}
+    left = [training for training in sweep.trainings if not training.finished(folder)]
+    unknown = {_network(t): t for t in left if _model(t) not in measured and t.name not in sweep.declared}
+    flops = {network: _forward_flops(training) for network, training in unknown.items()}  # each once: it takes seconds
+    return {t.name: _estimate(t, sweep, measured, flops, t.epochs_done(folder)) for t in left}
 
 
-def _model(run: Run) -> tuple[str, str]:
-    return run.dataset, run.model
+def _model(training: Training) -> tuple[str, str]:
+    return training.dataset, training.model
 
 
-def _network(run: Run) -> tuple[str, ...]:
-    return run.dataset, run.configuration, run.plans, run.trainer
+def _network(training: Training) -> tuple[str, ...]:
+    return training.dataset, training.configuration, training.plans, training.trainer
 
 
 def _measured(sweep: Sweep, folder: Path) -> dict[tuple[str, str], list[tuple[float, str]]]:
     """Seconds per epoch and the device's name, by model."""
     found: dict[tuple[str, str], list[tuple[float, str]]] = {}
-    for run in sweep.runs:
-        if not run.finished(folder):
+    for training in sweep.trainings:
+        if not training.finished(folder):
             continue
-        cost = read_json_object(run.folder(folder) / COST)
+        cost = read_json_object(training.folder(folder) / COST)
         device_type = cost.get("device_type", sweep.machine.device)  # older versions did not write it
         alike = device_type == sweep.machine.device and cost.get("threads") == sweep.machine.threads
         if alike and cost.get("seconds_per_epoch") is not None:
-            found.setdefault(_model(run), []).append((cost["seconds_per_epoch"], cost.get("device", "unknown")))
+            found.setdefault(_model(training), []).append((cost["seconds_per_epoch"], cost.get("device", "unknown")))
     return found
 
 
 def _estimate(
-    run: Run,
+    training: Training,
     sweep: Sweep,
     measured: dict[tuple[str, str], list[tuple[float, str]]],
     flops: dict[tuple[str, ...], int | Exception],
     done: int,
 ) -> Estimate:
-    epochs = max(0, (run.budget.epochs or _trainers_epochs(run.trainer)) - done)
-    if alike := measured.get(_model(run)):
+    epochs = max(0, (training.budget.epochs or _trainers_epochs(training.trainer)) - done)
+    if alike := measured.get(_model(training)):
         devices = ", ".join(sorted({device for _, device in alike}))
         return Estimate(epochs * statistics.median(seconds for seconds, _ in alike), f"measured on {devices}")
-    if run.name in sweep.declared:
-        return Estimate(epochs * sweep.declared[run.name], "declared")
-    forward = flops[_network(run)]
+    if training.name in sweep.declared:
+        return Estimate(epochs * sweep.declared[training.name], "declared")
+    forward = flops[_network(training)]
     if isinstance(forward, Exception):
         return Estimate(None, f"its FLOPs cannot be counted: {type(forward).__name__}: {forward}")
-    return Estimate(epochs * _epoch_flops(run, forward) / _throughput(sweep.machine), "rough, from FLOPs")
+    return Estimate(epochs * _epoch_flops(training, forward) / _throughput(sweep.machine), "rough, from FLOPs")
 
 
-def _epoch_flops(run: Run, forward: int) -> float:
-    budget = run.budget
-    recipe = getattr(trainer_class(run.trainer), "recipe", None)
+def _epoch_flops(training: Training, forward: int) -> float:
+    budget = training.budget
+    recipe = getattr(trainer_class(training.trainer), "recipe", None)
     iterations = budget.iterations or getattr(recipe, "num_iterations_per_epoch", 0) or _ITERATIONS
     validation = budget.validation_iterations or _VALIDATION_ITERATIONS
-    batch = budget.batch_size or plans_of(run).get_configuration(run.configuration).batch_size
+    batch = budget.batch_size or plans_of(training).get_configuration(training.configuration).batch_size
     return batch * forward * ((1 + _BACKWARD) * iterations + validation)
 
 
-def _forward_flops(run: Run) -> int | Exception:
+def _forward_flops(training: Training) -> int | Exception:
     try:
-        return network_cost(trainer_class(run.trainer), plans_of(run), run.configuration, dataset_json(run)).flops
+        plans, description = plans_of(training), dataset_json(training)
+        return network_cost(trainer_class(training.trainer), plans, training.configuration, description).flops
     except Exception as error:  # what any network may raise on tensors without data
         return error
 
@@ -112,20 +113,21 @@ def _trainers_epochs(name: str) -> int:
 
 
 def describe(sweep: Sweep, folder: Path) -> list[str]:
-    """The runs, a line each, and the sum, for ``--dry-run``."""
+    """The trainings, a line each, and the sum, for ``--dry-run``."""
     estimates = estimate(sweep, folder)
     unit = "GPU hours" if sweep.machine.device != "cpu" else "CPU hours"
     lines = []
-    for run in sweep.runs:
-        found = estimates.get(run.name)
+    for training in sweep.trainings:
+        found = estimates.get(training.name)
         state = "finished" if found is None else f"{_hours(found.seconds)} ({found.source})"
-        lines.append(f"{run.name}  {state}")
+        lines.append(f"{training.name}  {state}")
     total = sum(found.seconds or 0 for found in estimates.values()) / 3600
     unknown = sum(found.seconds is None for found in estimates.values())
     rough = any(found.source.startswith("rough") for found in estimates.values())
+    at_once = sweep.machine.jobs or ("all" if sweep.slurm is not None else 1)
     lines.append(
-        f"{len(sweep.runs)} runs, {len(sweep.runs) - len(estimates)} finished; about {total:.1f} {unit} left for "
-        f"training, {sweep.machine.jobs or 'all' if sweep.slurm is not None else sweep.machine.jobs or 1} at a time; "
+        f"{len(sweep.trainings)} runs, {len(sweep.trainings) - len(estimates)} finished; about {total:.1f} {unit} "
+        f"left for training, {at_once} at a time; "
         "the validation of each fold comes on top" + (f", and {unknown} runs of unknown length" if unknown else "")
     )
     if rough:

@@ -1,4 +1,4 @@
-"""What the scheduler knows of runs under way, wherever they are computed."""
+"""What the scheduler knows of trainings under way, wherever they are computed."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from .job import BUSY
-from .run import Run
+from .training import Training
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the process, or the cluster's job, of a run ended.
+    """How the process, or the cluster's job, of a training ended.
 
     Attributes:
         how: for the user.
-        busy: another process is at the run.
-        taken_back: the machine was taken from the run, which is no failure of it.
+        busy: another process is at it.
+        taken_back: the machine was taken from it, which is no failure of the training.
     """
 
     how: str
@@ -30,7 +30,7 @@ def outcome_of(code: int) -> Outcome:
 
 
 class StartRefusedError(RuntimeError):
-    """A run cannot be started now.
+    """A training cannot be started now.
 
     Attributes:
         passing: it may be possible later, with nothing changed.
@@ -41,8 +41,8 @@ class StartRefusedError(RuntimeError):
         self.passing = passing
 
 
-class Started(Protocol):
-    """A run under way. ``independent``: it goes on where this process ends."""
+class Launched(Protocol):
+    """A training under way. ``independent``: it goes on where this process ends."""
 
     independent: bool
 
@@ -56,17 +56,17 @@ class Started(Protocol):
         """End it with all that it started, after the time that a checkpoint needs."""
 
 
-class Runner(Protocol):
-    """Starts runs; ``slots`` is how many may be under way (None: any number)."""
+class Launcher(Protocol):
+    """Starts trainings; ``slots`` is how many may be under way (None: any number)."""
 
     slots: int | None
 
-    def left_behind(self, run: Run) -> str | None:
-        """What an earlier command started for this run and is still to come, in words; None if there is nothing.
+    def left_behind(self, training: Training) -> str | None:
+        """What an earlier command started for this training and is still to come, in words; None if there is nothing.
 
         Raises:
             StartRefusedError: if this cannot be found out.
         """
 
-    def start(self, run: Run, slot: int) -> Started:
+    def start(self, training: Training, slot: int) -> Launched:
         """Raises: StartRefusedError."""

@@ -13,24 +13,24 @@ from nnunetv2_mamba.evaluation.pairings import from_results
 from nnunetv2_mamba.evaluation.report.wording import findings
 from nnunetv2_mamba.results.model_names import short_names
 
-from .run import Run
+from .training import Training
 
 # Results folders, and of each the names of the folds (fold_0, ...) that the sweep has
 Models = dict[Path, list[str]]
 
 
-def complete_models(runs: Iterable[Run], folder: Path) -> dict[str, Models]:
-    """The models whose runs are all finished, by what can be compared: data set and configuration.
+def complete_models(trainings: Iterable[Training], folder: Path) -> dict[str, Models]:
+    """The models whose trainings are all finished, by what can be compared: data set and configuration.
 
     A model that was trained with several seeds has a folder for each.
     """
-    runs = list(runs)
-    unfinished = {(run.dataset, run.model) for run in runs if not run.finished(folder)}
+    trainings = list(trainings)
+    unfinished = {(training.dataset, training.model) for training in trainings if not training.finished(folder)}
     found: dict[str, Models] = {}
-    for run in runs:
-        if (run.dataset, run.model) not in unfinished:
-            models = found.setdefault(f"{run.dataset}__{run.configuration}", {})
-            models.setdefault(run.folder(folder).parent, []).append(run.folder(folder).name)
+    for training in trainings:
+        if (training.dataset, training.model) not in unfinished:
+            models = found.setdefault(f"{training.dataset}__{training.configuration}", {})
+            models.setdefault(training.folder(folder).parent, []).append(training.folder(folder).name)
     return found
 
 

@@ -7,19 +7,19 @@ import time
 from pathlib import Path
 
 import pytest
-from sweep_cases import RUN, pretend_finished
+from sweep_cases import TRAINING, pretend_finished
 
 from nnunetv2_mamba.benchmark import slurm_queue
-from nnunetv2_mamba.benchmark.run import Run
-from nnunetv2_mamba.benchmark.started import Outcome, StartRefusedError
+from nnunetv2_mamba.benchmark.launcher import Outcome, StartRefusedError
 from nnunetv2_mamba.benchmark.sweep import Machine, SweepError
+from nnunetv2_mamba.benchmark.training import Training
 
 pytest.importorskip("submitit", reason="the extra slurm is not installed")
 
 from submitit.core.utils import cloudpickle_dump  # noqa: E402
 
-from nnunetv2_mamba.benchmark import cluster  # noqa: E402
-from nnunetv2_mamba.benchmark.cluster import SubmititRunner  # noqa: E402
+from nnunetv2_mamba.benchmark import cluster_launcher  # noqa: E402
+from nnunetv2_mamba.benchmark.cluster_launcher import ClusterLauncher  # noqa: E402
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="shell scripts stand for SLURM's commands")
 
@@ -52,9 +52,9 @@ class FakeSlurm:
         file = self.folder / "calls"
         return [line for line in file.read_text().splitlines() if line.split()[0] == name] if file.exists() else []
 
-    def runner(self, folder: Path, **parameters: object) -> SubmititRunner:
-        RUN.write(folder)
-        return SubmititRunner(folder, Machine("cpu"), {"timeout_min": 5, **parameters}, self.said.append)
+    def launcher(self, folder: Path, **parameters: object) -> ClusterLauncher:
+        TRAINING.write(folder)
+        return ClusterLauncher(folder, Machine("cpu"), {"timeout_min": 5, **parameters}, self.said.append)
 
 
 @pytest.fixture
@@ -66,8 +66,8 @@ def slurm(tmp_path, monkeypatch) -> FakeSlurm:
     return FakeSlurm(tmp_path / "bin")
 
 
-def leave_result(started, outcome: str, result: object) -> None:
-    cloudpickle_dump((outcome, result), started.job.paths.result_pickle)
+def leave_result(launched, outcome: str, result: object) -> None:
+    cloudpickle_dump((outcome, result), launched.job.paths.result_pickle)
 
 
 # starting
@@ -115,10 +115,10 @@ def leave_result(started, outcome: str, result: object) -> None:
 def test_what_sbatch_says_is_one_line_and_may_pass(slurm, tmp_path, capfd, said, passing):
     slurm.refuses("sbatch", f"sbatch: error: {said}")
     with pytest.raises(StartRefusedError) as refused:
-        slurm.runner(tmp_path / "sweep").start(RUN, 0)
+        slurm.launcher(tmp_path / "sweep").start(TRAINING, 0)
     message = str(refused.value)
     assert refused.value.passing == passing
-    assert message == f"SLURM accepts no job for {RUN.name}: " + said.replace("\nsbatch: error: ", "; ")
+    assert message == f"SLURM accepts no job for {TRAINING.name}: " + said.replace("\nsbatch: error: ", "; ")
     assert capfd.readouterr() == ("", "")
 
 
@@ -126,7 +126,7 @@ def test_what_sbatch_says_is_one_line_and_may_pass(slurm, tmp_path, capfd, said,
 def test_an_sbatch_that_says_nothing_of_use(slurm, tmp_path, answer):
     slurm.answers("sbatch", answer)
     with pytest.raises(StartRefusedError, match="accepts no job .*: (sbatch failed without|Could not make sense of)"):
-        slurm.runner(tmp_path / "sweep").start(RUN, 0)
+        slurm.launcher(tmp_path / "sweep").start(TRAINING, 0)
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -135,7 +135,7 @@ def test_a_sweep_that_is_a_job_hands_only_the_users_variables_on(slurm, tmp_path
     own = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "1", "SLURM_MEM_PER_NODE": "4"}
     for name, value in {**users, **own, **({"SLURM_JOB_ID": "8"} if inside else {})}.items():
         monkeypatch.setenv(name, value)
-    slurm.runner(tmp_path / "sweep").start(RUN, 0)
+    slurm.launcher(tmp_path / "sweep").start(TRAINING, 0)
     lines = (slurm.folder / "sbatch.env").read_text().splitlines()
     assert {f"{name}={value}" for name, value in users.items()} <= set(lines)
     assert any(f"{name}={value}" in lines for name, value in own.items()) != inside
@@ -157,12 +157,12 @@ def test_a_sweep_that_is_a_job_hands_only_the_users_variables_on(slurm, tmp_path
 )
 def test_parameters_that_do_not_fit(slurm, tmp_path, parameters, message):
     with pytest.raises(SweepError, match=message):
-        slurm.runner(tmp_path / "sweep", **parameters)
+        slurm.launcher(tmp_path / "sweep", **parameters)
 
 
 def test_the_checkpoint_has_most_of_the_time_after_the_signal(slurm, tmp_path):
-    runner = slurm.runner(tmp_path / "sweep", slurm_signal_delay_s=200)
-    job = runner.start(RUN, 0).job
+    launcher = slurm.launcher(tmp_path / "sweep", slurm_signal_delay_s=200)
+    job = launcher.start(TRAINING, 0).job
     assert (
         100 < job.submission().function.patience < 200 and "--signal=USR2@200" in job.paths.submission_file.read_text()
     )
@@ -177,24 +177,24 @@ def test_the_checkpoint_has_most_of_the_time_after_the_signal(slurm, tmp_path):
 @pytest.mark.parametrize("result", [True, False])
 def test_a_job_that_is_not_over_is_waited_for(slurm, tmp_path, state, result):
     """Whatever result it left before SLURM put it back into the queue."""
-    started = slurm.runner(tmp_path / "sweep").start(RUN, 0)
+    launched = slurm.launcher(tmp_path / "sweep").start(TRAINING, 0)
     if result:
-        leave_result(started, "error", "Traceback")
+        leave_result(launched, "error", "Traceback")
     slurm.has(state)
-    assert started.poll() is None and started.poll() is None
+    assert launched.poll() is None and launched.poll() is None
 
 
 @pytest.mark.parametrize("state", ["PENDING", "RUNNING", ""])
 def test_a_finished_run_needs_no_word_of_slurm(slurm, tmp_path, state):
-    started = slurm.runner(tmp_path / "sweep").start(RUN, 0)
+    launched = slurm.launcher(tmp_path / "sweep").start(TRAINING, 0)
     if state:
         slurm.has(state)
     else:
         slurm.refuses("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
-    pretend_finished(RUN, tmp_path / "sweep")
-    assert started.poll() is None  # the job has yet to end
-    leave_result(started, "success", 0)
-    assert started.poll() == Outcome("exit code 0")
+    pretend_finished(TRAINING, tmp_path / "sweep")
+    assert launched.poll() is None  # the job has yet to end
+    leave_result(launched, "success", 0)
+    assert launched.poll() == Outcome("exit code 0")
 
 
 @pytest.mark.parametrize(
@@ -212,9 +212,9 @@ def test_a_finished_run_needs_no_word_of_slurm(slurm, tmp_path, state):
     ],
 )
 def test_a_job_without_a_result_ends_as_slurm_says(slurm, tmp_path, state, taken_back):
-    started = slurm.runner(tmp_path / "sweep").start(RUN, 0)
+    launched = slurm.launcher(tmp_path / "sweep").start(TRAINING, 0)
     slurm.has(state)
-    outcome = started.poll()
+    outcome = launched.poll()
     log = f", see {tmp_path}/sweep/submitit/1_0_log.err" if state == "FAILED" else ""
     assert outcome == Outcome(f"job 1 ended as {state}{log}", taken_back=taken_back)
 
@@ -225,13 +225,13 @@ def test_a_job_without_a_result_ends_as_slurm_says(slurm, tmp_path, state, taken
 )
 def test_a_job_that_ended_itself_at_sigterm_was_taken_back(slurm, tmp_path, exit_code, taken_back):
     """As where preemption grants a time of grace. Two ways in which SLURM's versions write 143, 1 and a signal."""
-    started = slurm.runner(tmp_path / "sweep").start(RUN, 0)
+    launched = slurm.launcher(tmp_path / "sweep").start(TRAINING, 0)
     slurm.has("FAILED", "NonZeroExitCode", exit_code=exit_code)
-    outcome = started.poll()
+    outcome = launched.poll()
     assert outcome.how.startswith("job 1 ended as FAILED") and outcome.taken_back == taken_back
     slurm.has("RUNNING", job=2)  # and when only the accounting knows of it
     slurm.answers("sacct", f"echo '     FAILED     {exit_code} '")
-    assert started.poll() == outcome
+    assert launched.poll() == outcome
 
 
 @pytest.mark.parametrize(
@@ -248,32 +248,32 @@ def test_a_job_that_ended_itself_at_sigterm_was_taken_back(slurm, tmp_path, exit
     ],
 )
 def test_a_result_tells_how_the_training_ended(slurm, tmp_path, state, code, expected):
-    started = slurm.runner(tmp_path / "sweep").start(RUN, 0)
-    leave_result(started, "success", code)
+    launched = slurm.launcher(tmp_path / "sweep").start(TRAINING, 0)
+    leave_result(launched, "success", code)
     slurm.has(state)
-    assert started.poll() == expected
+    assert launched.poll() == expected
 
 
 def test_an_error_on_the_machine_is_its_last_line(slurm, tmp_path):
-    started = slurm.runner(tmp_path / "sweep").start(RUN, 0)
-    leave_result(started, "error", "Traceback\n  File\nOSError: no\x1b such file\n")
+    launched = slurm.launcher(tmp_path / "sweep").start(TRAINING, 0)
+    leave_result(launched, "error", "Traceback\n  File\nOSError: no\x1b such file\n")
     slurm.has("FAILED")
-    assert started.poll() == Outcome("job 1 of the cluster: OSError: no\\x1b such file")
+    assert launched.poll() == Outcome("job 1 of the cluster: OSError: no\\x1b such file")
 
 
 def test_a_result_that_a_network_file_system_shows_late(slurm, tmp_path):
-    started = slurm.runner(tmp_path / "sweep").start(RUN, 0)
+    launched = slurm.launcher(tmp_path / "sweep").start(TRAINING, 0)
     slurm.has("COMPLETED")
-    assert started.poll() is None
-    leave_result(started, "success", 75)
-    assert started.poll().busy
+    assert launched.poll() is None
+    leave_result(launched, "success", 75)
+    assert launched.poll().busy
 
 
 def test_a_result_that_never_comes(slurm, tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "_RESULT_TIME", 0.0)
-    started = slurm.runner(tmp_path / "sweep").start(RUN, 0)
+    monkeypatch.setattr(cluster_launcher, "_RESULT_TIME", 0.0)
+    launched = slurm.launcher(tmp_path / "sweep").start(TRAINING, 0)
     slurm.has("COMPLETED")
-    assert started.poll().how.startswith("job 1 ended as COMPLETED, see ")
+    assert launched.poll().how.startswith("job 1 ended as COMPLETED, see ")
 
 
 @pytest.mark.parametrize(
@@ -286,35 +286,35 @@ def test_a_result_that_never_comes(slurm, tmp_path, monkeypatch):
     ],
 )
 def test_a_job_that_slurm_has_forgotten(slurm, tmp_path, accounting, how):
-    started = slurm.runner(tmp_path / "sweep").start(RUN, 0)
+    launched = slurm.launcher(tmp_path / "sweep").start(TRAINING, 0)
     slurm.has("RUNNING", job=2)
     slurm.answers("sacct", accounting)
-    assert how in started.poll().how
+    assert how in launched.poll().how
 
 
 def test_slurm_that_does_not_answer_is_waited_for_and_told_once(slurm, tmp_path):
-    started = slurm.runner(tmp_path / "sweep").start(RUN, 0)
+    launched = slurm.launcher(tmp_path / "sweep").start(TRAINING, 0)
     slurm.refuses("squeue", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
-    leave_result(started, "success", 0)
-    assert [started.poll() for _ in range(3)] == [None] * 3
+    leave_result(launched, "success", 0)
+    assert [launched.poll() for _ in range(3)] == [None] * 3
     assert len(slurm.said) == 1 and "(slurm_load_jobs error: Unable to contact slurm controller" in slurm.said[0]
     slurm.has("COMPLETED")
-    assert started.poll() == Outcome("exit code 0")
+    assert launched.poll() == Outcome("exit code 0")
     assert slurm.said[1:] == ["SLURM tells of its jobs again"]
 
 
 def test_an_answer_from_before_the_submission_tells_nothing(slurm, tmp_path, monkeypatch):
     monkeypatch.setattr(slurm_queue, "LOOK_EVERY", 1e6)
-    runner = slurm.runner(tmp_path / "sweep")
-    runner.queue.state("9", since=0.0)
-    started = runner.start(RUN, 0)
-    assert started.poll() is None and len(slurm.calls("squeue")) == 1
+    launcher = slurm.launcher(tmp_path / "sweep")
+    launcher.queue.state("9", since=0.0)
+    launched = launcher.start(TRAINING, 0)
+    assert launched.poll() is None and len(slurm.calls("squeue")) == 1
 
 
 def test_one_call_for_all_jobs_and_not_at_every_poll(slurm, tmp_path, monkeypatch):
     monkeypatch.setattr(slurm_queue, "LOOK_EVERY", 1e6)
-    runner = slurm.runner(tmp_path / "sweep")
-    jobs = [runner.start(RUN, 0) for _ in range(3)]
+    launcher = slurm.launcher(tmp_path / "sweep")
+    jobs = [launcher.start(TRAINING, 0) for _ in range(3)]
     slurm.answers("squeue", 'for job in 1 2 3; do echo "$job RUNNING 0 None"; done')
     for _ in range(5):
         for job in jobs:
@@ -326,24 +326,24 @@ def test_one_call_for_all_jobs_and_not_at_every_poll(slurm, tmp_path, monkeypatc
 
 def test_the_users_settings_of_squeue_do_not_hide_jobs(slurm, tmp_path, monkeypatch):
     monkeypatch.setenv("SQUEUE_PARTITION", "other")
-    slurm.runner(tmp_path / "sweep").start(RUN, 0).poll()
+    slurm.launcher(tmp_path / "sweep").start(TRAINING, 0).poll()
     assert "SQUEUE_" not in (slurm.folder / "squeue.env").read_text()
 
 
 def test_a_held_job_is_told_once(slurm, tmp_path):
-    started = slurm.runner(tmp_path / "sweep").start(RUN, 0)
+    launched = slurm.launcher(tmp_path / "sweep").start(TRAINING, 0)
     for reason in ("Priority", "launch failed requeued held", "JobHeldUser"):
         slurm.has("PENDING", reason)
-        assert started.poll() is None
-    assert slurm.said == [f"held     {RUN.name}: launch failed requeued held; it starts after: scontrol release 1"]
+        assert launched.poll() is None
+    assert slurm.said == [f"held     {TRAINING.name}: launch failed requeued held; it starts after: scontrol release 1"]
 
 
 # stopping, and the next command
 
 
 def test_all_jobs_are_cancelled_by_one_command(slurm, tmp_path):
-    runner = slurm.runner(tmp_path / "sweep")
-    jobs = [runner.start(RUN, 0) for _ in range(3)]
+    launcher = slurm.launcher(tmp_path / "sweep")
+    jobs = [launcher.start(TRAINING, 0) for _ in range(3)]
     for job in jobs:
         job.ask_to_stop()
     assert not slurm.calls("scancel")
@@ -353,10 +353,10 @@ def test_all_jobs_are_cancelled_by_one_command(slurm, tmp_path):
 
 
 def test_jobs_that_cannot_be_cancelled_are_told(slurm, tmp_path):
-    started = slurm.runner(tmp_path / "sweep").start(RUN, 0)
+    launched = slurm.launcher(tmp_path / "sweep").start(TRAINING, 0)
     slurm.refuses("scancel", "scancel: error: Unable to contact slurm controller")
-    started.ask_to_stop()
-    started.stop()
+    launched.ask_to_stop()
+    launched.stop()
     [line] = slurm.said
     assert "Unable to contact slurm controller" in line and line.endswith("end them with: scancel 1")
 
@@ -365,30 +365,32 @@ def test_jobs_that_cannot_be_cancelled_are_told(slurm, tmp_path):
     ("state", "left"), [("PENDING", "pending"), ("RUNNING", "running"), ("COMPLETING", "completing"), ("FAILED", None)]
 )
 def test_the_next_command_knows_the_jobs_of_the_last(slurm, tmp_path, state, left):
-    slurm.runner(tmp_path / "sweep").start(RUN, 0)
+    slurm.launcher(tmp_path / "sweep").start(TRAINING, 0)
     slurm.has(state)
-    found = slurm.runner(tmp_path / "sweep").left_behind(RUN)
+    found = slurm.launcher(tmp_path / "sweep").left_behind(TRAINING)
     assert found == (left and f"job 1 of an earlier command is {left}")
 
 
 def test_a_run_without_a_job_asks_slurm_nothing(slurm, tmp_path):
-    assert slurm.runner(tmp_path / "sweep").left_behind(RUN) is None and not slurm.calls("squeue")
+    assert slurm.launcher(tmp_path / "sweep").left_behind(TRAINING) is None and not slurm.calls("squeue")
 
 
 def test_nothing_is_started_while_it_is_unknown_whether_a_job_waits(slurm, tmp_path):
-    slurm.runner(tmp_path / "sweep").start(RUN, 0)
+    slurm.launcher(tmp_path / "sweep").start(TRAINING, 0)
     slurm.refuses("squeue", "slurm_load_jobs error: Unable to contact slurm controller")
     with pytest.raises(StartRefusedError, match="whether job 1 of .* is not known") as refused:
-        slurm.runner(tmp_path / "sweep").left_behind(RUN)
+        slurm.launcher(tmp_path / "sweep").left_behind(TRAINING)
     assert refused.value.passing
 
 
 def test_submitits_local_executor(tmp_path, monkeypatch):
-    monkeypatch.setattr(cluster, "command_of", lambda *_: ["sh", "-c", "exit 75"])
-    RUN.write(tmp_path / "sweep")
-    runner = SubmititRunner(tmp_path / "sweep", Machine("cpu"), {"cluster": "local", "timeout_min": 5}, print)
-    assert runner.left_behind(RUN) is None
-    started = runner.start(RUN, 0)
-    while (outcome := started.poll()) is None:
+    monkeypatch.setattr(cluster_launcher, "command_of", lambda *_: ["sh", "-c", "exit 75"])
+    TRAINING.write(tmp_path / "sweep")
+    launcher = ClusterLauncher(tmp_path / "sweep", Machine("cpu"), {"cluster": "local", "timeout_min": 5}, print)
+    assert launcher.left_behind(TRAINING) is None
+    launched = launcher.start(TRAINING, 0)
+    while (outcome := launched.poll()) is None:
         time.sleep(0.05)
-    assert outcome == Outcome("exit code 75", busy=True) and isinstance(started.job.submission().function.run, Run)
+    assert outcome == Outcome("exit code 75", busy=True) and isinstance(
+        launched.job.submission().function.training, Training
+    )

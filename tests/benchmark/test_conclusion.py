@@ -7,12 +7,12 @@ from unittest.mock import patch
 
 import pandas as pd
 import pytest
-from sweep_cases import GROUPS, RUN, pretend_finished, write_sweep
+from sweep_cases import GROUPS, TRAINING, pretend_finished, write_sweep
 from tiny_dataset import TinyDataset
 
-from nnunetv2_mamba.benchmark import conduct as module
-from nnunetv2_mamba.benchmark.run import Run
+from nnunetv2_mamba.benchmark import command as module
 from nnunetv2_mamba.benchmark.sweep import fold_differences
+from nnunetv2_mamba.benchmark.training import Training
 
 SPLITS = [["case_0", "case_1", "case_2"], ["case_3", "case_4"], ["case_5"]]
 OURS = {"trainer": "nnUNetTrainerSegMamba", "plans": "tinySegMambaPlans"}
@@ -34,29 +34,33 @@ def preprocessed(tiny_dataset: TinyDataset, tmp_path, monkeypatch):
     return base
 
 
-def pretend(run: Run, sweep, preprocessed, right: bool = True) -> None:
+def pretend(training: Training, sweep, preprocessed, right: bool = True) -> None:
     """A finished run whose predictions are the references, or those of other cases."""
-    pretend_finished(run, sweep)
-    folder, data = run.folder(sweep), preprocessed / run.dataset
-    for index, case in enumerate(SPLITS[run.fold]):
-        other = case if right else SPLITS[run.fold][index - 1]
+    pretend_finished(training, sweep)
+    folder, data = training.folder(sweep), preprocessed / training.dataset
+    for index, case in enumerate(SPLITS[training.fold]):
+        other = case if right else SPLITS[training.fold][index - 1]
         shutil.copy(data / "gt_segmentations" / f"{other}.nii.gz", folder / "validation" / f"{case}.nii.gz")
     shutil.copy(data / "dataset.json", folder.parent)
-    shutil.copy(data / f"{run.plans}.json", folder.parent / "plans.json")
+    shutil.copy(data / f"{training.plans}.json", folder.parent / "plans.json")
 
 
 @pytest.mark.slow
 def test_models_with_other_folds_are_compared_on_the_common_ones(preprocessed, tmp_path, capsys):
     sweep = tmp_path / "sweep"
     text = "datasets = [901]\nfolds = [0, 1]\n" + GROUPS + "[[exclude]]\ntrainer = 'nnUNetTrainerSegMamba'\nfold = 1\n"
-    for run in (RUN, replace(RUN, fold=1), replace(RUN, fold=2)):  # fold 2 is left from another sweep
-        pretend(run, sweep, preprocessed)
-    pretend(replace(RUN, **OURS), sweep, preprocessed, right=False)
-    (replace(RUN, fold=2).folder(sweep) / "validation" / "case_5.nii.gz").unlink()
+    for training in (
+        TRAINING,
+        replace(TRAINING, fold=1),
+        replace(TRAINING, fold=2),
+    ):  # fold 2 is left from another sweep
+        pretend(training, sweep, preprocessed)
+    pretend(replace(TRAINING, **OURS), sweep, preprocessed, right=False)
+    (replace(TRAINING, fold=2).folder(sweep) / "validation" / "case_5.nii.gz").unlink()
 
     with patch("nnunetv2_mamba.evaluation.compare_results.make_files", return_value={}):  # the pictures take long
-        assert module.conduct(str(write_sweep(tmp_path, text)), sweep) == 0
-    assert module.conduct(str(write_sweep(tmp_path, text)), sweep) == 0  # again on what is there
+        assert module.benchmark(str(write_sweep(tmp_path, text)), sweep) == 0
+    assert module.benchmark(str(write_sweep(tmp_path, text)), sweep) == 0  # again on what is there
     output = capsys.readouterr()
     assert "WARNING: models of Dataset901_Tiny 3d_fullres will be compared on fold 0 only" in output.out
     assert "nnUNetTrainerSegMamba with tinySegMambaPlans, seed 0 lacks fold 1" in output.out
@@ -65,16 +69,16 @@ def test_models_with_other_folds_are_compared_on_the_common_ones(preprocessed, t
     values = pd.read_csv(comparison / "values.csv")
     assert set(values["case"]) == set(SPLITS[0]) and values["result"].nunique() == 2
     assert (comparison / "report.html").is_file()
-    assert (replace(RUN, fold=1).folder(sweep) / "validation" / "evaluation.csv").is_file()
+    assert (replace(TRAINING, fold=1).folder(sweep) / "validation" / "evaluation.csv").is_file()
 
 
 def test_no_common_fold_is_told(preprocessed, tmp_path, capsys):
-    sweep, other = tmp_path / "sweep", replace(RUN, fold=1, **OURS)
-    pretend(RUN, sweep, preprocessed)
+    sweep, other = tmp_path / "sweep", replace(TRAINING, fold=1, **OURS)
+    pretend(TRAINING, sweep, preprocessed)
     pretend(other, sweep, preprocessed)
     first, second = GROUPS.split("[[group]]")[1:]
     text = f"datasets = [901]\n[[group]]{first}folds = [0]\n[[group]]{second}folds = [1]\n"
-    assert module.conduct(str(write_sweep(tmp_path, text)), sweep) == 0
+    assert module.benchmark(str(write_sweep(tmp_path, text)), sweep) == 0
     output = capsys.readouterr().out
     assert "3d_fullres cannot be compared, because their folds differ" in output and "no fold in common" in output
     assert (other.folder(sweep) / "validation" / "evaluation.csv").is_file()
@@ -84,20 +88,20 @@ def test_a_data_set_that_cannot_be_evaluated_keeps_no_other_from_it(preprocessed
     sweep = tmp_path / "sweep"
     for dataset in ("Dataset901_Tiny", "Dataset902_Other"):
         for more in ({}, OURS):
-            pretend(replace(RUN, dataset=dataset, **more), sweep, preprocessed, right=not more)
+            pretend(replace(TRAINING, dataset=dataset, **more), sweep, preprocessed, right=not more)
     (preprocessed / "Dataset902_Other" / "gt_segmentations" / "case_1.nii.gz").unlink()
     text = "datasets = [902, 901]\nfolds = [0]\n" + GROUPS
     with patch("nnunetv2_mamba.evaluation.compare_results.make_files", return_value={}):
-        assert module.conduct(str(write_sweep(tmp_path, text)), sweep) == 1
+        assert module.benchmark(str(write_sweep(tmp_path, text)), sweep) == 1
     output = capsys.readouterr()
     assert "Dataset902_Other__3d_fullres is not compared" in output.err and "case_1" in output.err
     assert f"Report: {sweep / 'comparison' / 'Dataset901_Tiny__3d_fullres'}" in output.out
 
 
 def test_equal_folds_are_no_difference():
-    runs = [replace(RUN, fold=fold, **more) for more in ({}, OURS) for fold in (0, 1)]
-    assert fold_differences(runs) == []
-    [line] = fold_differences(runs[:-1])
+    trainings = [replace(TRAINING, fold=fold, **more) for more in ({}, OURS) for fold in (0, 1)]
+    assert fold_differences(trainings) == []
+    [line] = fold_differences(trainings[:-1])
     assert "compared on fold 0 only" in line and line.endswith(
         "nnUNetTrainerSegMamba with tinySegMambaPlans, seed 0 lacks fold 1"
     )
@@ -107,7 +111,7 @@ def test_names_in_messages_reach_no_terminal_as_commands(tmp_path, monkeypatch, 
     def refuse(_):
         raise ValueError("\x1b]0;label\x07 is no label")
 
-    monkeypatch.setattr("nnunetv2_mamba.benchmark.evaluated.complete_models", lambda *_: {"Dataset901_Tiny__2d": {}})
-    monkeypatch.setattr("nnunetv2_mamba.benchmark.evaluated.evaluate_models", refuse)
+    monkeypatch.setattr("nnunetv2_mamba.benchmark.conclusion.complete_models", lambda *_: {"Dataset901_Tiny__2d": {}})
+    monkeypatch.setattr("nnunetv2_mamba.benchmark.conclusion.evaluate_models", refuse)
     assert module._conclude((), tmp_path) is False
     assert "\\x1b]0;label\\x07 is no label" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Runs as jobs of a cluster, through submitit."""
+"""Trainings as jobs of a cluster, through submitit."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from nnunetv2_mamba.files import write_text
 from nnunetv2_mamba.text import last_line, printable
 
 from .cluster_job import TrainingJob, ended_by_signal
-from .run import Run
-from .runners import command_of, environment_of
+from .launcher import Launched, Outcome, StartRefusedError, outcome_of
+from .local_launcher import command_of, environment_of
 from .slurm_queue import UNKNOWN, JobState, SlurmQueue
-from .started import Outcome, Started, StartRefusedError, outcome_of
 from .sweep import Machine, SweepError
+from .training import Training
 
 _SIGNAL_DELAY = 90  # submitit's default: seconds between the signal and the time limit
 _CHECKPOINT_SHARE = 0.75  # of them for the checkpoint; the rest for submitit, which then has the job requeued
@@ -38,19 +38,19 @@ _PASSING = re.compile(
 _LIMIT = re.compile(r"\b(?:QOS|Assoc)(?!\w*Submit)\w*Limit\b")
 
 
-class SubmititRunner:
+class ClusterLauncher:
     """Jobs of a cluster.
 
     Args:
         folder: of the sweep.
         parameters: submitit's (``slurm_partition``, ``timeout_min``, ...), and ``cluster``.
-        say: tells the user what the cluster does.
+        report: tells the user what the cluster does.
 
     Raises:
         SweepError: where submitit is missing or does not accept the parameters.
     """
 
-    def __init__(self, folder: Path, machine: Machine, parameters: dict[str, Any], say: Callable[[str], None]):
+    def __init__(self, folder: Path, machine: Machine, parameters: dict[str, Any], report: Callable[[str], None]):
         try:
             import submitit
         except ImportError as error:
@@ -64,8 +64,8 @@ class SubmititRunner:
         for name, value in (("slurm_max_num_timeout", requeues), ("slurm_signal_delay_s", delay)):
             if type(value) is not int or value < 0:
                 raise SweepError(f"[slurm] {name}: must be a whole number, got {value!r}")
-        self.folder, self.machine, self.slots, self.say = folder, machine, machine.jobs, say
-        self.queue = SlurmQueue(say) if cluster == "slurm" else None
+        self.folder, self.machine, self.slots, self.report = folder, machine, machine.jobs, report
+        self.queue = SlurmQueue(report) if cluster == "slurm" else None
         self.patience = _CHECKPOINT_SHARE * delay
         try:
             self.executor = submitit.AutoExecutor(folder / "submitit", cluster, slurm_max_num_timeout=requeues)
@@ -73,35 +73,35 @@ class SubmititRunner:
         except (RuntimeError, ValueError, TypeError, NameError, AssertionError) as error:  # for what it does not know
             raise SweepError(f"[slurm]: submitit does not accept this: {error}") from error
 
-    def left_behind(self, run: Run) -> str | None:
+    def left_behind(self, training: Training) -> str | None:
         """A job that an earlier command submitted and that is not over.
 
         Raises:
             StartRefusedError: while SLURM does not answer.
         """
-        if self.queue is None or not (file := _record(run, self.folder)).is_file():
+        if self.queue is None or not (file := _record(training, self.folder)).is_file():
             return None
         job = file.read_text(encoding="ascii").strip()
         state = self.queue.state(job, since=0.0)
         if state is None:
             raise StartRefusedError(
-                f"whether job {job} of {run.name} still waits for its start is not known", passing=True
+                f"whether job {job} of {training.name} still waits for its start is not known", passing=True
             )
         return None if state.over else f"job {job} of an earlier command is {state.name.lower()}"
 
-    def start(self, run: Run, slot: int) -> Started:
+    def start(self, training: Training, slot: int) -> Launched:
         """Submit a job.
 
         Raises:
             StartRefusedError: with what ``sbatch`` says.
             OSError: if its files cannot be written, or there is no ``sbatch``.
         """
-        command, environment = command_of(run, self.folder, self.machine), environment_of(self.machine)
-        job = self._submit(TrainingJob(run, self.folder, command, environment, self.patience))
+        command, environment = command_of(training, self.folder, self.machine), environment_of(self.machine)
+        job = self._submit(TrainingJob(training, self.folder, command, environment, self.patience))
         if self.queue is None:
             return _LocalJob(job)
-        write_text(_record(run, self.folder), job.job_id + "\n")
-        return _SlurmJob(job, run, self.folder, self.queue, self.say)
+        write_text(_record(training, self.folder), job.job_id + "\n")
+        return _SlurmJob(job, training, self.folder, self.queue, self.report)
 
     def _submit(self, call: TrainingJob) -> Any:
         from submitit.core.utils import FailedSubmissionError, UncompletedJobError
@@ -113,7 +113,7 @@ class SubmititRunner:
             said = "; ".join(dict.fromkeys(re.sub(r"^(sbatch: )?(error: )?", "", s) for s in str(error).splitlines()))
             reason = printable(said or "sbatch failed without a word")
             passing = bool(_PASSING.search(reason)) and not _LIMIT.search(reason)
-            raise StartRefusedError(f"SLURM accepts no job for {call.run.name}: {reason}", passing) from error
+            raise StartRefusedError(f"SLURM accepts no job for {call.training.name}: {reason}", passing) from error
 
 
 @contextmanager
@@ -131,9 +131,9 @@ def _without_own_job() -> Iterator[None]:
         yield
 
 
-def _record(run: Run, folder: Path) -> Path:
-    """Holds the number of the run's last job, for the next command."""
-    return run.file(folder).with_suffix(".slurm")
+def _record(training: Training, folder: Path) -> Path:
+    """Holds the number of the training's last job, for the next command."""
+    return training.file(folder).with_suffix(".slurm")
 
 
 class _SubmittedJob:
@@ -170,30 +170,30 @@ class _LocalJob(_SubmittedJob):
 
 
 class _SlurmJob(_SubmittedJob):
-    """Over when its run is finished, or SLURM says so: a job may be requeued whatever result it has left."""
+    """Over when its training is finished, or SLURM says so: a job may be requeued whatever result it has left."""
 
     independent = True
 
-    def __init__(self, job: Any, run: Run, folder: Path, queue: SlurmQueue, say: Callable[[str], None]):
+    def __init__(self, job: Any, training: Training, folder: Path, queue: SlurmQueue, report: Callable[[str], None]):
         super().__init__(job)
-        self.run, self.folder, self.queue, self.say = run, folder, queue, say
+        self.training, self.folder, self.queue, self.report = training, folder, queue, report
         self._submitted = time.monotonic()
         self._over_since: float | None = None
         self._said_held = False
 
     def poll(self) -> Outcome | None:
-        there = self.job.paths.result_pickle.exists()
-        if there and self.run.finished(self.folder):
+        present = self.job.paths.result_pickle.exists()
+        if present and self.training.finished(self.folder):
             return self._outcome()
-        state = self.queue.state(self.job.job_id, self._submitted, soon=there)
+        state = self.queue.state(self.job.job_id, self._submitted, soon=present)
         if state is None or not state.over:
             self._over_since = None
             if state is not None and state.held and not self._said_held:
                 self._said_held = True
-                number = self.job.job_id
-                self.say(f"held     {self.run.name}: {state.reason}; it starts after: scontrol release {number}")
+                name, number = self.training.name, self.job.job_id
+                self.report(f"held     {name}: {state.reason}; it starts after: scontrol release {number}")
             return None
-        if there:
+        if present:
             outcome = self._outcome()
             return Outcome(outcome.how, outcome.busy, outcome.taken_back or state.taken_back)
         if self._over_since is None:

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_mamba.files import read_json_object, write_json
-from nnunetv2_mamba.results.folds import COST, FINAL_CHECKPOINT, SUMMARY
+from nnunetv2_mamba.nnunet.names import FINAL_CHECKPOINT
+from nnunetv2_mamba.results.folds import COST, SUMMARY
 from nnunetv2_mamba.results.model_names import ModelName
 
 MEASUREMENTS = "cost_partial.json"  # what was measured so far
@@ -30,7 +31,7 @@ class Budget:
     mirroring: bool = True
 
     def settings(self) -> dict[str, int]:
-        """The same for ``NNUNETV2_MAMBA_SETTINGS``, where the batch size is not a setting."""
+        """The same as settings of a recipe, where the batch size is none."""
         given = {
             "num_epochs": self.epochs,
             "num_iterations_per_epoch": self.iterations,
@@ -46,7 +47,7 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Run:
+class Training:
     """One fold of one trainer with one seed. Written to ``jobs/NAME.json`` of the sweep's folder."""
 
     dataset: str
@@ -71,14 +72,14 @@ class Run:
         return sweep / "jobs" / f"{self.name}.json"
 
     def lock(self, sweep: Path) -> Path:
-        """Locked by the process that is at the run, see ``lock``."""
+        """Locked by the process that is at the training, see ``lock``."""
         return self.file(sweep).with_suffix(".lock")
 
     def log(self, sweep: Path) -> Path:
         return sweep / "logs" / f"{self.name}.txt"
 
     def results(self, sweep: Path) -> Path:
-        """nnUNet_results of this run. nnU-Net's names say nothing of a seed, so every seed has its own."""
+        """nnUNet_results of this training. nnU-Net's names say nothing of a seed, so every seed has its own."""
         return sweep / "results" / f"seed_{self.seed}"
 
     def folder(self, sweep: Path) -> Path:
@@ -102,7 +103,7 @@ class Run:
             ValueError: if the folder holds results of this name with another budget or other settings.
         """
         file = self.file(sweep)
-        if self.folder(sweep).is_dir() and file.is_file() and Run.read(file) != self:
+        if self.folder(sweep).is_dir() and file.is_file() and Training.read(file) != self:
             raise ValueError(
                 f"{self.folder(sweep)} holds results of another budget or other settings ({file} says which); name "
                 "another folder with -o, or delete both"
@@ -112,6 +113,6 @@ class Run:
         return file
 
     @classmethod
-    def read(cls, file: Path) -> Run:
+    def read(cls, file: Path) -> Training:
         content = read_json_object(file)
         return cls(**{**content, "budget": Budget(**content["budget"])})

@@ -1,0 +1,94 @@
+"""What a sweep changes about any of nnU-Net's trainers: its budget and seeds, how it stops, and what it measures."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunetv2_mamba.nnunet.preemptible_training import PreemptibleTraining
+
+from .cost import CostRecord
+from .training import Training
+
+
+class MeasuredTraining(PreemptibleTraining):
+    """To be inherited from in front of one of nnU-Net's trainers, by ``measured``.
+
+    Trains by the sweep's budget and settings. Every epoch is seeded from its number, so that an interrupted training
+    goes on with the random numbers that it would have drawn; worker processes of the augmentation
+    (``nnUNet_n_proc_DA`` above 0) draw their own. An epoch's cost is its training and validation iterations with the
+    loading of their data, without checkpoints and plots. ``cost.json`` is written last, after nnU-Net's validation.
+
+    Attributes:
+        training: the one that this is.
+        threads: of torch; None leaves nnU-Net's choice.
+        cost: what was measured so far.
+    """
+
+    training: ClassVar[Training]
+    threads: ClassVar[int | None]
+
+    def __init__(
+        self,
+        plans: dict,
+        configuration: str,
+        fold: int,
+        dataset_json: dict,
+        device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net reads this signature)
+    ):
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)  # nnU-Net's command has just set its own
+        seed_everything(self.training.seed, 0)
+        budget = self.training.budget
+        changed = budget.settings()
+        if budget.batch_size is not None:
+            changed["batch_size"] = budget.batch_size
+            plans["configurations"][configuration]["batch_size"] = budget.batch_size  # and in the copy beside the model
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        for name, value in budget.settings().items():
+            setattr(self, name, value)  # nnU-Net's loop reads them
+        if not budget.mirroring:
+            changed["mirroring in validation"] = False
+        if changed:
+            self.print_to_log_file("Set by nnunetv2_mamba benchmark:", changed, add_timestamp=False)
+        self.cost = CostRecord(Path(self.output_folder), self.device)
+
+    @classmethod
+    def user_settings(cls) -> Mapping[str, Any]:
+        """Of this package's trainers: what the sweep sets in the recipe."""
+        return {**cls.training.budget.settings(), **cls.training.settings}
+
+    def on_epoch_start(self) -> None:
+        seed_everything(self.training.seed, self.current_epoch + 1)
+        super().on_epoch_start()
+        self.cost.begin_epoch()
+
+    def on_epoch_end(self) -> None:
+        self.cost.end_epoch(self.current_epoch)  # before the checkpoint: an epoch in one is never missing here
+        super().on_epoch_end()
+
+    def perform_actual_validation(self, *args: Any, **kwargs: Any) -> None:
+        if not self.training.budget.mirroring:
+            self.inference_allowed_mirroring_axes = None  # after the last checkpoint, which keeps the trainer's own
+        super().perform_actual_validation(*args, **kwargs)
+        self.cost.write(self, self.training, self.threads)
+
+
+def measured(trainer: type[nnUNetTrainer], training: Training, threads: int | None = None) -> type[MeasuredTraining]:
+    """The trainer's class with ``MeasuredTraining`` in front, under the same name: nnU-Net writes the name of the class
+    into folders and checkpoints."""
+    return type(trainer.__name__, (MeasuredTraining, trainer), {"training": training, "threads": threads})
+
+
+def seed_everything(*numbers: int) -> None:
+    """Seed torch, numpy and random of this process from several numbers."""
+    seed = int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)

@@ -1,0 +1,66 @@
+"""Trainings that can be stopped at any moment and leave a checkpoint to continue from, whichever the trainer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from .checkpoint import checkpoint_written_whole, remove_unfinished
+from .names import LATEST_CHECKPOINT
+from .preemption import TerminationRequest
+
+
+class PreemptibleTraining(nnUNetTrainer):
+    """To be inherited from in front of one of nnU-Net's trainers.
+
+    A signal (see ``preemption``) stops the training before its next step; ``--c`` then repeats the epoch that was under
+    way, with the weights as they were. A killed process leaves no half-written checkpoint.
+    """
+
+    _termination = TerminationRequest()  # not in force: nothing asks to stop outside of run_training
+
+    def run_training(self) -> None:
+        """nnU-Net's loop. When a signal asks to stop it writes ``checkpoint_latest.pth`` and exits with status 128 +
+        the signal's number."""
+        self._termination = TerminationRequest()
+        self._termination.obeyed_by(super().run_training, self._save_for_continuation)
+
+    def _save_for_continuation(self, signal_name: str) -> None:
+        if self.local_rank != 0 or self.disable_checkpointing or not self.was_initialized:
+            return
+        epoch, logged = self.current_epoch, self.logger.get_checkpoint()
+        self.logger.load_checkpoint({key: values[:epoch] for key, values in logged.items()})
+        self.current_epoch -= 1  # save_checkpoint writes the number of the epoch that comes next
+        self.save_checkpoint(str(Path(self.output_folder) / LATEST_CHECKPOINT))
+        self.current_epoch += 1
+        self.print_to_log_file(f"{signal_name}: wrote {LATEST_CHECKPOINT} in epoch {epoch}; --c continues")
+
+    def train_step(self, batch: dict) -> dict:
+        """As the trainer's.
+
+        Raises:
+            preemption.Preempted: if a signal came that asks to stop.
+        """
+        self._termination.check()
+        return super().train_step(batch)
+
+    def validation_step(self, batch: dict) -> dict:
+        """As the trainer's; raises as ``train_step`` does."""
+        self._termination.check()
+        return super().validation_step(batch)
+
+    def on_train_start(self) -> None:
+        """As the trainer's; then removes what a killed process left."""
+        super().on_train_start()
+        if self.local_rank == 0:
+            for path in remove_unfinished(Path(self.output_folder)):
+                self.print_to_log_file(f"Removed {path.name}, which a killed process had not finished writing.")
+
+    def save_checkpoint(self, filename: str) -> None:
+        """As the trainer's; ``filename`` is replaced only once the new one is complete."""
+        if self.local_rank != 0 or self.disable_checkpointing:  # nothing is written
+            super().save_checkpoint(filename)
+            return
+        with checkpoint_written_whole(Path(filename)) as temporary:
+            super().save_checkpoint(str(temporary))

@@ -1,0 +1,146 @@
+"""What keeps a training going, or says why it ends: NaN, too little memory, a failing compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, ClassVar, TypeVar
+
+import torch
+
+from nnunetv2_mamba.text import short_reason
+
+from .compilation import is_compiled, is_compiler_error, uncompiled
+from .nonfinite import NonFiniteCounter, NonFiniteError, finite, first_non_finite
+from .out_of_memory import explanation, out_of_memory_explained
+from .precision import AMP_VARIABLE
+from .settings import VARIABLE
+from .step_trainer import StepTrainer
+
+_Result = TypeVar("_Result")
+
+
+class GuardedTrainer(StepTrainer):
+    """Steps with NaN or Inf are explained and not repeated for ever; a step that needs too much memory says what to
+    change; a network that ``torch.compile`` cannot compile is trained without it.
+
+    Attributes:
+        planner: the network's name for ``nnunetv2_mamba plan --network``; None for one that has no planner.
+        non_finite: counts the steps with NaN or Inf.
+    """
+
+    planner: ClassVar[str | None] = None
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.non_finite = NonFiniteCounter()
+
+    def train_step(self, batch: dict) -> dict:
+        """As the base class's.
+
+        Raises:
+            NonFiniteError: after too many steps in a row with NaN or Inf.
+            OutOfMemoryError: naming the plan, its estimate and the next smaller setting.
+        """
+        with self._out_of_memory_explained(batch):
+            return self._compiled_if_possible(partial(super().train_step, batch))
+
+    def validation_step(self, batch: dict) -> dict:
+        with self._out_of_memory_explained(batch):
+            return self._compiled_if_possible(partial(super().validation_step, batch))
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        self._compiled_if_possible(partial(super().perform_actual_validation, save_probabilities))
+
+    # NaN and Inf
+
+    def after_step(self, batch: dict, loss: torch.Tensor, norm: torch.Tensor, progress: float) -> None:
+        self.non_finite.count(finite(loss) and finite(norm))
+        if self.non_finite.in_a_row:
+            self._report_non_finite(batch, loss, progress)
+
+    def _report_non_finite(self, batch: dict, loss: torch.Tensor, progress: float) -> None:
+        counter = self.non_finite
+        where = f"epoch {self.current_epoch}, iteration {self.iteration}"
+        scaling = self.grad_scaler is not None and finite(loss)
+        exhausted = counter.exhausted and not (scaling and self.grad_scaler.get_scale() >= 1)  # it halves every time
+        if scaling and not exhausted:
+            self.print_to_log_file(
+                f"Gradient beyond fp16 in {where}; step skipped, loss scale now {self.grad_scaler.get_scale():g} "
+                f"({counter.in_a_row} in a row, {counter.total} in all; a few are usual while the scale settles)"
+            )
+            return
+        if counter.in_a_row == 1 or exhausted:
+            found = self._first_non_finite(batch, progress)
+            self.print_to_log_file(f"NaN or Inf in {where} came first from {found}")
+        self.print_to_log_file(f"Step skipped ({counter.in_a_row} in a row, {counter.total} in all)")
+        if exhausted:
+            raise NonFiniteError(
+                f"{counter.in_a_row} steps in a row gave NaN or Inf, see {self.log_file} for the layer. The last "
+                f"checkpoint in {self.output_folder} is from before; --c continues from it. Remedies: "
+                f"{AMP_VARIABLE}=none (or bf16), or a lower initial_lr with {VARIABLE}"
+            )
+
+    def _first_non_finite(self, batch: dict, progress: float) -> str:
+        network, bare = self.network, self.bare_network()
+
+        def parts() -> Iterator[tuple[torch.Tensor, Callable[[], torch.Tensor]]]:
+            for part, share in self.micro_batches(batch):
+                data, target = self.on_device(part)
+                yield data, partial(self.scaled_loss_of, data, target, share, progress)
+
+        self.network = bare  # DDP and a compiled network run no hooks of their modules
+        try:
+            return first_non_finite(bare, parts(), self.loss.named_parameters(prefix="loss"))
+        finally:
+            self.network = network
+
+    # torch.compile
+
+    def _compiled_if_possible(self, step: Callable[[], _Result]) -> _Result:
+        """What ``step`` returns; if ``torch.compile`` fails in it, from then on without.
+
+        Compiling happens in the first step, and again for other shapes and for predictions. What the failed step left,
+        gradients, the next one starts from anew.
+        """
+        try:
+            return step()
+        except Exception as error:
+            if not is_compiler_error(error) or not (is_compiled(self.network) or is_compiled(self.loss)):
+                raise
+            reason = short_reason(error)
+        self.stop_compiling(reason)
+        return step()
+
+    def stop_compiling(self, reason: str) -> None:
+        """Go on with the network, and the loss, as they are."""
+        self.network, self.loss = uncompiled(self.network), uncompiled(self.loss)
+        self.print_to_log_file(f"torch.compile failed, the training goes on without it, slower: {reason}")
+
+    # memory
+
+    def _out_of_memory_explained(self, batch: dict) -> AbstractContextManager:
+        return out_of_memory_explained(lambda: self.explain_memory(batch))
+
+    def explain_memory(self, batch: dict) -> str:
+        """What a step with this batch needs, and the next smaller setting."""
+        build = partial(
+            self.build_network_architecture,
+            self.plans_manager,
+            self.configuration_manager,
+            self.num_input_channels,
+            self.label_manager.num_segmentation_heads,
+            self.enable_deep_supervision,
+        )
+        shape = next(part["data"].shape for part, _ in self.micro_batches(batch))
+        return explanation(
+            build,
+            shape,
+            self.recipe.optimizer,
+            self.precision.dtype,
+            self.recipe.activation_checkpointing,
+            self.plans_manager,
+            self.configuration_name,
+            self.planner,
+        )

@@ -1,0 +1,226 @@
+"""What a sweep changes about a trainer and measures of it: nnU-Net's own, and a stand-in with nnU-Net's hooks."""
+
+import json
+import random
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from sweep_cases import TRAINING
+
+from nnunetv2_mamba import trainers
+from nnunetv2_mamba.benchmark import cost
+from nnunetv2_mamba.benchmark.cost import CostRecord
+from nnunetv2_mamba.benchmark.measured_training import MeasuredTraining, measured
+from nnunetv2_mamba.benchmark.training import Budget, Training
+from nnunetv2_mamba.nnunet.preemptible_training import PreemptibleTraining
+
+NAMES = ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "save_every")
+
+
+def run_with(*budget, seed: int = 0, **settings) -> Training:
+    return Training("Dataset901_Tiny", "3d_fullres", "nnUNetPlans", "nnUNetTrainer", 0, seed, Budget(*budget), settings)
+
+
+class Drawing(nnUNetTrainer):
+    """Draws a number from every generator at the start of an epoch, and says what it validates with."""
+
+    def on_epoch_start(self):
+        super().on_epoch_start()
+        self.drawn = [*getattr(self, "drawn", []), (random.random(), np.random.rand(), torch.rand(1).item())]
+
+    def on_epoch_end(self):
+        self.current_epoch += 1
+
+    def perform_actual_validation(self, save_probabilities=False):
+        self.validated_with = self.inference_allowed_mirroring_axes
+
+    def epoch(self):
+        self.on_epoch_start()
+        self.on_epoch_end()
+
+
+class LooksAtItsInput(torch.nn.Conv3d):
+    """Cannot be traced on tensors without data."""
+
+    def __init__(self):
+        super().__init__(2, 3, 1)
+
+    def forward(self, x):
+        return super().forward(x if x.max() > 0 else -x)
+
+
+@pytest.fixture
+def make(tiny_dataset):
+    """Construct the measured trainer as nnU-Net does."""
+    torch.set_num_threads(1)
+
+    def construct(
+        trainer: type[nnUNetTrainer], training: Training, plans: str = "nnUNetPlans", threads: int | None = None
+    ):
+        document = {**tiny_dataset.plans(plans), "continue_training": False}
+        arguments = {"configuration": "3d_fullres", "fold": 0, "dataset_json": tiny_dataset.dataset_json()}
+        return measured(trainer, training, threads)(plans=document, device=torch.device("cpu"), **arguments)
+
+    return construct
+
+
+@pytest.mark.parametrize("trainer", [nnUNetTrainer, trainers.nnUNetTrainerSegMamba, trainers.nnUNetTrainerMSDKMamba])
+def test_the_class_is_the_trainers_under_its_name_and_can_be_stopped_once(trainer):
+    variant = measured(trainer, TRAINING)
+    assert variant.__name__ == trainer.__name__ and issubclass(variant, trainer)
+    assert variant.__mro__[:2] == (variant, MeasuredTraining) and variant.__mro__.count(PreemptibleTraining) == 1
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainer", "nnUNetTrainerSegMamba"])
+def test_folder_checkpoint_and_arguments_are_those_of_the_trainer(make, tiny_dataset, tmp_path, name):
+    trainer = nnUNetTrainer if name == "nnUNetTrainer" else getattr(trainers, name)
+    plans = "nnUNetPlans" if name == "nnUNetTrainer" else "tinySegMambaPlans"
+    variant = make(trainer, run_with(), plans)
+    assert Path(variant.output_folder) == tiny_dataset.model_folder(name, plans) / "fold_0"
+    variant.initialize()
+    variant.save_checkpoint(str(tmp_path / "checkpoint.pth"))
+    content = torch.load(tmp_path / "checkpoint.pth", weights_only=False)
+    assert content["trainer_name"] == name
+    assert content["init_args"].keys() == {"plans", "configuration", "fold", "dataset_json", "device"}
+
+
+def test_budget(make):
+    training = run_with(20, 7, None, 2)
+    trainer = make(nnUNetTrainer, training)
+    assert [getattr(trainer, name) for name in NAMES] == [20, 7, 50, 2]  # what is not given stays nnU-Net's
+    assert trainer.configuration_manager.batch_size == 2
+    assert trainer.plans_manager.plans["configurations"]["3d_fullres"]["batch_size"] == 2  # saved beside the model
+    log = Path(trainer.log_file).read_text()
+    assert "Set by nnunetv2_mamba benchmark:" in log and "'num_epochs': 20" in log and "'batch_size': 2" in log
+
+
+def test_no_budget_changes_nothing(make, tiny_dataset):
+    trainer, batch_size = make(nnUNetTrainer, run_with()), tiny_dataset.plans("nnUNetPlans")["configurations"]
+    assert [getattr(trainer, name) for name in NAMES] == [1000, 250, 50, 50]
+    assert trainer.configuration_manager.batch_size == batch_size["3d_fullres"]["batch_size"]
+    assert "Set by" not in Path(trainer.log_file).read_text()
+
+
+def test_budget_and_settings_reach_the_recipe_whatever_the_user_has_set(make, monkeypatch):
+    monkeypatch.setenv("NNUNETV2_MAMBA_SETTINGS", "initial_lr=1, num_epochs=1")
+    settings = {"optimizer": "adamw", "initial_lr": 1e-05, "enable_deep_supervision": False}
+    trainer = make(trainers.nnUNetTrainerSegMamba, run_with(20, 3, None, 2, **settings), "tinySegMambaPlans")
+    own = trainers.nnUNetTrainerSegMamba.recipe
+    given = {"num_epochs": 20, "num_iterations_per_epoch": 3, "save_every": 2, **settings}
+    expected = {**vars(own), **given}
+    assert vars(trainer.recipe) == expected and trainer.explicit == given.keys()
+    assert (trainer.num_epochs, trainer.initial_lr, trainer.configuration_manager.batch_size) == (20, 1e-5, 2)
+
+
+@pytest.mark.parametrize("mirroring", [True, False])
+def test_validation_with_or_without_mirroring(make, monkeypatch, mirroring):
+    monkeypatch.setattr(CostRecord, "write", lambda *_: None)
+    trainer = make(Drawing, run_with(None, None, None, None, mirroring))
+    trainer.inference_allowed_mirroring_axes = (0, 1, 2)
+    trainer.perform_actual_validation()
+    assert trainer.validated_with == ((0, 1, 2) if mirroring else None)
+    assert ("mirroring in validation" in Path(trainer.log_file).read_text()) is not mirroring
+
+
+def test_a_continued_training_draws_what_it_would_have_drawn(make):
+    whole, continued, other = (
+        make(Drawing, run_with(seed=3)),
+        make(Drawing, run_with(seed=3)),
+        make(Drawing, run_with(seed=4)),
+    )
+    continued.current_epoch = 2
+    for trainer in (whole, continued, other):
+        for _ in range(3):
+            trainer.epoch()
+    assert whole.drawn[2] == continued.drawn[0]
+    assert len(set(whole.drawn)) == 3 and whole.drawn[0] != other.drawn[0]
+
+
+def test_the_seed_holds_from_the_constructor_on(make):
+    drawn = []
+    for seed in (3, 3, 4):
+        make(Drawing, run_with(seed=seed))
+        drawn.append((random.random(), np.random.rand(), torch.rand(1).item()))
+    assert drawn[0] == drawn[1] != drawn[2]
+
+
+def test_threads(make):
+    make(nnUNetTrainer, run_with(), threads=2)
+    assert torch.get_num_threads() == 2
+    make(nnUNetTrainer, run_with())
+    assert torch.get_num_threads() == 2
+
+
+def test_measurements_outlive_interruptions_and_count_an_epoch_once(make, monkeypatch):
+    peaks = iter([300, 200, 100, 400])
+    monkeypatch.setattr(cost, "peak_memory", lambda _: {"allocated_bytes": None, "process_bytes": next(peaks)})
+    joules = iter(range(0, 80, 10))
+    monkeypatch.setattr(cost, "EnergyMeter", lambda _: SimpleNamespace(joules=lambda: next(joules)))
+    for first in (0, 1):  # the second process repeats epoch 1
+        trainer = make(Drawing, run_with())
+        trainer.current_epoch = first
+        trainer.epoch()
+        trainer.epoch()
+    content = json.loads((Path(trainer.output_folder) / "cost_partial.json").read_text())
+    assert list(content["epochs"]) == ["0", "1", "2"]
+    assert {epoch["joules"] for epoch in content["epochs"].values()} == {10}
+    assert content["peak_memory"] == {"allocated_bytes": None, "process_bytes": 400}
+
+
+def test_what_a_trainer_does_around_an_epoch_is_not_measured(make, monkeypatch):
+    calls = []
+
+    class Noting(Drawing):
+        def on_epoch_start(self):
+            calls.append("trainer starts")
+
+        def on_epoch_end(self):
+            calls.append("trainer ends")
+
+    monkeypatch.setattr(CostRecord, "begin_epoch", lambda _: calls.append("measured from here"))
+    monkeypatch.setattr(CostRecord, "end_epoch", lambda _, epoch: calls.append(f"epoch {epoch} measured"))
+    make(Noting, run_with()).epoch()
+    assert calls == ["trainer starts", "measured from here", "epoch 0 measured", "trainer ends"]
+
+
+def test_a_network_that_cannot_be_traced_keeps_its_finished_training(make):
+    class CannotBeTraced(Drawing):
+        @staticmethod
+        def build_network_architecture(*_):
+            return LooksAtItsInput()
+
+    trainer = make(CannotBeTraced, TRAINING, threads=1)
+    trainer.epoch()
+    trainer.network = LooksAtItsInput()
+    trainer.perform_actual_validation()
+    written = json.loads((Path(trainer.output_folder) / "cost.json").read_text())
+    assert written["flops"] is None and written["parameters"] == 9 and written["seconds_per_epoch"] > 0
+    assert written["dataset"] == TRAINING.dataset and written["threads"] == 1 and written["epochs"] == 1000
+    assert "FLOPs cannot be counted: DataDependentOutputException" in Path(trainer.log_file).read_text()
+
+
+def test_energy_counters_that_wrap(tmp_path, monkeypatch):
+    from nnunetv2_mamba.benchmark import energy
+
+    for number in (0, 1):
+        package = tmp_path / f"intel-rapl:{number}"
+        package.mkdir()
+        (package / "max_energy_range_uj").write_text("1000000")
+        (package / "energy_uj").write_text("900000")
+        (package / "name").write_text(f"package-{number}\n")
+    for zone, name in (("intel-rapl:0:0", "core"), ("intel-rapl:2", "psys")):  # of a package, and of all
+        (tmp_path / zone).mkdir()
+        (tmp_path / zone / "name").write_text(f"{name}\n")
+        (tmp_path / zone / "energy_uj").write_text("77")
+    monkeypatch.setattr(energy, "_RAPL", tmp_path)
+    meter = energy.EnergyMeter(torch.device("cpu"))
+    before = meter.joules()
+    assert before == pytest.approx(1.8)
+    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("100000")
+    assert meter.joules() - before == pytest.approx(0.2)
+    monkeypatch.setattr(energy, "_RAPL", tmp_path / "none")
+    assert energy.EnergyMeter(torch.device("cpu")).joules() is None

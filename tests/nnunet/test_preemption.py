@@ -1,0 +1,64 @@
+"""SIGTERM, and a cluster's warnings, are noted instead of ending the process, and nobody else's are taken."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.synchronize
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from nnunetv2_mamba.nnunet.preemption import Preempted, TerminationRequest
+
+SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU") if hasattr(signal, name)]
+
+
+def _wait(started: multiprocessing.synchronize.Event) -> None:
+    started.set()
+    time.sleep(60)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
+def test_forked_children_still_die_of_it(number):
+    fork = multiprocessing.get_context("fork")
+    started = fork.Event()
+    with TerminationRequest() as request:
+        child = fork.Process(target=_wait, args=(started,))
+        child.start()
+        assert started.wait(60)
+        os.kill(child.pid, number)
+        child.join(60)
+        assert child.exitcode == -number
+        request.check()
+        os.kill(os.getpid(), number)
+        with pytest.raises(Preempted):
+            request.check()
+
+
+@pytest.mark.parametrize("number", [number for number in SIGNALS if number != signal.SIGTERM])
+@pytest.mark.parametrize("taken", [signal.SIG_IGN, lambda *_: None], ids=["ignored", "handled"])
+def test_a_warning_that_somebody_else_handles_is_left_to_them(number, taken):
+    before = signal.signal(number, taken)
+    try:
+        with TerminationRequest() as request:
+            assert signal.getsignal(number) == taken
+            os.kill(os.getpid(), number)
+            request.check()
+    finally:
+        signal.signal(number, before)
+
+
+def test_outside_the_main_thread_nothing_changes():
+    def enter() -> None:
+        with TerminationRequest() as request:
+            handlers.append(signal.getsignal(signal.SIGTERM))
+            request.check()
+
+    handlers: list[object] = []
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert handlers == [signal.getsignal(signal.SIGTERM)]

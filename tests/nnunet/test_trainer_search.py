@@ -1,0 +1,38 @@
+"""nnU-Net's search by name finds this package's trainers and others', without a word."""
+
+import os
+
+import pytest
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunetv2_mamba import trainers
+from nnunetv2_mamba._register import DISCOVERY
+from nnunetv2_mamba.nnunet.trainer_search import find_trainer
+
+OTHERS = """
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+class nnUNetTrainerOfAnotherPlugin(nnUNetTrainer): pass
+class nnUNetTrainerByNameOnly: pass
+"""
+
+
+@pytest.fixture(autouse=True)
+def plugins(tmp_path, monkeypatch):
+    (tmp_path / "others.py").write_text(OTHERS)
+    monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join((str(tmp_path), DISCOVERY)))
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainer", "nnUNetTrainerSegMamba", "nnUNetTrainerOfAnotherPlugin"])
+def test_found_under_its_name(name, capsys):
+    assert find_trainer(name).__name__ == name
+    assert capsys.readouterr().out == ""
+
+
+def test_the_class_itself():
+    assert find_trainer("nnUNetTrainer") is nnUNetTrainer
+    assert find_trainer("nnUNetTrainerSegMamba") is trainers.nnUNetTrainerSegMamba
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerSegMamab", "nnUNetTrainerByNameOnly"])
+def test_what_is_no_trainer(name):
+    assert find_trainer(name) is None
