@@ -106,6 +106,11 @@ class Comparison:
         """The comparisons of a metric; the first is the mean over structures, or the only structure."""
         return [structure for structure in self.structures if structure.metric == metric]
 
+    @property
+    def overall(self) -> list[StructureComparison]:
+        """The first comparison of every metric that has any."""
+        return [items[0] for metric in self.metrics if (items := self.of(metric))]
+
     def values(self) -> pd.DataFrame:
         """Tidy: result, metric, structure, case, value."""
         parts = [

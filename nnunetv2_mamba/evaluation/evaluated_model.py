@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..results.folds import validations
 from ..results.trained_model import TrainedModel, read_optional_json, read_trained_model
-from .tables import CSV, JSON
+from .tables import JSON, folders_of_tables
 
 _EVALUATION_BYTES = 1 << 32  # a thousand cases of a hundred labels take 50 MB
 
@@ -37,7 +36,7 @@ def read_evaluated_model(path: Path) -> EvaluatedModel:
         ValueError: for a file that is damaged, naming it.
     """
     cases, cases_of, evaluations = {}, {}, {}
-    for folder in _folders_of_tables(path):
+    for folder in folders_of_tables(path):
         content = read_optional_json(folder / JSON, _EVALUATION_BYTES)
         try:
             evaluations[folder] = {**content.get("evaluation", {})}
@@ -50,10 +49,3 @@ def read_evaluated_model(path: Path) -> EvaluatedModel:
         cases_of[folder] = list(found)
         cases |= found
     return EvaluatedModel(**vars(read_trained_model(path)), cases=cases, cases_of=cases_of, evaluations=evaluations)
-
-
-def _folders_of_tables(path: Path) -> list[Path]:
-    """Where ``tables.read_metrics`` finds the tables; a file that was renamed belongs to no folder."""
-    if path.is_file():
-        return [path.parent] if path.name == CSV else []
-    return [path] if (path / CSV).is_file() else validations(path) or [*path.glob("validation")]

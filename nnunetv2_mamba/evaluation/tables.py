@@ -54,14 +54,19 @@ def format_metrics(table: pd.DataFrame) -> str:
     return safe.to_csv(columns=list(COLUMNS), index=False, na_rep="nan", lineterminator="\n")
 
 
+def folders_of_tables(path: Path) -> list[Path]:
+    """Where the tables of a model are, or belong; a file that was renamed belongs to no folder."""
+    if path.is_file():
+        return [path.parent] if path.name == CSV else []
+    return [path] if (path / CSV).is_file() else validations(path) or [*path.glob("validation")]
+
+
 def _files(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise ValueError(f"{path} is neither a file nor a folder")
-    if (path / CSV).is_file():
-        return [path / CSV]
-    files = [folder / CSV for folder in validations(path) or [*path.glob("validation")]]
+    files = [folder / CSV for folder in folders_of_tables(path)]
     missing = [str(file.relative_to(path)) for file in files if not file.is_file()]
     if missing:
         raise ValueError(f"{path} has no {first_few(missing)}; make it with: nnunetv2_mamba evaluate {path}")

@@ -120,18 +120,16 @@ def mean_curve(folds: list[Fold], name: str) -> dict[int, float]:
 
 
 def _read_fold(folder: Path) -> Fold:
-    checkpoint = next(
-        (folder / name for name in (FINAL_CHECKPOINT, LATEST_CHECKPOINT) if (folder / name).is_file()), None
-    )
-    curves, unread_checkpoint = None, None
+    checkpoint = next(filter(Path.is_file, (folder / FINAL_CHECKPOINT, folder / LATEST_CHECKPOINT)), None)
+    curves, unread_checkpoint = {}, None
     try:
-        curves = checkpoint and curves_of_checkpoint(checkpoint)
+        curves = curves_of_checkpoint(checkpoint) if checkpoint else {}
     except (OSError, ValueError, pickle.UnpicklingError):
         unread_checkpoint = checkpoint
     logs = text_logs(folder)
-    if curves is None or checkpoint.name == LATEST_CHECKPOINT:  # epochs may have come after it
+    if not curves or checkpoint.name == LATEST_CHECKPOINT:  # epochs may have come after it
         written = curves_of_text(logs)
-        curves = {name: written[name] | (curves or {}).get(name, {}) for name in written}
+        curves = {name: written[name] | curves.get(name, {}) for name in written}
     return Fold(
         name=folder.name.removeprefix("fold_"),
         curves=curves,

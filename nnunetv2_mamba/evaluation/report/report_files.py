@@ -50,7 +50,7 @@ def make_files(comparison: Comparison, models: Repetitions, case_images: CaseIma
     with style():
         sections = [
             Section("Result", tables=(tables[0],)),
-            *(_of_metric(comparison, metric) for metric in comparison.metrics if comparison.of(metric)),
+            *(_of_metric(comparison, item.metric) for item in comparison.overall),
             _cost(comparison, cost),
             _curves(models),
             case_images.section(comparison, models),
@@ -96,10 +96,9 @@ def values_csv(comparison: Comparison) -> str:
 def _tables(comparison: Comparison, cost: dict[str, dict[str, float]]) -> list[summary_tables.Table]:
     """What goes into the files: overview, pairs, structures, costs."""
     tables = [summary_tables.overview(comparison)]
-    for metric in comparison.metrics:
-        if comparison.of(metric):
-            tables.append(summary_tables.main_pairs(comparison, metric))
-            tables.append(summary_tables.per_structure(comparison, metric))
+    for item in comparison.overall:
+        tables.append(summary_tables.main_pairs(comparison, item.metric))
+        tables.append(summary_tables.per_structure(comparison, item.metric))
     costs_known = summary_tables.cost_table(cost)
     return tables if costs_known is None else [*tables, costs_known]
 
@@ -126,8 +125,7 @@ def _of_metric(comparison: Comparison, metric: str) -> Section:
 
 def _cost(comparison: Comparison, cost: dict[str, dict[str, float]]) -> Section:
     table = summary_tables.cost_table(cost)
-    first = next((comparison.of(metric)[0] for metric in comparison.metrics if comparison.of(metric)), None)
-    drawn = None if first is None else figures.cost_versus_score(first, cost)
+    drawn = next((figures.cost_versus_score(item, cost) for item in comparison.overall), None)
     if table is None or drawn is None:
         return Section(
             "Cost", ("No costs: the fold folders have no cost.json, which nnunetv2_mamba benchmark writes.",)

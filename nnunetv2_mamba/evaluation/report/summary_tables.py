@@ -25,7 +25,7 @@ class Table:
 def overview(comparison: Comparison) -> Table:
     """Models x metrics: mean with its interval, rank; the best mean of a metric is bold."""
     head, columns, bold = ["model"], [list(comparison.names)], set()
-    items = [comparison.of(metric)[0] for metric in comparison.metrics if comparison.of(metric)]
+    items = comparison.overall
     for item in items:
         metric = METRICS[item.metric]
         head += [f"{metric.heading}, {metric.direction}", "rank (first place)"]

@@ -64,7 +64,7 @@ def finding(item: StructureComparison) -> str:
 
 def findings(comparison: Comparison) -> list[str]:
     """One paragraph per metric, and what holds for all where something was not found."""
-    items = [comparison.of(metric)[0] for metric in comparison.metrics if comparison.of(metric)]
+    items = comparison.overall
     texts = [finding(item) for item in items]
     if any(not pair.significant for item in items for pair in item.pairs):
         texts.append(
