@@ -14,8 +14,9 @@ from nibabel.spatialimages import SpatialImage
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from ..files import written_whole
+from ..image_files import check_complete
 from ..text import last_line, times
-from .volumes import check_whole, grid_difference, itk_affine, nifti, open_volume, voxels
+from .volumes import grid_difference, itk_affine, nifti, open_volume, voxels
 
 _REORIENTED = "RAS"  # what nnU-Net's readers that reorient turn images to
 
@@ -103,7 +104,7 @@ def _readable(image: SpatialImage, file: Path, folder: Path) -> Path:
     """A file that nnU-Net's readers know and that is whole: the file itself, or a copy in the folder."""
     if isinstance(image, nibabel.Nifti1Image):
         if len(nibabel.load(file).shape) == 3:
-            check_whole(file)
+            check_complete(file)
             return file
         array = voxels(image)
         copy = type(image)(array, image.affine, image.header, dtype=array.dtype)

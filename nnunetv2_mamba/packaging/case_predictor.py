@@ -93,12 +93,9 @@ class CasePredictor:
         data, properties = self._preprocess(array, properties)
         asked = asked or Effort(len(self.model.weights), self._choices.mirroring, self._choices.step_size)
         logits, how, complete = self._logits(asked, data, properties, started, self._clock() - begin)
+        model, heads = self.model, self._tiles.label_manager
         labels = convert_predicted_logits_to_segmentation_with_correct_shape(
-            logits.numpy(),
-            self.model.plans,
-            self.model.configuration,
-            self._tiles.label_manager,
-            properties,
+            logits.numpy(), model.plans, model.configuration, heads, properties
         )
         return SegmentedCase(_image(labels, properties, reader, geometry), how, complete, notes)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
@@ -30,8 +30,12 @@ class TilePredictor(nnUNetPredictor):
     def __init__(self, model: LoadedModel, precision: str, device: str, clock: Callable[[], float]):
         super().__init__(device=torch.device(device), allow_tqdm=False)
         self.manual_initialization(*model)
-        self._model, self._dtype, self._clock = model, _DTYPES.get(precision), clock
+        self._model, self._clock = model, clock
         self._guard: Guard | None = None
+        dtype = _DTYPES.get(precision)
+        self._precision = (
+            nullcontext() if dtype is None else torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32)
+        )
 
     def predict(self, data: torch.Tensor, effort: Effort, guard: Guard | None = None) -> torch.Tensor:
         """The logits ``(heads, *spatial)`` of preprocessed images ``(channels, *spatial)``, on the CPU.
@@ -61,7 +65,7 @@ class TilePredictor(nnUNetPredictor):
         tile = torch.zeros((1, self._model.n_channels, *self.configuration_manager.patch_size), device=self.device)
         with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():  # as nnU-Net around its tiles
             begin = self._clock()
-            self._finished_logits(tile)
+            self._finished(self._logits(tile))
             return self._clock() - begin
 
     def _passes_per_tile(self, mirroring: bool) -> int:
@@ -71,23 +75,17 @@ class TilePredictor(nnUNetPredictor):
     def _internal_maybe_mirror_and_predict(self, x: torch.Tensor) -> torch.Tensor:
         if self._guard is None:
             return self._logits(x)
-        logits = self._guard.run(lambda: self._finished_logits(x), self._passes_per_tile(self.use_mirroring))
+        logits = self._guard.run(lambda: self._finished(self._logits(x)), self._passes_per_tile(self.use_mirroring))
         if logits is None:  # zeros are background, of regions too
             return x.new_zeros((x.shape[0], self.label_manager.num_segmentation_heads, *x.shape[2:]))
         return logits
 
-    def _finished_logits(self, x: torch.Tensor) -> torch.Tensor:
-        """The logits once they are computed: a GPU computes on after the call."""
-        logits = self._logits(x)
+    def _logits(self, x: torch.Tensor) -> torch.Tensor:
+        with self._precision:
+            return super()._internal_maybe_mirror_and_predict(x)
+
+    def _finished(self, logits: torch.Tensor) -> torch.Tensor:
+        """The same, computed: a GPU computes on after the call."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return logits
-
-    def _logits(self, x: torch.Tensor) -> torch.Tensor:
-        with self._precision():
-            return super()._internal_maybe_mirror_and_predict(x)
-
-    def _precision(self) -> AbstractContextManager:
-        if self._dtype is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self._dtype, enabled=self._dtype != torch.float32)
