@@ -337,7 +337,8 @@ def _number_of_weights(network: type, arguments: dict[str, Any], patch_size: lis
     import torch
 
     arguments = {"input_channels": 1, "num_classes": 2, **arguments}
-    if "deep_supervision" in inspect.signature(network).parameters:
+    # a constructor may hand on to its base class what it does not name
+    if any("deep_supervision" in inspect.signature(base.__init__).parameters for base in network.__mro__):
         arguments["deep_supervision"] = True
     try:
         if patch_size and hasattr(network, "patch_options"):  # what architectures/from_plans.py adds to a plan

@@ -2,29 +2,39 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from dynamic_network_architectures.architectures.abstract_arch import AbstractDynamicNetworkArchitectures
+from torch import nn
 
 from .blocks.decoder import Decoder
-from .topology import Topology
+from .topology import make_topology
 
 
 class PlannedNetwork(AbstractDynamicNetworkArchitectures):
     """A network that an nnU-Net plan describes: encoder, perhaps a bottleneck, decoder.
 
-    Its constructor takes ``input_channels, n_stages, features_per_stage, conv_op, kernel_sizes, strides, num_classes,
-    deep_supervision`` in dynamic-network-architectures' dialect, then its own options by name, all with a default or
-    with a value from ``patch_options``. Every network has the option ``mixer`` (see ``blocks.mixers``).
+    The arguments below follow from the plan's stages and the data set, in dynamic-network-architectures' dialect. A
+    network hands them on and takes its own options by name, all with a default or with a value from ``patch_options``.
+    Every network has the option ``mixer`` (see ``blocks.mixers``).
 
     Args:
-        topology: the plan's stages, checked.
         input_channels: of the images.
+        n_stages: resolutions, the bottleneck's included.
+        features_per_stage: widths, one for each stage or one for all.
+        conv_op: ``torch.nn.Conv2d`` or ``torch.nn.Conv3d``.
+        kernel_sizes, strides: one for all stages, or for each stage one or one per axis.
+        num_classes: channels of the logits.
+        deep_supervision: whether there are heads below full resolution.
+
+    Raises:
+        ValueError: naming the argument that does not fit.
 
     Attributes:
-        PLANNED_ARGUMENTS: those of the constructor that follow from the plan's stages and the data set.
-        PATCH_ARGUMENTS: those that follow from its patch size (``patch_options``).
+        PATCH_ARGUMENTS: the options that follow from the plan's patch size (``patch_options``).
+        topology: the plan's stages, checked.
         widths_from_plan: in plans made for other networks, take their widths, not those of the paper.
         key_to_encoder, key_to_stem: the modules into which pre-trained weights go.
         keys_to_in_proj: the layer that reads the images; several names only if they are of one weight, as
@@ -34,10 +44,6 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
         encoder, decoder: the halves; nnU-Net switches ``decoder.deep_supervision``.
     """
 
-    PLANNED_ARGUMENTS: ClassVar[tuple[str, ...]] = (
-        "input_channels", "n_stages", "features_per_stage", "conv_op", "kernel_sizes", "strides", "num_classes",
-        "deep_supervision",
-    )  # fmt: skip
     PATCH_ARGUMENTS: ClassVar[tuple[str, ...]] = ()
     widths_from_plan: ClassVar[bool] = False
     key_to_encoder: str = "encoder"
@@ -47,9 +53,35 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
     keys_to_bottleneck: Sequence[str] = ()
     decoder: Decoder
 
-    def __init__(self, topology: Topology, input_channels: int):
+    def __init__(
+        self,
+        input_channels: int,
+        n_stages: int,
+        features_per_stage: int | Sequence[int],
+        conv_op: type[nn.Module],
+        kernel_sizes: int | Sequence,
+        strides: int | Sequence,
+        num_classes: int,
+        deep_supervision: bool = False,
+    ):
         super().__init__()
-        self.topology, self.input_channels = topology, input_channels
+        self.topology = make_topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
+        self.input_channels, self.num_classes, self.conv_op = input_channels, num_classes, conv_op
+        self.built_with_deep_supervision = deep_supervision
+
+    @classmethod
+    def option_names(cls) -> list[str]:
+        """Its own arguments, which the planned ones and those of ``PATCH_ARGUMENTS`` are not."""
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        names = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
+        return [name for name in names if name not in cls.PATCH_ARGUMENTS]
+
+    def make_decoder(
+        self, upsamplings: list[nn.Module], stages: list[nn.Module], widths: Sequence[int], skip_first: bool = False
+    ) -> Decoder:
+        """A decoder with this network's heads; for the arguments see ``Decoder``."""
+        heads = self.num_classes, self.conv_op, self.built_with_deep_supervision
+        return Decoder(upsamplings, stages, widths, *heads, skip_first)
 
     @staticmethod
     def default_features(n_stages: int) -> list[int]:

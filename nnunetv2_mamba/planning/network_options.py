@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -52,8 +51,7 @@ def check_options(
     Raises:
         ValueError: naming the option. Values are checked by the constructor.
     """
-    planned = {"self", *PlannedNetwork.PLANNED_ARGUMENTS, *network_class.PATCH_ARGUMENTS, *fixed}
-    known = [key for key in inspect.signature(network_class.__init__).parameters if key not in planned]
+    known = [name for name in network_class.option_names() if name not in fixed]
     for key, value in options.items():
         if key in fixed and fixed[key] != value:
             raise ValueError(f"--option {key}={value}: {name} is {network_class.__name__} with {key}={fixed[key]}")

@@ -18,11 +18,10 @@ def test_an_entry_is_complete(network):
     assert issubclass(network.network_class, PlannedNetwork)
     assert getattr(architectures, network.network_class.__name__) is network.network_class
     assert (ROOT / "docs" / "networks" / f"{network.page}.md").is_file()
-    parameters = inspect.signature(network.network_class.__init__).parameters
     options = {*network.options, *network.small, *(key for one in network.variants.values() for key in one.options)}
-    assert options | {"mixer", *PlannedNetwork.PLANNED_ARGUMENTS, *network.network_class.PATCH_ARGUMENTS} <= set(
-        parameters
-    )
+    assert options | {"mixer"} <= {*network.network_class.option_names()}
+    parameters = inspect.signature(network.network_class.__init__).parameters
+    assert {*network.network_class.PATCH_ARGUMENTS} <= {*parameters}
     assert {suffix: network.variants[suffix].options for suffix in CONTROLS} == {
         suffix: control.options for suffix, control in CONTROLS.items()
     }

@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..blocks.decoder import Decoder
 from ..blocks.depthwise_conv import DepthwiseConv
 from ..blocks.dimensions import max_pool
 from ..blocks.half_precision import saturate_layers
 from ..blocks.mixers import OWN_MIXERS, check_mixer, sequence_mixer
 from ..blocks.tokens import to_tokens, to_volume
 from ..contract import PlannedNetwork
-from ..topology import Topology, make_topology, total_stride
+from ..topology import Topology, total_stride
 from .attention import PositionEmbedding, SelfAttention
 from .group_norm_conv import GROUPS, ConvBlock, ResConvBlock, UpConv
 from .ss3d import SS3D
@@ -93,8 +92,7 @@ class MedSegMamba(PlannedNetwork):
     output ``(batch, num_classes, *grid)`` or, with deep supervision, a list of logits, highest resolution first.
 
     Args:
-        input_channels, n_stages, features_per_stage, conv_op, kernel_sizes, strides, num_classes, deep_supervision:
-            as in dynamic-network-architectures. Widths are multiples of 8.
+        planned, planned_by_name: see :class:`.PlannedNetwork`. Widths are multiples of 8.
         bottleneck: what mixes the tokens at the lowest resolution: ``"ss3d"`` (MedSegMamba), ``"tom"`` (SegMamba's
             tri-oriented Mamba: the paper's SegMambaBot), ``"transformer"`` (TABSurfer), ``"conv"`` (depthwise 7-wide
             convolution) or ``"none"`` (the blocks keep their MLP only).
@@ -120,14 +118,7 @@ class MedSegMamba(PlannedNetwork):
 
     def __init__(
         self,
-        input_channels: int,
-        n_stages: int,
-        features_per_stage: int | Sequence[int],
-        conv_op: type[nn.Module],
-        kernel_sizes: int | Sequence,
-        strides: int | Sequence,
-        num_classes: int,
-        deep_supervision: bool = False,
+        *planned: Any,
         bottleneck: str = "ss3d",
         mixer: str = "mamba",
         bottleneck_channels: int = 1024,
@@ -138,6 +129,7 @@ class MedSegMamba(PlannedNetwork):
         dropout: float = 0.1,
         drop_path: float = 0.3,
         position_grid: Sequence[int] | None = None,
+        **planned_by_name: Any,
     ):
         if bottleneck not in BOTTLENECKS:
             raise ValueError(f"bottleneck must be one of {', '.join(BOTTLENECKS)}; got {bottleneck!r}")
@@ -147,8 +139,8 @@ class MedSegMamba(PlannedNetwork):
             raise ValueError(f"d_state and expand have no effect with bottleneck={bottleneck!r}; leave them out")
         if (position_grid is not None) != (bottleneck == "transformer"):
             raise ValueError("position_grid must be given with bottleneck='transformer', and only then")
-        topology = make_topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
-        super().__init__(topology, input_channels)
+        super().__init__(*planned, **planned_by_name)
+        topology, conv_op = self.topology, self.conv_op
         features, kernels = topology.features, topology.kernel_sizes
         if n_bottleneck_blocks is None:
             n_bottleneck_blocks = 8 if bottleneck == "transformer" else 9
@@ -179,19 +171,19 @@ class MedSegMamba(PlannedNetwork):
         if position_grid is not None:
             embedding = PositionEmbedding(bottleneck_channels, position_grid, dropout)
             self.key_to_lpe = "bottleneck.position_embedding.embedding"
-        self.encoder = MedSegMambaEncoder(input_channels, topology, conv_op)
+        self.encoder = MedSegMambaEncoder(self.input_channels, topology, conv_op)
         self.bottleneck = MedSegMambaBottleneck(
             features[-1], bottleneck_channels, conv_op, kernels[-1], blocks, embedding
         )
         upsamplings, stages, widths = [], [], []
         below = features[-1]
-        for level in reversed(range(n_stages - 1)):
+        for level in reversed(range(topology.n_stages - 1)):
             width = features[level]
             upsamplings.append(UpConv(below, width, conv_op, kernels[level], topology.strides[level + 1]))
             below = width if level else 2 * width  # the released code's full-width final block
             stages.append(ResConvBlock(2 * width, below, conv_op, kernels[level]))
             widths.append(below)
-        self.decoder = Decoder(upsamplings, stages, widths, num_classes, conv_op, deep_supervision, skip_first=True)
+        self.decoder = self.make_decoder(upsamplings, stages, widths, skip_first=True)
         saturate_layers(self)
 
     @staticmethod

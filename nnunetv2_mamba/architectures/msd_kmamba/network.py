@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import nn
 
-from ..blocks.decoder import Decoder
 from ..blocks.dimensions import conv_transpose, instance_norm, spatial_dims
 from ..blocks.half_precision import saturate_layers, saturated
 from ..blocks.mixers import sequence_mixer
@@ -16,7 +16,7 @@ from ..blocks.tokens import to_tokens, to_volume
 from ..contract import PlannedNetwork
 from ..segmamba.gated_spatial_conv import GatedSpatialConv
 from ..segmamba.network import SegMamba, SegMambaEncoder, decoder_blocks
-from ..topology import Topology, make_topology, per_stage_counts
+from ..topology import Topology, per_stage_counts
 from .fused_head import FusedHead
 from .kan import kan_block
 from .plain_conv import PlainConvBlock
@@ -143,8 +143,7 @@ class MSDKMamba(PlannedNetwork):
     checkpoints and leaves those weights out. ``decoder.deep_supervision = False`` switches it off in a built network.
 
     Args:
-        input_channels, n_stages, features_per_stage, conv_op, kernel_sizes, strides, num_classes, deep_supervision:
-            as in dynamic-network-architectures.
+        planned, planned_by_name: see :class:`.PlannedNetwork`.
         n_mamba_layers_per_stage: Mamba layers of each of the ``n_stages - 1`` stages after the first.
         scan: ``"bidirectional"`` (forward and reverse) or ``"tri_oriented"`` (inter-slice, too, as SegMamba).
         kan: ``"rational"``, ``"bspline"``, ``"rbf"``, or the control ``"mlp"``; see :func:`.blocks.kan.kan_block`.
@@ -169,15 +168,7 @@ class MSDKMamba(PlannedNetwork):
 
     def __init__(
         self,
-        input_channels: int,
-        n_stages: int,
-        features_per_stage: int | Sequence[int],
-        conv_op: type[nn.Module],
-        kernel_sizes: int | Sequence,
-        strides: int | Sequence,
-        num_classes: int,
-        deep_supervision: bool = False,
-        *,
+        *planned: Any,
         n_mamba_layers_per_stage: int | Sequence[int] = 2,
         scan: str = "bidirectional",
         kan: str = "rational",
@@ -186,14 +177,15 @@ class MSDKMamba(PlannedNetwork):
         mixer: str = "mamba",
         layout: str = "nnunet",
         fused_head: bool = False,
+        **planned_by_name: Any,
     ):
         choices = {"scan": (scan, SCANS), "kan_wiring": (kan_wiring, WIRINGS), "layout": (layout, LAYOUTS)}
         for name, (value, allowed) in choices.items():
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
-        topology = make_topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
-        super().__init__(topology, input_channels)
-        n_mamba_layers = per_stage_counts("n_mamba_layers_per_stage", n_mamba_layers_per_stage, n_stages - 1)
+        super().__init__(*planned, **planned_by_name)
+        topology, conv_op = self.topology, self.conv_op
+        n_mamba_layers = per_stage_counts("n_mamba_layers_per_stage", n_mamba_layers_per_stage, topology.n_stages - 1)
 
         def make_stage(level: int, downsample: nn.Module, width: int) -> BSAStage:
             kernel, n_layers = topology.kernel_sizes[level], n_mamba_layers[level - 1]
@@ -201,17 +193,16 @@ class MSDKMamba(PlannedNetwork):
 
         nnunet = layout == "nnunet"
         encoder_class, blocks = (MSDKMambaEncoder, _decoder_blocks) if nnunet else (SegMambaEncoder, decoder_blocks)
-        self.encoder = encoder_class(input_channels, topology, conv_op, make_stage)
+        self.encoder = encoder_class(self.input_channels, topology, conv_op, make_stage)
         upsamplings, stages = blocks(topology, conv_op)
-        widths = topology.features[-2::-1]
-        self.decoder = Decoder(upsamplings, stages, widths, num_classes, conv_op, deep_supervision)
+        self.decoder = self.make_decoder(upsamplings, stages, topology.features[-2::-1])
         if nnunet:
             for part in (self.encoder.stem, self.decoder):
                 part.apply(InitWeights_He(1e-2))
         else:
             self.key_to_encoder, self.key_to_stem = SegMamba.key_to_encoder, SegMamba.key_to_stem
             self.keys_to_in_proj = SegMamba.keys_to_in_proj
-        self.fused_head = FusedHead(n_stages - 1) if fused_head and deep_supervision else None
+        self.fused_head = FusedHead(topology.n_stages - 1) if fused_head and self.built_with_deep_supervision else None
         saturate_layers(self)
 
     @staticmethod

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
-from ..blocks.decoder import Decoder
 from ..blocks.dimensions import conv_transpose, instance_norm, same_padding
 from ..blocks.half_precision import saturate_layers
 from ..blocks.recompute import recomputed
 from ..contract import PlannedNetwork
-from ..topology import Topology, make_topology, per_stage_counts
+from ..topology import Topology, per_stage_counts
 from .feature_uncertainty import FeatureLevelUncertaintyEstimation
 from .gated_spatial_conv import GatedSpatialConv
 from .tri_oriented_mamba import TriOrientedMambaLayer
@@ -121,8 +121,8 @@ class SegMamba(PlannedNetwork):
     ``(batch, num_classes, *grid)`` or, with deep supervision, a list of logits, highest resolution first.
 
     Args:
-        input_channels, n_stages, features_per_stage, conv_op, kernel_sizes, strides, num_classes, deep_supervision:
-            as in dynamic-network-architectures. The trunk's stages have the widths ``features_per_stage[:-1]``.
+        planned, planned_by_name: see :class:`.PlannedNetwork`. The trunk's stages have the widths
+            ``features_per_stage[:-1]``.
         n_tom_layers_per_stage: tri-oriented Mamba layers of each of the ``n_stages - 1`` trunk stages.
         gate: ``"add"`` (code) or ``"multiply"`` (paper) in the gated spatial convolution.
         fue: feature-level uncertainty estimation on the skip connections (paper; a reconstruction).
@@ -140,34 +140,27 @@ class SegMamba(PlannedNetwork):
 
     def __init__(
         self,
-        input_channels: int,
-        n_stages: int,
-        features_per_stage: int | Sequence[int],
-        conv_op: type[nn.Module],
-        kernel_sizes: int | Sequence,
-        strides: int | Sequence,
-        num_classes: int,
-        deep_supervision: bool = False,
+        *planned: Any,
         n_tom_layers_per_stage: int | Sequence[int] = 2,
         gate: str = "add",
         fue: bool = False,
         dt_init: str = "first",
         tom_residual: bool = True,
         mixer: str = "mamba",
+        **planned_by_name: Any,
     ):
-        topology = make_topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
-        super().__init__(topology, input_channels)
-        n_tom_layers = per_stage_counts("n_tom_layers_per_stage", n_tom_layers_per_stage, n_stages - 1)
+        super().__init__(*planned, **planned_by_name)
+        topology, conv_op = self.topology, self.conv_op
+        n_tom_layers = per_stage_counts("n_tom_layers_per_stage", n_tom_layers_per_stage, topology.n_stages - 1)
         tom_options = {"residual": tom_residual, "dt_init": dt_init, "mixer": mixer}
 
         def make_stage(level: int, downsample: nn.Module, width: int) -> _Stage:
             kernel = topology.kernel_sizes[level]
             return _Stage(downsample, width, conv_op, kernel, n_tom_layers[level - 1], gate, fue, tom_options)
 
-        self.encoder = SegMambaEncoder(input_channels, topology, conv_op, make_stage)
+        self.encoder = SegMambaEncoder(self.input_channels, topology, conv_op, make_stage)
         upsamplings, stages = decoder_blocks(topology, conv_op)
-        widths = topology.features[-2::-1]
-        self.decoder = Decoder(upsamplings, stages, widths, num_classes, conv_op, deep_supervision)
+        self.decoder = self.make_decoder(upsamplings, stages, topology.features[-2::-1])
         saturate_layers(self)
 
     @staticmethod

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import nn
 
-from ..blocks.decoder import Decoder
 from ..blocks.half_precision import saturate_layers
 from ..contract import PlannedNetwork
-from ..topology import Topology, make_topology
+from ..topology import Topology
 from .mamba_layer import MambaLayer
 from .residual_block import ResidualBlock
 
@@ -86,22 +85,20 @@ class _UMamba(PlannedNetwork):
 
     def __init__(
         self,
-        input_channels: int,
-        topology: Topology,
-        conv_op: type[nn.Module],
-        num_classes: int,
-        deep_supervision: bool,
+        mamba_layers: Callable[[Topology, type[nn.Module]], Sequence[nn.Module]],
         n_blocks_per_stage: Sequence[int] | None,
         n_blocks_per_stage_decoder: Sequence[int] | None,
-        mamba_layers: Sequence[nn.Module],
+        *planned: Any,
+        **planned_by_name: Any,
     ):
-        super().__init__(topology, input_channels)
+        super().__init__(*planned, **planned_by_name)
+        topology, conv_op = self.topology, self.conv_op
         n_stages, features = topology.n_stages, topology.features
         n_blocks = _blocks_per_stage("n_blocks_per_stage", n_blocks_per_stage, n_stages, n_stages)
         n_blocks_decoder = _blocks_per_stage(
             "n_blocks_per_stage_decoder", n_blocks_per_stage_decoder, n_stages, n_stages - 1
         )
-        self.encoder = UMambaEncoder(input_channels, topology, conv_op, n_blocks, mamba_layers)
+        self.encoder = UMambaEncoder(self.input_channels, topology, conv_op, n_blocks, mamba_layers(topology, conv_op))
         # The released 2D networks leave the skip connection at full resolution out.
         self.skips_full_resolution = len(topology.strides[0]) == 3
         upsamplings, stages = [], []
@@ -112,7 +109,7 @@ class _UMamba(PlannedNetwork):
             upsamplings.append(nn.Sequential(upsample, conv_op(features[level + 1], width, 1)))
             merged = 2 * width if level or self.skips_full_resolution else width
             stages.append(_stage(merged, width, conv_op, kernel, blocks))
-        self.decoder = Decoder(upsamplings, stages, features[-2::-1], num_classes, conv_op, deep_supervision)
+        self.decoder = self.make_decoder(upsamplings, stages, features[-2::-1])
         self.apply(InitWeights_He(1e-2))
         saturate_layers(self)
 
@@ -137,8 +134,7 @@ class UMambaBot(_UMamba):
     ``(batch, num_classes, *grid)`` or, with deep supervision, a list of logits, highest resolution first.
 
     Args:
-        input_channels, n_stages, features_per_stage, conv_op, kernel_sizes, strides, num_classes, deep_supervision:
-            as in dynamic-network-architectures.
+        planned, planned_by_name: see :class:`.PlannedNetwork`.
         n_blocks_per_stage: residual blocks of each stage; default 2, and 1 in the deeper half. The stem at full
             resolution has as many as the first stage.
         n_blocks_per_stage_decoder: the same for the ``n_stages - 1`` stages of the decoder, deepest first; default 2,
@@ -152,25 +148,18 @@ class UMambaBot(_UMamba):
 
     def __init__(
         self,
-        input_channels: int,
-        n_stages: int,
-        features_per_stage: int | Sequence[int],
-        conv_op: type[nn.Module],
-        kernel_sizes: int | Sequence,
-        strides: int | Sequence,
-        num_classes: int,
-        deep_supervision: bool = False,
+        *planned: Any,
         n_blocks_per_stage: Sequence[int] | None = None,
         n_blocks_per_stage_decoder: Sequence[int] | None = None,
         mixer: str = "mamba",
+        **planned_by_name: Any,
     ):
-        topology = make_topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
-        mamba_layers = [nn.Identity() for _ in range(n_stages - 1)]
-        mamba_layers.append(MambaLayer(topology.features[-1], conv_op, mixer=mixer))
-        super().__init__(
-            input_channels, topology, conv_op, num_classes, deep_supervision,
-            n_blocks_per_stage, n_blocks_per_stage_decoder, mamba_layers,
-        )  # fmt: skip
+        def mamba_layers(topology: Topology, conv_op: type[nn.Module]) -> list[nn.Module]:
+            last = MambaLayer(topology.features[-1], conv_op, mixer=mixer)
+            return [*(nn.Identity() for _ in range(topology.n_stages - 1)), last]
+
+        blocks = n_blocks_per_stage, n_blocks_per_stage_decoder
+        super().__init__(mamba_layers, *blocks, *planned, **planned_by_name)
 
 
 class UMambaEnc(_UMamba):
@@ -194,35 +183,27 @@ class UMambaEnc(_UMamba):
 
     def __init__(
         self,
-        input_channels: int,
-        n_stages: int,
-        features_per_stage: int | Sequence[int],
-        conv_op: type[nn.Module],
-        kernel_sizes: int | Sequence,
-        strides: int | Sequence,
-        num_classes: int,
-        deep_supervision: bool = False,
+        *planned: Any,
         n_blocks_per_stage: Sequence[int] | None = None,
         n_blocks_per_stage_decoder: Sequence[int] | None = None,
         mixer: str = "mamba",
-        *,
         patch_size: Sequence[int],
+        **planned_by_name: Any,
     ):
-        topology = make_topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
-        grids = topology.grids(patch_size)
-        mamba_layers = []
-        for level, (width, grid) in enumerate(zip(topology.features, grids, strict=True)):
-            if len(grid) == 2 and (n_stages - level) % 2 == 0:
-                mamba_layers.append(nn.Identity())
-            else:
-                channel_grid = grid if math.prod(grid) <= width else None
-                mamba_layers.append(MambaLayer(width, conv_op, channel_grid, mixer))
-        super().__init__(
-            input_channels, topology, conv_op, num_classes, deep_supervision,
-            n_blocks_per_stage, n_blocks_per_stage_decoder, mamba_layers,
-        )  # fmt: skip
-        self.patch_size = grids[0]
-        layers = [layer for layer in mamba_layers if isinstance(layer, MambaLayer)]
+        def mamba_layers(topology: Topology, conv_op: type[nn.Module]) -> list[nn.Module]:
+            layers = []
+            for level, (width, grid) in enumerate(zip(topology.features, topology.grids(patch_size), strict=True)):
+                if len(grid) == 2 and (topology.n_stages - level) % 2 == 0:
+                    layers.append(nn.Identity())
+                else:
+                    channel_grid = grid if math.prod(grid) <= width else None
+                    layers.append(MambaLayer(width, conv_op, channel_grid, mixer))
+            return layers
+
+        blocks = n_blocks_per_stage, n_blocks_per_stage_decoder
+        super().__init__(mamba_layers, *blocks, *planned, **planned_by_name)
+        self.patch_size = tuple(patch_size)
+        layers = [layer for layer in self.encoder.mamba_layers if isinstance(layer, MambaLayer)]
         self.bound_to_patch_size = any(layer.channels_as_tokens for layer in layers)
 
     @classmethod
