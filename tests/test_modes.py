@@ -216,4 +216,7 @@ def test_compiles_in_one_graph(name, configuration, tiny_dataset, monkeypatch):
 
     expected = outputs_and_gradients(network)
     actual = outputs_and_gradients(torch.compile(network, backend="aot_eager", fullgraph=True))
-    torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-5)
+    # Before a norm, the gradient of a bias is 0 but for rounding: 1e-6 of the largest one is as good as none.
+    rounding = 1e-6 * max(tensor.norm() for tensor in expected)
+    for one, other in zip(actual, expected, strict=True):
+        assert (one - other).norm() <= 1e-3 * other.norm() + rounding
