@@ -16,6 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mamba.memory.estimate import GIB, MemoryEstimate, plan_memory, usable_bytes
 from nnunetv2_mamba.nnunet.names import CONFIGURATIONS
+from nnunetv2_mamba.nnunet.preprocessed_files import is_complete
 
 from ..files import read_json_object
 from ..nnunet_folders import nnunet_folder
@@ -185,15 +186,9 @@ def _preprocess(
             print(f"{plans.plans_name} has no {name}: nnU-Net's rules make none for this data set")
             continue
         folder = preprocessed / plans.get_configuration(name).data_identifier
-        if _complete(folder, cases):
+        if is_complete(folder, cases):
             print(f"{name}: the preprocessed data in {folder.name} are there already")
         elif folder.name not in [plans.get_configuration(other).data_identifier for other in missing]:
             missing.append(name)
     counts = [processes or _PROCESSES.get(name, 4) for name in missing]
     preprocess_dataset(dataset_id, plans.plans_name, missing, counts)  # with none missing: the labels' copies
-
-
-def _complete(folder: Path, cases: set[str]) -> bool:
-    """Whether every case is there, with its ``.pkl``, which nnU-Net writes last."""
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return all(f"{case}.pkl" in there and {f"{case}.b2nd", f"{case}.npz"} & there for case in cases)

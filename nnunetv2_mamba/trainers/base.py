@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-import torch
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
@@ -42,16 +41,6 @@ class nnUNetTrainerMamba(PreemptibleTraining, ResumableTrainer):
 
     network_class: ClassVar[type[PlannedNetwork]]
     network_options: ClassVar[Mapping[str, Any]] = {}
-
-    def __init__(
-        self,
-        plans: dict,
-        configuration: str,
-        fold: int,
-        dataset_json: dict,
-        device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net reads this signature)
-    ):
-        super().__init__(plans, configuration, fold, dataset_json, device)
 
     @class_or_trainer_method
     def chosen_options(self) -> dict[str, Any]:

@@ -125,22 +125,4 @@ class GuardedTrainer(StepTrainer):
 
     def explain_memory(self, batch: dict) -> str:
         """What a step with this batch needs, and the next smaller setting."""
-        build = partial(
-            self.build_network_architecture,
-            self.plans_manager,
-            self.configuration_manager,
-            self.num_input_channels,
-            self.label_manager.num_segmentation_heads,
-            self.enable_deep_supervision,
-        )
-        shape = next(part["data"].shape for part, _ in self.micro_batches(batch))
-        return explanation(
-            build,
-            shape,
-            self.recipe.optimizer,
-            self.precision.dtype,
-            self.recipe.activation_checkpointing,
-            self.plans_manager,
-            self.configuration_name,
-            self.planner,
-        )
+        return explanation(self, next(part["data"].shape for part, _ in self.micro_batches(batch)))

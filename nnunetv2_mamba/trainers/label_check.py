@@ -12,6 +12,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunetv2_mamba.files import read_json_object, write_json
+from nnunetv2_mamba.nnunet.preprocessed_files import label_map_file
 
 _KEPT = "label_values"  # a folder beside that of the cases, where nnU-Net allows no other files
 _OUTSIDE = -1  # nnU-Net's preprocessing writes it where the image is zero
@@ -87,11 +88,7 @@ def _is_of(entry: object, stamp: list[int]) -> bool:
 
 def _stamp(folder: Path, case: str) -> list[int]:
     """Size and time of the file with a case's label map."""
-    names = (f"{case}_seg.b2nd", f"{case}_seg.npy", f"{case}.npz")
-    file = next((path for path in map(folder.joinpath, names) if path.is_file()), None)
-    if file is None:
-        raise FileNotFoundError(f"{folder} has no label map of {case}; preprocess again")
-    information = file.stat()
+    information = label_map_file(folder, case).stat()
     return [information.st_size, information.st_mtime_ns]
 
 

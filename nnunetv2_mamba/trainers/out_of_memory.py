@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from nnunetv2_mamba.memory.estimate import GIB, training_memory, usable_bytes
 
 from .settings import VARIABLE
+
+if TYPE_CHECKING:
+    from .guarded_trainer import GuardedTrainer
 
 _GPUS = (80, 48, 40, 32, 24, 16, 12, 8, 6, 4)  # GiB, as sold
 _SIGNS = ("out of memory", "can't allocate memory", "Cannot allocate memory")  # CUDA, MPS; torch's CPU allocator; libc
@@ -42,33 +46,29 @@ def ran_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in str(error) for sign in _SIGNS)
 
 
-def explanation(
-    build: Callable[[], nn.Module],
-    shape: Sequence[int],
-    optimizer: str,
-    autocast: torch.dtype | None,
-    checkpointing: bool,
-    plans: PlansManager,
-    configuration: str,
-    planner: str | None,
-) -> str:
+def explanation(trainer: GuardedTrainer, shape: Sequence[int]) -> str:
     """What is trained, what it is estimated to need, and the next smaller setting.
 
     Args:
-        build, optimizer, autocast: for ``estimated_bytes``.
         shape: ``(batch, channels, *patch)`` of what goes through the network at once.
-        checkpointing: whether activation checkpointing is on.
-        plans, configuration: what is trained.
-        planner: for ``advice``.
     """
-    estimate = estimated_bytes(build, shape, optimizer, autocast)
+    build = partial(
+        trainer.build_network_architecture,
+        trainer.plans_manager,
+        trainer.configuration_manager,
+        trainer.num_input_channels,
+        trainer.label_manager.num_segmentation_heads,
+        trainer.enable_deep_supervision,
+    )
+    plans, checkpointing = trainer.plans_manager, trainer.recipe.activation_checkpointing
+    estimate = estimated_bytes(build, shape, trainer.recipe.optimizer, trainer.precision.dtype)
     size = "not known (too little memory to trace it)" if estimate is None else f"{estimate / GIB:.2f} GiB"
     return (
-        f"{plans.plans_name} {configuration} trains patches of {' x '.join(map(str, shape[2:]))} with {shape[1]} "
-        f"channels, {shape[0]} at once; the estimate of a step "
+        f"{plans.plans_name} {trainer.configuration_name} trains patches of {' x '.join(map(str, shape[2:]))} with "
+        f"{shape[1]} channels, {shape[0]} at once; the estimate of a step "
         f"{'without activation checkpointing ' if checkpointing else ''}is {size}, besides what "
         "the device's libraries and other processes take; "
-        + advice(estimate, convert_dataset_name_to_id(plans.dataset_name), planner, checkpointing)
+        + advice(estimate, convert_dataset_name_to_id(plans.dataset_name), trainer.planner, checkpointing)
     )
 
 

@@ -13,7 +13,8 @@ from .optimizers import WarmupPolyLR, fused_option, parameter_groups
 from .recipe import Recipe
 from .settings import read_settings, with_settings
 
-# Settings that nnU-Net's loop reads from the trainer itself; the others are read from ``self.recipe``.
+# Settings that nnU-Net's loop reads from the trainer itself; the others are read from ``self.recipe``. They are copies,
+# because nnU-Net changes its attributes: with several GPUs each process has its own share of foreground.
 _NNUNET_ATTRIBUTES = (
     "num_epochs",
     "num_iterations_per_epoch",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
+from functools import wraps
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_mamba.nnunet.checkpoint import checkpoint_content, load_own_checkpoint, restore
 
@@ -33,6 +35,7 @@ class ResumableTrainer(GuardedTrainer):
 
     FIXED: ClassVar[tuple[str, ...]] = ("optimizer", "enable_deep_supervision")
 
+    @wraps(nnUNetTrainer.__init__)  # nnU-Net reads the names of the arguments
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.environment: Environment = {}

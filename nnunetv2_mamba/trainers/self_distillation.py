@@ -17,6 +17,7 @@ from nnunetv2_mamba.losses.label_kinds import ExclusiveClasses, Regions
 from nnunetv2_mamba.losses.self_distillation import students_of
 
 from .base import nnUNetTrainerMamba
+from .compilation import is_compiled
 from .distillation_history import Record, lines, plot, record
 from .ema_teacher import EMATeacher
 from .recipe import Recipe, number
@@ -81,19 +82,23 @@ class SelfDistillationTrainer(nnUNetTrainerMamba):
     are those of the whole training, and every process keeps the same EMA teacher. Weights learned by
     ``uncertainty_weighting`` belong to the loss, are a parameter group of the optimiser without weight decay, and are
     wrapped in ``DistributedDataParallel`` as the network is.
+
+    Attributes:
+        history: a record per epoch.
+        ema: the teacher ``"ema"``, if there is one, once the trainer is initialised.
     """
 
     FIXED = (*nnUNetTrainerMamba.FIXED, "teacher", "uncertainty_weighting")
     recipe = SelfDistillationRecipe()
 
     def initialize(self) -> None:
-        self._history: list[Record] = []
+        self.history: list[Record] = []
         super().initialize()
         if self.loss.uncertainty is not None:
             self.optimizer.add_param_group({"params": list(self.loss.uncertainty.parameters()), "weight_decay": 0.0})
-        self._ema: EMATeacher | None = None
+        self.ema: EMATeacher | None = None
         if self.recipe.teacher == "ema" and self.loss.students:
-            self._ema = EMATeacher(self.bare_network(), self.recipe.ema_decay, self._do_i_compile())
+            self.ema = EMATeacher(self.bare_network(), self.recipe.ema_decay, is_compiled(self.network))
 
     def _build_loss(self) -> nn.Module:
         loss, weights = super()._build_loss(), (1.0,)
@@ -131,13 +136,13 @@ class SelfDistillationTrainer(nnUNetTrainerMamba):
 
     def stop_compiling(self, reason: str) -> None:
         super().stop_compiling(reason)
-        if self._ema is not None:
-            self._ema.stop_compiling()
+        if self.ema is not None:
+            self.ema.stop_compiling()
 
     def on_train_start(self) -> None:
         super().on_train_start()
-        if self._ema is not None:
-            self._ema.start(self.bare_network())
+        if self.ema is not None:
+            self.ema.start(self.bare_network())
         if self.recipe.distillation_weight > 0 and not self.loss.students:
             self.print_to_log_file(
                 "Nothing is distilled: with fewer than four resolutions, nnU-Net's deep supervision weighs no head "
@@ -150,13 +155,13 @@ class SelfDistillationTrainer(nnUNetTrainerMamba):
         self, data: torch.Tensor, target: torch.Tensor | list[torch.Tensor], progress: float
     ) -> torch.Tensor:
         """nnU-Net's loss and the distillation at this moment of the training."""
-        teacher_logits = None if self._ema is None else self._ema(data)
+        teacher_logits = None if self.ema is None else self.ema(data)
         return self.loss(self.network(data), target, teacher_logits, progress)
 
     def train_step(self, batch: dict) -> dict:
         result = super().train_step(batch)
-        if self._ema is not None:
-            self._ema.update(self.bare_network())
+        if self.ema is not None:
+            self.ema.update(self.bare_network())
         return result
 
     # epochs
@@ -168,8 +173,8 @@ class SelfDistillationTrainer(nnUNetTrainerMamba):
         scales = (loss.supervised, loss.students, loss.kind.foreground)
         last = self.current_epoch + (self.num_iterations_per_epoch - 1) / self.num_iterations_per_epoch
         weight = loss.weight_at(last / self.num_epochs)
-        self._history.append(record(self.current_epoch, weight, *scales, summary))
-        for line in lines(self._history[-1]):
+        self.history.append(record(self.current_epoch, weight, *scales, summary))
+        for line in lines(self.history[-1]):
             self.print_to_log_file(line)
         for index, scale in enumerate(loss.students if loss.brake is not None else []):
             braked = loss.brake.braked[index].nonzero().flatten().tolist()
@@ -183,13 +188,13 @@ class SelfDistillationTrainer(nnUNetTrainerMamba):
     def on_epoch_end(self) -> None:
         super().on_epoch_end()
         if self.local_rank == 0:
-            plot(self._history, Path(self.output_folder) / "distillation.png")
+            plot(self.history, Path(self.output_folder) / "distillation.png")
 
     # checkpoints
 
     def checkpoint_content(self) -> dict[str, Any]:
         """What a checkpoint holds: the base class's keys, and the state of the distillation."""
-        state = {"history": self._history}
+        state = {"history": self.history}
         state |= {name: part.state_dict() for name, part in self._stateful().items()}
         return {**super().checkpoint_content(), _CHECKPOINT_KEY: state}
 
@@ -198,7 +203,7 @@ class SelfDistillationTrainer(nnUNetTrainerMamba):
         parts = {
             "brake": self.loss.brake if self.loss.students else None,
             "uncertainty": self._learned_weights(),
-            "ema": self._ema,
+            "ema": self.ema,
         }
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -207,7 +212,7 @@ class SelfDistillationTrainer(nnUNetTrainerMamba):
         super().restore(content)
         state = content.get(_CHECKPOINT_KEY, {})
         # SIGTERM after the last step of an epoch leaves its entry, and the epoch is repeated
-        self._history = [entry for entry in state.get("history", []) if entry["epoch"] < self.current_epoch]
+        self.history = [entry for entry in state.get("history", []) if entry["epoch"] < self.current_epoch]
         for name, part in self._stateful().items():
             if name in state:
                 part.load_state_dict(state[name])

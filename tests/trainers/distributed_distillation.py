@@ -46,12 +46,10 @@ def digest(trainer):
     return {
         "without_gradient": [name for name, value in network.named_parameters() if value.grad is None],
         "network": [value.double().sum().item() for value in network.state_dict().values()],
-        "teacher": [value.double().sum().item() for value in trainer._ema.state_dict().values()]
-        if trainer._ema
-        else [],
+        "teacher": [value.double().sum().item() for value in trainer.ema.state_dict().values()] if trainer.ema else [],
         "learned": trainer.loss.uncertainty.module.log_variances.tolist(),
         "brake": trainer.loss.brake.state_dict()["dice"].nan_to_num(-1).tolist(),
-        "history": trainer._history,
+        "history": trainer.history,
     }
 
 

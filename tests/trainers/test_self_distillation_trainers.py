@@ -166,7 +166,7 @@ def test_controls_train_with_nnunets_loss(make):
         data, target = batch_of(trainer)
         nnunet = DeepSupervisionWrapper(trainer.loss.segmentation_loss, trainer.loss.weights)
         assert trainer.compute_loss(data, target, progress=0.5) == nnunet(trainer.network(data), target)
-        assert trainer._ema is None
+        assert trainer.ema is None
 
 
 def test_ramp_follows_the_iterations(make):
@@ -190,16 +190,16 @@ def test_resume_continues_the_distillation(make, variant):
     train(first, 2)
     second = make(variant, num_epochs=3)
     second.load_checkpoint(str(Path(first.output_folder) / "checkpoint_latest.pth"))
-    assert second.recipe.uncertainty_weighting and len(second._history) == 2 and second._history == first._history
+    assert second.recipe.uncertainty_weighting and len(second.history) == 2 and second.history == first.history
     torch.testing.assert_close(second.loss.brake.state_dict(), first.loss.brake.state_dict(), equal_nan=True)
     assert torch.equal(second.loss.brake.braked, first.loss.brake.braked)
     assert torch.equal(second.loss.uncertainty.log_variances, first.loss.uncertainty.log_variances)
     assert not torch.equal(second.loss.uncertainty.log_variances, start)
     if variant == "EMATeacher":
-        torch.testing.assert_close(second._ema.state_dict(), first._ema.state_dict(), rtol=0, atol=0)
-        assert second._ema.state_dict()["n_averaged"] == 4
+        torch.testing.assert_close(second.ema.state_dict(), first.ema.state_dict(), rtol=0, atol=0)
+        assert second.ema.state_dict()["n_averaged"] == 4
     second.run_training()
-    assert [entry["epoch"] for entry in second._history] == [0, 1, 2]
+    assert [entry["epoch"] for entry in second.history] == [0, 1, 2]
 
 
 def test_an_epoch_that_sigterm_ended_is_in_the_history_once(make):
@@ -211,8 +211,8 @@ def test_an_epoch_that_sigterm_ended_is_in_the_history_once(make):
     first._save_for_continuation("SIGTERM")
     second = make()
     second.load_checkpoint(str(Path(first.output_folder) / "checkpoint_latest.pth"))
-    assert [entry["epoch"] for entry in first._history] == [0, 1] and second.current_epoch == 1
-    assert [entry["epoch"] for entry in second._history] == [0]
+    assert [entry["epoch"] for entry in first.history] == [0, 1] and second.current_epoch == 1
+    assert [entry["epoch"] for entry in second.history] == [0]
 
 
 def test_the_ema_teacher_starts_from_pretrained_weights(make):
@@ -222,14 +222,12 @@ def test_the_ema_teacher_starts_from_pretrained_weights(make):
         nn.init.constant_(parameter, 0.01)  # as nnUNetv2_train -pretrained_weights, after initialize()
     trainer.on_train_start()
     for name, value in trainer.network.state_dict().items():
-        assert torch.equal(trainer._ema.state_dict()[f"module.{name}"], value)
-    average = trainer._ema.state_dict()
+        assert torch.equal(trainer.ema.state_dict()[f"module.{name}"], value)
+    average = trainer.ema.state_dict()
     average["n_averaged"] += 1
     average["module.encoder.stem.0.bias"] += 1
-    trainer._ema.start(trainer.network)  # a training that continues
-    assert not torch.equal(
-        trainer._ema.state_dict()["module.encoder.stem.0.bias"], trainer.network.encoder.stem[0].bias
-    )
+    trainer.ema.start(trainer.network)  # a training that continues
+    assert not torch.equal(trainer.ema.state_dict()["module.encoder.stem.0.bias"], trainer.network.encoder.stem[0].bias)
 
 
 @pytest.mark.parametrize("setting", [{"teacher": "ema"}, {"uncertainty_weighting": True}])
@@ -246,7 +244,7 @@ def test_resume_takes_a_checkpoint_of_a_training_without_distillation(make, tmp_
     first.save_checkpoint(str(tmp_path / "checkpoint.pth"))
     second = make(distillation_weight=0.5)
     second.load_checkpoint(str(tmp_path / "checkpoint.pth"))
-    assert second._ema is not None and second._history == []
+    assert second.ema is not None and second.history == []
     train(second, 1)
 
 
@@ -302,7 +300,7 @@ def test_the_plan_chooses_the_kan(four_stages, make):
 def test_deep_supervision_can_be_off_without_distillation(make):
     trainer = make("NoDistillation", enable_deep_supervision=False)
     trainer.run_training()
-    assert [list(entry["scales"]) for entry in trainer._history] == [[0], [0]]
+    assert [list(entry["scales"]) for entry in trainer.history] == [[0], [0]]
 
 
 def test_the_defaults_are_those_of_the_documentation():
@@ -407,7 +405,7 @@ def test_regions_of_four_channels_train_with_sigmoid_heads(tumours, monkeypatch)
     losses = trainer.logger.get_value("train_losses", step=None)
     assert losses[-1] < losses[0] - 0.05
     assert len(trainer.logger.get_value("dice_per_class_or_region", step=-1)) == 3
-    row = trainer._history[-1]["scales"][1]
+    row = trainer.history[-1]["scales"][1]
     assert row["distillation"] > 0 and 0 <= row["student_dice"] <= 1
     assert trainer.loss.brake.braked.shape == (1, 3)
 

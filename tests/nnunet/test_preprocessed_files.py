@@ -1,0 +1,39 @@
+"""Where nnU-Net's preprocessing, of this version and of older ones, puts a case."""
+
+import pytest
+from tiny_dataset import NAME
+
+from nnunetv2_mamba.nnunet.preprocessed_files import is_complete, label_map_file
+
+
+def test_what_nnunet_has_just_preprocessed(tiny_dataset):
+    folder = tiny_dataset.preprocessed / NAME / "nnUNetPlans_3d_fullres"
+    cases = sorted(path.stem for path in folder.glob("*.pkl"))
+    assert cases and is_complete(folder, cases)
+    assert label_map_file(folder, cases[0]).name == f"{cases[0]}_seg.b2nd"
+
+
+@pytest.mark.parametrize(
+    ("files", "complete", "label_map"),
+    [
+        (["a.b2nd", "a_seg.b2nd", "a.pkl"], True, "a_seg.b2nd"),
+        (["a.npz", "a.pkl"], True, "a.npz"),
+        (["a.npz", "a.npy", "a_seg.npy", "a.pkl"], True, "a_seg.npy"),
+        (["a.b2nd", "a_seg.b2nd"], False, "a_seg.b2nd"),
+        (["a.pkl"], False, None),
+        (["b.npz", "b.pkl"], False, None),
+    ],
+)
+def test_cases_by_their_files(tmp_path, files, complete, label_map):
+    for name in files:
+        (tmp_path / name).touch()
+    assert is_complete(tmp_path, ["a"]) is complete
+    if label_map is None:
+        with pytest.raises(FileNotFoundError, match="has no label map of a; preprocess again"):
+            label_map_file(tmp_path, "a")
+    else:
+        assert label_map_file(tmp_path, "a") == tmp_path / label_map
+
+
+def test_a_folder_that_is_missing_is_complete_for_no_case(tmp_path):
+    assert not is_complete(tmp_path / "none", ["a"]) and is_complete(tmp_path / "none", [])
