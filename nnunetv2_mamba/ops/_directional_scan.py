@@ -82,7 +82,7 @@ def directional_scan(
     name = backend_selection.resolve(u.device, dtype, backend)
     if name in backend_selection.COMPOSED:
         with torch.autocast(u.device.type, enabled=False):
-            out = backend_selection.load(name).directional_scan(*scan)
+            out = backend_selection.load(name).directional_scan(scan)
     else:
         out, _ = _scan(*scan, name)
     return out.to(u.dtype)

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from .scan_arguments import ScanArguments
 
-def selective_scan(
+
+def scan_sequence(
     u: Tensor,
     delta: Tensor,
     A: Tensor,
@@ -52,22 +54,12 @@ def selective_scan(
     return y.to(given)
 
 
-def directional_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    paths: Tensor,
-    D: Tensor | None = None,
-    delta_bias: Tensor | None = None,
-    delta_softplus: bool = False,
-    z: Tensor | None = None,
-) -> Tensor:
-    """The sum of scans along paths; arguments as `nnunetv2_mamba.ops.directional_scan`.
+def directional_scan(scan: ScanArguments) -> Tensor:
+    """The sum of scans along paths.
 
     Each direction is the scan of the sequence its path visits, written back to the tokens visited.
     """
+    u, delta, A, B, C, paths, D, delta_bias, delta_softplus, z = scan
     given, dtype = u.dtype, compute_dtype(u, delta, B, C, z)
     directions = []
     for k, path in enumerate(paths.long()):
@@ -75,7 +67,7 @@ def directional_scan(
         u_k, delta_k, B_k, C_k = (t[:, path].transpose(1, 2).to(dtype) for t in inputs)
         D_k = None if D is None else D[k]
         delta_bias_k = None if delta_bias is None else delta_bias[k]
-        y = selective_scan(u_k, delta_k, A[k], B_k, C_k, D_k, None, delta_bias_k, delta_softplus).transpose(1, 2)
+        y = scan_sequence(u_k, delta_k, A[k], B_k, C_k, D_k, None, delta_bias_k, delta_softplus).transpose(1, 2)
         directions.append(torch.empty_like(y).index_copy(1, path, y))
     y = torch.stack(directions).sum(0)
     if z is not None:

@@ -130,7 +130,7 @@ def _scanned_by(scan_forward: Callable) -> Iterator[None]:
     No exporter can look into those. Which backend the environment asks for does not matter here.
     """
     backend = SimpleNamespace(
-        directional_scan=lambda *arguments: scan_forward(ScanArguments(*arguments))[0],
+        directional_scan=lambda scan: scan_forward(scan)[0],
         causal_conv1d=lambda x, weight, bias, paths, activation: torch_chunked.conv_forward(
             x, weight, bias, paths, activation == "silu"
         ),

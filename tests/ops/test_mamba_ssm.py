@@ -9,6 +9,7 @@ from scan_cases import assert_same, make_case, with_gradients
 
 from nnunetv2_mamba.ops import definition
 from nnunetv2_mamba.ops.backends import mamba_ssm
+from nnunetv2_mamba.ops.scan_arguments import ScanArguments
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def kernel(monkeypatch):
 
     def selective_scan_fn(u, delta, A, B, C, D=None, z=None, delta_bias=None, delta_softplus=False):
         calls.append((u, delta, B, C))
-        return definition.selective_scan(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+        return definition.scan_sequence(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
 
     for name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.selective_scan_interface"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
@@ -30,7 +31,7 @@ def kernel(monkeypatch):
 @pytest.mark.parametrize("options", [True, False])
 def test_equals_the_definition(kernel, shared, options):
     case = make_case(directions=3, shared=shared, D=options, delta_bias=options, z=options)
-    out = mamba_ssm.directional_scan(**case.tensors, paths=case.paths, delta_softplus=True)
+    out = mamba_ssm.directional_scan(ScanArguments(**case.tensors, paths=case.paths, delta_softplus=True))
     expected = case.to(torch.float64).run_with_gradients("reference")
     assert_same(with_gradients(out, case.tensors), expected)
     assert len(kernel) == 1
@@ -39,5 +40,5 @@ def test_equals_the_definition(kernel, shared, options):
 def test_the_kernel_gets_one_dtype(kernel):
     case = make_case()
     case.tensors["u"] = case.tensors["u"].detach().bfloat16()
-    mamba_ssm.directional_scan(**case.tensors, paths=case.paths, delta_softplus=True)
+    mamba_ssm.directional_scan(ScanArguments(**case.tensors, paths=case.paths, delta_softplus=True))
     assert {tensor.dtype for tensor in kernel[0]} == {torch.bfloat16}

@@ -55,7 +55,7 @@ def sequences(draw):
 @given(tensors=sequences())
 def test_equals_the_definition(backend, device, tensors):
     exact = moved(tensors, torch.float64)
-    expected = with_gradients(definition.selective_scan(**exact, delta_softplus=True), exact)
+    expected = with_gradients(definition.scan_sequence(**exact, delta_softplus=True), exact)
     tensors = moved(tensors, device)
     assert_same(with_gradients(selective_scan(**tensors, delta_softplus=True, backend=backend), tensors), expected)
 
@@ -65,7 +65,7 @@ def test_groups_of_one_weight_only(backend, device):
     tensors = make_sequence(groups=2)
     tensors["C"] = tensors["C"].detach()[:, 0].requires_grad_()
     exact = moved(tensors, torch.float64)
-    expected = with_gradients(definition.selective_scan(**exact), exact)
+    expected = with_gradients(definition.scan_sequence(**exact), exact)
     tensors = moved(tensors, device)
     assert_same(with_gradients(selective_scan(**tensors, backend=backend), tensors), expected)
 

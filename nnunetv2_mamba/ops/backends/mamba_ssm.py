@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
+from ..scan_arguments import ScanArguments
+
 
 def available() -> str | None:
     """None if mamba_ssm's kernel can be imported, else the reason with the remedy."""
@@ -22,21 +24,11 @@ def available() -> str | None:
     return None
 
 
-def directional_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    paths: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    z: Tensor | None,
-) -> Tensor:
-    """The sum of scans along paths; arguments as `nnunetv2_mamba.ops.directional_scan`. Differentiable by autograd."""
+def directional_scan(scan: ScanArguments) -> Tensor:
+    """The sum of scans along paths, differentiable by autograd."""
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn
 
+    u, delta, A, B, C, paths, D, delta_bias, delta_softplus, z = scan
     batch, directions, length, channels = delta.shape
     index = paths.long()
     every = torch.arange(directions, device=index.device)[:, None]
