@@ -31,6 +31,7 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
 
     Raises:
         ValueError: naming the argument that does not fit.
+        TypeError: for an argument that is missing or that the network does not have.
 
     Attributes:
         PATCH_ARGUMENTS: the options that follow from the plan's patch size (``patch_options``).
@@ -63,7 +64,11 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
         strides: int | Sequence,
         num_classes: int,
         deep_supervision: bool = False,
+        **unknown: Any,
     ):
+        if unknown:
+            options = ", ".join([*self.option_names(), *self.PATCH_ARGUMENTS])
+            raise TypeError(f"{type(self).__name__} has no argument {', '.join(unknown)}; its options are {options}")
         super().__init__()
         self.topology = make_topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
         self.input_channels, self.num_classes, self.conv_op = input_channels, num_classes, conv_op

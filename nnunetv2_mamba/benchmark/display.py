@@ -50,7 +50,7 @@ class LiveTable(EventLines):
         self.live.stop()
 
     def event(self, text: str) -> None:
-        self.live.console.print(_with_time(text), markup=False, highlight=False, soft_wrap=True)
+        self.live.console.print(_with_time(text), markup=False, emoji=False, highlight=False, soft_wrap=True)
         self._next = 0.0
 
     def update(self, states: dict[str, str]) -> None:

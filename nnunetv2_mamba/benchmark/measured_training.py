@@ -25,14 +25,11 @@ class MeasuredTraining(PreemptibleTraining):
     (``nnUNet_n_proc_DA`` above 0) draw their own. An epoch's cost is its training and validation iterations with the
     loading of their data, without checkpoints and plots. ``cost.json`` is written last, after nnU-Net's validation.
 
-    Attributes:
-        training: the one that this is.
-        threads: of torch; None leaves nnU-Net's choice.
-        cost: what was measured so far.
+    What it keeps has names that no trainer has, because it stands in front of strangers' trainers too.
     """
 
-    training: ClassVar[Training]
-    threads: ClassVar[int | None]
+    _sweep_training: ClassVar[Training]
+    _sweep_threads: ClassVar[int | None]
 
     def __init__(
         self,
@@ -42,10 +39,10 @@ class MeasuredTraining(PreemptibleTraining):
         dataset_json: dict,
         device: torch.device = torch.device("cuda"),  # noqa: B008  (nnU-Net reads this signature)
     ):
-        if self.threads is not None:
-            torch.set_num_threads(self.threads)  # nnU-Net's command has just set its own
-        seed_everything(self.training.seed, 0)
-        budget = self.training.budget
+        if self._sweep_threads is not None:
+            torch.set_num_threads(self._sweep_threads)  # nnU-Net's command has just set its own
+        seed_everything(self._sweep_training.seed, 0)
+        budget = self._sweep_training.budget
         changed = budget.settings()
         if budget.batch_size is not None:
             changed["batch_size"] = budget.batch_size
@@ -57,33 +54,33 @@ class MeasuredTraining(PreemptibleTraining):
             changed["mirroring in validation"] = False
         if changed:
             self.print_to_log_file("Set by nnunetv2_mamba benchmark:", changed, add_timestamp=False)
-        self.cost = CostRecord(Path(self.output_folder), self.device)
+        self._sweep_cost = CostRecord(Path(self.output_folder), self.device)
 
     @classmethod
     def user_settings(cls) -> Mapping[str, Any]:
         """Of this package's trainers: what the sweep sets in the recipe."""
-        return {**cls.training.budget.settings(), **cls.training.settings}
+        return {**cls._sweep_training.budget.settings(), **cls._sweep_training.settings}
 
     def on_epoch_start(self) -> None:
-        seed_everything(self.training.seed, self.current_epoch + 1)
+        seed_everything(self._sweep_training.seed, self.current_epoch + 1)
         super().on_epoch_start()
-        self.cost.begin_epoch()
+        self._sweep_cost.begin_epoch()
 
     def on_epoch_end(self) -> None:
-        self.cost.end_epoch(self.current_epoch)  # before the checkpoint: an epoch in one is never missing here
+        self._sweep_cost.end_epoch(self.current_epoch)  # before the checkpoint: an epoch in one is never missing here
         super().on_epoch_end()
 
     def perform_actual_validation(self, *args: Any, **kwargs: Any) -> None:
-        if not self.training.budget.mirroring:
+        if not self._sweep_training.budget.mirroring:
             self.inference_allowed_mirroring_axes = None  # after the last checkpoint, which keeps the trainer's own
         super().perform_actual_validation(*args, **kwargs)
-        self.cost.write(self, self.training, self.threads)
+        self._sweep_cost.write(self, self._sweep_training, self._sweep_threads)
 
 
 def measured(trainer: type[nnUNetTrainer], training: Training, threads: int | None = None) -> type[MeasuredTraining]:
     """The trainer's class with ``MeasuredTraining`` in front, under the same name: nnU-Net writes the name of the class
     into folders and checkpoints."""
-    return type(trainer.__name__, (MeasuredTraining, trainer), {"training": training, "threads": threads})
+    return type(trainer.__name__, (MeasuredTraining, trainer), {"_sweep_training": training, "_sweep_threads": threads})
 
 
 def seed_everything(*numbers: int) -> None:

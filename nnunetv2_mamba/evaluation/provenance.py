@@ -53,8 +53,8 @@ def notes(models: Sequence[EvaluatedModel]) -> list[str]:
             found.append(f"no epoch was found in {first_few(unread, 3)}: no learning curves of these folds")
         if refused := [fold.unread_checkpoint for fold in model.folds if fold.unread_checkpoint]:
             found.append(
-                f"{first_few(refused, 3)} not read, because damaged or with more in it than plain data: learning "
-                "curves of these folds are from text logs"
+                f"no learning curves from checkpoints, but from text logs, as far as there are any: "
+                f"{first_few(refused, 3, '; ')}"
             )
         if not model.evaluations or not all(model.evaluations.values()):
             found.append(f"{model.path}: not recorded how it was measured, so whether as the others is not known")

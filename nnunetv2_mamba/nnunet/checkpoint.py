@@ -85,6 +85,8 @@ def checkpoint_written_whole(path: Path) -> Iterator[Path]:
         with written_whole(path) as temporary:
             yield temporary
     except (OSError, RuntimeError) as error:  # torch.save turns some of Python's errors into the latter
+        if "CUDA" in str(error):  # of the GPU, not of the file
+            raise
         raise OSError(
             f"cannot write the checkpoint {path} ({error}). An earlier one there is intact: make room or correct "
             "the permissions, then continue with --c"

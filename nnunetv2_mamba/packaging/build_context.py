@@ -106,7 +106,7 @@ def _write(request: Request, context: Path) -> ModelDescription:
     wheel = write_wheel(context)
     index = request.torch_index or (None if request.gpu else _CPU_INDEX)
     pins = pinned_requirements(wheel)
-    (context / "requirements.txt").write_text("\n".join(pins) + "\n")
+    (context / "requirements.txt").write_text("\n".join(pins) + "\n", newline="\n")
     values = {
         "request": request,
         "platform": platform,
@@ -128,10 +128,10 @@ def _write_templates(platform: Platform, values: dict[str, Any], context: Path) 
     )
     folders = (platform.name, "common")
     paths = [PurePosixPath(template) for template in environment.list_templates()]
-    for name in sorted({path.name for path in paths if path.parent.name in folders}):
+    for name in sorted({path.name for path in paths if path.parent.name in folders and path.suffix == ".jinja"}):
         template = environment.select_template([f"{folder}/{name}" for folder in folders])
         file = context / name.removesuffix(".jinja")
-        file.write_text(template.render(values), encoding="utf-8")
+        file.write_text(template.render(values), encoding="utf-8", newline="\n")  # they are for Linux
         if file.suffix == ".sh":
             file.chmod(0o755)
 

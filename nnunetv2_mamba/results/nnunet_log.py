@@ -43,8 +43,10 @@ def curves_of_checkpoint(file: Path) -> Curves:
     content = read_plain(file, weights=False)
     try:
         lists = {name: content["logging"][curve.logged] for name, curve in CURVES.items()}
+        if not all(isinstance(own, list) for own in lists.values()):
+            raise TypeError("its curves are no lists")
         return {name: _without_nan(enumerate(map(float, own))) for name, own in lists.items()}
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:  # whatever stands there instead
         raise ValueError(f"{file} holds no log of nnU-Net's: {type(error).__name__} {error}") from error
 
 

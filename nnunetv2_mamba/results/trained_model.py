@@ -24,7 +24,8 @@ class Fold:
         cost: what ``cost.json`` holds; empty where there is none.
         debug: what nnU-Net's ``debug.json`` holds.
         unread_logs: text logs, where no epoch was found in any of them and no checkpoint holds one.
-        unread_checkpoint: the last checkpoint, where it is damaged or holds more than plain data.
+        unread_checkpoint: why the last checkpoint gave no curves, naming it: it is damaged, holds more than plain data
+            or no log.
     """
 
     name: str
@@ -32,7 +33,7 @@ class Fold:
     cost: dict
     debug: dict
     unread_logs: tuple[Path, ...] = ()
-    unread_checkpoint: Path | None = None
+    unread_checkpoint: str | None = None
 
     @property
     def seed(self) -> int | None:
@@ -120,14 +121,16 @@ def mean_curve(folds: list[Fold], name: str) -> dict[int, float]:
 
 
 def _read_fold(folder: Path) -> Fold:
-    checkpoint = next(filter(Path.is_file, (folder / FINAL_CHECKPOINT, folder / LATEST_CHECKPOINT)), None)
+    # nnU-Net removes the latest one when a training ends: a newer one is of a training that goes on for longer
+    checkpoints = filter(Path.is_file, (folder / FINAL_CHECKPOINT, folder / LATEST_CHECKPOINT))
+    checkpoint = max(checkpoints, key=lambda file: file.stat().st_mtime_ns, default=None)
     curves, unread_checkpoint = {}, None
     try:
         curves = curves_of_checkpoint(checkpoint) if checkpoint else {}
-    except (OSError, ValueError, pickle.UnpicklingError):
-        unread_checkpoint = checkpoint
+    except (OSError, ValueError, pickle.UnpicklingError) as error:
+        unread_checkpoint = str(error)
     logs = text_logs(folder)
-    if not curves or checkpoint.name == LATEST_CHECKPOINT:  # epochs may have come after it
+    if not any(curves.values()) or checkpoint.name == LATEST_CHECKPOINT:  # epochs may have come after it
         written = curves_of_text(logs)
         curves = {name: written[name] | curves.get(name, {}) for name in written}
     return Fold(

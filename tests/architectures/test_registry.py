@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from documentation import ROOT
+from torch import nn
 
 from nnunetv2_mamba import architectures
 from nnunetv2_mamba.architectures.contract import PlannedNetwork
@@ -45,6 +46,15 @@ def test_a_class_that_a_new_network_brings_is_found(monkeypatch):
     toy = type("Toy", (architectures.SegMamba,), {})
     monkeypatch.setitem(NETWORKS, "Toy", replace(NETWORKS["SegMamba"], name="Toy", network_class=toy))
     assert architectures.Toy is toy
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=lambda network: network.name)
+def test_an_argument_that_a_network_has_not(network):
+    arguments = dict(input_channels=1, n_stages=3, features_per_stage=8, conv_op=nn.Conv2d, kernel_sizes=3, strides=1)
+    required = {name: (8, 8) for name in network.network_class.PATCH_ARGUMENTS if name == "patch_size"}
+    name = network.network_class.__name__
+    with pytest.raises(TypeError, match=f"{name} has no argument foo; its options are .*mixer"):
+        network.network_class(**arguments, **required, num_classes=2, foo=1)
 
 
 def test_teachers_of_msd_kmamba():

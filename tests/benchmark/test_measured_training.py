@@ -75,6 +75,18 @@ def test_the_class_is_the_trainers_under_its_name_and_can_be_stopped_once(traine
     assert variant.__mro__[:2] == (variant, MeasuredTraining) and variant.__mro__.count(PreemptibleTraining) == 1
 
 
+def test_a_strangers_attributes_are_its_own(make):
+    class Stranger(nnUNetTrainer):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            self.training, self.threads, self.cost = True, "many", 0.0
+
+    trainer = make(Stranger, run_with())
+    trainer.initialize()
+    trainer.on_epoch_start()
+    assert (trainer.training, trainer.threads, trainer.cost) == (True, "many", 0.0)
+
+
 @pytest.mark.parametrize("name", ["nnUNetTrainer", "nnUNetTrainerSegMamba"])
 def test_folder_checkpoint_and_arguments_are_those_of_the_trainer(make, tiny_dataset, tmp_path, name):
     trainer = nnUNetTrainer if name == "nnUNetTrainer" else getattr(trainers, name)

@@ -24,6 +24,12 @@ def load(path: Path) -> dict:
     return torch.load(path, weights_only=False)
 
 
+def test_an_error_of_the_gpu_is_not_one_of_the_disk(tmp_path):
+    with pytest.raises(torch.OutOfMemoryError), checkpoint_written_whole(tmp_path / "checkpoint_best.pth"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    assert not list(tmp_path.iterdir())
+
+
 def test_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch):
     path = tmp_path / "checkpoint_best.pth"
     save({"epoch": 1}, path)

@@ -1,6 +1,7 @@
 """The folder of a model: what is read of its plans, folds and curves, and from which file."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -49,6 +50,28 @@ def test_the_final_checkpoint_holds_all_epochs(folder):
     assert set(map(str, fold.curves.values())) == {"{0: 7.0}"} and fold.unread_checkpoint is None
 
 
+def test_a_training_that_goes_on_for_longer_has_a_newer_checkpoint(folder):
+    for name, losses in (("final", [7.0]), ("latest", [7.0, 8.0])):
+        save_log(folder / "fold_0" / f"checkpoint_{name}.pth", losses)
+        os.utime(folder / "fold_0" / f"checkpoint_{name}.pth", (len(losses), len(losses)))
+    assert read_trained_model(folder).folds[0].curves["train_loss"] == {0: 7.0, 1: 8.0, 2: -0.2}
+
+
+def test_a_checkpoint_with_an_empty_log_leaves_the_text_log(folder):
+    save_log(folder / "fold_0" / "checkpoint_final.pth", [])
+    fold = read_trained_model(folder).folds[0]
+    assert fold.curves["train_loss"] == {0: 0, 1: -0.1, 2: -0.2} and fold.unread_logs == ()
+
+
+@pytest.mark.parametrize("log", ["12", torch.zeros(2), [10**400], {"a": 1}, None])
+def test_a_log_that_is_none_leaves_the_text_log(folder, log):
+    logging = dict.fromkeys(("mean_fg_dice", "train_losses", "val_losses"), log)
+    torch.save({"logging": logging}, folder / "fold_0" / "checkpoint_final.pth")
+    fold = read_trained_model(folder).folds[0]
+    assert fold.curves["train_loss"] == {0: 0, 1: -0.1, 2: -0.2}
+    assert "checkpoint_final.pth holds no log of nnU-Net's" in fold.unread_checkpoint
+
+
 def test_epochs_after_the_latest_checkpoint_are_those_of_the_text_log(folder):
     save_log(folder / "fold_0" / "checkpoint_latest.pth", [7.0, 8.0])
     assert read_trained_model(folder).folds[0].curves["train_loss"] == {0: 7.0, 1: 8.0, 2: -0.2}
@@ -58,7 +81,7 @@ def test_a_checkpoint_that_is_damaged_or_has_no_log(folder):
     (folder / "fold_0" / "checkpoint_final.pth").write_bytes(b"PK")
     torch.save({}, folder / "fold_1" / "checkpoint_final.pth")
     for fold in read_trained_model(folder).folds:
-        assert fold.unread_checkpoint.name == "checkpoint_final.pth" and fold.unread_logs == ()
+        assert f"fold_{fold.name}/checkpoint_final.pth" in fold.unread_checkpoint and fold.unread_logs == ()
         assert fold.curves["train_loss"] == {0: 0, 1: -0.1, 2: -0.2}
 
 
