@@ -40,7 +40,7 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
         key_to_encoder, key_to_stem: the modules into which pre-trained weights go.
         keys_to_in_proj: the layer that reads the images; several names only if they are of one weight, as
             dynamic-network-architectures has it.
-        key_to_lpe: the parameter of a learned position embedding; None if there is none.
+        key_to_lpe: the parameter of a learned position embedding, set after ``super().__init__``, which sets None.
         keys_to_bottleneck: modules between encoder and decoder, which pre-training trains too.
         encoder, decoder: the halves; nnU-Net switches ``decoder.deep_supervision``.
     """

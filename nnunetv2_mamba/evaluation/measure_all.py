@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -121,9 +122,23 @@ def _digest(result: object) -> str:
     return hashlib.sha256(json.dumps(result).encode()).hexdigest()
 
 
+@functools.cache
+def _definitions() -> str:
+    """A digest of the files that say what is computed, for those who change a metric."""
+    files = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+
+
 def _key(pairing: Pairing, case: str, options: MetricOptions) -> str:
     """A digest of all that the result depends on."""
-    settings = [asdict(pairing.labels), asdict(options), [*METRICS], pairing.reader.__name__, versions()]
+    settings = [
+        asdict(pairing.labels),
+        asdict(options),
+        [*METRICS],
+        pairing.reader.__name__,
+        versions(),
+        _definitions(),
+    ]
     digest = hashlib.sha256(json.dumps(settings).encode())
     for file in pairing.cases[case]:
         spacing = file.with_name(f"{case}.json")  # of a TIFF

@@ -36,12 +36,11 @@ def read_metrics(path: str | Path) -> pd.DataFrame:
         ValueError: for what is missing, there twice or no such table, with the remedy.
     """
     table = pd.concat([_read(file) for file in _files(Path(path))], ignore_index=True)
-    keys = _NAMES
-    twice = table.loc[table.duplicated(keys), "case"].unique()
+    twice = table.loc[table.duplicated(_NAMES), "case"].unique()
     if len(twice):
         raise ValueError(f"{path}: more than one value for case {first_few(twice)}; a case belongs in one fold only")
-    expected = pd.MultiIndex.from_product([table[key].unique() for key in keys], names=keys)
-    missing = expected.difference(pd.MultiIndex.from_frame(table[keys]))
+    expected = pd.MultiIndex.from_product([table[key].unique() for key in _NAMES], names=_NAMES)
+    missing = expected.difference(pd.MultiIndex.from_frame(table[_NAMES]))
     if len(missing):
         rows = [" / ".join(row) for row in missing]
         raise ValueError(f"{path}: no value for {first_few(rows)}; evaluate again, all folds with the same options")

@@ -21,8 +21,8 @@ def run_training_command(command: Sequence[str], varied: Callable[[TrainerClass]
     """
     find = nnunet.recursive_find_trainer_class_by_name
     nnunet.recursive_find_trainer_class_by_name = lambda name: varied(find(name))
-    sys.argv = list(command)
+    arguments, sys.argv = sys.argv, list(command)
     try:
         nnunet.run_training_entry()
     finally:
-        nnunet.recursive_find_trainer_class_by_name = find
+        nnunet.recursive_find_trainer_class_by_name, sys.argv = find, arguments

@@ -106,7 +106,6 @@ def copy_for_inference(
         _check_name(plans[key], key, source / "plans.json")
     check_dataset(dataset, source / "dataset.json")
     folds = _folds(source, folds, checkpoint)
-    folds = _folds(source, folds, checkpoint)
     check_untrusted_plans(plans, source / "plans.json")
     target.mkdir(parents=True)
     for name, document in (("plans.json", plans), ("dataset.json", dataset)):

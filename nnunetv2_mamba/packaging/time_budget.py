@@ -1,4 +1,4 @@
-"""Which inference choices fit into the time that a case may take, from a measured pilot tile.
+"""Which inference choices fit into the time that a case may take, from the measured time of a pass.
 
 The unit of cost is a pass: one forward of the network on one tile. Of the choices asked for and ever cheaper ones
 (``ladder``), the first is taken that fits. While it runs, a guard lets a tile begin only if after it there is still

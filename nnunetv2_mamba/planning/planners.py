@@ -20,8 +20,8 @@ from nnunetv2_mamba.nnunet.names import CONFIGURATIONS
 from nnunetv2_mamba.trainers import FULL_LENGTH
 from nnunetv2_mamba.trainers.base import nnUNetTrainerMamba
 
+from .batch_search import BatchSearch
 from .network_options import check_options
-from .patch_search import PatchSearch
 
 DEFAULT_GPU_MEMORY = 8  # GiB, as nnU-Net's own planner
 # What decides how a case is preprocessed, in a plan's configuration
@@ -36,10 +36,10 @@ class MambaPlanner(LargestBatchPlanner):
 
     Spacing, median shape, pooling, the order in which a patch is made smaller, the batch size (at least 2, at most 5 %
     of the data set) and which configurations there are come from nnU-Net. Here are the network's stages and widths,
-    and whether a patch fits: ``memory.training_memory`` of the network itself.
+    and whether a patch fits: ``memory.estimate.training_memory`` of the network itself.
 
     Args:
-        gpu_memory_target_in_gb: GiB of the GPU; see ``memory.usable_bytes`` for what of it is planned with.
+        gpu_memory_target_in_gb: GiB of the GPU; see ``memory.estimate.usable_bytes`` for what of it is planned with.
         plans_name: default ``nnUNet<Network>Plans``.
         match: plans whose estimated memory each configuration may use, instead of the GPU's.
         options: of the network, to be written into the plans.
@@ -97,8 +97,8 @@ class MambaPlanner(LargestBatchPlanner):
             self._budgets[configuration] = plan_memory(self.match, configuration, self.dataset_json)[0].total
         return self._budgets[configuration]
 
-    def search_of(self, configuration: str, spacing: tuple[float, ...]) -> PatchSearch:
-        return PatchSearch(self, configuration, spacing)
+    def search_of(self, configuration: str, spacing: tuple[float, ...]) -> BatchSearch:
+        return BatchSearch(self, configuration, spacing)
 
     def get_plans_for_configuration(self, spacing, median_shape, *others: Any) -> dict:
         """As nnU-Net's; refuses a patch that shows too little to learn from."""

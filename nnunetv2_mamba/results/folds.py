@@ -9,7 +9,7 @@ from pathlib import Path
 
 ALL = "fold_all"
 TRAINING_CASES = (
-    "the validation of fold_all are the cases it was trained on: its values do not say how good it is on others"
+    "the validation of fold_all is on the cases it was trained on: its values do not say how good it is on others"
 )
 SUMMARY = "validation/summary.json"
 DEBUG = "debug.json"
@@ -32,7 +32,7 @@ def note_on_left_out(model: Path) -> str | None:
     """A sentence, where ``fold_all`` has a validation that is left out."""
     if not _is_validated(model / ALL) or model / ALL in fold_folders(model):
         return None
-    return f"{model / ALL} is left out beside the other folds: its validation are the cases it was trained on"
+    return f"{model / ALL} is left out beside the other folds: its validation is on the cases it was trained on"
 
 
 def is_of_training_cases(folder: Path) -> bool:

@@ -96,7 +96,7 @@ def test_a_comparison_on_training_cases_says_so(tmp_path, no_report):
         shutil.rmtree(folders[0] / fold)
     for first in (folders[0], folders[0] / "fold_all", folders[0] / "fold_all" / "validation" / "evaluation.csv"):
         notes = compare_results([first, folders[1]], tmp_path / "out", ["A", "B"], ["dice"]).notes
-        assert notes[0].startswith(f"{first}: the validation of fold_all are the cases it was trained on")
+        assert notes[0].startswith(f"{first}: the validation of fold_all is on the cases it was trained on")
     moved = shutil.copytree(folders[0] / "fold_all" / "validation", tmp_path / "moved")
     (moved / "evaluation.json").write_text('{"evaluation": {"training_cases": true}}')
     assert str(moved) in compare_results([moved, folders[1]], tmp_path / "out", ["A", "B"], ["dice"]).notes[0]

@@ -136,7 +136,7 @@ def test_training_cases_are_said_to_be_such(tmp_path, monkeypatch, capsys):
     (results / "fold_0").rename(tmp_path / "fold_0")
     assert evaluate([results]) == 0
     said = capsys.readouterr().out
-    assert "Means over 2 cases" in said and "Note: the validation of fold_all are the cases it was trained on" in said
+    assert "Means over 2 cases" in said and "Note: the validation of fold_all is on the cases it was trained on" in said
     about = json.loads((results / "fold_all" / "validation" / "evaluation.json").read_text())["evaluation"]
     assert about["training_cases"] is True
 

@@ -146,7 +146,7 @@ class MSDKMamba(PlannedNetwork):
         planned, planned_by_name: see :class:`.PlannedNetwork`.
         n_mamba_layers_per_stage: Mamba layers of each of the ``n_stages - 1`` stages after the first.
         scan: ``"bidirectional"`` (forward and reverse) or ``"tri_oriented"`` (inter-slice, too, as SegMamba).
-        kan: ``"rational"``, ``"bspline"``, ``"rbf"``, or the control ``"mlp"``; see :func:`.blocks.kan.kan_block`.
+        kan: ``"rational"``, ``"bspline"``, ``"rbf"``, or the control ``"mlp"``; see :func:`.msd_kmamba.kan.kan_block`.
         kan_wiring: ``"inline"`` or ``"skip"``; see :class:`BSAStage`.
         gate: ``"add"`` or ``"multiply"`` in the gated spatial convolution.
         mixer: ``"mamba"``, or a control: ``"none"`` (identity) or ``"conv"`` (depthwise convolution of about as many

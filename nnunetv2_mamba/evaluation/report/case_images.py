@@ -67,7 +67,7 @@ class CaseImages:
         predictions, reference, image = {}, None, None
         for title, (model, *_) in models.items():
             if name not in model.cases:
-                raise ValueError(f"{model.path} says not which files belong to {name}; evaluate writes it")
+                raise ValueError(f"{model.path} does not say which files belong to {name}; evaluate writes it")
             given, predictions[title] = model.cases[name]
             reference = reference or given
             ending = predictions[title].name.removeprefix(name)

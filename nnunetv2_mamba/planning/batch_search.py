@@ -20,7 +20,7 @@ _SMALLEST_PATCH = {2: 64**2, 3: 32**3}  # voxels; smaller ones, unless the image
 _HOPELESS = 1.25  # times the budget: what a patch may seem to need and still be traced
 
 
-class PatchSearch:
+class BatchSearch:
     """What fits of one configuration.
 
     Args:
