@@ -17,6 +17,8 @@ from nnunetv2_mamba.files import remove_left_behind, written_whole
 
 from .names import CHECKPOINTS
 
+# Older torch has no AcceleratorError.
+_OF_THE_GPU = (torch.OutOfMemoryError, getattr(torch, "AcceleratorError", torch.OutOfMemoryError))
 _OF_EARLIER_VERSIONS = "checkpoint_*.partial"
 _NEEDED = ("network_weights", "optimizer_state", "current_epoch", "logging", "init_args", "_best_ema")
 
@@ -84,9 +86,9 @@ def checkpoint_written_whole(path: Path) -> Iterator[Path]:
     try:
         with written_whole(path) as temporary:
             yield temporary
+    except _OF_THE_GPU:
+        raise
     except (OSError, RuntimeError) as error:  # torch.save turns some of Python's errors into the latter
-        if "CUDA" in str(error):  # of the GPU, not of the file
-            raise
         raise OSError(
             f"cannot write the checkpoint {path} ({error}). An earlier one there is intact: make room or correct "
             "the permissions, then continue with --c"

@@ -127,8 +127,8 @@ def _write_templates(platform: Platform, values: dict[str, Any], context: Path) 
         loader=PackageLoader(__package__), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
     folders = (platform.name, "common")
-    paths = [PurePosixPath(template) for template in environment.list_templates()]
-    for name in sorted({path.name for path in paths if path.parent.name in folders and path.suffix == ".jinja"}):
+    paths = [PurePosixPath(template) for template in environment.list_templates(extensions=["jinja"])]
+    for name in sorted({path.name for path in paths if path.parent.name in folders}):
         template = environment.select_template([f"{folder}/{name}" for folder in folders])
         file = context / name.removesuffix(".jinja")
         file.write_text(template.render(values), encoding="utf-8", newline="\n")  # they are for Linux

@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         settings = InferenceSettings.read(args.settings)
-        if settings.platform not in [*PLATFORMS]:  # it may be anything, also what has no hash
+        if settings.platform not in PLATFORMS:
             known = ", ".join(PLATFORMS)
             raise ValueError(f"{args.settings} is not a container's settings: its platform is none of {known}")
         platform = PLATFORMS[settings.platform]

@@ -63,6 +63,8 @@ class InferenceSettings:
     choices: Choices = field(default_factory=Choices)
 
     def __post_init__(self):
+        if not isinstance(self.platform, str):
+            raise ValueError(f"platform must be a name, got {self.platform!r}")
         if self.n_channels < 1:
             raise ValueError(f"n_channels must be at least 1, got {self.n_channels}")
 

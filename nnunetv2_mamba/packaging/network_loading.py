@@ -55,7 +55,7 @@ def load_model(folder: Path, folds: Sequence[str], checkpoint: str, name: object
         OSError, ValueError, pickle.UnpicklingError: for files that are missing or not what they should be; the message
             names the file.
     """
-    dataset, plans = (read_json_object(folder / name) for name in ("dataset.json", "plans.json"))
+    dataset, plans = (read_json_object(folder / file) for file in ("dataset.json", "plans.json"))
     name = folder if name is None else name
     check_dataset(dataset, f"{name}/dataset.json")
     check_untrusted_plans(plans, f"{name}/plans.json")

@@ -148,6 +148,7 @@ def test_no_model(settings, trained_model, tmp_path, capsys):
         '"text"',
         '{"platform": "flare", "channels": [], "choices": {"fold": [0]}}',
         '{"platform": "xyz", "channels": [], "choices": {"folds": [0]}}',
+        '{"platform": ["flare"], "channels": [], "choices": {"folds": [0]}}',
         '{"platform": "flare", "channels": [], "n_channels": 0, "choices": {"folds": [0]}}',
         '{"platform": "flare", "channels": [], "choices": {"folds": [0], "time_budget": NaN}}',
     ],

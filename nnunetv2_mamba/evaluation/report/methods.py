@@ -86,8 +86,8 @@ def _details(models: list[EvaluatedModel]) -> str:
         texts.append(f"spacing {' x '.join(f'{length:g}' for length in plan['spacing'])} mm")
     return (
         f"{', '.join(texts)}; folds {_set(fold.name for fold in folds)}; seeds "
-        f"{_set(fold.cost.get('seed') for fold in folds)}; epochs "
-        f"{_set(fold.cost.get('epochs') or fold.debug.get('num_epochs') for fold in folds)}; on "
+        f"{_set(fold.seed for fold in folds)}; epochs "
+        f"{_set(fold.epochs for fold in folds)}; on "
         f"{_set(fold.hardware for fold in folds)} with "
         f"{_set(_versions(fold.versions) for fold in folds)}"
     )
