@@ -90,7 +90,7 @@ def without_a_compiler(patch: pytest.MonkeyPatch) -> None:
     patch.delenv("CXX", raising=False)
     with pytest.raises(cpu_build.BuildError) as missing:
         cpu_build.find_compiler()
-    patch.setattr(backend_selection, "unavailable", lambda name: str(missing.value))
+    patch.setattr(backend_selection, "unavailable", lambda name, operator: str(missing.value))
     backend_selection._warn_once.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

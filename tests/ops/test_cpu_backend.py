@@ -9,7 +9,7 @@ import pytest
 import torch
 from scan_cases import assert_same, make_case, run_conv
 
-from nnunetv2_mamba.ops.backends import cpu, cpu_build
+from nnunetv2_mamba.ops.backends import cpu, cpu_build, cpu_library
 
 needs_kernels = pytest.mark.skipif(cpu.available() is not None, reason=f"no CPU kernels here: {cpu.available()}")
 
@@ -28,9 +28,9 @@ def threads():
 @pytest.fixture
 def fresh_library():
     """Lets a test load the library anew; the next test does so again."""
-    cpu._library.cache_clear()
+    cpu_library.loaded.cache_clear()
     yield
-    cpu._library.cache_clear()
+    cpu_library.loaded.cache_clear()
 
 
 def make_conv(channels=40, length=LONG, width=4, dtype=torch.float32):
@@ -69,7 +69,7 @@ def test_number_of_threads_does_not_matter(threads, number, state_size):
 
 
 @needs_kernels
-@pytest.mark.parametrize("instruction_set", cpu._library().supported() if cpu.available() is None else [])
+@pytest.mark.parametrize("instruction_set", cpu_library.loaded().supported() if cpu.available() is None else [])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_instruction_set(fresh_library, monkeypatch, instruction_set, dtype):
     monkeypatch.setenv("NNUNETV2_MAMBA_CPU_ISA", instruction_set)
@@ -80,7 +80,7 @@ def test_every_instruction_set(fresh_library, monkeypatch, instruction_set, dtyp
         tensors, paths = make_conv(channels, 150, dtype=dtype)
         expected = run_conv(tensors, paths, "silu", "reference")
         assert_same(run_conv(tensors, paths, "silu", "cpu"), expected, forward, gradient)
-    assert cpu._library().supported()[cpu._library().instruction_set] == instruction_set
+    assert cpu_library.loaded().supported()[cpu_library.loaded().instruction_set] == instruction_set
 
 
 @needs_kernels
