@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from ..files import read_json_object
+from ..files import read_optional_json
 from ..nnunet.names import FINAL_CHECKPOINT, LATEST_CHECKPOINT
 from .folds import COST, DEBUG, fold_folders
 from .model_names import ModelName
@@ -97,20 +97,6 @@ def read_trained_model(path: Path) -> TrainedModel:
         dataset_json=read_optional_json(path / "dataset.json"),
         folds=tuple(map(_read_fold, fold_folders(path))) if name else (),
     )
-
-
-def read_optional_json(path: Path, limit: int = 1 << 26) -> dict:
-    """The content of a file, empty where there is none.
-
-    Raises:
-        ValueError: if it is no JSON object.
-    """
-    if not path.exists():
-        return {}
-    try:
-        return read_json_object(path, limit)
-    except ValueError as error:
-        raise ValueError(f"{error}; make it again or delete it") from error
 
 
 def mean_curve(folds: list[Fold], name: str) -> dict[int, float]:
