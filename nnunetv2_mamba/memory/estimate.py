@@ -11,7 +11,6 @@ kernels, the CUDA context, and what the caching allocator keeps in reserve. ``us
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -125,7 +124,7 @@ def inference_memory(
 ) -> MemoryEstimate:
     """Peak of a forward pass without gradients. See ``training_memory`` for the other arguments.
 
-    nnU-Net's sliding window holds the whole image and the sum of its logits besides: ``sliding_window_bytes``.
+    What nnU-Net's sliding window keeps for a whole image is not in it (see docs/planning.md).
 
     Args:
         around: entered around the pass, such as a counter of its operations.
@@ -137,11 +136,6 @@ def inference_memory(
         with around or nullcontext(), tracker, torch.no_grad(), autocast_as_on_cuda(autocast):
             network(torch.empty(*input_shape))
         return MemoryEstimate(**tracker.peak)
-
-
-def sliding_window_bytes(image_shape: Sequence[int], channels: int, classes: int) -> int:
-    """What nnU-Net's sliding window keeps on the GPU for an image: fp32 image, fp16 sums of logits and of weights."""
-    return math.prod(image_shape) * (4 * channels + 2 * classes + 2)
 
 
 def plan_memory(
