@@ -18,7 +18,7 @@ from nnunetv2_mamba.results.folds import COST
 from nnunetv2_mamba.versions import installed_version
 
 from .energy import EnergyMeter
-from .flops import network_cost
+from .flops import forward_flops
 from .training import MEASUREMENTS, Training
 
 try:
@@ -76,18 +76,17 @@ class CostRecord:
             "batch_size": trainer.configuration_manager.batch_size,
             "peak_memory": self.content["peak_memory"],
             "energy_joules": None if not joules or None in joules else sum(joules),
-            "device": device_name(self.device),
+            "device": _device_name(self.device),
             "device_type": self.device.type,
             "threads": threads,
-            "versions": versions(),
+            "versions": _software(),
         }
         write_json(self.folder / COST, content)
 
 
 def _flops(trainer: nnUNetTrainer) -> int | None:
-    arguments = (trainer.plans_manager, trainer.configuration_name, trainer.dataset_json)
     try:
-        return network_cost(type(trainer), *arguments).flops
+        return forward_flops(type(trainer), trainer.plans_manager, trainer.configuration_name, trainer.dataset_json)
     except Exception as error:  # what any network may raise on tensors without data; the training is finished
         trainer.print_to_log_file(f"FLOPs cannot be counted: {type(error).__name__}: {error}")
         return None
@@ -111,7 +110,7 @@ def _resident_bytes() -> int | None:
     return resident if sys.platform == "darwin" else resident * 1024
 
 
-def device_name(device: torch.device) -> str:
+def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu" and Path("/proc/cpuinfo").is_file():
@@ -121,7 +120,8 @@ def device_name(device: torch.device) -> str:
     return f"{device.type}, {platform.machine()}"
 
 
-def versions() -> dict[str, str | None]:
+def _software() -> dict[str, str | None]:
+    """What the training is computed with: Python, the packages whose code runs, CUDA and cuDNN; None without a GPU."""
     return {
         "python": platform.python_version(),
         **{package: installed_version(package) for package in _PACKAGES},
