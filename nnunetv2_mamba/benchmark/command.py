@@ -45,7 +45,7 @@ def benchmark(name: str, folder: Path, datasets: Sequence[str] = (), dry_run: bo
     scheduler = Scheduler(folder, _launcher(sweep, folder, display.event), display)
     with display, signals_raise():  # so that running jobs are ended too
         failed = scheduler.execute(sweep.trainings)
-    print(scores.summary(sweep.trainings, folder))
+    print(scores.table_of_models(sweep.trainings, folder))
     print(f"Scores of every fold and label: {scores.write_scores(sweep.trainings, folder)}", flush=True)
     concluded = _conclude(sweep.trainings, folder)
     if failed:
