@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from ..text import short_reason
+from .computation import SIZE, small_network
 from .findings import NOTE, WARNING, Finding
 
 if TYPE_CHECKING:
@@ -57,19 +58,8 @@ def _compile_small_network(device: torch.device, backend: str) -> float:
     """The relative difference of its compiled output; the backward pass is compiled too."""
     import torch
 
-    from ..architectures import SegMamba
-
-    network = SegMamba(
-        input_channels=1,
-        n_stages=3,  # two grids with tri-oriented layers, each with its table of paths
-        features_per_stage=[8, 16, 16],
-        conv_op=torch.nn.Conv3d,
-        kernel_sizes=3,
-        strides=[1, 2, 2],
-        num_classes=2,
-        n_tom_layers_per_stage=1,
-    ).to(device)
-    image = torch.randn(1, 1, 16, 16, 16, device=device)
+    network = small_network("SegMamba").to(device)  # two grids with tri-oriented layers, each with its table of paths
+    image = torch.randn(1, 2, *SIZE, device=device)
     truth = network(image)
     torch._dynamo.reset()
     result = torch.compile(network, backend=backend, fullgraph=True)(image)
