@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,9 +150,7 @@ class _SubmittedJob:
             return Outcome(f"job {self.job.job_id} of the cluster: {_last_of_trace(str(error))}")
         code = self.job.result()
         # Somebody sent the signal to the training alone: else the job would have been ended with it.
-        asked = ended_by_signal(code) and code != -9
-        outcome = outcome_of(code)
-        return Outcome(outcome.how, outcome.busy, taken_back=asked)
+        return replace(outcome_of(code), taken_back=ended_by_signal(code) and code != -9)
 
 
 class _LocalJob(_SubmittedJob):
@@ -195,7 +194,7 @@ class _SlurmJob(_SubmittedJob):
             return None
         if present:
             outcome = self._outcome()
-            return Outcome(outcome.how, outcome.busy, outcome.taken_back or state.taken_back)
+            return replace(outcome, taken_back=outcome.taken_back or state.taken_back)
         if self._over_since is None:
             self._over_since = time.monotonic()
         if state.name == "COMPLETED" and time.monotonic() < self._over_since + _RESULT_TIME:

@@ -17,7 +17,7 @@ from nnunetv2_mamba.files import read_json_object, write_json
 from nnunetv2_mamba.results.folds import COST
 from nnunetv2_mamba.versions import installed_version
 
-from .energy import EnergyMeter
+from .energy import energy_counter
 from .flops import forward_flops
 from .training import MEASUREMENTS, Training
 
@@ -45,17 +45,17 @@ class CostRecord:
         self.content: dict[str, Any] = {"epochs": {}, "peak_memory": {}}
         if (folder / MEASUREMENTS).is_file():
             self.content = read_json_object(folder / MEASUREMENTS)
-        self._meter = EnergyMeter(device)
+        self._joules = energy_counter(device)
 
     def begin_epoch(self) -> None:
-        self._began, self._joules = time.perf_counter(), self._meter.joules()
+        self._began, self._joules_before = time.perf_counter(), self._joules()
 
     def end_epoch(self, epoch: int) -> None:
         """Note the epoch of this number, which ``begin_epoch`` began."""
-        joules = self._meter.joules()
+        joules = self._joules()
         self.content["epochs"][str(epoch)] = {
             "seconds": time.perf_counter() - self._began,
-            "joules": None if joules is None else joules - self._joules,
+            "joules": None if joules is None else joules - self._joules_before,
         }
         for name, value in peak_memory(self.device).items():
             before = self.content["peak_memory"].get(name)

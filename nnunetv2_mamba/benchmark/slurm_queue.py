@@ -77,9 +77,8 @@ class SlurmQueue:
         self._tried = began = time.monotonic()
         command = ["squeue", "--noheader", "--states=all", f"--user={os.getuid()}"]
         command += ["--Format=JobID:30,State:30,exit_code:20,Reason:100"]
-        plain = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
         try:
-            lines = _printed(command, plain).splitlines()
+            lines = _output(command).splitlines()
         except (OSError, subprocess.SubprocessError) as error:
             if not self._silent:
                 self._report(f"SLURM does not tell of its jobs ({_reason(error)}); waiting until it does")
@@ -100,7 +99,7 @@ class SlurmQueue:
             return
         command = ["scancel", *self._to_cancel]
         try:
-            _printed(command)
+            _output(command)
         except (OSError, subprocess.SubprocessError) as error:
             self._report(f"jobs of the cluster go on ({_reason(error)}); end them with: {' '.join(command)}")
         self._to_cancel.clear()
@@ -110,14 +109,20 @@ def _accounted(job: str) -> JobState:
     """What SLURM's accounting, if there is one, knows of a job that ``squeue`` no longer shows."""
     command = ["sacct", "--noheader", "--allocations", "--format=State%40,ExitCode%20", "--jobs", job]
     try:
-        words = _printed(command).split()
+        words = _output(command).split()
     except (OSError, subprocess.SubprocessError):
         words = []
     return JobState(words[0], words[-1]) if words and words[0] in _OVER else JobState(UNKNOWN)
 
 
-def _printed(command: list[str], environment: dict[str, str] | None = None) -> str:
-    """Raises: OSError, subprocess.SubprocessError."""
+def _output(command: list[str]) -> str:
+    """Run one of SLURM's commands, without the user's settings of ``squeue``, and return what it prints.
+
+    Raises:
+        OSError: if it cannot be started.
+        subprocess.SubprocessError: if it fails or does not end within ``_PATIENCE``.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
     options = {"env": environment, "timeout": _PATIENCE, "stdin": subprocess.DEVNULL}
     return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True, **options).stdout
 

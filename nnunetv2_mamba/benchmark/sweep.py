@@ -9,7 +9,6 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +79,7 @@ class Sweep:
 
 def ready_made() -> dict[str, Path]:
     """The files that come with the package, by name."""
-    folder = Path(str(files("nnunetv2_mamba.benchmark") / "files"))
-    return {file.name: file for file in sorted(folder.glob("*.toml"))}
+    return {file.name: file for file in sorted(Path(__file__).with_name("files").glob("*.toml"))}
 
 
 def find_file(name: str) -> Path:
@@ -198,11 +196,10 @@ def _check_axis(values: Any, types: tuple[type, ...], key: str, name: str) -> No
 def _budget(table: Any) -> Budget:
     _check_keys(table, [entry.name for entry in fields(Budget)], "[budget]")
     for name, value in table.items():
-        if name == "mirroring":
-            if not isinstance(value, bool):
-                raise SweepError(f"[budget] mirroring: must be true or false, got {value!r}")
-        else:
+        if name != "mirroring":
             _check_count(value, f"[budget] {name}")
+        elif not isinstance(value, bool):
+            raise SweepError(f"[budget] mirroring: must be true or false, got {value!r}")
     return Budget(**table)
 
 

@@ -36,14 +36,10 @@ class Budget:
             "num_epochs": self.epochs,
             "num_iterations_per_epoch": self.iterations,
             "num_val_iterations_per_epoch": self.validation_iterations,
-            "save_every": self.save_every,
         }
+        if self.epochs is not None:
+            given["save_every"] = min(50, max(1, self.epochs // 10))  # ten checkpoints, as nnU-Net's short trainers
         return {name: value for name, value in given.items() if value is not None}
-
-    @property
-    def save_every(self) -> int | None:
-        """Epochs between checkpoints: ten of them on the way, as nnU-Net's short trainers have."""
-        return None if self.epochs is None else min(50, max(1, self.epochs // 10))
 
 
 @dataclass(frozen=True)
