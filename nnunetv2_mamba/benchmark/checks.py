@@ -26,7 +26,7 @@ from .training import Training
 
 
 def resolve(sweep: Sweep) -> Sweep:
-    """The sweep with data sets by their full names.
+    """Give the data sets of a sweep their full names, and look for all that it names.
 
     Raises:
         SweepError: for a data set, plans, a configuration, a fold, a trainer or a setting that is not there, with the
@@ -126,7 +126,7 @@ def _check_fold(file: Path, training: Training) -> None:
 
 
 def _check_trainer(file: Path, training: Training) -> None:
-    """That the trainer is there and, if it is one of this package, takes the settings."""
+    """Check that the trainer is there and, if it is one of this package, takes the settings."""
     recipe = getattr(trainer_class(training.trainer), "recipe", None)
     if isinstance(recipe, Recipe):
         try:
@@ -136,7 +136,7 @@ def _check_trainer(file: Path, training: Training) -> None:
 
 
 def _planning(plans: str, number: int) -> str:
-    """The command that makes plans of a known name."""
+    """Return the command that makes plans of a known name."""
     known = {f"nnUNetResEncUNet{size}Plans": f"nnUNetPlannerResEnc{size}" for size in ("M", "L", "XL")}
     if plans in known:
         return f"nnUNetv2_plan_and_preprocess -d {number} -pl {known[plans]}"
@@ -149,7 +149,7 @@ def _planning(plans: str, number: int) -> str:
 
 
 def trainer_class(name: str) -> type[nnUNetTrainer]:
-    """The class that nnU-Net takes for the name: another plugin's may come before one of this package.
+    """Find the class that nnU-Net takes for the name: another plugin's may come before one of this package.
 
     Raises:
         SweepError: if nnU-Net finds none.

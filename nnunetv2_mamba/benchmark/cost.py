@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunetv2_mamba.files import read_json_object, write_json
+from nnunetv2_mamba.files import read_optional_json, write_json
 from nnunetv2_mamba.results.folds import COST
 from nnunetv2_mamba.versions import installed_version
 
@@ -42,12 +42,12 @@ class CostRecord:
 
     def __init__(self, folder: Path, device: torch.device):
         self.folder, self.device = folder, device
-        self.content: dict[str, Any] = {"epochs": {}, "peak_memory": {}}
-        if (folder / MEASUREMENTS).is_file():
-            self.content = read_json_object(folder / MEASUREMENTS)
+        kept = read_optional_json(folder / MEASUREMENTS)
+        self.content: dict[str, Any] = kept or {"epochs": {}, "peak_memory": {}}
         self._joules = energy_counter(device)
 
     def begin_epoch(self) -> None:
+        """Start the clock of an epoch."""
         self._began, self._joules_before = time.perf_counter(), self._joules()
 
     def end_epoch(self, epoch: int) -> None:
@@ -93,8 +93,12 @@ def _flops(trainer: nnUNetTrainer) -> int | None:
 
 
 def peak_memory(device: torch.device) -> dict[str, int | None]:
-    """Bytes: allocated and reserved by torch on the GPU (None without one), and the process's resident memory (None on
-    Windows)."""
+    """Read the largest memory so far, in bytes.
+
+    Returns:
+        What torch has allocated and reserved on the GPU (None without one), and the process's resident memory (None on
+        Windows).
+    """
     gpu = device.type == "cuda"
     return {
         "allocated_bytes": torch.cuda.max_memory_allocated(device) if gpu else None,
@@ -121,7 +125,7 @@ def _device_name(device: torch.device) -> str:
 
 
 def _software() -> dict[str, str | None]:
-    """What the training is computed with: Python, the packages whose code runs, CUDA and cuDNN; None without a GPU."""
+    """Tell the versions of what the training is computed with; None for CUDA and cuDNN where torch has none."""
     return {
         "python": platform.python_version(),
         **{package: installed_version(package) for package in _PACKAGES},

@@ -116,7 +116,7 @@ def _trainers_epochs(name: str) -> int:
 
 
 def describe(sweep: Sweep, folder: Path) -> list[str]:
-    """The trainings, a line each, and the sum, for ``--dry-run``."""
+    """Write a line for each training, and one for their sum, for ``--dry-run``."""
     estimates = estimate(sweep, folder)
     unit = "GPU hours" if sweep.machine.device != "cpu" else "CPU hours"
     lines = []

@@ -34,6 +34,7 @@ class _Pause:
     said: bool = False
 
     def begin(self) -> None:
+        """Begin the next pause, which is twice as long as the last, within bounds."""
         self.seconds = min(max(_PAUSES[0], 2 * self.seconds), _PAUSES[1])
         self.until = time.monotonic() + self.seconds
 
@@ -96,7 +97,7 @@ class Scheduler:
         return [training for training in trainings if self.states[training.name] == "failed"]
 
     def _look_elsewhere(self) -> None:
-        """Trainings that no other process is at any more wait as all do. A job only to ask that would be too much."""
+        """Let trainings that no other process is at any more wait as all do. A job to ask that would be too much."""
         for training in self._waiting:
             if self.states[training.name] == "elsewhere" and self._look_again[training.name] <= time.monotonic():
                 with lock(training.lock(self.folder)) as free:
@@ -170,7 +171,7 @@ class Scheduler:
 
 
 def _end(running: list[Launched]) -> None:
-    """All are asked before the first is waited for, and each is ended, whatever interrupts the ending of another."""
+    """End trainings: all are asked before the first is waited for, and each is ended, whatever interrupts another's."""
     with ExitStack() as stops:
         for launched in running:
             stops.callback(launched.stop)

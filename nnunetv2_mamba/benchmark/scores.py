@@ -37,7 +37,7 @@ def write_scores(trainings: Iterable[Training], folder: Path) -> Path:
 
 
 def table_of_models(trainings: Iterable[Training], folder: Path) -> str:
-    """A Markdown table: Dice over the finished folds and seeds of each model, and its cost (medians)."""
+    """Write a Markdown table: Dice over the finished folds and seeds of each model, and its cost (medians)."""
     costs: dict[tuple[str, ...], list[dict]] = {}
     for training in trainings:
         if training.finished(folder):

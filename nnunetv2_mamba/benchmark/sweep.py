@@ -34,7 +34,7 @@ _EXCLUDE = ("dataset", "configuration", "plans", "trainer", "fold", "seed")
 
 
 class SweepError(ValueError):
-    """Something in the file does not fit. The message names file, key and remedy."""
+    """Says that something in a sweep's file does not fit; the message names file, key and remedy."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +78,12 @@ class Sweep:
 
 
 def ready_made() -> dict[str, Path]:
-    """The files that come with the package, by name."""
+    """Find the files that come with the package, by name."""
     return {file.name: file for file in sorted(Path(__file__).with_name("files").glob("*.toml"))}
 
 
 def find_file(name: str) -> Path:
-    """``name`` as a path, or the ready-made file of that name.
+    """Take ``name`` for a path, or for the ready-made file of that name.
 
     Raises:
         FileNotFoundError: if there is neither.
@@ -114,7 +114,7 @@ def read_sweep(file: Path, datasets: Sequence[int | str] | None = None) -> Sweep
 
 
 def fold_differences(trainings: Sequence[Training]) -> list[str]:
-    """Where the models of a data set and configuration have different folds: on which they will be compared."""
+    """Say where the models of a data set and configuration have different folds, and on which they will be compared."""
     found: dict[str, dict[str, set[int | str]]] = {}
     for training in trainings:
         models = found.setdefault(f"{training.dataset} {training.configuration}", {})
@@ -134,7 +134,7 @@ def _listed(folds: set[int | str]) -> str:
 
 
 def _sweep(file: Path, document: dict[str, Any], datasets: Sequence[int | str] | None) -> Sweep:
-    """The sweep of a document; a SweepError names the key, which ``read_sweep`` puts the file before."""
+    """Read the document of a file; a SweepError names the key alone, and ``read_sweep`` puts the file before it."""
     _check_keys(document, (*_AXES, *_TABLES), "top level")
     budget = _budget(document.get("budget", {}))
     settings = _settings(document.get("settings", {}), "settings", budget)

@@ -27,8 +27,11 @@ GO_ON = "trainings go on uncompiled, which is slower"
 
 
 def compilation() -> Iterator[Finding]:
-    """Forward and backward pass of a small compiled network: on a GPU with the default compiler, which nnU-Net uses
-    there; elsewhere nnU-Net does not compile, and only what comes before the compiler is tried, in seconds."""
+    """Try the forward and backward pass of a small compiled network.
+
+    On a GPU it is the default compiler, which nnU-Net uses there. Elsewhere nnU-Net does not compile, and only what
+    comes before the compiler is tried, in seconds.
+    """
     import torch
 
     on_gpu = torch.cuda.is_available()
@@ -55,7 +58,7 @@ def compilation() -> Iterator[Finding]:
 
 
 def _compile_small_network(device: torch.device, backend: str) -> float:
-    """The relative difference of its compiled output; the backward pass is compiled too."""
+    """Return the relative difference of its compiled output; the backward pass is compiled too."""
     import torch
 
     network = small_network("SegMamba").to(device)  # two grids with tri-oriented layers, each with its table of paths
@@ -88,7 +91,7 @@ def _time_limit() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What the compiler has to say is said by its exception."""
+    """Silence warnings and logs: what the compiler has to say is said by its exception."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

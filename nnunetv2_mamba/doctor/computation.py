@@ -13,7 +13,7 @@ SIZE = (16, 16, 16)  # of an image, in voxels
 
 
 def devices() -> Iterator[Finding]:
-    """Scan and networks on the CPU and on every kind of accelerator that torch can use here."""
+    """Try scan and networks on the CPU and on every kind of accelerator that torch can use here."""
     import torch
 
     kinds = ["cpu"]
@@ -29,7 +29,7 @@ def devices() -> Iterator[Finding]:
 
 
 def scan(device: "torch.device") -> Iterator[Finding]:
-    """Which backend computes the scan, why, and whether it gives what the definition says."""
+    """Find out which backend computes the scan, why, and whether it gives what the definition says."""
     import torch
 
     from ..ops import directional_scan, scan_order
@@ -56,7 +56,7 @@ def scan(device: "torch.device") -> Iterator[Finding]:
 
 
 def networks(device: "torch.device") -> Iterator[Finding]:
-    """A small forward and backward pass of each network."""
+    """Try a small forward and backward pass of each network."""
     import torch
 
     from ..architectures.registry import NETWORKS
@@ -70,7 +70,7 @@ def networks(device: "torch.device") -> Iterator[Finding]:
 
 
 def small_network(name: str) -> "torch.nn.Module":
-    """A small instance of a registered network, for images of two channels and ``SIZE``, and three classes."""
+    """Make a small instance of a registered network, for images of two channels and ``SIZE``, and three classes."""
     import torch
 
     from ..architectures.from_plans import with_options

@@ -28,7 +28,7 @@ OPTIONAL = {
 
 
 def versions() -> Iterator[Finding]:
-    """Python, this package, what it requires, and what it can use."""
+    """Look at Python, this package, what it requires, and what it can use."""
     from packaging.specifiers import SpecifierSet
 
     ours = _distribution(OURS)
@@ -55,7 +55,7 @@ def _distribution(name: str) -> metadata.Distribution | None:
 
 
 def _version(name: str) -> str | None:
-    """The version of an installed package, empty where its metadata are damaged; None: it is not installed."""
+    """Return the version of an installed package, empty where its metadata are damaged; None if it is not installed."""
     found = _distribution(name)
     try:
         return None if found is None else found.version or ""
@@ -64,7 +64,7 @@ def _version(name: str) -> str | None:
 
 
 def _requirements(ours: metadata.Distribution | None) -> dict[str, SpecifierSet]:
-    """What is required of which package, by nnU-Net's metadata too where it is a package that we require."""
+    """Read what is required of which package, by nnU-Net's metadata too where it is a package that we require."""
     wanted = _of(ours)
     for name, specifiers in _of(_distribution("nnunetv2")).items():
         if name in wanted:
@@ -104,13 +104,13 @@ def _own_version(ours: metadata.Distribution | None) -> Finding:
 
 
 def _is_editable(distribution: metadata.Distribution) -> bool:
-    """``pip install -e``, after which the package lies elsewhere than its metadata."""
+    """Tell whether it was installed by ``pip install -e``, after which it lies elsewhere than its metadata."""
     origin = json.loads(distribution.read_text("direct_url.json") or "{}")
     return bool(origin.get("dir_info", {}).get("editable"))
 
 
 def _package(name: str, wanted: SpecifierSet) -> Finding:
-    """Whether a package fits what is required of it; a note on its version where nothing is."""
+    """Tell whether a package fits what is required of it; only its version where nothing is."""
     from packaging.version import InvalidVersion, Version
 
     version, install = _version(name), f"pip install {_quoted(f'{name}{wanted}')}"
@@ -127,5 +127,5 @@ def _package(name: str, wanted: SpecifierSet) -> Finding:
 
 
 def _quoted(requirement: str) -> str:
-    """For a shell: ``>`` would write a file."""
+    """Quote a requirement for a shell, in which ``>`` would write a file."""
     return f'"{requirement}"' if os.name == "nt" else shlex.quote(requirement)

@@ -78,7 +78,7 @@ class MemoryEstimate:
 
 
 def usable_bytes(gpu_memory: float) -> float:
-    """What a plan may use of a GPU with ``gpu_memory`` GiB: 90 % of it less 0.5 GiB."""
+    """Compute what a plan may use of a GPU with ``gpu_memory`` GiB: 90 % of it less 0.5 GiB."""
     return _SHARE * gpu_memory * GIB - _CONTEXT
 
 
@@ -88,7 +88,7 @@ def training_memory(
     optimizer: str = "sgd",
     autocast: torch.dtype | None = torch.float16,
 ) -> MemoryEstimate:
-    """Peak of a training step: forward pass, nnU-Net's Dice and cross-entropy loss, backward pass, optimiser's step.
+    """Trace the peak of a training step: forward pass, Dice and cross-entropy loss, backward pass, optimiser's step.
 
     Args:
         build: makes the network, on no device in particular; it is called under fake tensors.
@@ -122,7 +122,7 @@ def inference_memory(
     autocast: torch.dtype | None = torch.float16,
     around: AbstractContextManager | None = None,
 ) -> MemoryEstimate:
-    """Peak of a forward pass without gradients. See ``training_memory`` for the other arguments.
+    """Trace the peak of a forward pass without gradients. See ``training_memory`` for the other arguments.
 
     What nnU-Net's sliding window keeps for a whole image is not in it (see docs/planning.md).
 
@@ -141,7 +141,7 @@ def inference_memory(
 def plan_memory(
     plans: PlansManager, configuration: str, dataset_json: dict, optimizer: str = "sgd"
 ) -> tuple[MemoryEstimate, MemoryEstimate]:
-    """Training and inference (one patch) of a configuration of any plans file, nnU-Net's own included."""
+    """Trace training and inference (one patch) of a configuration of any plans file, nnU-Net's own included."""
     manager = plans.get_configuration(configuration)
     channels = determine_num_input_channels(plans, manager, dataset_json)
     architecture = manager.configuration["architecture"]
@@ -155,7 +155,7 @@ def plan_memory(
 def architecture_memory(
     architecture: dict[str, Any], input_shape: Sequence[int], classes: int, optimizer: str
 ) -> MemoryEstimate:
-    """``training_memory`` of the network that the stock trainer builds from a plan's ``architecture``; cached."""
+    """Return ``training_memory`` of the network that the stock trainer builds from an ``architecture``; cached."""
     text = json.dumps(architecture, default=int)  # numpy's numbers; hashable
     return _architecture_memory(text, tuple(int(size) for size in input_shape), classes, optimizer)
 
@@ -181,7 +181,7 @@ def _builder(
 
 
 def training_loss(network: nn.Module, image: torch.Tensor, autocast: torch.dtype | None) -> torch.Tensor:
-    """Forward pass and nnU-Net's loss against labels of background. ``image`` is (batch, channels, *patch)."""
+    """Compute nnU-Net's loss of a pass, against labels of background; ``image`` is (batch, channels, *patch)."""
     with autocast_as_on_cuda(autocast):
         outputs = network(image)
         outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
@@ -194,7 +194,7 @@ def training_loss(network: nn.Module, image: torch.Tensor, autocast: torch.dtype
 
 @contextmanager
 def autocast_as_on_cuda(dtype: torch.dtype | None) -> Iterator[None]:
-    """Autocast on the CPU with CUDA's choice of what runs in fp32; nothing for None."""
+    """Autocast on the CPU with CUDA's choice of what runs in fp32; do nothing for None."""
     if dtype is None:
         yield
         return

@@ -18,7 +18,7 @@ COSTS = {
 
 
 def median_costs(costs: Iterable[dict]) -> dict[str, float]:
-    """The medians over what the ``cost.json`` of several trainings hold.
+    """Take the medians over what the ``cost.json`` of several trainings hold.
 
     Returns:
         By the keys of ``COSTS`` and in their units; what is not known is left out.
