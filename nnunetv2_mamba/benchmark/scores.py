@@ -46,7 +46,8 @@ def table_of_models(trainings: Iterable[Training], folder: Path) -> str:
         return "no training is finished"
     table = scores(trainings, folder)
     lines = [
-        "| data set | configuration | plans | trainer | runs | mean Dice | parameters | GFLOP | s / epoch | memory |",
+        "| data set | configuration | plans | trainer "
+        "| trainings | mean Dice | parameters | GFLOP | s / epoch | memory |",
         "|---" * 10 + "|",
     ]
     for model, dice in table[table["label"] == "foreground mean"].groupby(_MODEL, sort=False)["dice"]:
