@@ -22,8 +22,8 @@ _BACKWARD = 2  # times the forward pass
 _FLOPS_PER_SECOND = {"cuda": 1e13, "mps": 1e12, "cpu": 1e11}
 _EPOCHS, _ITERATIONS, _VALIDATION_ITERATIONS = 1000, 250, 50  # nnU-Net's
 
-# Seconds per epoch and the device's name of the finished trainings of each model, by data set and model
-Measured = dict[tuple[str, str], list[tuple[float, str]]]
+# What cost.json holds of the finished trainings of each model, by data set and model
+Measured = dict[tuple[str, str], list[dict]]
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,7 @@ def _measured(sweep: Sweep, folder: Path) -> Measured:
         device_type = cost.get("device_type", sweep.machine.device)  # older versions did not write it
         alike = device_type == sweep.machine.device and cost.get("threads") == sweep.machine.threads
         if alike and cost.get("seconds_per_epoch") is not None:
-            measurement = cost["seconds_per_epoch"], cost.get("device", "unknown")
-            found.setdefault((training.dataset, training.model), []).append(measurement)
+            found.setdefault((training.dataset, training.model), []).append(cost)
     return found
 
 
@@ -74,8 +73,9 @@ def _estimate(
 ) -> Estimate:
     epochs = max(0, (training.budget.epochs or _trainers_epochs(training.trainer)) - done)
     if alike := measured.get((training.dataset, training.model)):
-        devices = ", ".join(sorted({device for _, device in alike}))
-        return Estimate(epochs * statistics.median(seconds for seconds, _ in alike), f"measured on {devices}")
+        devices = ", ".join(sorted({cost.get("device", "unknown") for cost in alike}))
+        seconds = statistics.median(cost["seconds_per_epoch"] for cost in alike)
+        return Estimate(epochs * seconds, f"measured on {devices}")
     if training.name in sweep.declared:
         return Estimate(epochs * sweep.declared[training.name], "declared")
     forward = flops(training.dataset, training.plans, training.configuration, training.trainer)
