@@ -142,6 +142,16 @@ def read_json_object(path: Path, limit: int = _JSON_BYTES) -> dict[str, Any]:
     return content
 
 
+def read_optional_json(path: Path, limit: int = _JSON_BYTES) -> dict[str, Any]:
+    """As :func:`read_json_object`, of a file that can be made again: empty where there is none."""
+    if not path.exists():
+        return {}
+    try:
+        return read_json_object(path, limit)
+    except ValueError as error:
+        raise ValueError(f"{error}; make it again or delete it") from error
+
+
 def parse_json(content: bytes, name: object) -> Any:
     """What the bytes of a JSON document say; a ValueError calls it ``name``."""
     try:

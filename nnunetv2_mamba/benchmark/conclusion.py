@@ -20,7 +20,7 @@ Models = dict[Path, list[str]]
 
 
 def complete_models(trainings: Iterable[Training], folder: Path) -> dict[str, Models]:
-    """The models whose trainings are all finished, by what can be compared: data set and configuration.
+    """Find the models whose trainings are all finished, by what can be compared: data set and configuration.
 
     A model that was trained with several seeds has a folder for each.
     """
@@ -70,7 +70,7 @@ def compare_models(models: Models, output: Path) -> list[str]:
 
 
 def _with_folds(model: Path, folds: set[str], output: Path) -> Path:
-    """``model``, or, where it has other folds too, a folder of links to these and what nnU-Net writes beside them."""
+    """Return ``model``, or, where it has other folds too, a folder of links to these and what stands beside them."""
     if {fold.name for fold in model.glob("fold_*")} == folds:
         return model
     links = output.joinpath("folds", *model.parts[-3:])  # seed, data set, model

@@ -86,7 +86,7 @@ def test_the_fold_of_all_cases_changes_no_number(tmp_path, no_report):
     found = compare_results(folders, tmp_path / "out", metrics=["dice"])
     assert found.structures[0].results == expected.structures[0].results
     assert found.notes[0].startswith(f"{folders[0]}/fold_all is left out beside the other folds")
-    assert median_costs(read_trained_model(folders[0]).folds) == {}
+    assert median_costs(fold.cost for fold in read_trained_model(folders[0]).folds) == {}
 
 
 def test_a_comparison_on_training_cases_says_so(tmp_path, no_report):

@@ -35,7 +35,7 @@ _CURVES = "Means over the folds that have reached an epoch; thin: single folds. 
 
 def make_files(comparison: Comparison, models: Repetitions, case_images: CaseImages) -> dict[str, bytes]:
     """What goes into the files, by their names in the output; the report is the last."""
-    cost = {name: median_costs(fold for model in own for fold in model.folds) for name, own in models.items()}
+    cost = {name: median_costs(fold.cost for model in own for fold in model.folds) for name, own in models.items()}
     tables = _tables(comparison, cost)
     texts = methods.paragraphs(comparison, models)
     content = comparison.as_dict() | {"findings": findings(comparison), "costs": cost}
