@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import nn
 
 from nnunetv2_mamba.ops import directional_scan
 
 from .half_precision import saturated
-from .state_space import StateSpaceModel
+from .state_space import StateSpaceModel, initial_step_bias
 
 
 class DirectionalSSM(StateSpaceModel):
@@ -54,8 +52,7 @@ class DirectionalSSM(StateSpaceModel):
         self.dt_proj_weight.uniform_(-bound, bound)
         self.dt_proj_bias.uniform_(-bound, bound)
         started = self.dt_proj_bias if dt_init == "all" else self.dt_proj_bias[:1]
-        step = torch.empty_like(started).uniform_(math.log(1e-3), math.log(1e-1)).exp_().clamp_(min=1e-4)
-        started.copy_(step + torch.log(-torch.expm1(-step)))  # inverse of softplus
+        initial_step_bias(started)
         self.A_log.copy_(torch.arange(1, self.d_state + 1).log().expand_as(self.A_log))
 
     @staticmethod

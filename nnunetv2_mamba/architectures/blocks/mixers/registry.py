@@ -23,6 +23,7 @@ class MixerOptions:
         scan: a name of ``scan_paths.PATHS``.
         d_state, d_conv, expand: state size, width of the causal convolution, factor of the inner width.
         dt_init: see :class:`~..directional_ssm.DirectionalSSM`.
+        headdim: Mamba-2's width of a head; see :func:`~..directional_ssd.head_size`.
     """
 
     d_model: int
@@ -32,6 +33,7 @@ class MixerOptions:
     d_conv: int = 4
     expand: int = 2
     dt_init: str = "all"
+    headdim: int = 64
 
     def __post_init__(self) -> None:
         scan_paths(self.scan)  # raises ValueError for an unknown one
