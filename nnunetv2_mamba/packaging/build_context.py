@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..files import folder_made_whole, remove_left_behind
 from .inference_settings import Choices, InferenceSettings
-from .model_files import ModelDescription, check_reader, copy_for_inference, open_model
+from .model_files import ModelDescription, copy_for_inference, open_model
 from .platforms import PLATFORMS, Platform
 from .trial import try_model
 from .wheel import pinned_requirements, write_wheel
@@ -96,7 +96,6 @@ def _made_or_filled(output: Path) -> Iterator[Path]:
 def _write(request: Request, context: Path) -> ModelDescription:
     _check_names(request)
     model = copy_for_inference(open_model(request.source), context / "model", request.folds, request.choices.checkpoint)
-    check_reader(model)
     platform = PLATFORMS[request.platform]
     settings = _settings(request, platform, model)
     settings.write(context / "inference.json")

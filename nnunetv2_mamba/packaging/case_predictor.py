@@ -16,6 +16,7 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from ..image_files import check_complete
 from .image_io import as_nifti, count_non_finite, read_geometry
 from .inference_settings import Choices
+from .model_files import read_model
 from .network_loading import load_model
 from .tile_predictor import TilePredictor
 from .time_budget import MARGIN, Effort, Guard, ladder
@@ -57,7 +58,7 @@ class CasePredictor:
         name: object = None,
     ):
         self._choices, self._clock = choices, clock
-        self.model = load_model(folder, choices.folds, choices.checkpoint, name)
+        self.model = load_model(read_model(folder, choices.folds, choices.checkpoint, name))
         self._tiles = TilePredictor(self.model, choices.precision, device, clock)
         self._pass_seconds: float | None = None
 

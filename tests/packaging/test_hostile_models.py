@@ -180,9 +180,11 @@ def test_a_pipe_is_no_checkpoint(tmp_path):
 def test_members_of_a_zip_are_bounded_before_they_are_unpacked(model, tmp_path, monkeypatch):
     (model / "plans.json").write_bytes(b" " * ((64 << 20) + 1))
     with pytest.raises(ValueError, match=r"plans.json has 67108865 bytes in \d+ of the ZIP"):
-        copy_for_inference(open_model(zipped(model, tmp_path / "m.zip")), tmp_path / "slim", None, "x.pth")
+        copy_for_inference(
+            open_model(zipped(model, tmp_path / "m.zip")), tmp_path / "slim", None, "checkpoint_final.pth"
+        )
     with pytest.raises(ValueError, match="plans.json has 67108865 bytes"):
-        copy_for_inference(model, tmp_path / "slim", None, "x.pth")
+        copy_for_inference(model, tmp_path / "slim", None, "checkpoint_final.pth")
 
 
 def test_checkpoints_in_a_zip_are_bounded(model, tmp_path, monkeypatch):
