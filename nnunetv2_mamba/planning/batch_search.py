@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dynamic_network_architectures.building_blocks.helper import convert_dim_to_conv_op
-from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunetv2_mamba.architectures.from_plans import stage_arguments, with_options
 from nnunetv2_mamba.memory.estimate import GIB, MemoryEstimate, architecture_memory
 from nnunetv2_mamba.nnunet.largest_batch_planner import MIN_BATCH, UNLIMITED
+
+from .dataset_checks import channel_names, label_manager
 
 if TYPE_CHECKING:
     from .planners import MambaPlanner
@@ -116,14 +117,9 @@ class BatchSearch:
 
     def _trace(self, patch: tuple[int, ...], batch: int) -> MemoryEstimate:
         description = self.planner.dataset_json
-        channels = len(description.get("channel_names") or description["modality"])
-        labels = LabelManager(description["labels"], description.get("regions_class_order"))
-        estimate = architecture_memory(
-            self.architecture(patch),
-            (batch, channels, *patch),
-            labels.num_segmentation_heads,
-            self.trainer.recipe.optimizer,
-        )
+        shape = (batch, len(channel_names(description)), *patch)
+        heads = label_manager(description).num_segmentation_heads
+        estimate = architecture_memory(self.architecture(patch), shape, heads, self.trainer.recipe.optimizer)
         if batch == MIN_BATCH:
             self._traced[patch] = estimate
         return estimate

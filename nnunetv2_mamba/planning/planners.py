@@ -21,7 +21,6 @@ from nnunetv2_mamba.trainers import FULL_LENGTH
 from nnunetv2_mamba.trainers.base import nnUNetTrainerMamba
 
 from .batch_search import BatchSearch
-from .network_options import check_options
 
 DEFAULT_GPU_MEMORY = 8  # GiB, as nnU-Net's own planner
 # What decides how a case is preprocessed, in a plan's configuration
@@ -86,8 +85,18 @@ class MambaPlanner(LargestBatchPlanner):
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any]) -> None:
-        """Raise ValueError for options that the network does not have."""
-        check_options(cls.network_name(), cls.trainer.network_class, cls.trainer.network_options, options)
+        """Refuse what is no option of the network, or would make it another one than the trainer's.
+
+        Raises:
+            ValueError: naming the option. Values are checked by the network's constructor.
+        """
+        name, network_class, fixed = cls.network_name(), cls.trainer.network_class, cls.trainer.network_options
+        known = [option for option in network_class.option_names() if option not in fixed]
+        for key, value in options.items():
+            if key in fixed and fixed[key] != value:
+                raise ValueError(f"--option {key}={value}: {name} is {network_class.__name__} with {key}={fixed[key]}")
+            if key not in known and key not in fixed:
+                raise ValueError(f"--option {key}: {name} has the options {', '.join(known)}")
 
     def budget(self, configuration: str) -> float:
         """Bytes that a training may take: of the GPU, or as much as this configuration of the plans to match."""
