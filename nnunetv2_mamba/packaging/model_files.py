@@ -26,7 +26,7 @@ from .model_checks import channels_of, check_configuration, check_dataset, check
 
 # Names go into a Dockerfile, YAML and scripts.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
-_DOCUMENTS = ("plans.json", "dataset.json")
+_DOCUMENTS = ("dataset.json", "plans.json")
 _MOST_MEMBERS = 100_000  # of a ZIP
 _JSON_BYTES = 64 << 20
 _CHECKPOINT_BYTES = 16 << 30
@@ -80,7 +80,7 @@ def open_model(source: Path) -> Path | zipfile.Path:
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist")
     model = source if source.is_dir() else _in_zip(source)
-    for file in (model / "plans.json", model / "dataset.json"):
+    for file in (model / name for name in _DOCUMENTS):
         if not file.is_file():
             raise FileNotFoundError(
                 f"{file} is missing: give the folder TRAINER__PLANS__CONFIGURATION of nnU-Net's results"
@@ -146,8 +146,8 @@ def read_model(source: Path | zipfile.Path, folds: Sequence[str], checkpoint: st
         pickle.UnpicklingError: for a checkpoint with anything but plain data in it.
     """
     name = str(source if name is None else name).rstrip("/")
-    plans, dataset = (parse_json(_read(source / file, _JSON_BYTES), source / file) for file in _DOCUMENTS)
-    plans_file, dataset_file = (f"{name}/{file}" for file in _DOCUMENTS)
+    dataset, plans = (parse_json(_read(source / file, _JSON_BYTES), source / file) for file in _DOCUMENTS)
+    dataset_file, plans_file = (f"{name}/{file}" for file in _DOCUMENTS)
     _require(plans, ("configurations", "dataset_name", "image_reader_writer"), plans_file)
     check_dataset(dataset, dataset_file)
     check_untrusted_plans(plans, plans_file)
@@ -187,7 +187,7 @@ def copy_for_inference(
     check_trainer(model)
     _check_reader(model.plans["image_reader_writer"])
     target.mkdir(parents=True)
-    for name, document in zip(_DOCUMENTS, (model.plans, model.dataset), strict=True):
+    for name, document in zip(_DOCUMENTS, (model.dataset, model.plans), strict=True):
         (target / name).write_text(json.dumps(document, indent=2), encoding="utf-8")
     for file, content in model.checkpoints.items():
         (target / file).parent.mkdir()
