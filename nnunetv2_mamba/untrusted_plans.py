@@ -14,7 +14,7 @@ import pydoc
 import re
 import types
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -75,21 +75,16 @@ def check_untrusted_plans(plans: Any, name: object) -> None:
     """
     try:
         resolved = _check_document(plans)
-        for key, configuration in resolved.items():
-            _at(key, _check_text, configuration)
+        for check in (_check_text, _check_objects):
+            for key, configuration in resolved.items():
+                try:
+                    check(configuration)
+                except ValueError as error:
+                    raise ValueError(f"configuration {key!r}: {error}") from error
         for key, wanted in _named(plans, _OF_PLANS):
             _find_in_nnunet(key, wanted, *_OF_PLANS[key])
-        for key, configuration in resolved.items():
-            _at(key, _check_objects, configuration)
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-
-
-def _at(key: str, check: Callable[[dict], None], configuration: dict) -> None:
-    try:
-        check(configuration)
-    except ValueError as error:
-        raise ValueError(f"configuration {key!r}: {error}") from error
 
 
 # As text

@@ -36,11 +36,11 @@ class CasePredictor:
     """A model of ``copy_for_inference``, ready to segment.
 
     Args:
-        folder: the model's.
+        folder: where the model is.
         choices: how it is run.
         device: ``cuda``, ``cpu`` or ``mps``.
         clock: seconds; the time budget is kept on it.
-        name: of the model in messages; ``folder`` where None.
+        name: what messages call the model; ``folder`` where None.
 
     Attributes:
         model: what was loaded.

@@ -155,7 +155,7 @@ def read_model(source: Path | zipfile.Path, folds: Sequence[str], checkpoint: st
     checkpoints = {file: read_checkpoint(source / file) for file in files}
     kinds = {(content["trainer_name"], content["init_args"]["configuration"]) for content in checkpoints.values()}
     if len(kinds) > 1:
-        raise ValueError(f"the folds of {name} are different models: {sorted(kinds)}")
+        raise ValueError(f"the folds of {name} are different models: {sorted(kinds)}; take those of one")
     trainer, configuration = kinds.pop()
     patch_size = check_configuration(configuration, plans, dataset, plans_file)
     for file, content in checkpoints.items():

@@ -42,9 +42,9 @@ def try_model(folder: Path, settings: InferenceSettings, name: object) -> None:
     weights.
 
     Args:
-        folder: the model's, as of ``copy_for_inference``.
-        settings: the container's.
-        name: of the model in messages.
+        folder: where the model is, as ``copy_for_inference`` writes it.
+        settings: what the container is told.
+        name: what messages call the model.
 
     Raises:
         OSError, ValueError, pickle.UnpicklingError: where the container could not, or where one patch needs more memory
@@ -78,7 +78,7 @@ def variables_as_in_the_container() -> Iterator[None]:
 
 
 class _CannotTryError(ValueError):
-    """With a sentence for the user."""
+    """The message is a sentence for the user."""
 
 
 def _check_cost(model: LoadedModel) -> None:

@@ -76,7 +76,6 @@ class MambaPlanner(LargestBatchPlanner):
             suppress_transpose,
         )
         self.match, self.options = match, options
-        self._as_default = overwrite_target_spacing is None and not suppress_transpose
         self._budgets: dict[str, float] = {}
 
     @classmethod
@@ -117,7 +116,8 @@ class MambaPlanner(LargestBatchPlanner):
 
     def generate_data_identifier(self, configuration_name: str) -> str:
         """nnU-Net's default for ``2d`` and ``3d_fullres``, which are preprocessed alike, so that data can be shared."""
-        if self._as_default and configuration_name in ("2d", "3d_fullres"):
+        as_default = self.overwrite_target_spacing is None and not self.suppress_transpose
+        if as_default and configuration_name in ("2d", "3d_fullres"):
             return f"nnUNetPlans_{configuration_name}"
         return super().generate_data_identifier(configuration_name)
 
