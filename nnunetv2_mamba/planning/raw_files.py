@@ -63,7 +63,11 @@ def _in_folders(folder: Path, description: dict[str, Any]) -> dict[str, Case]:
         if not needed.is_dir():
             raise ValueError(f"{needed} is no folder; put the {needed.name.removesuffix('Tr')} of the cases there")
     names = sorted(entry.name for entry in images.iterdir())
-    _refuse_hidden(images, [name for name in names if is_hidden(Path(name)) and name.endswith(ending)])
+    if hidden := [name for name in names if is_hidden(Path(name)) and name.endswith(ending)]:
+        raise ValueError(
+            f"{images} has hidden files, which nnU-Net takes for images: {first_few(hidden, _SHOWN)}; "
+            f"remove them (macOS leaves such files beside what it copies: find '{images}' -name '._*' -delete)"
+        )
     found, odd = _by_channel([name for name in names if name.endswith(ending)], ending)
     if odd:
         raise ValueError(
@@ -88,14 +92,6 @@ def _by_channel(names: Iterable[str], ending: str) -> tuple[dict[str, list[str]]
         else:
             odd.append(name)
     return found, odd
-
-
-def _refuse_hidden(images: Path, hidden: list[str]) -> None:
-    if hidden:
-        raise ValueError(
-            f"{images} has hidden files, which nnU-Net takes for images: {first_few(hidden, _SHOWN)}; "
-            f"remove them (macOS leaves such files beside what it copies: find '{images}' -name '._*' -delete)"
-        )
 
 
 def _refuse_other_endings(images: Path, names: list[str], found: dict[str, list[str]], ending: str) -> None:
