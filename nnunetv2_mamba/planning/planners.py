@@ -14,7 +14,6 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mamba.architectures.registry import NETWORKS, RegisteredNetwork
 from nnunetv2_mamba.files import write_json
-from nnunetv2_mamba.memory.estimate import plan_memory, usable_bytes
 from nnunetv2_mamba.nnunet.largest_batch_planner import UNLIMITED, LargestBatchPlanner
 from nnunetv2_mamba.nnunet.names import CONFIGURATIONS
 from nnunetv2_mamba.trainers import FULL_LENGTH
@@ -76,7 +75,6 @@ class MambaPlanner(LargestBatchPlanner):
             suppress_transpose,
         )
         self.match, self.options = match, options
-        self._budgets: dict[str, float] = {}
 
     @classmethod
     def network_name(cls) -> str:
@@ -96,14 +94,6 @@ class MambaPlanner(LargestBatchPlanner):
                 raise ValueError(f"--option {key}={value}: {name} is {network_class.__name__} with {key}={fixed[key]}")
             if key not in known and key not in fixed:
                 raise ValueError(f"--option {key}: {name} has the options {', '.join(known)}")
-
-    def budget(self, configuration: str) -> float:
-        """Bytes that a training may take: of the GPU, or as much as this configuration of the plans to match."""
-        if self.match is None:
-            return usable_bytes(self.UNet_vram_target_GB)
-        if configuration not in self._budgets:  # tracing takes seconds
-            self._budgets[configuration] = plan_memory(self.match, configuration, self.dataset_json)[0].total
-        return self._budgets[configuration]
 
     def search_of(self, configuration: str, spacing: tuple[float, ...]) -> BatchSearch:
         return BatchSearch(self, configuration, spacing)
