@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,14 @@ def test_what_is_not_the_network_is_not_kept(trained_model, tmp_path, monkeypatc
 def test_the_ending_is_checked_before_anything_else(tmp_path):
     with pytest.raises(ValueError, match="must end in .onnx"):
         export(tmp_path / "no-model", tmp_path / "network.pt2", "onnx")
+
+
+def test_only_the_fold_that_is_exported_is_read(trained_model, tmp_path):
+    folder = shutil.copytree(trained_model.folder, tmp_path / "model")
+    (folder / "fold_0/checkpoint_final.pth").write_bytes(b"")
+    assert module._load(folder, "1", "checkpoint_final.pth")[2] == "nnUNetTrainerUMambaBot (fold 1)"
+    with pytest.raises(ValueError, match="fold_0/checkpoint_final.pth is damaged"):
+        module._load(folder, None, "checkpoint_final.pth")
 
 
 def test_what_cannot_be_traced_is_named(trained_model, tmp_path, monkeypatch):
