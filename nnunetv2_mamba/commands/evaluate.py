@@ -1,4 +1,4 @@
-"""``nnunetv2_mamba evaluate``."""
+"""The verb ``evaluate`` of the command ``nnunetv2_mamba``."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``nnunetv2_mamba predict-roi``."""
+"""The verb ``predict-roi`` of the command ``nnunetv2_mamba``."""
 
 import argparse
 import math
