@@ -21,7 +21,7 @@ def measure_files(
     """Measure a case, given as two files.
 
     Returns:
-        ``shape`` and ``spacing`` (mm) in the order of the array's axes, and ``metrics``, see ``measure``.
+        ``shape`` and ``spacing`` (mm) in the order of the array's axes, and ``metrics``, see ``measure_label_maps``.
 
     Raises:
         ValueError: for all that is wrong with the two files, each named.
@@ -39,11 +39,11 @@ def measure_files(
     if problems:
         raise ValueError("; ".join(problems))
     geometry = images[0].geometry
-    values = measure(*images, labels, options)
+    values = measure_label_maps(*images, labels, options)
     return {"shape": list(geometry.shape), "spacing": list(geometry.spacing), "metrics": values}
 
 
-def measure(
+def measure_label_maps(
     reference: LabelMap, prediction: LabelMap, labels: Labels, options: MetricOptions
 ) -> dict[str, dict[str, float]]:
     """Measure a case, given as two segmentations of the same geometry.
@@ -68,7 +68,7 @@ def measure(
         member = np.concatenate(([False], inside))
         masks = [np.squeeze(member[array[box]], axis=flat) for array in indices]
         pair = MaskPair(*masks, tuple(spacing.tolist()), diagonal)
-        values = metrics.measure(pair, options)
+        values = metrics.measure_masks(pair, options)
         results[label.key] = {
             "Dice": values["dice"],
             "IoU": values["iou"],

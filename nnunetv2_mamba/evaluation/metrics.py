@@ -81,7 +81,7 @@ class Metric:
         """The heading of printed means."""
         return self.name + (f" [{self.unit}]" if self.unit else "") + self.condition.format_map(asdict(options))
 
-    def measure(self, pair: MaskPair, options: MetricOptions) -> float:
+    def value(self, pair: MaskPair, options: MetricOptions) -> float:
         """The value, also where one of the masks is empty; NaN where both are."""
         if pair.n_reference and pair.n_prediction:
             return float(self.function(pair, options))
@@ -95,9 +95,9 @@ class Metric:
 METRICS: dict[str, Metric] = {}
 
 
-def measure(pair: MaskPair, options: MetricOptions) -> dict[str, float]:
+def measure_masks(pair: MaskPair, options: MetricOptions) -> dict[str, float]:
     """All metrics of a pair of masks."""
-    return {name: metric.measure(pair, options) for name, metric in METRICS.items()}
+    return {name: metric.value(pair, options) for name, metric in METRICS.items()}
 
 
 def rule_for_one_empty(options: MetricOptions) -> str:

@@ -18,7 +18,7 @@ from ..text import as_cell, first_few, from_cell
 COLUMNS = ("case", "label", "metric", "value")
 _NAMES = ["case", "label", "metric"]
 CSV = "evaluation.csv"
-JSON = "evaluation.json"  # beside it, how it was measured; see summary
+JSON = "evaluation.json"  # beside it, how it was measured; see case_results
 
 
 def read_metrics(path: str | Path) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from torch import distributed
 
 
 @dataclass(frozen=True)
-class Summary:
+class EpochMeans:
     """Means over an epoch, on the CPU.
 
     Attributes:
@@ -66,7 +66,7 @@ class EpochStatistics:
         for sums in (self._losses, self._gated, self._overlaps):
             distributed.all_reduce(sums)
 
-    def read(self) -> Summary:
+    def read(self) -> EpochMeans:
         """The means since the last ``read``; starts the next epoch."""
         losses, gate, overlaps = (sums.to("cpu", copy=True) for sums in (self._losses, self._gated, self._overlaps))
         for sums in (self._losses, self._gated, self._overlaps):
@@ -74,4 +74,4 @@ class EpochStatistics:
         count, segmentation, distillation = losses.split([1, self._scales, len(gate)])
         gated, valid = gate.unbind(1)
         both, predicted, size = overlaps.unbind(2)
-        return Summary(segmentation / count, distillation / count, gated / valid, 2 * both / (predicted + size))
+        return EpochMeans(segmentation / count, distillation / count, gated / valid, 2 * both / (predicted + size))

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from .distillation_gates import GATES
 from .distillation_safeguards import ClassBrake, Ramp, standardised
-from .distillation_statistics import EpochStatistics, Summary
+from .distillation_statistics import EpochMeans, EpochStatistics
 from .label_kinds import ExclusiveClasses, LabelKind
 
 TEACHERS = ("final", "fused", "ema")
@@ -135,14 +135,14 @@ class SelfDistillationLoss(nn.Module):
         self.statistics.add_losses(losses, terms)
         return self._combine(total, terms, progress) if terms else total
 
-    def end_epoch(self, distributed: bool) -> Summary:
+    def end_epoch(self, distributed: bool) -> EpochMeans:
         """Read the statistics of the epoch, of all processes if ``distributed``, and set the brake for the next."""
         if distributed:
             self.statistics.sum_over_processes()
-        summary = self.statistics.read()
+        means = self.statistics.read()
         if self.brake is not None:
-            self.brake.update(summary.dice)
-        return summary
+            self.brake.update(means.dice)
+        return means
 
     def _combine(self, segmentation: torch.Tensor, terms: list[torch.Tensor], progress: float) -> torch.Tensor:
         if self.uncertainty is not None:

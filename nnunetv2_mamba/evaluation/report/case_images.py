@@ -10,7 +10,7 @@ from ..comparison import Comparison
 from ..evaluated_model import EvaluatedModel, Repetitions
 from ..metrics import METRICS
 from .html import Illustration, Section
-from .overlays import CaseFiles, extremes, find_image, overlay
+from .overlays import ShownCase, extremes, find_image, overlay
 from .style import COLOURS
 
 _TITLE = "Worst, median and best case"
@@ -63,7 +63,7 @@ class CaseImages:
             illustrations=tuple(illustrations),
         )
 
-    def _files(self, name: str, models: Repetitions) -> CaseFiles:
+    def _files(self, name: str, models: Repetitions) -> ShownCase:
         predictions, reference, image = {}, None, None
         for title, (model, *_) in models.items():
             if name not in model.cases:
@@ -79,7 +79,7 @@ class CaseImages:
                 raise ValueError(f"no file {file}")
         if image is None:
             raise ValueError(f"nnUNet_raw has no image of {name}")
-        return CaseFiles(name, image, reference, predictions)
+        return ShownCase(name, image, reference, predictions)
 
     def _image(self, model: EvaluatedModel, name: str, ending: str) -> Path | None:
         if self.images is not None:

@@ -20,7 +20,7 @@ _MARGIN = 0.15  # around the structures, as a share of their box
 
 
 @dataclass(frozen=True)
-class CaseFiles:
+class ShownCase:
     """Files of a case: image, reference, and a prediction by model."""
 
     name: str
@@ -29,7 +29,7 @@ class CaseFiles:
     predictions: dict[str, Path]
 
 
-def overlay(case: CaseFiles, labels: dict[int, str], captions: dict[str, str]) -> tuple[Figure, str]:
+def overlay(case: ShownCase, labels: dict[int, str], captions: dict[str, str]) -> tuple[Figure, str]:
     """Planes are rows; image, reference and predictions are columns.
 
     The slices are those with most of the reference's foreground, whatever the predictions look like there. Anatomical

@@ -21,16 +21,18 @@ from tqdm import tqdm
 
 from ..files import read_json, write_json, write_text
 from .case_measurement import measure_files
+from .case_results import evaluation_json, evaluation_table, versions
 from .metric_options import MetricOptions
 from .metrics import METRICS
 from .pairings import Pairing
-from .summary import summarize, to_table, versions
 from .tables import CSV, JSON, format_metrics
 
 FINISHED = "evaluation_cases"
 
 
-def evaluate(pairings: list[Pairing], options: MetricOptions, processes: int | None = None) -> list[pd.DataFrame]:
+def evaluate_pairings(
+    pairings: list[Pairing], options: MetricOptions, processes: int | None = None
+) -> list[pd.DataFrame]:
     """Measure all cases and write ``evaluation.json`` and ``evaluation.csv`` into each pairing's output.
 
     Finished cases are kept in a folder ``evaluation_cases`` there. They are not measured again unless a file, the
@@ -71,12 +73,12 @@ def _measure_all(
 ) -> Iterator[tuple[tuple[int, str], dict | ValueError]]:
     if processes == 1:
         for number, case in jobs:
-            yield (number, case), _measure(pairings[number], case, options)
+            yield (number, case), _result(pairings[number], case, options)
         return
     # spawn: a fork of a process with torch's threads may hang
     pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_prepare_worker)
     try:
-        futures = {pool.submit(_measure, pairings[number], case, options): (number, case) for number, case in jobs}
+        futures = {pool.submit(_result, pairings[number], case, options): (number, case) for number, case in jobs}
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool as error:
@@ -91,7 +93,7 @@ def _prepare_worker() -> None:
     threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
 
-def _measure(pairing: Pairing, case: str, options: MetricOptions) -> dict | ValueError:
+def _result(pairing: Pairing, case: str, options: MetricOptions) -> dict | ValueError:
     """The result of a case, of an earlier run if it holds; an error is returned, so that others can be added to it."""
     reference, prediction = pairing.cases[case]
     file = pairing.output / FINISHED / f"{case}.json"
@@ -148,9 +150,9 @@ def _key(pairing: Pairing, case: str, options: MetricOptions) -> str:
 
 
 def _write(pairing: Pairing, options: MetricOptions, results: dict[str, dict]) -> pd.DataFrame:
-    table = to_table(pairing, results)
+    table = evaluation_table(pairing, results)
     csv = pairing.output / CSV
-    csv.unlink(missing_ok=True)  # never an old table beside a new summary
-    write_json(pairing.output / JSON, summarize(pairing, options, results), indent=1)
+    csv.unlink(missing_ok=True)  # never an old table beside a new evaluation.json
+    write_json(pairing.output / JSON, evaluation_json(pairing, options, results), indent=1)
     write_text(csv, format_metrics(table))
     return table

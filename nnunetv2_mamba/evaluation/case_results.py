@@ -1,4 +1,4 @@
-"""The results of all cases, as nnU-Net's ``summary.json`` has them, as ours, and as a table."""
+"""The results of all cases as they are written: as a document like nnU-Net's ``summary.json``, and as a table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _MEANS = (
 )
 
 
-def summarize(pairing: Pairing, options: MetricOptions, results: dict[str, dict]) -> dict:
+def evaluation_json(pairing: Pairing, options: MetricOptions, results: dict[str, dict]) -> dict:
     """What ``evaluation.json`` holds.
 
     nnU-Net's ``metric_per_case``, ``mean`` and ``foreground_mean``, with the metrics of ``metrics.METRICS`` among
@@ -61,7 +61,7 @@ def summarize(pairing: Pairing, options: MetricOptions, results: dict[str, dict]
     }
 
 
-def to_table(pairing: Pairing, results: dict[str, dict]) -> pd.DataFrame:
+def evaluation_table(pairing: Pairing, results: dict[str, dict]) -> pd.DataFrame:
     """The rows of ``evaluation.csv``."""
     rows = [
         (case, label.name, metric, results[case]["metrics"][label.key][metric])
