@@ -112,16 +112,10 @@ class Comparison:
         return [items[0] for metric in self.metrics if (items := self.of(metric))]
 
     def values(self) -> pd.DataFrame:
-        """Tidy: result, metric, structure, case, value."""
-        parts = [
-            item.values.stack()
-            .rename_axis(["case", "result"])
-            .rename("value")
-            .reset_index()
-            .assign(metric=item.metric, structure=item.structure)
-            for item in self.structures
-        ]
-        return pd.concat(parts, ignore_index=True)[["result", "metric", "structure", "case", "value"]]
+        """All values as one tidy table with the columns result, metric, structure, case and value."""
+        parts = {(item.metric, item.structure): item.values.stack() for item in self.structures}
+        table = pd.concat(parts, names=["metric", "structure", "case", "result"]).rename("value").reset_index()
+        return table[["result", "metric", "structure", "case", "value"]]
 
     def as_dict(self) -> dict:
         """For JSON: plain types; NaN (the interval of a single case) as None."""
