@@ -70,8 +70,8 @@ def significance(items: Sequence[StructureComparison]) -> tuple[Figure, str]:
         for pair in item.pairs:
             first, second = names.index(pair.first), names.index(pair.second)
             won = 0 if not pair.significant else 1 if pair.better == pair.first else -1
-            cells[first, second], cells[second, first] = won, -won
             for row, column, sign in ((first, second, won), (second, first, -won)):
+                cells[row, column] = sign
                 word = {1: "better\n", 0: "", -1: "worse\n"}[sign]
                 size = max(4.5, 8 - 0.4 * len(names))
                 panel.text(column, row, word + p_value(pair.p_holm), ha="center", va="center", fontsize=size)
@@ -99,15 +99,13 @@ def significance(items: Sequence[StructureComparison]) -> tuple[Figure, str]:
     return figure, f"Matrix of adjusted p-values, {METRICS[items[0].metric].heading}: {found}."
 
 
-def cost_versus_score(item: StructureComparison, costs: dict[str, dict[str, float]]) -> tuple[Figure, str] | None:
-    """Mean score of each model over each cost that is known, or None if none is.
+def cost_versus_score(item: StructureComparison, costs: dict[str, dict[str, float]]) -> tuple[Figure, str]:
+    """Draw the mean score of each model over each cost that is known.
 
     Args:
-        costs: of ``results.costs.median_costs``, by model.
+        costs: of ``results.costs.median_costs``, by model; one cost of one model at least.
     """
     known = [key for key in COSTS if any(key in cost for cost in costs.values())]
-    if not known:
-        return None
     figure, axes = panels(len(known), 3.0, sharey=True)
     for panel, key in zip(axes, known, strict=True):
         for place, result in enumerate(item.results):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import SimpleITK
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from scipy.ndimage import find_objects
 
 from ...image_files import check_complete
 from .style import COLOURS, wrapped
@@ -42,9 +42,9 @@ def overlay(case: ShownCase, labels: dict[int, str], captions: dict[str, str]) -
     Raises:
         ValueError: if the files cannot be read or their shapes differ.
     """
-    image = _window(_oriented(case.image))
-    reference, spacing = _voxels(_oriented(case.reference))
-    predictions = {name: _voxels(_oriented(file))[0] for name, file in case.predictions.items()}
+    image = _window(_oriented(case.image)[0])
+    reference, spacing = _oriented(case.reference)
+    predictions = {name: _oriented(file)[0] for name, file in case.predictions.items()}
     for name, array in {"image": image, **predictions}.items():
         if array.shape != reference.shape:
             raise ValueError(f"{case.name}: {name} has the shape {array.shape}, the reference {reference.shape}")
@@ -62,8 +62,8 @@ def overlay(case: ShownCase, labels: dict[int, str], captions: dict[str, str]) -
     figure = Figure(figsize=(width * len(columns) + 0.4, width * sum(heights) / widest + 1.0), layout="constrained")
     axes = figure.subplots(len(planes), len(columns), squeeze=False, gridspec_kw={"height_ratios": heights})
     for number, (row, axis) in enumerate(zip(axes, planes, strict=True)):
-        index = int((shown > 0).sum(axis=tuple(other for other in range(3) if other != axis)).argmax())
-        rest = [other for other in range(3) if other != axis]
+        rest = tuple(other for other in range(3) if other != axis)
+        index = int((shown > 0).sum(axis=rest).argmax())
         cut = tuple(index if other == axis else box[other] for other in range(3))
         look = {"aspect": spacing[rest[0]] / spacing[rest[1]], "origin": "upper" if axis == 0 else "lower"}
         for panel, (name, mask) in zip(row, columns.items(), strict=True):
@@ -88,27 +88,12 @@ def overlay(case: ShownCase, labels: dict[int, str], captions: dict[str, str]) -
     return figure, f"Case {case.name}: image, reference and predictions in {len(planes)} planes. {scores}."
 
 
-def extremes(scores: dict[str, float]) -> dict[str, str]:
-    """The worst, the median and the best case by a score where higher is better; fewer if there are fewer cases."""
-    ordered = sorted(scores, key=lambda case: (scores[case], case))
-    chosen = {"worst": ordered[0], "median": ordered[(len(ordered) - 1) // 2], "best": ordered[-1]}
-    return {kind: case for i, (kind, case) in enumerate(chosen.items()) if case not in list(chosen.values())[:i]}
-
-
-def find_image(folder: Path, case: str, file_ending: str) -> Path:
-    """The first channel of a case in nnU-Net's naming.
+def _oriented(file: Path) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Voxels and their sizes, with the axes up, to the back and to the left where the image has a place in space.
 
     Raises:
-        ValueError: if it is not there.
+        ValueError: for a file that is damaged or cannot be read, naming it.
     """
-    image = folder / f"{case}_0000{file_ending}"
-    if not image.is_file():
-        raise ValueError(f"no image {image}")
-    return image
-
-
-def _oriented(file: Path) -> SimpleITK.Image:
-    """Axes from right to left, front to back, below to above; images without a place in space as they are."""
     check_complete(file)
     try:
         image = SimpleITK.ReadImage(str(file))
@@ -118,25 +103,22 @@ def _oriented(file: Path) -> SimpleITK.Image:
         image = SimpleITK.VectorIndexSelectionCast(image, 0)
     if image.GetDimension() == 2:
         image = SimpleITK.JoinSeries(image)
-    return SimpleITK.DICOMOrient(image, "LPS")
-
-
-def _voxels(image: SimpleITK.Image) -> tuple[np.ndarray, Sequence[float]]:
+    image = SimpleITK.DICOMOrient(image, "LPS")
     return SimpleITK.GetArrayFromImage(image), image.GetSpacing()[::-1]
 
 
-def _window(image: SimpleITK.Image) -> np.ndarray:
+def _window(image: np.ndarray) -> np.ndarray:
     """Grey values from 0 to 1, without the extremes."""
-    values = SimpleITK.GetArrayFromImage(image).astype(np.float32)
+    values = image.astype(np.float32)
     low, high = np.percentile(values, (0.5, 99.5))
     return ((values - low) / max(float(high - low), 1e-6)).clip(0, 1)
 
 
 def _box(mask: np.ndarray) -> tuple[slice, ...]:
-    """Around all structures, with a margin."""
+    """A box around all structures, with a margin."""
+    (bounds,) = find_objects((mask != 0).astype(np.uint8))
     sides = []
-    for axis in range(3):
-        occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        margin = 3 + int(_MARGIN * (occupied[-1] - occupied[0]))
-        sides.append(slice(max(0, occupied[0] - margin), min(mask.shape[axis], occupied[-1] + margin + 1)))
+    for side, length in zip(bounds, mask.shape, strict=True):
+        margin = 3 + int(_MARGIN * (side.stop - 1 - side.start))
+        sides.append(slice(max(0, side.start - margin), min(length, side.stop + margin)))
     return tuple(sides)

@@ -51,11 +51,9 @@ def wrapped(name: str, width: int = 26) -> str:
     return "\n".join(textwrap.wrap(name, width)) or name
 
 
-def panels(
-    count: int, height: float, columns: int = 3, sharey: bool = False, square: bool = False
-) -> tuple[Figure, list[Axes]]:
+def panels(count: int, height: float, sharey: bool = False, square: bool = False) -> tuple[Figure, list[Axes]]:
     """A figure with a grid of ``count`` panels of ``height`` inches, or square ones."""
-    columns = 2 if count == 4 else min(columns, count)
+    columns = 2 if count == 4 else min(3, count)
     rows = -(-count // columns)
     figure = Figure(figsize=(_WIDTH if columns > 1 else 0.7 * _WIDTH, rows * height + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey).ravel().tolist()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...results.costs import COSTS
 from ...text import printable
-from ..comparison import Comparison, StructureComparison
+from ..comparison import Comparison, Result, StructureComparison
 from ..metrics import METRICS
 from .wording import p_value, verdict, with_interval
 
@@ -29,7 +29,7 @@ def overview(comparison: Comparison) -> Table:
     for item in items:
         metric = METRICS[item.metric]
         head += [f"{metric.heading}, {metric.direction}", "rank (first place)"]
-        columns.append([_mean(item, i) for i in range(len(item.results))])
+        columns.append([_mean(result, item.metric) for result in item.results])
         columns.append([f"{result.rank} ({result.rank_shares[0]:.0%})" for result in item.results])
         best = (min if metric.lower_is_better else max)(result.mean for result in item.results)
         bold |= {(row, len(columns) - 2) for row, result in enumerate(item.results) if result.mean == best}
@@ -46,7 +46,8 @@ def per_structure(comparison: Comparison, metric: str) -> Table:
     """Structures x models: mean with its interval."""
     items = comparison.of(metric)
     rows = [
-        (item.structure, str(len(item.values)), *(_mean(item, i) for i in range(len(item.results)))) for item in items
+        (item.structure, str(len(item.values)), *(_mean(result, item.metric) for result in item.results))
+        for item in items
     ]
     caption = f"{METRICS[metric].heading} ({METRICS[metric].direction}): mean with its 95 % confidence interval"
     return Table(caption, ("structure", "cases", *comparison.names), tuple(rows))
@@ -164,7 +165,6 @@ def _for_markdown(text: str) -> str:
     return "".join(f"\\{sign}" if sign in r"\`*_[]|" else sign for sign in text)
 
 
-def _mean(item: StructureComparison, position: int) -> str:
-    result = item.results[position]
+def _mean(result: Result, metric: str) -> str:
     failures = f", {result.failures} failed" if result.failures else ""
-    return with_interval(result.mean, result.low, result.high, item.metric) + failures
+    return with_interval(result.mean, result.low, result.high, metric) + failures
