@@ -205,9 +205,7 @@ def _check_meta(file: Path) -> None:
         else:
             voxels, offset = file.parent / where, 0
             _check_regular(voxels)
-    information = read_header(file)
-    voxel = SimpleITK.Image(1, 1, 1, information.GetPixelID()).GetSizeOfPixelComponent()
-    expected = math.prod(information.GetSize()) * information.GetNumberOfComponents() * voxel
+    expected = _bytes_by_itk(file)
     with voxels.open("rb") as stream:
         stream.seek(offset)
         if not fields.get("CompressedData", "").startswith(("T", "t", "1")):
@@ -252,10 +250,15 @@ def _decompressed_size(chunks: Iterator[bytes]) -> int:
 
 
 def _check_gipl(file: Path) -> None:
-    information = read_header(file)
-    voxel = SimpleITK.Image(1, 1, 1, information.GetPixelID()).GetSizeOfPixelComponent()
     with _opened(file) as stream:
-        _check_size(stream, _GIPL_HEADER + math.prod(information.GetSize()) * voxel)
+        _check_size(stream, _GIPL_HEADER + _bytes_by_itk(file))
+
+
+def _bytes_by_itk(file: Path) -> int:
+    """What the voxels take, of a header that ITK can read."""
+    header = read_header(file)
+    component = SimpleITK.Image(1, 1, 1, header.GetPixelID()).GetSizeOfPixelComponent()
+    return math.prod(header.GetSize()) * header.GetNumberOfComponents() * component
 
 
 def read_header(file: Path) -> SimpleITK.ImageFileReader:

@@ -40,16 +40,17 @@ def contradictions(labels: Mapping[str, object], regions_class_order: Sequence[i
     ]
 
 
+def values_of(label_or_region: object) -> tuple[int, ...]:
+    """The values of a label, a number, or of a region, a list of such; as nnU-Net, also of numbers written as text."""
+    many = isinstance(label_or_region, list | tuple)
+    return tuple(int(value) for value in (label_or_region if many else [label_or_region]))
+
+
 def _regions(labels: Mapping[str, object]) -> Regions:
     """As nnU-Net's label manager finds them: none unless a label has several values; neither background nor ignore."""
-    many = {name: value for name, value in labels.items() if isinstance(value, list | tuple)}
-    if not any(len(value) > 1 for value in many.values()):
+    if not any(isinstance(value, list | tuple) and len(value) > 1 for value in labels.values()):
         return {}
-    values = {
-        name: tuple(int(part) for part in (value if name in many else (value,)))
-        for name, value in labels.items()
-        if name != "ignore"
-    }
+    values = {name: values_of(value) for name, value in labels.items() if name != "ignore"}
     return {name: found for name, found in values.items() if {*found} != {0}}
 
 

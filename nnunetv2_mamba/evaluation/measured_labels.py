@@ -8,7 +8,7 @@ from pathlib import Path
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from ..regions import contradictions
+from ..regions import contradictions, values_of
 
 _MOST = 1 << 24  # above it, the 32-bit numbers that nnU-Net's readers give are no longer all whole numbers
 
@@ -70,7 +70,7 @@ def read_labels(dataset_json: dict, plans: PlansManager | None, file: Path = Pat
     if not measured:
         raise ValueError(f"{file} has no label besides the background")
     return Labels(
-        tuple(Label(names[frozenset(_values(value))], str(value), _values(value)) for value in measured),
+        tuple(Label(names[frozenset(values_of(value))], str(value), values_of(value)) for value in measured),
         tuple(int(value) for value in manager.all_labels),
         manager.ignore_label,
         tuple(contradictions(labels, order)) if manager.has_regions else (),
@@ -116,8 +116,3 @@ def _value(value: object, name: str, file: Path) -> int:
         f"{file}: the value of {name!r} in 'labels' must be a whole number from 0 to {_MOST}, or a list of such for a "
         f"region, not {value!r}"
     )
-
-
-def _values(label_or_region: int | list[int] | tuple[int, ...]) -> tuple[int, ...]:
-    many = isinstance(label_or_region, list | tuple)
-    return tuple(int(value) for value in label_or_region) if many else (int(label_or_region),)

@@ -12,7 +12,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from ..files import is_hidden, read_json
 from ..results.folds import is_of_training_cases, validations
 from ..text import first_few
-from .data_set import DataSet, read_data_set
+from .data_set import DataSet, name_in, read_data_set
 from .measured_labels import Labels
 
 
@@ -22,14 +22,12 @@ class Pairing:
 
     Attributes:
         cases: reference and prediction by case, in the order of the files.
-        ending: of the files.
         output: folder for the results.
         training_cases: whether the predictions are of the cases that the model was trained on (``fold_all``).
         notes: what the reader of the means must know, as sentences without a full stop.
     """
 
     cases: dict[str, tuple[Path, Path]]
-    ending: str
     reader: type[BaseReaderWriter]
     labels: Labels
     output: Path
@@ -95,7 +93,7 @@ def from_results(results: Path, output: Path | None = None) -> list[Pairing]:
     base = os.environ.get("nnUNet_preprocessed")
     if not base:
         raise ValueError("nnUNet_preprocessed is not set, where the references of a validation are; set it")
-    preprocessed = Path(base) / data_set.of_plans("dataset_name")
+    preprocessed = Path(base) / name_in(data_set.plans, "dataset_name", top / "plans.json")
     if not (preprocessed / "gt_segmentations").is_dir():
         raise ValueError(
             f"{preprocessed / 'gt_segmentations'} is no folder; nnU-Net's preprocessing (nnUNetv2_preprocess) writes "
@@ -139,7 +137,7 @@ def shared_cases(pairings: Iterable[Pairing]) -> str | None:
 def _pairing(data_set: DataSet, cases: dict[str, tuple[Path, Path]], predictions: Path, output: Path) -> Pairing:
     reader, notes = data_set.reader([reference for reference, _ in cases.values()])
     notes = (*data_set.labels.contradictions, *notes)
-    return Pairing(cases, data_set.ending, reader, data_set.labels, output, is_of_training_cases(predictions), notes)
+    return Pairing(cases, reader, data_set.labels, output, is_of_training_cases(predictions), notes)
 
 
 def _folds(results: Path) -> list[Path]:

@@ -119,9 +119,8 @@ def convert_subject(subject: Subject, task: Task, dataset: Path) -> list[str]:
     image_file = dataset / "imagesTr" / f"{subject.name}_0000.nii.gz"
     label_file = dataset / "labelsTr" / f"{subject.name}.nii.gz"
     record, sources = dataset / "sources" / f"{subject.name}.json", _sources(subject)
-    if image_file.is_file() and label_file.is_file() and record.is_file():
-        if _is_record_of(record, sources):
-            return _lacking(voxels(read_volume(label_file)), task)
+    if image_file.is_file() and label_file.is_file() and _is_record_of(record, sources):
+        return _lacking(voxels(read_volume(label_file)), task)
     record.unlink(missing_ok=True)
     image = conformed(_image(subject.image), order=1)
     affine, array = image.affine, voxels(image)
@@ -150,7 +149,7 @@ def _sources(subject: Subject) -> dict[str, list[int]]:
 def _is_record_of(record: Path, sources: dict) -> bool:
     try:
         return read_json(record) == sources
-    except ValueError:  # damaged, by whatever: the subject is converted again
+    except (FileNotFoundError, ValueError):  # none yet, or damaged, by whatever: the subject is converted again
         return False
 
 

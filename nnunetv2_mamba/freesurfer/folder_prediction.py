@@ -55,17 +55,15 @@ def cases_in_folder(folder: Path, n_channels: int) -> dict[str, list[Path]]:
 
 
 def _names_and_channels(files: Sequence[Path], n_channels: int) -> list[tuple[str, int]]:
-    """Of each file; the channel is -1 where a name has none and needs one."""
-    stems = [next(file.name.removesuffix(end) for end in ENDINGS if file.name.endswith(end)) for file in files]
+    """The case and the channel of each file; the channel is -1 where a name has none and needs one."""
+    stems = {file: next(file.name.removesuffix(end) for end in ENDINGS if file.name.endswith(end)) for file in files}
     if n_channels > 1:
-        matches = [re.fullmatch(r"(.+)_([0-9]{4})", stem) for stem in stems]
-        return [(match[1], int(match[2])) if match else (stem, -1) for match, stem in zip(matches, stems, strict=True)]
-    are_nifti = [file.name.endswith(_NIFTI) for file in files]
-    as_nnunet = all(stem.endswith("_0000") for stem, is_nifti in zip(stems, are_nifti, strict=True) if is_nifti)
-    return [
-        (stem.removesuffix("_0000") if as_nnunet and is_nifti else stem, 0)
-        for stem, is_nifti in zip(stems, are_nifti, strict=True)
-    ]
+        matches = [(stem, re.fullmatch(r"(.+)_([0-9]{4})", stem)) for stem in stems.values()]
+        return [(match[1], int(match[2])) if match else (stem, -1) for stem, match in matches]
+    of_nifti = {file: stem for file, stem in stems.items() if file.name.endswith(_NIFTI)}
+    if all(stem.endswith("_0000") for stem in of_nifti.values()):
+        stems |= {file: stem.removesuffix("_0000") for file, stem in of_nifti.items()}
+    return [(stem, 0) for stem in stems.values()]
 
 
 def predict_cases(models: TwoStage, input_folder: Path, output_folder: Path, overwrite: bool = True) -> list[str]:
@@ -122,7 +120,7 @@ def _identity(file: Path) -> tuple[int, int]:
 
 
 def _on_grid_of(image: SpatialImage, segmentation: np.ndarray) -> nibabel.Nifti1Image:
-    """With the header of a NIfTI image, which keeps both forms of its place in space and its unit."""
+    """The segmentation with the header of a NIfTI image, which keeps both forms of its place in space and its unit."""
     if not isinstance(image, nibabel.Nifti1Image):
         return nifti(segmentation, image.affine)
     return type(image)(segmentation, image.affine, image.header, dtype=segmentation.dtype)

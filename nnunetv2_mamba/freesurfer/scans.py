@@ -73,8 +73,7 @@ def read_scan(files: Sequence[Path], reader: type[BaseReaderWriter]) -> Scan:
         channels = [_read_channel(file, reader, Path(folder)) for file in files]
     first, place = channels[0]
     for file, (other, other_place) in zip(files[1:], channels[1:], strict=True):
-        shapes = (scan.array.shape[:0:-1] for scan in (first, other))
-        difference = grid_difference(next(shapes), place, next(shapes), other_place)
+        difference = grid_difference(first.array.shape[:0:-1], place, other.array.shape[:0:-1], other_place)
         if difference:
             raise ValueError(f"{files[0].name} and {file.name} are on different voxel grids: {difference}")
     return replace(first, array=np.concatenate([scan.array for scan, _ in channels]))

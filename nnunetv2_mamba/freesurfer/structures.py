@@ -12,7 +12,8 @@ import numpy as np
 
 HIPPOCAMPI = {17: "Left-Hippocampus", 53: "Right-Hippocampus"}
 
-_SIDED = ("Left", "Right")
+# FreeSurfer's files of the left and of the right side use the same ids; in one volume they are told apart by this.
+_SIDES = {"Left": 1000, "Right": 2000}
 _ASEG = {
     4: "Left-Lateral-Ventricle",
     5: "Left-Inf-Lat-Vent",
@@ -60,8 +61,6 @@ _SUBFIELDS = {
     215: "hippocampal_fissure",
     226: "HP_tail",
 }
-# FreeSurfer's files of the left and of the right side use the same ids; in one volume they are told apart by this.
-SIDE_OFFSETS = (1000, 2000)
 
 
 @dataclass(frozen=True)
@@ -83,11 +82,7 @@ TASKS = {
     "subcortical": Task("Subcortical", _ASEG),
     "hippocampus": Task(
         "HippocampalSubfields",
-        {
-            number + offset: f"{side}-{name}"
-            for side, offset in zip(_SIDED, SIDE_OFFSETS, strict=True)
-            for number, name in _SUBFIELDS.items()
-        },
+        {number + offset: f"{side}-{name}" for side, offset in _SIDES.items() for number, name in _SUBFIELDS.items()},
         box_mm=96,
     ),
 }
@@ -108,7 +103,7 @@ def both_sides(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """
     subfields = [
         np.where(np.isin(side, list(_SUBFIELDS)), side + offset, 0)
-        for side, offset in zip((left, right), SIDE_OFFSETS, strict=True)
+        for side, offset in zip((left, right), _SIDES.values(), strict=True)
     ]
     overlap = np.count_nonzero(np.logical_and(*subfields))
     if overlap:

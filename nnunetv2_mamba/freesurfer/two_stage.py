@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from ..files import read_json_object
+from ..regions import values_of
 from ..text import times
 from .roi import Box, box_of_size, box_with_margin, largest_parts
 from .scans import Scan, read_scan
 
+_ORIENTATIONS = ["".join(ends) for axes in permutations(("LR", "AP", "IS")) for ends in product(*axes)]
 _LONGEST_MESSAGE = 500  # of nnU-Net's: one of missing weights names them all
 
 
@@ -49,8 +52,10 @@ class Stage:
         if ".nii.gz" not in self.reader.supported_file_endings:
             raise ValueError(f"a model of images that nnU-Net's {name} reads cannot be used: it knows no NIfTI")
         self.orientation = None if name.endswith("WithReorient") else self.dataset_json.get("orientation")
-        if self.orientation is not None:
-            _check_orientation(self.orientation)
+        if self.orientation not in (None, *_ORIENTATIONS):
+            raise ValueError(
+                f"the model's dataset.json names an orientation that is none, as LIA is: {self.orientation!r}"
+            )
 
     @classmethod
     def load(cls, folder: Path, options: StageOptions) -> Stage:
@@ -109,13 +114,13 @@ class Stage:
         images = np.ascontiguousarray(array)
         return self.predictor.predict_single_npy_array(images, {"spacing": list(spacing)}, None, None, False)
 
-    def values(self, structures: Sequence[str]) -> dict[str, list[int]]:
+    def values(self, structures: Sequence[str]) -> dict[str, tuple[int, ...]]:
         """The voxel values of structures, given by name or as a number.
 
         Raises:
             ValueError: for a structure that the model does not segment.
         """
-        labels = {name: values for name, values in self._labels().items() if values != [0]}
+        labels = self._labels()
         by_number = {str(values[0]): name for name, values in labels.items() if len(values) == 1}
         result = {}
         for structure in structures:
@@ -132,7 +137,7 @@ class Stage:
         ids = self.dataset_json.get("freesurfer_ids")
         if ids is None:
             return None
-        labels = {name: values for name, values in self._labels().items() if values != [0]}
+        labels = self._labels()
         unknown = [name for name, values in labels.items() if name not in ids or len(values) != 1]
         if unknown:
             raise ValueError(f"freesurfer_ids in the model's dataset.json has no id of {', '.join(unknown)}")
@@ -147,12 +152,10 @@ class Stage:
             table[value] = ids[name]
         return table
 
-    def _labels(self) -> dict[str, list[int]]:
-        """Every structure's values; nnU-Net takes numbers written as text, too."""
-        return {
-            name: [int(number) for number in (value if isinstance(value, list | tuple) else [value])]
-            for name, value in self.dataset_json["labels"].items()
-        }
+    def _labels(self) -> dict[str, tuple[int, ...]]:
+        """Every structure's values, without the background's."""
+        labels = {name: values_of(value) for name, value in self.dataset_json["labels"].items()}
+        return {name: values for name, values in labels.items() if values != (0,)}
 
     def trained_box_mm(self) -> list[float]:
         """Edges of the boxes that the model was trained on, else of its patch; in the order of nnU-Net's axes.
@@ -234,13 +237,6 @@ class TwoStage:
             return box_with_margin(region, np.ceil(self.margin_mm / np.array(spacing)).astype(int).tolist())
         edges = self.box_mm if self.box_mm is not None else self.second.trained_box_mm()
         return box_of_size(region, np.rint(np.array(edges) / spacing).astype(int).tolist())
-
-
-def _check_orientation(orientation: object) -> None:
-    axes = {frozenset("LR"), frozenset("AP"), frozenset("IS")}
-    letters = orientation if isinstance(orientation, str) else ""
-    if len(letters) != 3 or {axis for axis in axes if axis & set(letters)} != axes or not set(letters) <= set("LRAPIS"):
-        raise ValueError(f"the model's dataset.json names an orientation that is none, as LIA is: {orientation!r}")
 
 
 def _check_documents(folder: Path) -> None:

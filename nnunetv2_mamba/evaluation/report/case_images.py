@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from ...regions import values_of
 from ..comparison import Comparison
 from ..evaluated_model import Repetitions
 from ..metrics import METRICS
@@ -107,11 +108,11 @@ def _labels(models: Repetitions) -> dict[int, str]:
         given = model.dataset_json.get("labels", {})
         if not isinstance(given, dict):
             raise ValueError(f"{model.path / 'dataset.json'}: 'labels' must give each name its value")
-        labels = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
+        labels = {name: values_of(value) for name, value in given.items() if name != "ignore"}
         for name, values in sorted(labels.items(), key=lambda item: len(item[1])):
             for value in values:
-                if value and name != "ignore":
-                    names.setdefault(int(value), name)
+                if value:
+                    names.setdefault(value, name)
     if not names:
         raise ValueError("no results folder has a dataset.json with the labels' names")
     return names
