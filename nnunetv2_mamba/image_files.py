@@ -24,7 +24,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from tifffile import TiffFile, TiffFileError
 
-from .text import last_line
+from .text import last_line, listed
 
 _CHUNK = 1 << 16  # of compressed bytes at a time: they may grow a thousandfold
 _LINE = 1 << 16  # of a text header
@@ -81,18 +81,13 @@ def whole_numbers(array: np.ndarray, file: Path) -> np.ndarray:
     wrong = np.unique(array[~np.isfinite(array) | (array != np.rint(array))])
     if wrong.size:
         raise ValueError(
-            f"{file} has values that are no whole numbers: {_listed(wrong)}; labels must be. Round them where that is "
+            f"{file} has values that are no whole numbers: {listed(wrong)}; labels must be. Round them where that is "
             "what they mean, and write the file again as integers"
         )
     largest = np.abs(array).max(initial=0)
     if largest > np.iinfo(np.int64).max // 2:
         raise ValueError(f"{file} has values that are too large for labels: {largest!s}")
     return array.astype(np.int32 if largest <= np.iinfo(np.int32).max else np.int64)
-
-
-def _listed(values: np.ndarray, most: int = 10) -> str:
-    """Every digit of the values: 0.9999999 must not read as 1."""
-    return ", ".join(str(value) for value in values[:most]) + (", ..." if len(values) > most else "")
 
 
 def _check_regular(file: Path) -> None:

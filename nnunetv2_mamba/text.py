@@ -54,6 +54,11 @@ def first_few(items: Iterable[object], most: int = 10, separator: str = ", ") ->
     return f"{separator.join(texts[:most])}{more}"
 
 
+def listed(values: Sequence[object], most: int = 10) -> str:
+    """``1, 2, ...``: values for a message with all their digits, as 0.9999999 must not read as 1."""
+    return ", ".join(str(value) for value in values[:most]) + (", ..." if len(values) > most else "")
+
+
 def as_cell(text: str) -> str:
     """The text for a cell of a CSV file: with an apostrophe before it where a spreadsheet would compute it.
 

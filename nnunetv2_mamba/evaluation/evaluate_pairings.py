@@ -52,25 +52,23 @@ def evaluate_pairings(
         raise ValueError(f"-np must be at least 1, got {processes}")
     jobs = [(number, case) for number, pairing in enumerate(pairings) for case in pairing.cases]
     processes = min(processes or min(default_num_processes, os.cpu_count() or 1), len(jobs))
-    results: list[dict[str, dict]] = [{} for _ in pairings]
-    problems = []
     for pairing in pairings:
         (pairing.output / FINISHED).mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(jobs), desc="evaluate", unit="case") as progress:
-        for (number, case), result in _measure_all(pairings, jobs, options, processes):
-            if isinstance(result, ValueError):
-                problems.append(str(result))
-            else:
-                results[number][case] = result
-            progress.update()
+    measured = _measure_all(pairings, jobs, options, processes)
+    results = dict(tqdm(measured, total=len(jobs), desc="evaluate", unit="case"))
+    problems = sorted(str(result) for result in results.values() if isinstance(result, ValueError))
     if problems:
-        raise ValueError(f"{len(problems)} of {len(jobs)} cases cannot be evaluated: {'; '.join(sorted(problems))}")
-    return [_write(pairing, options, found) for pairing, found in zip(pairings, results, strict=True)]
+        raise ValueError(f"{len(problems)} of {len(jobs)} cases cannot be evaluated: {'; '.join(problems)}")
+    return [
+        _write(pairing, options, {case: results[number, case] for case in pairing.cases})
+        for number, pairing in enumerate(pairings)
+    ]
 
 
 def _measure_all(
     pairings: list[Pairing], jobs: list[tuple[int, str]], options: MetricOptions, processes: int
 ) -> Iterator[tuple[tuple[int, str], dict | ValueError]]:
+    """The jobs, each the number of a pairing and a case, with their results as they are finished."""
     if processes == 1:
         for number, case in jobs:
             yield (number, case), _result(pairings[number], case, options)

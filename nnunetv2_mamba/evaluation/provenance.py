@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..results.folds import TRAINING_CASES, is_of_training_cases, note_on_left_out
@@ -22,7 +22,7 @@ def check_alike(models: Sequence[EvaluatedModel], metrics: Iterable[str]) -> Non
     problems = []
     settings = [setting for name in metrics if name in METRICS for setting in METRICS[name].settings]
     for setting in dict.fromkeys([*settings, LABELS]):
-        found = _by_value(models, lambda record, key=setting.key: record.get(key))
+        found = _by_value(models, setting.key)
         if len(found) > 1:
             unit = f" [{setting.unit}]" if setting.unit else ""
             problems.append(f"{setting.name}{unit} differs: {_with_places(found)}")
@@ -58,7 +58,7 @@ def notes(models: Sequence[EvaluatedModel]) -> list[str]:
             )
         if not model.evaluations or not all(model.evaluations.values()):
             found.append(f"{model.path}: not recorded how it was measured, so whether as the others is not known")
-    versions = _by_value(models, lambda record: record.get("versions"))
+    versions = _by_value(models, "versions")
     if len(versions) > 1:
         found.append(f"measured with different versions: {_with_places(versions)}")
     if others := _other_references(models):
@@ -66,11 +66,11 @@ def notes(models: Sequence[EvaluatedModel]) -> list[str]:
     return [f"{note}." for note in found if note]
 
 
-def _by_value(models: Sequence[EvaluatedModel], of: Callable[[dict], object]) -> dict[str, list[Path]]:
+def _by_value(models: Sequence[EvaluatedModel], key: str) -> dict[str, list[Path]]:
     """Recorded values and where they hold: for all of a model, or for single folders of it."""
     found: dict[str, list[Path]] = {}
     for model in models:
-        values = {folder: _shown(of(record)) for folder, record in model.evaluations.items() if of(record) is not None}
+        values = {folder: _shown(record[key]) for folder, record in model.evaluations.items() if key in record}
         if len({*values.values()}) == 1:
             values = {model.path: next(iter(values.values()))}
         for path, value in values.items():

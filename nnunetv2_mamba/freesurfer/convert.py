@@ -129,7 +129,7 @@ def convert_subject(subject: Subject, task: Task, dataset: Path) -> list[str]:
         classes = classes_from_ids(aseg, task)
     else:
         classes = classes_from_ids(both_sides(*map(_labels, subject.subfields)), task)
-        hippocampi = largest_parts(aseg, list(HIPPOCAMPI))
+        hippocampi = largest_parts(aseg, HIPPOCAMPI)
         if not hippocampi.any():
             raise ValueError(f"{subject.aseg} has no hippocampus (ids {', '.join(map(str, HIPPOCAMPI))})")
         box = box_of_size(hippocampi, [task.box_mm] * 3)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-HIPPOCAMPI = {17: "Left-Hippocampus", 53: "Right-Hippocampus"}
+HIPPOCAMPI = (17, 53)  # left and right
 
 # FreeSurfer's files of the left and of the right side use the same ids; in one volume they are told apart by this.
 _SIDES = {"Left": 1000, "Right": 2000}

@@ -8,7 +8,6 @@ from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
-import torch
 from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
@@ -22,22 +21,12 @@ _ORIENTATIONS = ["".join(ends) for axes in permutations(("LR", "AP", "IS")) for 
 _LONGEST_MESSAGE = 500  # of nnU-Net's: one of missing weights names them all
 
 
-@dataclass(frozen=True)
-class StageOptions:
-    """How models are loaded and run; the names are those of nnU-Net's predictor."""
-
-    use_folds: Sequence[str] | None = None
-    checkpoint_name: str = "checkpoint_final.pth"
-    tile_step_size: float = 0.5
-    use_mirroring: bool = True
-    device: str = "cpu"
-
-
 class Stage:
     """A trained nnU-Net model, and how its images are read.
 
     Attributes:
         predictor: nnU-Net's.
+        dataset_json: of the data set that the model was trained on.
         reader: nnU-Net's class that read the images the model was trained on.
         orientation: in which the model was trained, as ``LIA``; None where it takes images as the reader gives them.
 
@@ -46,7 +35,7 @@ class Stage:
     """
 
     def __init__(self, predictor: nnUNetPredictor):
-        self.predictor = predictor
+        self.predictor, self.dataset_json = predictor, predictor.dataset_json
         name = predictor.plans_manager.image_reader_writer_class.__name__  # all that a stand-in for nnU-Net's has
         self.reader = recursive_find_reader_writer_by_name(name)
         if ".nii.gz" not in self.reader.supported_file_endings:
@@ -58,30 +47,32 @@ class Stage:
             )
 
     @classmethod
-    def load(cls, folder: Path, options: StageOptions) -> Stage:
+    def load(
+        cls, folder: Path, use_folds: Sequence[str] | None, checkpoint_name: str, **predictor_options: object
+    ) -> Stage:
         """Load a model as nnU-Net does, which unpickles its checkpoints: only models that you trust.
+
+        Args:
+            use_folds: None for all that have such a checkpoint.
+            predictor_options: of nnU-Net's predictor, such as ``device`` and ``use_mirroring``.
 
         Raises:
             FileNotFoundError: where the folder has no such folds or checkpoint.
             ValueError: for a folder that is no model of nnU-Net's, a model that needs the prediction of another one (a
                 cascade's second), or plans that name what no plans need.
         """
-        predictor = nnUNetPredictor(
-            tile_step_size=options.tile_step_size,
-            use_mirroring=options.use_mirroring,
-            device=torch.device(options.device),
-        )
-        folds = options.use_folds or predictor.auto_detect_available_folds(str(folder), options.checkpoint_name)
+        predictor = nnUNetPredictor(**predictor_options)
+        folds = use_folds or predictor.auto_detect_available_folds(str(folder), checkpoint_name)
         if not folds:
             raise FileNotFoundError(
-                f"{folder} has no folder fold_0, fold_1, ... with {options.checkpoint_name}; see -f and -chk"
+                f"{folder} has no folder fold_0, fold_1, ... with {checkpoint_name}; see -f and -chk"
             )
-        for fold in options.use_folds or ():
-            if not (folder / f"fold_{fold}" / options.checkpoint_name).is_file():
-                raise FileNotFoundError(f"{folder} has no fold_{fold}/{options.checkpoint_name}; see -f and -chk")
+        for fold in folds:
+            if not (folder / f"fold_{fold}" / checkpoint_name).is_file():
+                raise FileNotFoundError(f"{folder} has no fold_{fold}/{checkpoint_name}; see -f and -chk")
         _check_documents(folder)
         try:
-            predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), options.checkpoint_name)
+            predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), checkpoint_name)
         except OSError:
             raise
         except Exception as error:  # of a folder in which something is missing or does not fit, nnU-Net raises anything
@@ -90,10 +81,6 @@ class Stage:
         if predictor.configuration_manager.previous_stage_name is not None:
             raise ValueError(f"{folder} is the second model of nnU-Net's cascade and cannot predict on its own")
         return cls(predictor)
-
-    @property
-    def dataset_json(self) -> dict:
-        return self.predictor.dataset_json
 
     @property
     def n_channels(self) -> int:

@@ -14,7 +14,7 @@ from nibabel.spatialimages import SpatialImage
 
 from ..files import written_whole
 from ..image_files import check_complete, read_header
-from ..text import last_line, times
+from ..text import last_line, listed, times
 
 ENDINGS = (".nii.gz", ".nii", ".mgz", ".mgh")
 ORIENTATION = "LIA"  # of FreeSurfer's conformed volumes: the axes run to the left, down and to the front
@@ -105,8 +105,7 @@ def label_voxels(image: SpatialImage) -> np.ndarray:
         labels = single.astype(np.int32)
     wrong = labels != single
     if wrong.any():
-        values = np.unique(array[wrong])
-        shown = ", ".join(repr(value.item()) for value in values[:5]) + (", ..." if len(values) > 5 else "")
+        shown = listed(np.unique(array[wrong]).tolist(), 5)
         raise ValueError(f"{image.get_filename()} has values that are no whole numbers, so they are no labels: {shown}")
     return labels
 

@@ -69,13 +69,10 @@ def overlay(case: ShownCase, labels: dict[int, str], captions: dict[str, str]) -
         for panel, (name, mask) in zip(row, columns.items(), strict=True):
             panel.imshow(image[cut], cmap="gray", vmin=0, vmax=1, **look)
             if mask is not None:
-                found = np.ma.masked_all(mask[cut].shape)
-                for place, value in enumerate(values):
-                    found[mask[cut] == value] = place
+                found = np.ma.masked_where(~np.isin(mask[cut], values), np.searchsorted(values, mask[cut]))
                 style = {"cmap": colours, "vmin": -0.5, "vmax": len(values) - 0.5, "interpolation": "nearest"}
                 panel.imshow(found, alpha=0.55, **style, **look)
-            panel.set_xticks([])
-            panel.set_yticks([])
+            panel.set(xticks=[], yticks=[])
             panel.grid(False)
             panel.spines[:].set_visible(False)
             if number == 0:
