@@ -65,7 +65,7 @@ def check_complete(file: Path) -> None:
 
 
 def whole_numbers(array: np.ndarray, file: Path) -> np.ndarray:
-    """The values of a label map as integers.
+    """Take the values of a label map as integers.
 
     Args:
         array: of any shape and type, such as a whole image or the different values in it.
@@ -91,7 +91,7 @@ def whole_numbers(array: np.ndarray, file: Path) -> np.ndarray:
 
 
 def _check_regular(file: Path) -> None:
-    """A pipe would be waited for, a device read without end."""
+    """Refuse what is no regular file: a pipe would be waited for, a device read without end."""
     try:
         mode = file.stat().st_mode
     except OSError as error:
@@ -101,7 +101,7 @@ def _check_regular(file: Path) -> None:
 
 
 def _opened(file: Path) -> BinaryIO:
-    """The content; what is called ``.gz`` and is not compressed, ITK reads as well."""
+    """Open the content; what is called ``.gz`` and is not compressed, ITK reads as well."""
     with file.open("rb") as stream:
         compressed = stream.read(2) == b"\x1f\x8b"
     return gzip.open(file) if compressed and file.suffix.lower() in (".gz", ".mgz") else file.open("rb")
@@ -127,7 +127,7 @@ def _check_nifti(file: Path) -> None:
 
 
 def _check_pair(file: Path) -> None:
-    """NIfTI or Analyze in two files, of which either may be named."""
+    """Check NIfTI or Analyze in two files, of which either may be named."""
     compressed = ".gz" if file.name.lower().endswith(".gz") else ""
     stem = file.with_name(file.name.removesuffix(compressed)).with_suffix("")
     header_file, voxels = (Path(f"{stem}{ending}{compressed}") for ending in (".hdr", ".img"))
@@ -149,7 +149,7 @@ def _check_pair(file: Path) -> None:
 
 
 def _bytes_of_voxels(header: AnalyzeHeader) -> int:
-    """What the voxels take, of a header that can be true."""
+    """Count the bytes of the voxels, of a header that can be true."""
     n_axes = int(header["dim"][0])
     shape = header["dim"][1 : n_axes + 1].tolist()
     if not 1 <= n_axes <= 7 or min(shape) < 1:
@@ -184,7 +184,7 @@ def _check_mgh(file: Path) -> None:
 
 
 def _check_meta(file: Path) -> None:
-    """MetaImage, with the voxels in the file or in one beside it."""
+    """Check a MetaImage, with the voxels in the file or in one beside it."""
     fields = {}
     with file.open("rb") as stream:
         while "ElementDataFile" not in fields and (line := stream.readline(_LINE)):
@@ -235,7 +235,7 @@ def _check_nrrd(file: Path) -> None:
 
 
 def _decompressed_size(chunks: Iterator[bytes]) -> int:
-    """Of a stream of zlib or gzip, which must have its end."""
+    """Count the bytes in a stream of zlib or gzip, which must have its end."""
     decompressor, size = zlib.decompressobj(wbits=47), 0
     for chunk in chunks:
         size += len(decompressor.decompress(chunk))
@@ -250,14 +250,14 @@ def _check_gipl(file: Path) -> None:
 
 
 def _bytes_by_itk(file: Path) -> int:
-    """What the voxels take, of a header that ITK can read."""
+    """Count the bytes of the voxels, of a header that ITK can read."""
     header = read_header(file)
     component = SimpleITK.Image(1, 1, 1, header.GetPixelID()).GetSizeOfPixelComponent()
     return math.prod(header.GetSize()) * header.GetNumberOfComponents() * component
 
 
 def read_header(file: Path) -> SimpleITK.ImageFileReader:
-    """Size, spacing, origin and direction as ITK reads them, without the voxels.
+    """Read size, spacing, origin and direction as ITK does, without the voxels.
 
     Raises:
         RuntimeError: ITK's, with the reason in its last line.
@@ -288,7 +288,7 @@ def _check_png(file: Path) -> None:
 
 
 def _png_data(stream: BinaryIO) -> Iterator[bytes]:
-    """What the chunks of pixels hold, piece by piece."""
+    """Read what the chunks of pixels hold, piece by piece."""
     while len(head := stream.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
         if kind == b"IDAT":

@@ -86,6 +86,6 @@ def measure_label_maps(
 
 
 def _joint(boxes: list[tuple[slice, ...] | None], n_axes: int) -> tuple[slice, ...]:
-    """The smallest box around some, of which None are empty; one voxel if all are."""
+    """Find the smallest box around some, of which None are empty; it is one voxel if all are."""
     boxes = [box for box in boxes if box is not None] or [(slice(0, 1),) * n_axes]
     return tuple(slice(min(s.start for s in side), max(s.stop for s in side)) for side in zip(*boxes, strict=True))

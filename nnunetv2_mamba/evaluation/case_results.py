@@ -21,7 +21,7 @@ _MEANS = (
 
 
 def evaluation_json(pairing: Pairing, options: MetricOptions, results: dict[str, dict]) -> dict:
-    """What ``evaluation.json`` holds.
+    """Give what ``evaluation.json`` holds.
 
     nnU-Net's ``metric_per_case``, ``mean`` and ``foreground_mean``, with the metrics of ``metrics.METRICS`` among
     nnU-Net's, and ``evaluation``, which says what was measured, and how.
@@ -62,7 +62,7 @@ def evaluation_json(pairing: Pairing, options: MetricOptions, results: dict[str,
 
 
 def evaluation_table(pairing: Pairing, results: dict[str, dict]) -> pd.DataFrame:
-    """The rows of ``evaluation.csv``."""
+    """Give the rows of ``evaluation.csv``."""
     rows = [
         (case, label.name, metric, results[case]["metrics"][label.key][metric])
         for case in pairing.cases
@@ -73,7 +73,7 @@ def evaluation_table(pairing: Pairing, results: dict[str, dict]) -> pd.DataFrame
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that the values may depend on."""
+    """Give the versions of the packages that the values may depend on."""
     return {name: installed_version(name) for name in ("nnunetv2-mamba", "nnunetv2", "monai", "scipy", "numpy")}
 
 
@@ -84,7 +84,7 @@ def _nanmean(values: list[float]) -> float:
 
 
 def format_means(tables: list[pd.DataFrame], options: MetricOptions) -> str:
-    """Lines of text: the mean of every metric over the cases of each label; one that several folds have counts once."""
+    """Write the mean of every metric over the cases of each label; a case that several folds have counts once."""
     table = pd.concat(tables, ignore_index=True)
     cases = table.groupby(["case", "label", "metric"], sort=False)["value"].mean()
     means = cases.groupby(["label", "metric"], sort=False).mean().unstack()[list(METRICS)]

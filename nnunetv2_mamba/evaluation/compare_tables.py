@@ -54,7 +54,7 @@ def compare_tables(
 
 
 def _joined(tables: Sequence[tuple[str, pd.DataFrame]], metric: str) -> pd.DataFrame:
-    """The values of a metric: (case, label) x tables, each column called as its model.
+    """Join the values of a metric: (case, label) x tables, each column called as its model.
 
     Raises:
         ValueError: for cases, structures or single values that some tables lack or have twice, all of them.
@@ -88,7 +88,7 @@ def _joined(tables: Sequence[tuple[str, pd.DataFrame]], metric: str) -> pd.DataF
 def _compare_metric(
     wide: pd.DataFrame, metric: str, labels: tuple[str, ...], seed: int
 ) -> tuple[list[StructureComparison], list[str]]:
-    """The comparisons of a metric, and a sentence for each structure that has none."""
+    """Compare models by a metric; write a sentence for each structure that has no value."""
     items, notes = [], []
     for label in labels:
         raw = wide.xs(label, level="label")
@@ -107,7 +107,7 @@ def _compare_metric(
 
 
 def _by_the_rules(raw: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """The values as ``RULES`` has them: cases x tables, all finite."""
+    """Make all values finite as ``RULES`` says; both are cases x tables."""
     values = raw.dropna(how="all").fillna(METRICS[metric].best)
     infinite = np.isinf(values)
     finite = values.to_numpy()[~infinite.to_numpy()]
@@ -146,7 +146,7 @@ def _compare_structure(
 
 
 def _pairs(values: pd.DataFrame, sign: float, rng: np.random.Generator) -> tuple[Pair, ...]:
-    """All pairs of models; ``p_holm`` is not adjusted yet."""
+    """Compare all pairs of models; ``p_holm`` is not adjusted yet."""
     chosen = list(itertools.combinations(values.columns, 2))
     differences = np.stack([(values[first] - values[second]).round(12) for first, second in chosen])
     pairs = []
@@ -159,7 +159,7 @@ def _pairs(values: pd.DataFrame, sign: float, rng: np.random.Generator) -> tuple
 
 
 def _adjusted(structures: list[StructureComparison]) -> list[StructureComparison]:
-    """The comparisons with Holm's p-values, in the families that ``Comparison`` describes."""
+    """Put in Holm's p-values, in the families that ``Comparison`` describes."""
     adjusted = []
     for family in (structures[:1], structures[1:]):
         p_values = iter(holm([pair.p for item in family for pair in item.pairs]).tolist())

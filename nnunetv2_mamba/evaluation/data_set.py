@@ -38,7 +38,7 @@ class DataSet:
     labels: Labels
 
     def reader(self, references: Iterable[Path]) -> tuple[type[BaseReaderWriter], list[str]]:
-        """The plans' reader, else the one that nnU-Net takes for such files, with a note on what it passes over.
+        """Find the plans' reader, else the one that nnU-Net takes for such files, with a note on what it passes over.
 
         Raises:
             ValueError: nnU-Net has none.
@@ -84,7 +84,7 @@ def read_data_set(dataset_json: Path, plans: Path | None) -> DataSet:
 
 
 def _read_plans(file: Path) -> PlansManager:
-    """Plans whose reader and label manager nnU-Net has; it takes its own label manager where they name none."""
+    """Read plans whose reader and label manager nnU-Net has; its own serves where they name no label manager."""
     plans = PlansManager(read_json_object(file))
     plans.plans.setdefault("label_manager", "LabelManager")
     labels, reader = (name_in(plans, key, file) for key in ("label_manager", "image_reader_writer"))
@@ -98,7 +98,7 @@ def _read_plans(file: Path) -> PlansManager:
 
 
 def name_in(plans: PlansManager, key: str, file: Path) -> str:
-    """A name that plans must have.
+    """Look up a name that plans must have.
 
     Args:
         file: where ``plans`` was read, for the message.

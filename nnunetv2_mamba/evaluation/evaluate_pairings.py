@@ -68,7 +68,7 @@ def evaluate_pairings(
 def _measure_all(
     pairings: list[Pairing], jobs: list[tuple[int, str]], options: MetricOptions, processes: int
 ) -> Iterator[tuple[tuple[int, str], dict | ValueError]]:
-    """The jobs, each the number of a pairing and a case, with their results as they are finished."""
+    """Give each job, the number of a pairing and a case, with its result, as they are finished."""
     if processes == 1:
         for number, case in jobs:
             yield (number, case), _result(pairings[number], case, options)
@@ -86,13 +86,13 @@ def _measure_all(
 
 
 def _prepare_worker() -> None:
-    """Ctrl-C is the parent's to handle, and a worker ends with it, however it ends."""
+    """Leave Ctrl-C to the parent, and end when the parent ends, however it does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
 
 def _result(pairing: Pairing, case: str, options: MetricOptions) -> dict | ValueError:
-    """The result of a case, of an earlier run if it holds; an error is returned, so that others can be added to it."""
+    """Measure a case, unless an earlier run has; an error is returned, so that others can be added to it."""
     reference, prediction = pairing.cases[case]
     file = pairing.output / FINISHED / f"{case}.json"
     try:
@@ -108,7 +108,7 @@ def _result(pairing: Pairing, case: str, options: MetricOptions) -> dict | Value
 
 
 def _read_kept(file: Path, key: str) -> dict | None:
-    """The result of an earlier run, where it is there, belongs to ``key`` and is what was written."""
+    """Read the result of an earlier run, where it is there, belongs to ``key`` and is what was written."""
     try:
         kept = read_json(file)
     except (FileNotFoundError, ValueError):  # none yet, or damaged
@@ -124,13 +124,13 @@ def _digest(result: object) -> str:
 
 @functools.cache
 def _definitions() -> str:
-    """A digest of the files that say what is computed, for those who change a metric."""
+    """Make a digest of the files that say what is computed, for those who change a metric."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _key(pairing: Pairing, case: str, options: MetricOptions) -> str:
-    """A digest of all that the result depends on."""
+    """Make a digest of all that the result depends on."""
     settings = [
         asdict(pairing.labels),
         asdict(options),

@@ -26,7 +26,7 @@ class Geometry:
     direction: tuple[float, ...] = ()
 
     def differences(self, other: Geometry) -> list[str]:
-        """What differs by more than rounding in a file: 1e-4 of a spacing or direction, 1 % of a voxel of an origin.
+        """Say what differs by more than rounding: 1e-4 of a spacing or a direction, 1 % of a voxel of an origin.
 
         Each is compared on its own, so that the message names what a user can correct. Prediction and reference come
         from the same image; what two programs that wrote it leave of its numbers, 32 bits or a few decimals, lies well
@@ -91,7 +91,7 @@ def read_label_map(
 
 
 def _geometry(shape: tuple[int, ...], properties: dict) -> Geometry:
-    """From what nnU-Net's readers call ``properties``."""
+    """Take the geometry from what nnU-Net's readers call ``properties``."""
     origin = direction = ()
     if "sitk_stuff" in properties:
         origin, direction = (properties["sitk_stuff"][key] for key in ("origin", "direction"))

@@ -46,7 +46,7 @@ class Labels:
 
 
 def read_labels(dataset_json: dict, plans: PlansManager | None, file: Path = Path("dataset.json")) -> Labels:
-    """The labels of a data set; with plans, by the label manager that they name.
+    """Read the labels of a data set; with plans, by the label manager that they name.
 
     Args:
         file: where ``dataset_json`` was read, for messages.
@@ -78,7 +78,7 @@ def read_labels(dataset_json: dict, plans: PlansManager | None, file: Path = Pat
 
 
 def _names(labels: object, file: Path) -> dict[frozenset[int], str]:
-    """The labels' names by their values."""
+    """Find the labels' names by their values."""
     if not isinstance(labels, dict):
         example = '{"background": 0, "liver": 1}'
         raise ValueError(f"{file}: 'labels' must give each name its value, as {example}; it is {labels!r}")
@@ -100,7 +100,7 @@ def _names(labels: object, file: Path) -> dict[frozenset[int], str]:
 
 
 def _value(value: object, name: str, file: Path) -> int:
-    """A label's value, which nnU-Net takes as a whole number, also where it is written as 1.0 or "1"."""
+    """Read a label's value, which nnU-Net takes as a whole number, also where it is written as 1.0 or "1"."""
     if isinstance(value, str) and value.isdecimal() and value.isascii():
         value = int(value)
     if isinstance(value, float) and value.is_integer():

@@ -42,7 +42,7 @@ def from_folders(
     plans: Path | None = None,
     output: Path | None = None,
 ) -> Pairing:
-    """All files of two folders.
+    """Pair all files of two folders.
 
     Args:
         dataset_json: None for the one that nnU-Net wrote beside the predictions, or the one above the references.
@@ -68,7 +68,7 @@ def from_folders(
 
 
 def from_results(results: Path, output: Path | None = None) -> list[Pairing]:
-    """The validation of all folds of a trainer's results folder, or of the one fold that the folder is.
+    """Pair the validation of all folds of a trainer's results folder, or of the one fold that the folder is.
 
     ``fold_all`` is left out where there are others (``results.folds``); alone, its cases are training cases.
 
@@ -118,7 +118,7 @@ def from_results(results: Path, output: Path | None = None) -> list[Pairing]:
 
 
 def shared_cases(pairings: Iterable[Pairing]) -> str | None:
-    """A sentence on cases that several folds have: ``splits_final.json`` overlaps, or was changed."""
+    """Write of cases that several folds have, if any: ``splits_final.json`` overlaps, or was changed."""
     folds: dict[str, list[str]] = {}
     for pairing in pairings:
         for case in pairing.cases:
@@ -151,7 +151,7 @@ def _folds(results: Path) -> list[Path]:
 
 
 def _expected(fold: Path, preprocessed: Path, references: dict[str, Path]) -> Iterable[str]:
-    """The validation cases of a fold."""
+    """Find the validation cases of a fold."""
     name = fold.name.removeprefix("fold_")
     if name == "all":
         return references
@@ -172,7 +172,7 @@ def _expected(fold: Path, preprocessed: Path, references: dict[str, Path]) -> It
 
 
 def _files(folder: Path, ending: str) -> dict[str, Path]:
-    """Files by case, in nnU-Net's order; hidden ones, as macOS leaves beside others, are none."""
+    """Find the files by case, in nnU-Net's order, without hidden ones, as macOS leaves beside others."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder")
     files = [file for file in sorted(folder.iterdir()) if file.name.endswith(ending) and not is_hidden(file)]
@@ -186,7 +186,7 @@ def _pair(
     reference_folder: Path,
     prediction_folder: Path,
 ) -> dict[str, tuple[Path, Path]]:
-    """Reference and prediction of the expected cases, if there are both of all and no further prediction."""
+    """Pair the expected cases, if there are both files of all and no further prediction."""
     problems = {
         f"no reference in {reference_folder} for": sorted({*expected, *predictions} - {*references}),
         f"no prediction in {prediction_folder} for": sorted({*expected} - {*predictions}),

@@ -14,7 +14,7 @@ from .tables import CSV
 
 
 def check_alike(models: Sequence[EvaluatedModel], metrics: Iterable[str]) -> None:
-    """Folders that record nothing pass; ``notes`` names them.
+    """Check that all tables were measured alike. Folders that record nothing pass; ``notes`` names them.
 
     Raises:
         ValueError: some tables were measured with other options or labels than others, in what the metrics depend on.
@@ -34,7 +34,7 @@ def check_alike(models: Sequence[EvaluatedModel], metrics: Iterable[str]) -> Non
 
 
 def notes(models: Sequence[EvaluatedModel]) -> list[str]:
-    """Sentences on cases that were trained on, tables older than the predictions, and differences that may matter."""
+    """Write of cases that were trained on, tables older than the predictions, and differences that may matter."""
     found = []
     for model in models:
         found.append(note_on_left_out(model.path))
@@ -67,7 +67,7 @@ def notes(models: Sequence[EvaluatedModel]) -> list[str]:
 
 
 def _by_value(models: Sequence[EvaluatedModel], key: str) -> dict[str, list[Path]]:
-    """Recorded values and where they hold: for all of a model, or for single folders of it."""
+    """Find the recorded values and where they hold: for all of a model, or for single folders of it."""
     found: dict[str, list[Path]] = {}
     for model in models:
         values = {folder: _shown(record[key]) for folder, record in model.evaluations.items() if key in record}
@@ -79,14 +79,14 @@ def _by_value(models: Sequence[EvaluatedModel], key: str) -> dict[str, list[Path
 
 
 def _shown(value: object) -> str:
-    """The same text for dicts in another order."""
+    """Write a value, with the same text for dicts in another order."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in sorted(value.items()))
     return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _newer_predictions(folder: Path, model: EvaluatedModel) -> list[Path]:
-    """Predictions of a folder's table that were written after it, where they still are."""
+    """Find the predictions of a folder's table that were written after it, where they still are."""
     table = folder / CSV
     if not table.is_file():
         return []
@@ -97,7 +97,7 @@ def _newer_predictions(folder: Path, model: EvaluatedModel) -> list[Path]:
 
 
 def _other_references(models: Sequence[EvaluatedModel]) -> str:
-    """The first case whose reference is not the same file in all models, and how many there are."""
+    """Name the first case whose reference is not the same file in all models, and say how many there are."""
     files: dict[str, dict[Path, None]] = {}
     for model in models:
         for case, (reference, _) in model.cases.items():

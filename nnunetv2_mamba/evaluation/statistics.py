@@ -54,17 +54,17 @@ def paired_test(differences: np.ndarray) -> tuple[float, float]:
 
 
 def smallest_p(n_cases: int) -> float:
-    """The smallest two-sided p-value that the exact test of so many cases can give: all of one sign, none zero."""
+    """Give the smallest two-sided p-value of the exact test of so many cases: all of one sign, none zero."""
     return min(1.0, 2.0 ** (1 - n_cases))
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """The p-values of one family of tests, adjusted so that its family-wise error keeps the level (Holm 1979)."""
+    """Adjust the p-values of one family of tests so that its family-wise error keeps the level (Holm 1979)."""
     return multipletests(p_values, alpha=ALPHA, method="holm")[1] if len(p_values) else np.array([])
 
 
 def mean_intervals(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Bootstrap confidence intervals of means: bias-corrected and accelerated (BCa), cases resampled.
+    """Compute bootstrap confidence intervals of means: bias-corrected and accelerated (BCa), cases resampled.
 
     Args:
         values: (rows, cases).

@@ -72,7 +72,7 @@ def convert(
 
 
 def dataset_json(task: Task, n_cases: int) -> dict:
-    """nnU-Net's, with three keys that it ignores: ``freesurfer_ids``, ``orientation`` and, of crops, ``roi_box_mm``."""
+    """Make nnU-Net's ``dataset.json``, with ``freesurfer_ids``, ``orientation``, ``roi_box_mm``, which it ignores."""
     document = {
         "channel_names": {"0": "rescale_to_0_1"},  # nnU-Net chooses the normalisation by this name
         "labels": {"background": 0, **{name: label for label, name in enumerate(task.structures.values(), 1)}},
@@ -100,7 +100,7 @@ def _convert_all(subjects: Sequence[Subject], task: Task, dataset: Path, process
 
 
 def _convert_or_explain(subject: Subject, task: Task, dataset: Path) -> list[str] | str:
-    """The structures that the subject lacks, or what is wrong with it."""
+    """Convert a subject; give the structures that it lacks, or what is wrong with it."""
     try:
         return convert_subject(subject, task, dataset)
     except ValueError as error:
@@ -141,7 +141,7 @@ def convert_subject(subject: Subject, task: Task, dataset: Path) -> list[str]:
 
 
 def _sources(subject: Subject) -> dict[str, list[int]]:
-    """Size and time of the subject's files, by which a change is told."""
+    """Record size and time of the subject's files, by which a change is told."""
     files = [file.resolve() for file in (subject.image, subject.aseg, *subject.subfields)]
     return {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 
@@ -154,7 +154,7 @@ def _is_record_of(record: Path, sources: dict) -> bool:
 
 
 def _image(file: Path) -> nibabel.Nifti1Image:
-    """The image with 0 for what is not finite, as ITK reads NIfTI: one NaN would spread over all that is resampled."""
+    """Read an image, 0 for what is not finite, as ITK reads NIfTI: a NaN would spread over all that is resampled."""
     volume = read_volume(file)
     array = voxels(volume)
     if array.dtype.kind == "f":

@@ -21,7 +21,7 @@ _SHOWN = 5  # cases in a message
 
 
 def cases_in_folder(folder: Path, n_channels: int) -> dict[str, list[Path]]:
-    """The cases in a folder by name; hidden files and folders are passed over.
+    """Find the cases in a folder by name; hidden files and folders are passed over.
 
     Models of several channels need ``NAME_0000``, ``NAME_0001``, ... For models of one, the whole name is the case's,
     as in ``OAS1_0001.mgz``; only where all NIfTI files of the folder end in ``_0000``, as nnU-Net's do, theirs ends
@@ -55,7 +55,7 @@ def cases_in_folder(folder: Path, n_channels: int) -> dict[str, list[Path]]:
 
 
 def _names_and_channels(files: Sequence[Path], n_channels: int) -> list[tuple[str, int]]:
-    """The case and the channel of each file; the channel is -1 where a name has none and needs one."""
+    """Find the case and the channel of each file; the channel is -1 where a name has none and needs one."""
     stems = {file: next(file.name.removesuffix(end) for end in ENDINGS if file.name.endswith(end)) for file in files}
     if n_channels > 1:
         matches = [(stem, re.fullmatch(r"(.+)_([0-9]{4})", stem)) for stem in stems.values()]
@@ -120,7 +120,7 @@ def _identity(file: Path) -> tuple[int, int]:
 
 
 def _on_grid_of(image: SpatialImage, segmentation: np.ndarray) -> nibabel.Nifti1Image:
-    """The segmentation with the header of a NIfTI image, which keeps both forms of its place in space and its unit."""
+    """Give the segmentation the header of a NIfTI image, which keeps both forms of its place and its unit."""
     if not isinstance(image, nibabel.Nifti1Image):
         return nifti(segmentation, image.affine)
     return type(image)(segmentation, image.affine, image.header, dtype=segmentation.dtype)

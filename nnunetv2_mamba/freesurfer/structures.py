@@ -89,14 +89,14 @@ TASKS = {
 
 
 def classes_from_ids(ids: np.ndarray, task: Task) -> np.ndarray:
-    """FreeSurfer ids to the labels of the data set (uint8, same shape); what is no structure of the task becomes 0."""
+    """Turn FreeSurfer ids into the data set's labels (uint8, same shape); what the task has not becomes 0."""
     table = np.zeros(max(task.structures) + 1, dtype=np.uint8)
     table[list(task.structures)] = np.arange(1, len(task.structures) + 1)
     return table[np.where((ids >= 0) & (ids < len(table)), ids, 0)]
 
 
 def both_sides(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """The subfields of the left and the right file in one volume, with the task's ids; other labels become 0.
+    """Put the subfields of both files into one volume, with the task's ids; other labels become 0.
 
     Raises:
         ValueError: where a voxel is of both sides.

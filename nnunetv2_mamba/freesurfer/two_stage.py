@@ -84,15 +84,15 @@ class Stage:
 
     @property
     def n_channels(self) -> int:
-        """Of the images; nnU-Net takes the older key ``modality``, too."""
+        """The number of the images' channels; nnU-Net takes the older key ``modality``, too."""
         return len(self.dataset_json.get("modality") or self.dataset_json["channel_names"])
 
     def turned(self, scan: Scan) -> Scan:
-        """A scan that this model's reader has read, as the model was trained."""
+        """Turn a scan that this model's reader has read as the model was trained."""
         return scan if self.orientation is None else scan.turned_to(self.orientation)
 
     def segment(self, array: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-        """The model's labels (z, y, x; as nnU-Net uint8, or uint16 of more than 254 labels) of an array of images.
+        """Segment an array of images: labels (z, y, x) in uint8, or uint16 of more than 254, as nnU-Net does.
 
         Args:
             array: (channels, z, y, x), float32.
@@ -102,7 +102,7 @@ class Stage:
         return self.predictor.predict_single_npy_array(images, {"spacing": list(spacing)}, None, None, False)
 
     def values(self, structures: Sequence[str]) -> dict[str, tuple[int, ...]]:
-        """The voxel values of structures, given by name or as a number.
+        """Look up the voxel values of structures, given by name or as a number.
 
         Raises:
             ValueError: for a structure that the model does not segment.
@@ -120,7 +120,7 @@ class Stage:
         return result
 
     def freesurfer_ids(self) -> np.ndarray | None:
-        """Table from label to FreeSurfer id (uint16); None where the model's data set has no ``freesurfer_ids``."""
+        """Make a table from label to FreeSurfer id (uint16), or None where the data set has no ``freesurfer_ids``."""
         ids = self.dataset_json.get("freesurfer_ids")
         if ids is None:
             return None
@@ -140,12 +140,12 @@ class Stage:
         return table
 
     def _labels(self) -> dict[str, tuple[int, ...]]:
-        """Every structure's values, without the background's."""
+        """Read every structure's values, without the background's."""
         labels = {name: values_of(value) for name, value in self.dataset_json["labels"].items()}
         return {name: values for name, values in labels.items() if values != (0,)}
 
     def trained_box_mm(self) -> list[float]:
-        """Edges of the boxes that the model was trained on, else of its patch; in the order of nnU-Net's axes.
+        """Find the edges of the boxes the model was trained on, else of its patch, in the order of nnU-Net's axes.
 
         Raises:
             ValueError: where neither is known, as of a 2D model.

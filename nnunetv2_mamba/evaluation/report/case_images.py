@@ -19,7 +19,7 @@ _TITLE = "Worst, median and best case"
 def section_of_cases(
     comparison: Comparison, models: Repetitions, images: Path | None, references: Path | None
 ) -> Section:
-    """The cases by the mean over the models of the first metric, or a sentence that says what is missing.
+    """Draw the cases, by the mean over the models of the first metric, or say what is missing.
 
     Args:
         images: folder with images in nnU-Net's naming; None for that of the data set in nnUNet_raw.
@@ -59,14 +59,14 @@ def section_of_cases(
 
 
 def extremes(scores: dict[str, float]) -> dict[str, str]:
-    """The worst, the median and the best case by a score where higher is better; fewer if there are fewer cases."""
+    """Choose the worst, the median and the best case by a score, higher is better; fewer if there are fewer cases."""
     ordered = sorted(scores, key=lambda case: (scores[case], case))
     chosen = {"worst": ordered[0], "median": ordered[(len(ordered) - 1) // 2], "best": ordered[-1]}
     return {kind: case for i, (kind, case) in enumerate(chosen.items()) if case not in list(chosen.values())[:i]}
 
 
 def _files(name: str, models: Repetitions, images: Path | None, references: Path | None) -> ShownCase:
-    """The files of a case; a model that was trained several times has those of its first training.
+    """Find the files of a case; a model that was trained several times shows its first training.
 
     Raises:
         ValueError: for what is missing.
@@ -94,7 +94,7 @@ def _files(name: str, models: Repetitions, images: Path | None, references: Path
 
 
 def _raw_images(models: Repetitions) -> Path | None:
-    """The images of the data set, where it is known and nnUNet_raw is set."""
+    """Find the images of the data set, where it is known and nnUNet_raw is set."""
     raw = os.environ.get("nnUNet_raw")
     datasets = (model.dataset or model.plans.get("dataset_name") for model, *_ in models.values())
     dataset = next(filter(None, datasets), None)
@@ -102,7 +102,7 @@ def _raw_images(models: Repetitions) -> Path | None:
 
 
 def _labels(models: Repetitions) -> dict[int, str]:
-    """Names by value. Regions have several values, of which each keeps the name of its smallest region."""
+    """Find the names by value. Regions have several values, of which each keeps the name of its smallest region."""
     names: dict[int, str] = {}
     for model in (model for own in models.values() for model in own):
         given = model.dataset_json.get("labels", {})

@@ -23,7 +23,7 @@ _MANY_POINTS = 4000  # from here on points are pixels in the vector files too
 
 
 def paired_dots(items: Sequence[StructureComparison]) -> tuple[Figure, str]:
-    """Every case a line over the models, one panel per structure, the means with their intervals beside it."""
+    """Draw every case as a line over the models, one panel per structure, with means and their intervals beside it."""
     names = list(items[0].values.columns)
     figure, axes = panels(len(items), 0.85 + 0.42 * len(names), sharey=True)
     pixels = sum(item.values.size for item in items) > _MANY_POINTS
@@ -44,7 +44,7 @@ def paired_dots(items: Sequence[StructureComparison]) -> tuple[Figure, str]:
 
 
 def boxes(items: Sequence[StructureComparison]) -> tuple[Figure, str]:
-    """Median, quartiles and range of the cases, one panel per structure."""
+    """Draw median, quartiles and range of the cases, one panel per structure."""
     names = list(items[0].values.columns)
     figure, axes = panels(len(items), 0.85 + 0.34 * len(names), sharey=True)
     pixels = sum(item.values.size for item in items) > _MANY_POINTS
@@ -61,7 +61,7 @@ def boxes(items: Sequence[StructureComparison]) -> tuple[Figure, str]:
 
 
 def significance(items: Sequence[StructureComparison]) -> tuple[Figure, str]:
-    """Who is significantly better than whom, one panel per structure; p-values adjusted by Holm."""
+    """Draw who is significantly better than whom, one panel per structure, with Holm's p-values."""
     names = list(items[0].values.columns)
     figure, axes = panels(len(items), 3.3, square=True)
     colours = ListedColormap(["#f0b27a", "#eeeeee", "#85b8dd"])
@@ -133,7 +133,7 @@ def cost_versus_score(item: StructureComparison, costs: dict[str, dict[str, floa
 
 
 def learning_curves(curves: dict[str, dict[str, list[dict[int, float]]]]) -> tuple[Figure, str] | None:
-    """Thin: each fold; thick: their mean. None where no model has a training log.
+    """Draw each fold thin and their mean thick; None where no model has a training log.
 
     Args:
         curves: by model, by name in ``nnunet_log.CURVES``: the mean over folds, then each fold.

@@ -43,7 +43,7 @@ class Section:
 
 
 def render(title: str, lead: str, findings: list[str], notes: list[str], sections: list[Section]) -> str:
-    """The whole file."""
+    """Write the whole file."""
     loader = PackageLoader("nnunetv2_mamba.evaluation.report", package_path="")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["data_uri"] = data_uri
@@ -54,7 +54,7 @@ def render(title: str, lead: str, findings: list[str], notes: list[str], section
 
 
 def data_uri(illustration: Illustration) -> Markup:
-    """The picture itself: lines stay lines, unless there are so many that the file could not be mailed any more."""
+    """Put the picture into a URI. Lines stay lines, unless so many that the file could not be mailed any more."""
     if illustration.photo:
         return _uri("png", picture(illustration.figure, "png"))
     lines = picture(illustration.figure, "svg")
@@ -68,7 +68,7 @@ def _uri(kind: str, content: bytes) -> Markup:
 
 
 def picture(figure: Figure, ending: str, **options: Any) -> bytes:
-    """The content of a file with the figure; ``options`` are those of ``savefig``."""
+    """Make the content of a file with the figure; ``options`` are those of ``savefig``."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format=ending, dpi=_DPI, **options)
     return buffer.getvalue()

@@ -27,12 +27,12 @@ REFERENCES = (
 
 
 def paragraphs(comparison: Comparison, models: Repetitions) -> list[str]:
-    """Plain text, for the report and for a paper."""
+    """Write the paragraphs in plain text, for the report and for a paper."""
     return [_training(comparison, models), _measuring(models), _testing(comparison), " ".join(RULES)]
 
 
 def model_table(comparison: Comparison, models: Repetitions) -> Table:
-    """What stands behind each name; unknown where nothing is recorded."""
+    """Make a table of what stands behind each name; unknown where nothing is recorded."""
     rows = [
         (
             name,
@@ -46,7 +46,7 @@ def model_table(comparison: Comparison, models: Repetitions) -> Table:
 
 
 def _of_folds(models: list[EvaluatedModel]) -> tuple[str, ...]:
-    """Names, seeds, epochs, hardware and versions of the folds of a model's trainings."""
+    """Write names, seeds, epochs, hardware and versions of the folds of a model's trainings."""
     folds = [fold for model in models for fold in model.folds]
     return (
         _set(fold.name for fold in folds),
@@ -77,7 +77,7 @@ def _trainer(model: EvaluatedModel) -> str:
 
 
 def _details(models: list[EvaluatedModel]) -> str:
-    """How a model was trained, but for the trainer's name; the plans are those of its first path."""
+    """Say how a model was trained, but for the trainer's name; the plans are those of its first path."""
     if not any(model.folds for model in models):
         return "nothing is recorded of the training"
     first = models[0]
@@ -108,7 +108,7 @@ def _measuring(models: Repetitions) -> str:
 
 
 def _numbers(records: list[dict]) -> list[str]:
-    """What was chosen of the numbers that metrics depend on, as sentences."""
+    """Say what was chosen of the numbers that metrics depend on."""
     settings = dict.fromkeys(setting for metric in METRICS.values() for setting in metric.depends_on)
     return [
         f" {setting.name[0].upper()}{setting.name[1:]} is "
@@ -118,7 +118,7 @@ def _numbers(records: list[dict]) -> list[str]:
 
 
 def _title(name: str) -> str:
-    """The title of a metric; its name, where another version had it and this one has not."""
+    """Give a metric's title, or its name, where another version had it and this one has not."""
     return METRICS[name].title if name in METRICS else name
 
 
@@ -147,6 +147,6 @@ def _versions(versions: dict) -> str | None:
 
 
 def _set(values: Iterable[object]) -> str:
-    """The different values, in order; what is not recorded is said once."""
+    """Write the different values in order; what is not recorded is said once."""
     texts = dict.fromkeys("not recorded" if value is None else str(value) for value in values)
     return ", ".join(texts) or "not recorded"

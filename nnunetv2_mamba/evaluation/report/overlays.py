@@ -30,7 +30,7 @@ class ShownCase:
 
 
 def overlay(case: ShownCase, labels: dict[int, str], captions: dict[str, str]) -> tuple[Figure, str]:
-    """Planes are rows; image, reference and predictions are columns.
+    """Draw a case: planes are rows; image, reference and predictions are columns.
 
     The slices are those with most of the reference's foreground, whatever the predictions look like there. Anatomical
     left is on the right, as in radiology.
@@ -86,7 +86,7 @@ def overlay(case: ShownCase, labels: dict[int, str], captions: dict[str, str]) -
 
 
 def _oriented(file: Path) -> tuple[np.ndarray, tuple[float, ...]]:
-    """Voxels and their sizes, with the axes up, to the back and to the left where the image has a place in space.
+    """Read voxels and their sizes, with the axes up, to the back and to the left where the image has a place.
 
     Raises:
         ValueError: for a file that is damaged or cannot be read, naming it.
@@ -105,14 +105,14 @@ def _oriented(file: Path) -> tuple[np.ndarray, tuple[float, ...]]:
 
 
 def _window(image: np.ndarray) -> np.ndarray:
-    """Grey values from 0 to 1, without the extremes."""
+    """Bring grey values to the range from 0 to 1, cutting the extremes."""
     values = image.astype(np.float32)
     low, high = np.percentile(values, (0.5, 99.5))
     return ((values - low) / max(float(high - low), 1e-6)).clip(0, 1)
 
 
 def _box(mask: np.ndarray) -> tuple[slice, ...]:
-    """A box around all structures, with a margin."""
+    """Find a box around all structures, with a margin."""
     (bounds,) = find_objects((mask != 0).astype(np.uint8))
     sides = []
     for side, length in zip(bounds, mask.shape, strict=True):

@@ -35,7 +35,7 @@ _CURVES = "Means over the folds that have reached an epoch; thin: single folds. 
 def make_files(
     comparison: Comparison, models: Repetitions, images: Path | None = None, references: Path | None = None
 ) -> dict[str, bytes]:
-    """What goes into the files, by their names in the output; the report is the last.
+    """Make what goes into the files, by their names in the output; the report is the last.
 
     Args:
         images, references: as for ``case_images.section_of_cases``.
@@ -96,7 +96,7 @@ def write_files(files: dict[str, bytes], output: Path) -> None:
 
 
 def values_csv(comparison: Comparison) -> str:
-    """Names that a spreadsheet would take for formulas have an apostrophe before them."""
+    """Write all values; names that a spreadsheet would take for formulas have an apostrophe before them."""
     values = comparison.values()
     values = values.assign(**{name: values[name].map(as_cell) for name in ("result", "structure", "case")})
     return values.to_csv(index=False, lineterminator="\n")

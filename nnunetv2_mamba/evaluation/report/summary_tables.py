@@ -23,7 +23,7 @@ class Table:
 
 
 def overview(comparison: Comparison) -> Table:
-    """Models x metrics: mean with its interval, rank; the best mean of a metric is bold."""
+    """Make a table of models x metrics: mean with its interval, rank; the best mean of a metric is bold."""
     head, columns, bold = ["model"], [list(comparison.names)], set()
     items = comparison.overall
     for item in items:
@@ -43,7 +43,7 @@ def overview(comparison: Comparison) -> Table:
 
 
 def per_structure(comparison: Comparison, metric: str) -> Table:
-    """Structures x models: mean with its interval."""
+    """Make a table of structures x models: mean with its interval."""
     items = comparison.of(metric)
     rows = [
         (item.structure, str(len(item.values)), *(_mean(result, item.metric) for result in item.results))
@@ -54,7 +54,7 @@ def per_structure(comparison: Comparison, metric: str) -> Table:
 
 
 def main_pairs(comparison: Comparison, metric: str) -> Table:
-    """All pairs of models on the mean over structures, or on the only structure."""
+    """List all pairs of models on the mean over structures, or on the only structure."""
     item = comparison.of(metric)[0]
     caption = (
         f"{METRICS[metric].heading}, {item.structure}, {len(item.values)} cases: mean difference with its 95 % "
@@ -65,7 +65,7 @@ def main_pairs(comparison: Comparison, metric: str) -> Table:
 
 
 def single_pairs(comparison: Comparison, metric: str) -> Table | None:
-    """All pairs of models on every structure; None where there is only one."""
+    """List all pairs of models on every structure; None where there is only one."""
     rows, bold = [], set()
     for item in comparison.of(metric)[1:]:
         own, strong = _pair_rows(item)
@@ -97,7 +97,7 @@ def _pair_rows(item: StructureComparison) -> tuple[tuple[tuple[str, ...], ...], 
 
 
 def cost_table(costs: dict[str, dict[str, float]]) -> Table | None:
-    """Models x costs, or None if none is known."""
+    """Make a table of models x costs, or None if none is known."""
     known = [key for key in COSTS if any(key in cost for cost in costs.values())]
     if not known:
         return None
@@ -115,7 +115,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """For the packages booktabs and graphicx."""
+    """Write a table for the packages booktabs and graphicx."""
     head, *rows = (" & ".join(cells) + r" \\" for cells in _cells(table, for_latex, r"\textbf{{{}}}"))
     lines = [
         r"\begin{table}",
@@ -135,7 +135,7 @@ def latex(table: Table) -> str:
 
 
 def _cells(table: Table, escape: Callable[[str], str], bold: str) -> Iterator[list[str]]:
-    """The head and the rows, escaped; ``bold`` is a format."""
+    """Escape the head and the rows; ``bold`` is a format."""
     yield [escape(text) for text in table.head]
     for i, row in enumerate(table.rows):
         yield [bold.format(escape(text)) if (i, j) in table.bold else escape(text) for j, text in enumerate(row)]
@@ -155,12 +155,12 @@ _LATEX = {
 
 
 def for_latex(text: str) -> str:
-    """Text in which nothing is a command; line breaks become spaces."""
+    """Escape a text, in which nothing is then a command; line breaks become spaces."""
     return "".join(_LATEX.get(sign, sign) for sign in printable(" ".join(text.split())))
 
 
 def _for_markdown(text: str) -> str:
-    """Text in which nothing is a tag, a link or a column."""
+    """Escape a text, in which nothing is then a tag, a link or a column."""
     text = printable(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{sign}" if sign in r"\`*_[]|" else sign for sign in text)
 
