@@ -26,18 +26,18 @@ def contradictions(labels: Mapping[str, object], regions_class_order: Sequence[i
     if not regions or regions_class_order is None:
         return []
     order = [int(value) for value in regions_class_order]
-    wrong = {}
+    remedy = _remedy(regions)
+    found = []
     for value in sorted({value for values in regions.values() for value in values}):
         written = _written(value, regions, order)
         before, after = _holding(value, regions), _holding(written, regions)
         if before != after:
             named = [joined_by_and(names) or "no region" for names in (before, after)]
-            wrong[value] = f"voxels of {named[0]} (value {value}) as {written}, which is {named[1]}"
-    remedy = _remedy(regions)
-    return [
-        f"regions_class_order {order} contradicts the regions: nnU-Net writes {text}; {remedy}"
-        for text in wrong.values()
-    ]
+            found.append(
+                f"regions_class_order {order} contradicts the regions: nnU-Net writes voxels of {named[0]} "
+                f"(value {value}) as {written}, which is {named[1]}; {remedy}"
+            )
+    return found
 
 
 def values_of(label_or_region: object) -> tuple[int, ...]:

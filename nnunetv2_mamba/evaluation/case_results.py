@@ -40,7 +40,12 @@ def evaluation_json(pairing: Pairing, options: MetricOptions, results: dict[str,
     ]
     keys = [label.key for label in pairing.labels.measured]
     names = list(per_case[0]["metrics"][keys[0]])
-    means = {key: {name: _nanmean([case["metrics"][key][name] for case in per_case]) for name in names} for key in keys}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a label that no case has: NaN
+        means = {
+            key: {name: float(np.nanmean([case["metrics"][key][name] for case in per_case])) for name in names}
+            for key in keys
+        }
     return {
         "foreground_mean": {name: float(np.mean([means[key][name] for key in keys])) for name in names},
         "mean": means,
@@ -75,12 +80,6 @@ def evaluation_table(pairing: Pairing, results: dict[str, dict]) -> pd.DataFrame
 def versions() -> dict[str, str]:
     """Give the versions of the packages that the values may depend on."""
     return {name: installed_version(name) for name in ("nnunetv2-mamba", "nnunetv2", "monai", "scipy", "numpy")}
-
-
-def _nanmean(values: list[float]) -> float:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of a label that no case has: NaN
-        return float(np.nanmean(values))
 
 
 def format_means(tables: list[pd.DataFrame], options: MetricOptions) -> str:

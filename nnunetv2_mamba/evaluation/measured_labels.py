@@ -60,10 +60,7 @@ def read_labels(dataset_json: dict, plans: PlansManager | None, file: Path = Pat
     if order is not None and not (isinstance(order, list | tuple) and all(type(value) is int for value in order)):
         raise ValueError(f"{file}: 'regions_class_order' must be a list of values, one for each region, not {order!r}")
     try:
-        if plans is None:
-            manager = LabelManager(labels, order)
-        else:
-            manager = plans.get_label_manager(dataset_json)
+        manager = LabelManager(labels, order) if plans is None else plans.get_label_manager(dataset_json)
     except (AssertionError, RuntimeError) as error:
         raise ValueError(f"nnU-Net cannot use the labels of {file}: {error}") from error
     measured = manager.foreground_regions if manager.has_regions else manager.foreground_labels

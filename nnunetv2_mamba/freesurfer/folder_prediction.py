@@ -7,14 +7,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import nibabel
-import numpy as np
-from nibabel.spatialimages import SpatialImage
-
 from ..files import is_hidden
 from ..text import first_few, printable
 from .two_stage import TwoStage
-from .volumes import ENDINGS, nifti, open_volume, write_volume
+from .volumes import ENDINGS, on_grid_of, open_volume, write_volume
 
 _NIFTI = (".nii.gz", ".nii")
 _SHOWN = 5  # cases in a message
@@ -91,7 +87,7 @@ def predict_cases(models: TwoStage, input_folder: Path, output_folder: Path, ove
         start = time.perf_counter()
         try:
             segmentation, remarks = models.segment(files)
-            write_volume(_on_grid_of(open_volume(files[0]), segmentation), outputs[name])
+            write_volume(on_grid_of(open_volume(files[0]), segmentation), outputs[name])
         except Exception as error:  # one odd file must not end the others' night
             failed.append(name)
             print(f"{printable(name)}: FAILED: {_message(error)}", flush=True)
@@ -117,13 +113,6 @@ def _check_outputs(
 def _identity(file: Path) -> tuple[int, int]:
     information = file.stat()
     return information.st_dev, information.st_ino
-
-
-def _on_grid_of(image: SpatialImage, segmentation: np.ndarray) -> nibabel.Nifti1Image:
-    """Give the segmentation the header of a NIfTI image, which keeps both forms of its place and its unit."""
-    if not isinstance(image, nibabel.Nifti1Image):
-        return nifti(segmentation, image.affine)
-    return type(image)(segmentation, image.affine, image.header, dtype=segmentation.dtype)
 
 
 def _message(error: Exception) -> str:

@@ -16,7 +16,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from ..files import written_whole
 from ..image_files import check_complete
 from ..text import last_line, times
-from .volumes import grid_difference, itk_affine, nifti, open_volume, voxels
+from .volumes import grid_difference, itk_affine, on_grid_of, open_volume, voxels
 
 _REORIENTED = "RAS"  # what nnU-Net's readers that reorient turn images to
 
@@ -101,17 +101,13 @@ def _read_channel(file: Path, reader: type[BaseReaderWriter], folder: Path) -> t
 
 def _readable(image: SpatialImage, file: Path, folder: Path) -> Path:
     """Give a whole file that nnU-Net's readers know: the file itself, or a copy in the folder."""
-    if isinstance(image, nibabel.Nifti1Image):
-        if len(nibabel.load(file).shape) == 3:
-            check_complete(file)
-            return file
-        array = voxels(image)
-        copy = type(image)(array, image.affine, image.header, dtype=array.dtype)
-    else:
+    if not isinstance(image, nibabel.Nifti1Image):
         _axes(file, image.affine)  # refuses what has none
-        copy = nifti(voxels(image), image.affine)
+    elif len(nibabel.load(file).shape) == 3:
+        check_complete(file)
+        return file
     with written_whole(folder / "image.nii") as temporary:  # one at a time: it is read at once
-        nibabel.save(copy, temporary)
+        nibabel.save(on_grid_of(image, voxels(image)), temporary)
     return folder / "image.nii"
 
 

@@ -173,3 +173,10 @@ def nifti(array: np.ndarray, affine: np.ndarray, **options) -> nibabel.Nifti1Ima
     image.set_qform(affine, code=1)
     image.header.set_xyzt_units("mm")
     return image
+
+
+def on_grid_of(image: SpatialImage, array: np.ndarray) -> nibabel.Nifti1Image:
+    """Make an image on the grid of another, of a NIfTI image with its header: both forms of its place, and its unit."""
+    if not isinstance(image, nibabel.Nifti1Image):
+        return nifti(array, image.affine)
+    return type(image)(array, image.affine, image.header, dtype=array.dtype)

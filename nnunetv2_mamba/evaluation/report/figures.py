@@ -63,7 +63,7 @@ def boxes(items: Sequence[StructureComparison]) -> tuple[Figure, str]:
 def significance(items: Sequence[StructureComparison]) -> tuple[Figure, str]:
     """Draw who is significantly better than whom, one panel per structure, with Holm's p-values."""
     names = list(items[0].values.columns)
-    figure, axes = panels(len(items), 3.3, square=True)
+    figure, axes = panels(len(items), 3.3)
     colours = ListedColormap(["#f0b27a", "#eeeeee", "#85b8dd"])
     for panel, item in zip(axes, items, strict=True):
         cells = np.ma.masked_all((len(names), len(names)))
@@ -84,6 +84,7 @@ def significance(items: Sequence[StructureComparison]) -> tuple[Figure, str]:
         if panel is not axes[0] and not panel.get_subplotspec().is_first_col():
             panel.set_yticklabels(numbers)
         panel.set_title(wrapped(item.structure, 40))
+        panel.set_box_aspect(1)
         panel.grid(False)
         panel.spines[:].set_visible(False)
         panel.tick_params(length=0)

@@ -97,24 +97,19 @@ def _measuring(models: Repetitions) -> str:
     found = [record for own in models.values() for model in own for record in model.evaluations.values() if record]
     if not found:
         return "How the metrics were measured is not recorded beside the tables."
+    settings = dict.fromkeys(setting for metric in METRICS.values() for setting in metric.depends_on)
     texts = [
         "Every case was evaluated at its own spacing in the geometry of its reference. Definitions: "
         + "; ".join(f"{_title(key)}: {text}" for key, text in found[0].get("definitions", {}).items())
         + ".",
-        *_numbers(found),
-        f" Measured with {_set(_versions(item.get('versions', {})) for item in found)}.",
+        *(
+            f"{setting.name[0].upper()}{setting.name[1:]} is {_set(record.get(setting.key) for record in found)} "
+            f"{setting.unit}."
+            for setting in settings
+        ),
+        f"Measured with {_set(_versions(item.get('versions', {})) for item in found)}.",
     ]
-    return "".join(texts)
-
-
-def _numbers(records: list[dict]) -> list[str]:
-    """Say what was chosen of the numbers that metrics depend on."""
-    settings = dict.fromkeys(setting for metric in METRICS.values() for setting in metric.depends_on)
-    return [
-        f" {setting.name[0].upper()}{setting.name[1:]} is "
-        f"{_set(record.get(setting.key) for record in records)} {setting.unit}."
-        for setting in settings
-    ]
+    return " ".join(texts)
 
 
 def _title(name: str) -> str:

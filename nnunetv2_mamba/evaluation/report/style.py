@@ -51,15 +51,12 @@ def wrapped(name: str, width: int = 26) -> str:
     return "\n".join(textwrap.wrap(name, width)) or name
 
 
-def panels(count: int, height: float, sharey: bool = False, square: bool = False) -> tuple[Figure, list[Axes]]:
-    """Make a figure with a grid of ``count`` panels of ``height`` inches, or square ones."""
+def panels(count: int, height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """Make a figure with a grid of ``count`` panels of ``height`` inches."""
     columns = 2 if count == 4 else min(3, count)
     rows = -(-count // columns)
     figure = Figure(figsize=(_WIDTH if columns > 1 else 0.7 * _WIDTH, rows * height + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey).ravel().tolist()
     for unused in axes[count:]:
         unused.remove()
-    for panel in axes[:count]:
-        if square:
-            panel.set_box_aspect(1)
     return figure, axes[:count]
