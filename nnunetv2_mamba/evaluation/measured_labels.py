@@ -98,9 +98,8 @@ def _names(labels: object, file: Path) -> dict[frozenset[int], str]:
 
 def _value(value: object, name: str, file: Path) -> int:
     """Read a label's value, which nnU-Net takes as a whole number, also where it is written as 1.0 or "1"."""
-    if isinstance(value, str) and value.isdecimal() and value.isascii():
-        value = int(value)
-    if isinstance(value, float) and value.is_integer():
+    as_text = isinstance(value, str) and value.isdecimal() and value.isascii()
+    if as_text or (isinstance(value, float) and value.is_integer()):
         value = int(value)
     if type(value) is int and 0 <= value <= _MOST:
         return value

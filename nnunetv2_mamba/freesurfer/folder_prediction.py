@@ -92,9 +92,8 @@ def predict_cases(models: TwoStage, input_folder: Path, output_folder: Path, ove
             failed.append(name)
             print(f"{printable(name)}: FAILED: {_message(error)}", flush=True)
         else:
-            print(
-                f"{printable(name)}: {printable(', '.join(remarks))}, {time.perf_counter() - start:.1f} s", flush=True
-            )
+            took = time.perf_counter() - start
+            print(f"{printable(name)}: {printable(', '.join(remarks))}, {took:.1f} s", flush=True)
     return failed
 
 
@@ -117,6 +116,5 @@ def _identity(file: Path) -> tuple[int, int]:
 
 def _message(error: Exception) -> str:
     text = printable(" ".join(str(error).split()))
-    return (
-        text if text and isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: {text}"
-    )
+    speaks = isinstance(error, OSError | ValueError | RuntimeError)  # of others the type says more than the text
+    return text if text and speaks else f"{type(error).__name__}: {text}"

@@ -14,6 +14,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from ..files import read_json_object
 from ..regions import values_of
 from ..text import times
+from ..untrusted_plans import check_untrusted_plans
 from .roi import Box, box_of_size, box_with_margin, largest_parts
 from .scans import Scan, read_scan
 
@@ -232,7 +233,4 @@ def _check_documents(folder: Path) -> None:
     if dataset.is_file():
         read_json_object(dataset)
     if plans.is_file():
-        content = read_json_object(plans)
-        from ..untrusted_plans import check_untrusted_plans
-
-        check_untrusted_plans(content, str(plans))
+        check_untrusted_plans(read_json_object(plans), str(plans))

@@ -31,13 +31,13 @@ def finding(item: StructureComparison) -> str:
     """Write one paragraph: what the comparison shows of one metric on one structure, and what it does not."""
     metric = METRICS[item.metric]
     lower = metric.lower_is_better
-    by_mean = sorted(item.results, key=lambda result: result.mean if lower else -result.mean)
-    best = by_mean[0]
-    head = f"{metric.heading}, {item.structure}, {len(item.values)} cases: "
-    tied = [result.name for result in by_mean if result.mean == best.mean]
-    mean = with_interval(best.mean, best.low, best.high, item.metric)
-    head += f"{joined_by_and(tied)} {'has' if len(tied) == 1 else 'have'} the "
-    head += f"{'lowest' if lower else 'highest'} mean, {mean}. "
+    best = (min if lower else max)(item.results, key=lambda result: result.mean)
+    tied = [result.name for result in item.results if result.mean == best.mean]
+    head = (
+        f"{metric.heading}, {item.structure}, {len(item.values)} cases: {joined_by_and(tied)} "
+        f"{'has' if len(tied) == 1 else 'have'} the {'lowest' if lower else 'highest'} mean, "
+        f"{with_interval(best.mean, best.low, best.high, item.metric)}. "
+    )
     n_significant = sum(pair.significant for pair in item.pairs)
     if not n_significant:
         between = "the two models" if len(item.results) == 2 else "any two models"
