@@ -19,6 +19,7 @@ from typing import BinaryIO
 import numpy as np
 import SimpleITK
 from nibabel import AnalyzeHeader, Nifti1Header, Nifti1Pair, Nifti2Header
+from nibabel.filename_parser import types_filenames
 from nibabel.freesurfer.mghformat import MGHHeader
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
@@ -128,10 +129,9 @@ def _check_nifti(file: Path) -> None:
 
 def _check_pair(file: Path) -> None:
     """Check NIfTI or Analyze in two files, of which either may be named."""
-    compressed = ".gz" if file.name.lower().endswith(".gz") else ""
-    stem = file.with_name(file.name.removesuffix(compressed)).with_suffix("")
-    header_file, voxels = (Path(f"{stem}{ending}{compressed}") for ending in (".hdr", ".img"))
-    if not voxels.exists() and not compressed:
+    names = types_filenames(str(file), (("header", ".hdr"), ("voxels", ".img")), trailing_suffixes=(".gz",))
+    header_file, voxels = Path(names["header"]), Path(names["voxels"])
+    if not voxels.exists() and voxels.suffix != ".gz":
         voxels = Path(f"{voxels}.gz")
     for part in (header_file, voxels):
         _check_regular(part)

@@ -59,10 +59,7 @@ def _joined(tables: Sequence[tuple[str, pd.DataFrame]], metric: str) -> pd.DataF
     Raises:
         ValueError: for cases, structures or single values that some tables lack or have twice, all of them.
     """
-    columns = []
-    for _, table in tables:
-        chosen = table[table["metric"] == metric].astype({"case": str, "label": str})
-        columns.append(chosen.set_index(["case", "label"])["value"])
+    columns = [table[table["metric"] == metric].set_index(["case", "label"])["value"] for _, table in tables]
     cases, labels = ({key for column in columns for key in column.index.unique(level)} for level in ("case", "label"))
     order = list(dict.fromkeys(label for column in columns for label in column.index.unique("label")))
     expected = pd.MultiIndex.from_product([sorted(cases), order], names=["case", "label"])

@@ -78,8 +78,7 @@ def mean_intervals(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return np.full((len(values), 2), np.nan)
     with warnings.catch_warnings():
         # BCa divides by the spread of the values: without one it warns and gives NaN, replaced below
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        warnings.simplefilter("ignore", RuntimeWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)  # scipy's DegenerateDataWarning is one
         interval = stats.bootstrap(
             (values,),
             np.mean,

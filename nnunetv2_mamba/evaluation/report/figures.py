@@ -81,7 +81,7 @@ def significance(items: Sequence[StructureComparison]) -> tuple[Figure, str]:
         panel.set_yticks(
             range(len(names)), [f"{wrapped(name, 22)} ({n})" for n, name in zip(numbers, names, strict=True)]
         )
-        if panel is not axes[0] and not panel.get_subplotspec().is_first_col():
+        if not panel.get_subplotspec().is_first_col():
             panel.set_yticklabels(numbers)
         panel.set_title(wrapped(item.structure, 40))
         panel.set_box_aspect(1)

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from scipy.ndimage import find_objects
 
 from ...image_files import check_complete
-from .style import COLOURS, wrapped
+from .style import COLOURS, colour, wrapped
 
 PLANES = ("axial", "coronal", "sagittal")
 _MARGIN = 0.15  # around the structures, as a share of their box
@@ -53,7 +53,7 @@ def overlay(case: ShownCase, labels: dict[int, str], captions: dict[str, str]) -
     planes = [0, 1, 2] if min(reference.shape) > 1 else [int(np.argmin(reference.shape))]  # an image of one slice
     box = _box(shown)
     values = sorted(labels)
-    colours = ListedColormap([COLOURS[i % len(COLOURS)] for i in range(len(values))])
+    colours = ListedColormap([colour(place) for place in range(len(values))])
 
     sizes = [(side.stop - side.start) * length for side, length in zip(box, spacing, strict=True)]
     heights = [sizes[1] if axis == 0 else sizes[0] for axis in planes]
