@@ -234,7 +234,7 @@ def test_instance_norm_refuses_a_bottleneck_of_one_voxel(name):
         ("segmamba", dict(conv_op=nn.Conv1d), "conv_op"),
         ("ss3d", dict(bottleneck="lstm"), "bottleneck must be one of"),
         ("ss3d", dict(features_per_stage=[8, 12, 16]), "multiples of 8"),
-        ("ss3d", dict(drop_path=1.0), "drop path"),
+        ("ss3d", dict(drop_path=1.0), "drop_path"),
         ("ss3d", dict(position_grid=(4, 4, 4)), "position_grid"),
         ("transformer", dict(position_grid=None), "position_grid"),
         ("transformer", dict(bottleneck_channels=24), "16 attention heads"),

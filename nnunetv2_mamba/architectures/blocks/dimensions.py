@@ -1,4 +1,4 @@
-"""One network class for 2D and 3D: find the layer that matches a convolution class."""
+"""One network class for 2D and 3D: what the class of a convolution and its kernel say."""
 
 from __future__ import annotations
 
@@ -17,18 +17,6 @@ def spatial_dims(conv_op: type[nn.Module]) -> int:
         if isinstance(conv_op, type) and issubclass(conv_op, op):
             return dims
     raise ValueError(f"conv_op must be torch.nn.Conv2d or torch.nn.Conv3d, got {conv_op!r}")
-
-
-def conv_transpose(dims: int) -> type[nn.Module]:
-    return {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[dims]
-
-
-def instance_norm(dims: int) -> type[nn.Module]:
-    return {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dims]
-
-
-def max_pool(dims: int) -> type[nn.Module]:
-    return {2: nn.MaxPool2d, 3: nn.MaxPool3d}[dims]
 
 
 def same_padding(kernel_size: Sequence[int]) -> tuple[int, ...]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from dynamic_network_architectures.building_blocks.regularization import DropPath
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
-
-from .drop_path import DropPath
 
 LARGEST = torch.finfo(torch.float16).max
 

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from dynamic_network_architectures.building_blocks.helper import get_matching_pool_op
 from torch import nn
 
 from ..blocks.depthwise_conv import DepthwiseConv
-from ..blocks.dimensions import max_pool
 from ..blocks.half_precision import saturate_layers
 from ..blocks.mixers import OWN_MIXERS, check_mixer, sequence_mixer
 from ..blocks.tokens import to_tokens, to_volume
@@ -31,7 +31,7 @@ class MedSegMambaEncoder(nn.Module):
 
     def __init__(self, input_channels: int, topology: Topology, conv_op: type[nn.Module]):
         super().__init__()
-        pool = max_pool(len(topology.strides[0]))
+        pool = get_matching_pool_op(conv_op, pool_type="max")
         widths = (input_channels, *topology.features)
         self.stages = nn.ModuleList(
             nn.Sequential(
@@ -139,6 +139,8 @@ class MedSegMamba(PlannedNetwork):
             raise ValueError(f"d_state and expand have no effect with bottleneck={bottleneck!r}; leave them out")
         if (position_grid is not None) != (bottleneck == "transformer"):
             raise ValueError("position_grid must be given with bottleneck='transformer', and only then")
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path must be in [0, 1), got {drop_path}")
         super().__init__(*planned, **planned_by_name)
         topology, conv_op = self.topology, self.conv_op
         features, kernels = topology.features, topology.kernel_sizes

@@ -6,12 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from dynamic_network_architectures.building_blocks.helper import get_matching_convtransp, get_matching_instancenorm
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import nn
 
-from ..blocks.dimensions import conv_transpose, instance_norm, spatial_dims
 from ..blocks.half_precision import saturate_layers, saturated
 from ..blocks.mixers import sequence_mixer
+from ..blocks.plain_conv import PlainConvBlock
 from ..blocks.tokens import to_tokens, to_volume
 from ..contract import PlannedNetwork
 from ..segmamba.gated_spatial_conv import GatedSpatialConv
@@ -19,7 +20,6 @@ from ..segmamba.network import SegMamba, SegMambaEncoder, decoder_blocks
 from ..topology import Topology, per_stage_counts
 from .fused_head import FusedHead
 from .kan import kan_block
-from .plain_conv import PlainConvBlock
 
 SCANS = ("bidirectional", "tri_oriented")
 WIRINGS = ("inline", "skip")
@@ -64,10 +64,9 @@ class BSAStage(nn.Module):
         self.downsample = downsample
         self.gated_conv = GatedSpatialConv(channels, conv_op, kernel_size, gate)
         self.mamba_layers = nn.ModuleList(_MambaLayer(channels, conv_op, scan, mixer) for _ in range(n_mamba_layers))
-        dims = spatial_dims(conv_op)
-        self.kan = nn.Sequential(instance_norm(dims)(channels), *kan_block(kan, channels, conv_op))
+        self.kan = nn.Sequential(get_matching_instancenorm(conv_op)(channels), *kan_block(kan, channels, conv_op))
         if kan_wiring == "inline":
-            self.gamma = nn.Parameter(torch.full((channels, *(1,) * dims), LAYER_SCALE))
+            self.gamma = nn.Parameter(torch.full((channels, *(1,) * len(kernel_size)), LAYER_SCALE))
         self.kan_wiring = kan_wiring
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,7 +99,7 @@ class MSDKMambaEncoder(nn.Module):
     ):
         super().__init__()
         features, strides = topology.features, topology.strides
-        norm = instance_norm(spatial_dims(conv_op))
+        norm = get_matching_instancenorm(conv_op)
         self.stem = PlainConvBlock(input_channels, features[0], conv_op, topology.kernel_sizes[0])
         stages = []
         for level in range(1, topology.n_stages):
@@ -123,7 +122,7 @@ def _decoder_blocks(topology: Topology, conv_op: type[nn.Module]) -> tuple[list[
     upsamplings, stages = [], []
     for level in reversed(range(topology.n_stages - 1)):
         below, width, stride = topology.features[level + 1], topology.features[level], topology.strides[level + 1]
-        upsamplings.append(conv_transpose(len(stride))(below, width, stride, stride))
+        upsamplings.append(get_matching_convtransp(conv_op)(below, width, stride, stride))
         stages.append(PlainConvBlock(2 * width, width, conv_op, topology.kernel_sizes[level]))
     return upsamplings, stages
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from dynamic_network_architectures.building_blocks.helper import get_matching_convtransp, get_matching_instancenorm
 from torch import nn
 
-from ..blocks.dimensions import conv_transpose, instance_norm, same_padding
+from ..blocks.dimensions import same_padding
 from ..blocks.half_precision import saturate_layers
 from ..blocks.recompute import recomputed
 from ..contract import PlannedNetwork
@@ -40,7 +41,7 @@ class _Stage(nn.Module):
             *(TriOrientedMambaLayer(channels, conv_op, **tom_options) for _ in range(n_tom_layers))
         )
         self.skip_mlp = nn.Sequential(
-            instance_norm(len(kernel_size))(channels),
+            get_matching_instancenorm(conv_op)(channels),
             conv_op(channels, 2 * channels, 1),
             nn.GELU(),
             conv_op(2 * channels, channels, 1),
@@ -81,7 +82,7 @@ class SegMambaEncoder(nn.Module):
                 down = conv_op(input_channels, width, kernel, strides[level], same_padding(kernel))
             else:
                 down = nn.Sequential(
-                    instance_norm(len(kernels[level]))(features[level - 2]),
+                    get_matching_instancenorm(conv_op)(features[level - 2]),
                     conv_op(features[level - 2], width, strides[level], strides[level]),
                 )
             stages.append(make_stage(level, down, width))
@@ -106,7 +107,7 @@ def decoder_blocks(topology: Topology, conv_op: type[nn.Module]) -> tuple[list[n
     for level in reversed(range(topology.n_stages - 1)):
         below, width = topology.features[level + 1], topology.features[level]
         kernel, stride = topology.kernel_sizes[level], topology.strides[level + 1]
-        upsamplings.append(conv_transpose(len(stride))(below, width, stride, stride, bias=False))
+        upsamplings.append(get_matching_convtransp(conv_op)(below, width, stride, stride, bias=False))
         merge = UnetrResBlock(2 * width, width, conv_op, kernel)
         stages.append(merge if level else nn.Sequential(merge, UnetrResBlock(width, width, conv_op, kernel)))
     return upsamplings, stages
