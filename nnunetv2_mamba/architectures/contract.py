@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from dynamic_network_architectures.architectures.abstract_arch import AbstractDynamicNetworkArchitectures
 from torch import nn
 
@@ -18,7 +19,8 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
 
     The arguments below follow from the plan's stages and the data set, in dynamic-network-architectures' dialect. A
     network hands them on and takes its own options by name, all with a default or with a value from ``patch_options``.
-    Every network has the option ``mixer`` (see ``blocks.mixers``).
+    Every network has the option ``mixer`` (see ``blocks.mixers``). The class is registered under its own name
+    (``registry.register``): plans find it as ``nnunetv2_mamba.architectures.CLASS``, trainers and planners by that.
 
     Args:
         input_channels: of the images.
@@ -42,6 +44,7 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
             dynamic-network-architectures has it.
         key_to_lpe: the parameter of a learned position embedding, set after ``super().__init__``, which sets None.
         keys_to_bottleneck: modules between encoder and decoder, which pre-training trains too.
+        takes_one_voxel: whether it computes where one voxel is left at the lowest resolution, as no instance norm does.
         encoder, decoder: the halves; nnU-Net switches ``decoder.deep_supervision``.
     """
 
@@ -52,6 +55,8 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
     keys_to_in_proj: Sequence[str]
     key_to_lpe: str | None
     keys_to_bottleneck: Sequence[str] = ()
+    takes_one_voxel: ClassVar[bool] = False
+    encoder: nn.Module
     decoder: Decoder
 
     def __init__(
@@ -87,6 +92,24 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
         """A decoder with this network's heads; for the arguments see ``Decoder``."""
         heads = self.num_classes, self.conv_op, self.built_with_deep_supervision
         return Decoder(upsamplings, stages, widths, *heads, skip_first)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        """Logits ``(batch, num_classes, *grid)``, or with deep supervision a list of them, highest resolution first.
+
+        Args:
+            x: ``(batch, input_channels, *grid)``, every axis a multiple of its total stride.
+
+        Raises:
+            ValueError: for an input that does not fit.
+        """
+        self.topology.check_input(x, self.input_channels)
+        if not self.takes_one_voxel:
+            self.topology.check_normalisable(x)
+        return self.decoder(self.features(x))
+
+    def features(self, x: torch.Tensor) -> list[torch.Tensor | None]:
+        """What the decoder gets: features of every level, highest resolution first; None where there is no skip."""
+        return self.encoder(x)
 
     @staticmethod
     def default_features(n_stages: int) -> list[int]:

@@ -115,6 +115,7 @@ class MedSegMamba(PlannedNetwork):
     key_to_stem = "encoder.stages.0"
     keys_to_in_proj = ("encoder.stages.0.1.convs.0.0",)
     keys_to_bottleneck = ("bottleneck",)
+    takes_one_voxel = True
 
     def __init__(
         self,
@@ -200,7 +201,6 @@ class MedSegMamba(PlannedNetwork):
             return {}
         return {"position_grid": [s // t for s, t in zip(patch_size, total_stride(arguments["strides"]), strict=True)]}
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        self.topology.check_input(x, self.input_channels)
+    def features(self, x: torch.Tensor) -> list[torch.Tensor]:
         *skips, x = self.encoder(x)
-        return self.decoder([*skips, self.bottleneck(x)])
+        return [*skips, self.bottleneck(x)]

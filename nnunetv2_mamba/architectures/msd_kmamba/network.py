@@ -17,7 +17,7 @@ from ..blocks.tokens import to_tokens, to_volume
 from ..contract import PlannedNetwork
 from ..segmamba.gated_spatial_conv import GatedSpatialConv
 from ..segmamba.network import SegMamba, SegMambaEncoder, decoder_blocks
-from ..topology import Topology, per_stage_counts
+from ..topology import Topology, per_stage
 from .fused_head import FusedHead
 from .kan import kan_block
 
@@ -184,7 +184,7 @@ class MSDKMamba(PlannedNetwork):
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
         super().__init__(*planned, **planned_by_name)
         topology, conv_op = self.topology, self.conv_op
-        n_mamba_layers = per_stage_counts("n_mamba_layers_per_stage", n_mamba_layers_per_stage, topology.n_stages - 1)
+        n_mamba_layers = per_stage("n_mamba_layers_per_stage", n_mamba_layers_per_stage, topology.n_stages - 1)
 
         def make_stage(level: int, downsample: nn.Module, width: int) -> BSAStage:
             kernel, n_layers = topology.kernel_sizes[level], n_mamba_layers[level - 1]
@@ -210,9 +210,7 @@ class MSDKMamba(PlannedNetwork):
         return [min(32 * 2**i, 320) for i in range(n_stages)]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        self.topology.check_input(x, self.input_channels)
-        self.topology.check_normalisable(x)
-        logits = self.decoder(self.encoder(x))
+        logits = super().forward(x)
         if self.decoder.deep_supervision and self.fused_head is not None:
             logits.append(self.fused_head(logits))
         return logits

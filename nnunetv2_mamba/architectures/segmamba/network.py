@@ -13,7 +13,7 @@ from ..blocks.dimensions import same_padding
 from ..blocks.half_precision import saturate_layers
 from ..blocks.recompute import recomputed
 from ..contract import PlannedNetwork
-from ..topology import Topology, per_stage_counts
+from ..topology import Topology, per_stage
 from .feature_uncertainty import FeatureLevelUncertaintyEstimation
 from .gated_spatial_conv import GatedSpatialConv
 from .tri_oriented_mamba import TriOrientedMambaLayer
@@ -152,7 +152,7 @@ class SegMamba(PlannedNetwork):
     ):
         super().__init__(*planned, **planned_by_name)
         topology, conv_op = self.topology, self.conv_op
-        n_tom_layers = per_stage_counts("n_tom_layers_per_stage", n_tom_layers_per_stage, topology.n_stages - 1)
+        n_tom_layers = per_stage("n_tom_layers_per_stage", n_tom_layers_per_stage, topology.n_stages - 1)
         tom_options = {"residual": tom_residual, "dt_init": dt_init, "mixer": mixer}
 
         def make_stage(level: int, downsample: nn.Module, width: int) -> _Stage:
@@ -169,8 +169,3 @@ class SegMamba(PlannedNetwork):
         """The paper's widths for any number of stages: the trunk doubles from 48 up to 384, the last is twice that."""
         trunk = [min(48 * 2**i, 384) for i in range(n_stages - 1)]
         return [*trunk, 2 * trunk[-1]]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        self.topology.check_input(x, self.input_channels)
-        self.topology.check_normalisable(x)
-        return self.decoder(self.encoder(x))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -77,28 +77,26 @@ class UMambaEncoder(nn.Module):
 
 
 class _UMamba(PlannedNetwork):
-    """Encoder with the Mamba layers that a variant chooses, and decoder."""
+    """Encoder with the Mamba layers that a variant chooses, and decoder; made by ``build``."""
 
     widths_from_plan = True
     key_to_stem = "encoder.stem"
     keys_to_in_proj = ("encoder.stem.0.conv1",)
 
-    def __init__(
+    def build(
         self,
-        mamba_layers: Callable[[Topology, type[nn.Module]], Sequence[nn.Module]],
+        mamba_layers: Sequence[nn.Module],
         n_blocks_per_stage: Sequence[int] | None,
         n_blocks_per_stage_decoder: Sequence[int] | None,
-        *planned: Any,
-        **planned_by_name: Any,
-    ):
-        super().__init__(*planned, **planned_by_name)
+    ) -> None:
+        """Make encoder and decoder, with one of ``mamba_layers`` after each stage of the encoder."""
         topology, conv_op = self.topology, self.conv_op
         n_stages, features = topology.n_stages, topology.features
         n_blocks = _blocks_per_stage("n_blocks_per_stage", n_blocks_per_stage, n_stages, n_stages)
         n_blocks_decoder = _blocks_per_stage(
             "n_blocks_per_stage_decoder", n_blocks_per_stage_decoder, n_stages, n_stages - 1
         )
-        self.encoder = UMambaEncoder(self.input_channels, topology, conv_op, n_blocks, mamba_layers(topology, conv_op))
+        self.encoder = UMambaEncoder(self.input_channels, topology, conv_op, n_blocks, mamba_layers)
         # The released 2D networks leave the skip connection at full resolution out.
         self.skips_full_resolution = len(topology.strides[0]) == 3
         upsamplings, stages = [], []
@@ -118,11 +116,9 @@ class _UMamba(PlannedNetwork):
         """nnU-Net's widths in 3D, doubling from 32 up to 320. A network for nnU-Net's plans has those of the plan."""
         return [min(32 * 2**i, 320) for i in range(n_stages)]
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        self.topology.check_input(x, self.input_channels)
-        self.topology.check_normalisable(x)
+    def features(self, x: torch.Tensor) -> list[torch.Tensor | None]:
         first, *others = self.encoder(x)
-        return self.decoder([first if self.skips_full_resolution else None, *others])
+        return [first if self.skips_full_resolution else None, *others]
 
 
 class UMambaBot(_UMamba):
@@ -154,12 +150,10 @@ class UMambaBot(_UMamba):
         mixer: str = "mamba",
         **planned_by_name: Any,
     ):
-        def mamba_layers(topology: Topology, conv_op: type[nn.Module]) -> list[nn.Module]:
-            last = MambaLayer(topology.features[-1], conv_op, mixer=mixer)
-            return [*(nn.Identity() for _ in range(topology.n_stages - 1)), last]
-
-        blocks = n_blocks_per_stage, n_blocks_per_stage_decoder
-        super().__init__(mamba_layers, *blocks, *planned, **planned_by_name)
+        super().__init__(*planned, **planned_by_name)
+        layers: list[nn.Module] = [nn.Identity() for _ in range(self.topology.n_stages - 1)]
+        layers.append(MambaLayer(self.topology.features[-1], self.conv_op, mixer=mixer))
+        self.build(layers, n_blocks_per_stage, n_blocks_per_stage_decoder)
 
 
 class UMambaEnc(_UMamba):
@@ -190,21 +184,18 @@ class UMambaEnc(_UMamba):
         patch_size: Sequence[int],
         **planned_by_name: Any,
     ):
-        def mamba_layers(topology: Topology, conv_op: type[nn.Module]) -> list[nn.Module]:
-            layers = []
-            for level, (width, grid) in enumerate(zip(topology.features, topology.grids(patch_size), strict=True)):
-                if len(grid) == 2 and (topology.n_stages - level) % 2 == 0:
-                    layers.append(nn.Identity())
-                else:
-                    channel_grid = grid if math.prod(grid) <= width else None
-                    layers.append(MambaLayer(width, conv_op, channel_grid, mixer))
-            return layers
-
-        blocks = n_blocks_per_stage, n_blocks_per_stage_decoder
-        super().__init__(mamba_layers, *blocks, *planned, **planned_by_name)
-        self.patch_size = tuple(patch_size)
-        layers = [layer for layer in self.encoder.mamba_layers if isinstance(layer, MambaLayer)]
-        self.bound_to_patch_size = any(layer.channels_as_tokens for layer in layers)
+        super().__init__(*planned, **planned_by_name)
+        topology = self.topology
+        self.patch_size, self.bound_to_patch_size = tuple(patch_size), False
+        layers: list[nn.Module] = []
+        for level, (width, grid) in enumerate(zip(topology.features, topology.grids(patch_size), strict=True)):
+            if len(grid) == 2 and (topology.n_stages - level) % 2 == 0:
+                layers.append(nn.Identity())
+                continue
+            channels_as_tokens = math.prod(grid) <= width
+            layers.append(MambaLayer(width, self.conv_op, grid if channels_as_tokens else None, mixer))
+            self.bound_to_patch_size |= channels_as_tokens
+        self.build(layers, n_blocks_per_stage, n_blocks_per_stage_decoder)
 
     @classmethod
     def patch_options(cls, patch_size: Sequence[int], arguments: Mapping[str, Any]) -> dict[str, Any]:
