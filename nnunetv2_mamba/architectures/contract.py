@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -87,9 +87,21 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
         return [name for name in names if name not in cls.PATCH_ARGUMENTS]
 
     def make_decoder(
-        self, upsamplings: list[nn.Module], stages: list[nn.Module], widths: Sequence[int], skip_first: bool = False
+        self,
+        make_level: Callable[[int], tuple[nn.Module, nn.Module]],
+        widths: Sequence[int] | None = None,
+        skip_first: bool = False,
     ) -> Decoder:
-        """A decoder with this network's heads; for the arguments see ``Decoder``."""
+        """A decoder with this network's heads.
+
+        Args:
+            make_level: called for every level but the bottleneck's, lowest resolution first (0 is full resolution);
+                gives the upsampling to it, and the stage that merges the result with the skip connection.
+            widths: output channels of these stages; default the plan's.
+            skip_first: see ``Decoder``.
+        """
+        upsamplings, stages = zip(*map(make_level, reversed(range(self.topology.n_stages - 1))), strict=True)
+        widths = widths or self.topology.features[-2::-1]
         heads = self.num_classes, self.conv_op, self.built_with_deep_supervision
         return Decoder(upsamplings, stages, widths, *heads, skip_first)
 

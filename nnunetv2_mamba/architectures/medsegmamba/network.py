@@ -10,6 +10,7 @@ from dynamic_network_architectures.building_blocks.helper import get_matching_po
 from torch import nn
 
 from ..blocks.depthwise_conv import DepthwiseConv
+from ..blocks.dimensions import same_padding
 from ..blocks.half_precision import saturate_layers
 from ..blocks.mixers import OWN_MIXERS, check_mixer, sequence_mixer
 from ..blocks.tokens import to_tokens, to_volume
@@ -63,11 +64,10 @@ class MedSegMambaBottleneck(nn.Module):
         position_embedding: PositionEmbedding | None,
     ):
         super().__init__()
-        padding = tuple(k // 2 for k in kernel_size)
         self.expand = nn.Sequential(
             nn.GroupNorm(GROUPS, in_channels),
             nn.ReLU(),
-            conv_op(in_channels, channels, tuple(kernel_size), padding=padding),
+            conv_op(in_channels, channels, tuple(kernel_size), padding=same_padding(kernel_size)),
         )
         self.position_embedding = position_embedding
         self.blocks = nn.ModuleList(blocks)
@@ -178,15 +178,14 @@ class MedSegMamba(PlannedNetwork):
         self.bottleneck = MedSegMambaBottleneck(
             features[-1], bottleneck_channels, conv_op, kernels[-1], blocks, embedding
         )
-        upsamplings, stages, widths = [], [], []
-        below = features[-1]
-        for level in reversed(range(topology.n_stages - 1)):
-            width = features[level]
-            upsamplings.append(UpConv(below, width, conv_op, kernels[level], topology.strides[level + 1]))
-            below = width if level else 2 * width  # the released code's full-width final block
-            stages.append(ResConvBlock(2 * width, below, conv_op, kernels[level]))
-            widths.append(below)
-        self.decoder = self.make_decoder(upsamplings, stages, widths, skip_first=True)
+        merged = (2 * features[0], *features[1:])  # the released code's final block has the width of what it merges
+
+        def make_level(level: int) -> tuple[nn.Module, nn.Module]:
+            width, kernel, stride = features[level], kernels[level], topology.strides[level + 1]
+            upsampling = UpConv(features[level + 1], width, conv_op, kernel, stride)
+            return upsampling, ResConvBlock(2 * width, merged[level], conv_op, kernel)
+
+        self.decoder = self.make_decoder(make_level, merged[-2::-1], skip_first=True)
         saturate_layers(self)
 
     @staticmethod

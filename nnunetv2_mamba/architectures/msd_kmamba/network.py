@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from ..blocks.plain_conv import PlainConvBlock
 from ..blocks.tokens import to_tokens, to_volume
 from ..contract import PlannedNetwork
 from ..segmamba.gated_spatial_conv import GatedSpatialConv
-from ..segmamba.network import SegMamba, SegMambaEncoder, decoder_blocks
+from ..segmamba.network import SegMamba, SegMambaEncoder, decoder_level
 from ..topology import Topology, per_stage
 from .fused_head import FusedHead
 from .kan import kan_block
@@ -117,14 +118,11 @@ class MSDKMambaEncoder(nn.Module):
         return skips
 
 
-def _decoder_blocks(topology: Topology, conv_op: type[nn.Module]) -> tuple[list[nn.Module], list[nn.Module]]:
-    """nnU-Net's upsamplings and convolutions, lowest resolution first."""
-    upsamplings, stages = [], []
-    for level in reversed(range(topology.n_stages - 1)):
-        below, width, stride = topology.features[level + 1], topology.features[level], topology.strides[level + 1]
-        upsamplings.append(get_matching_convtransp(conv_op)(below, width, stride, stride))
-        stages.append(PlainConvBlock(2 * width, width, conv_op, topology.kernel_sizes[level]))
-    return upsamplings, stages
+def _decoder_level(topology: Topology, conv_op: type[nn.Module], level: int) -> tuple[nn.Module, nn.Module]:
+    """nnU-Net's upsampling to a level, and its convolutions there."""
+    below, width, stride = topology.features[level + 1], topology.features[level], topology.strides[level + 1]
+    upsampling = get_matching_convtransp(conv_op)(below, width, stride, stride)
+    return upsampling, PlainConvBlock(2 * width, width, conv_op, topology.kernel_sizes[level])
 
 
 class MSDKMamba(PlannedNetwork):
@@ -191,10 +189,9 @@ class MSDKMamba(PlannedNetwork):
             return BSAStage(downsample, width, conv_op, kernel, n_layers, scan, mixer, kan, kan_wiring, gate)
 
         nnunet = layout == "nnunet"
-        encoder_class, blocks = (MSDKMambaEncoder, _decoder_blocks) if nnunet else (SegMambaEncoder, decoder_blocks)
+        encoder_class, make_level = (MSDKMambaEncoder, _decoder_level) if nnunet else (SegMambaEncoder, decoder_level)
         self.encoder = encoder_class(self.input_channels, topology, conv_op, make_stage)
-        upsamplings, stages = blocks(topology, conv_op)
-        self.decoder = self.make_decoder(upsamplings, stages, topology.features[-2::-1])
+        self.decoder = self.make_decoder(partial(make_level, topology, conv_op))
         if nnunet:
             for part in (self.encoder.stem, self.decoder):
                 part.apply(InitWeights_He(1e-2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -101,16 +102,13 @@ class SegMambaEncoder(nn.Module):
         return skips
 
 
-def decoder_blocks(topology: Topology, conv_op: type[nn.Module]) -> tuple[list[nn.Module], list[nn.Module]]:
-    """UNETR's upsamplings and residual blocks, lowest resolution first."""
-    upsamplings, stages = [], []
-    for level in reversed(range(topology.n_stages - 1)):
-        below, width = topology.features[level + 1], topology.features[level]
-        kernel, stride = topology.kernel_sizes[level], topology.strides[level + 1]
-        upsamplings.append(get_matching_convtransp(conv_op)(below, width, stride, stride, bias=False))
-        merge = UnetrResBlock(2 * width, width, conv_op, kernel)
-        stages.append(merge if level else nn.Sequential(merge, UnetrResBlock(width, width, conv_op, kernel)))
-    return upsamplings, stages
+def decoder_level(topology: Topology, conv_op: type[nn.Module], level: int) -> tuple[nn.Module, nn.Module]:
+    """UNETR's upsampling to a level, and its residual blocks there."""
+    below, width = topology.features[level + 1], topology.features[level]
+    kernel, stride = topology.kernel_sizes[level], topology.strides[level + 1]
+    upsampling = get_matching_convtransp(conv_op)(below, width, stride, stride, bias=False)
+    merge = UnetrResBlock(2 * width, width, conv_op, kernel)
+    return upsampling, merge if level else nn.Sequential(merge, UnetrResBlock(width, width, conv_op, kernel))
 
 
 class SegMamba(PlannedNetwork):
@@ -160,8 +158,7 @@ class SegMamba(PlannedNetwork):
             return _Stage(downsample, width, conv_op, kernel, n_tom_layers[level - 1], gate, fue, tom_options)
 
         self.encoder = SegMambaEncoder(self.input_channels, topology, conv_op, make_stage)
-        upsamplings, stages = decoder_blocks(topology, conv_op)
-        self.decoder = self.make_decoder(upsamplings, stages, topology.features[-2::-1])
+        self.decoder = self.make_decoder(partial(decoder_level, topology, conv_op))
         saturate_layers(self)
 
     @staticmethod

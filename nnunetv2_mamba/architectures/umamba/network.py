@@ -99,15 +99,16 @@ class _UMamba(PlannedNetwork):
         self.encoder = UMambaEncoder(self.input_channels, topology, conv_op, n_blocks, mamba_layers)
         # The released 2D networks leave the skip connection at full resolution out.
         self.skips_full_resolution = len(topology.strides[0]) == 3
-        upsamplings, stages = [], []
-        for level, blocks in zip(reversed(range(n_stages - 1)), n_blocks_decoder, strict=True):
+
+        def make_level(level: int) -> tuple[nn.Module, nn.Module]:
             width, kernel = features[level], topology.kernel_sizes[level]
             scale = tuple(float(s) for s in topology.strides[level + 1])
             upsample = nn.Upsample(scale_factor=scale, mode="nearest")
-            upsamplings.append(nn.Sequential(upsample, conv_op(features[level + 1], width, 1)))
             merged = 2 * width if level or self.skips_full_resolution else width
-            stages.append(_stage(merged, width, conv_op, kernel, blocks))
-        self.decoder = self.make_decoder(upsamplings, stages, features[-2::-1])
+            upsampling = nn.Sequential(upsample, conv_op(features[level + 1], width, 1))
+            return upsampling, _stage(merged, width, conv_op, kernel, n_blocks_decoder[-1 - level])
+
+        self.decoder = self.make_decoder(make_level)
         self.apply(InitWeights_He(1e-2))
         saturate_layers(self)
 
