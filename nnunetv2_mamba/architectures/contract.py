@@ -125,8 +125,8 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
 
     @staticmethod
     def default_features(n_stages: int) -> list[int]:
-        """The paper's widths, for any number of stages."""
-        raise NotImplementedError
+        """The paper's widths for any number of stages; here nnU-Net's for volumes, doubling from 32 up to 320."""
+        return [min(32 * 2**i, 320) for i in range(n_stages)]
 
     @classmethod
     def patch_options(cls, patch_size: Sequence[int], arguments: Mapping[str, Any]) -> dict[str, Any]:

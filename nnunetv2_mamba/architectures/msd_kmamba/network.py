@@ -201,11 +201,6 @@ class MSDKMamba(PlannedNetwork):
         self.fused_head = FusedHead(topology.n_stages - 1) if fused_head and self.built_with_deep_supervision else None
         saturate_layers(self)
 
-    @staticmethod
-    def default_features(n_stages: int) -> list[int]:
-        """nnU-Net's widths for volumes: doubling from 32 up to 320."""
-        return [min(32 * 2**i, 320) for i in range(n_stages)]
-
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         logits = super().forward(x)
         if self.decoder.deep_supervision and self.fused_head is not None:

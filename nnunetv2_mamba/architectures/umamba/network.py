@@ -112,11 +112,6 @@ class _UMamba(PlannedNetwork):
         self.apply(InitWeights_He(1e-2))
         saturate_layers(self)
 
-    @staticmethod
-    def default_features(n_stages: int) -> list[int]:
-        """nnU-Net's widths in 3D, doubling from 32 up to 320. A network for nnU-Net's plans has those of the plan."""
-        return [min(32 * 2**i, 320) for i in range(n_stages)]
-
     def features(self, x: torch.Tensor) -> list[torch.Tensor | None]:
         first, *others = self.encoder(x)
         return [first if self.skips_full_resolution else None, *others]
