@@ -16,6 +16,7 @@ from nnunetv2_mamba.architectures.from_plans import network_from_plans
 from nnunetv2_mamba.memory.allocator import keep_freed_memory
 from nnunetv2_mamba.nnunet.class_or_trainer import class_or_trainer_method
 from nnunetv2_mamba.nnunet.preemptible_training import PreemptibleTraining
+from nnunetv2_mamba.text import first_few
 
 from .activation_checkpointing import checkpoint_activations
 from .label_check import check_labels
@@ -93,8 +94,8 @@ class nnUNetTrainerMamba(PreemptibleTraining, ResumableTrainer):
         if missing:
             dataset, plans = self.plans_manager.dataset_name, self.plans_manager.plans_name
             raise FileNotFoundError(
-                f"{self.preprocessed_dataset_folder} lacks {len(missing)} cases of the split: {', '.join(missing[:20])}"
-                f"{' ...' if len(missing) > 20 else ''}. Preprocess again (nnUNetv2_preprocess -d "
+                f"{self.preprocessed_dataset_folder} lacks {len(missing)} cases of the split: "
+                f"{first_few(missing, 20)}. Preprocess again (nnUNetv2_preprocess -d "
                 f"{convert_dataset_name_to_id(dataset)} -plans_name {plans} -c {self.configuration_name}), or take "
                 "them out of splits_final.json beside that folder"
             )

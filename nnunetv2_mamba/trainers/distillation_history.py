@@ -30,9 +30,8 @@ def record(
         foreground: the classes to average the Dice over.
         summary: what the epoch's statistics say.
     """
-    rows: dict[int, Record] = {}
-    for scale, segmentation in zip(scales, summary.segmentation.tolist(), strict=True):
-        rows[scale] = {"segmentation": segmentation}
+    losses = zip(scales, summary.segmentation.tolist(), strict=True)
+    rows: dict[int, Record] = {scale: {"segmentation": loss} for scale, loss in losses}
     dice = torch.nanmean(summary.dice[..., foreground], dim=-1)
     for index, scale in enumerate(students):
         rows[scale] |= {

@@ -8,15 +8,16 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pandas
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunetv2_mamba.files import read_json_object, write_json
 from nnunetv2_mamba.nnunet.preprocessed_files import label_map_file
+from nnunetv2_mamba.text import first_few
 
 _KEPT = "label_values"  # a folder beside that of the cases, where nnU-Net allows no other files
 _OUTSIDE = -1  # nnU-Net's preprocessing writes it where the image is zero
-_SHOWN = 5
 
 
 def check_labels(datasets: Iterable[nnUNetBaseDataset], labels: LabelManager) -> None:
@@ -40,14 +41,12 @@ def check_labels(datasets: Iterable[nnUNetBaseDataset], labels: LabelManager) ->
         found = _values(dataset)
         wrong = {case: sorted(values - allowed) for case, values in found.items() if values - allowed}
         if wrong:
-            some = list(wrong.items())[:_SHOWN]
-            shown = "; ".join(f"{case} has {', '.join(map(str, values))}" for case, values in some)
-            more = f"; and {len(wrong) - _SHOWN} more cases" if len(wrong) > _SHOWN else ""
+            told = (f"{case} has {', '.join(map(str, values))}" for case, values in wrong.items())
             raise ValueError(
                 f"label maps in {dataset.source_folder} have values that dataset.json does not list "
-                f"({', '.join(map(str, sorted(known)))}): {shown}{more}. Correct dataset.json or the label maps, "
-                "delete that folder and preprocess again; nnUNetv2_plan_and_preprocess --verify_dataset_integrity and "
-                "nnunetv2_mamba plan find such values before"
+                f"({', '.join(map(str, sorted(known)))}): {first_few(told, 5, '; ')}. Correct dataset.json or the "
+                "label maps, delete that folder and preprocess again; nnUNetv2_plan_and_preprocess "
+                "--verify_dataset_integrity and nnunetv2_mamba plan find such values before"
             )
 
 
@@ -94,15 +93,9 @@ def _stamp(folder: Path, case: str) -> list[int]:
 
 def _read(dataset: nnUNetBaseDataset, case: str) -> list[int]:
     try:
-        return _unique(dataset.load_case(case)[1])
+        voxels = np.asarray(dataset.load_case(case)[1][:])
     except Exception as error:  # what the format's library raises of a damaged file
         raise ValueError(
             f"{case} in {dataset.source_folder} cannot be read ({error}); delete its files and preprocess again"
         ) from error
-
-
-def _unique(segmentation: np.ndarray) -> list[int]:
-    """Values from the lowest to the highest; where all between them occur, without sorting the voxels."""
-    voxels = np.asarray(segmentation[:])
-    low, high = int(voxels.min()), int(voxels.max())
-    return [value for value in range(low, high + 1) if (voxels == value).any()]
+    return sorted(int(value) for value in pandas.unique(voxels.ravel()))  # which does not sort the voxels

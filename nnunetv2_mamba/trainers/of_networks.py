@@ -29,7 +29,7 @@ def trainers_of(network: RegisteredNetwork) -> list[type[nnUNetTrainerMamba]]:
     """The network's trainer, and one for each of its variants."""
     base = BASES.get(network.name, nnUNetTrainerMamba)
     members = {
-        "planner": network.name,
+        "network_name": network.name,
         "network_class": network.network_class,
         "network_options": dict(network.options),
         "recipe": replace(base.recipe, **network.recipe),

@@ -167,3 +167,6 @@ class nnUNetTrainerMedSegMambaHippocampusPaper(nnUNetTrainerMedSegMambaPaper):
     """
 
     recipe = replace(nnUNetTrainerMedSegMambaPaper.recipe, num_epochs=63, patches_per_axis=1)
+
+
+PAPER_TRAINERS = (nnUNetTrainerSegMambaPaper, nnUNetTrainerMedSegMambaPaper, nnUNetTrainerMedSegMambaHippocampusPaper)
