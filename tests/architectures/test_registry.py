@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+import runpy
 from dataclasses import replace
 
 import pytest
@@ -31,6 +33,20 @@ def test_an_entry_is_complete(network):
     assert {suffix: network.variants[suffix].options for suffix in CONTROLS} == {
         suffix: control.options for suffix, control in CONTROLS.items()
     }
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=lambda network: network.name)
+def test_it_is_named_in_the_readme_and_in_the_documentation(network):
+    """The README is written by hand, the pages are filled by the hook of mkdocs.yml."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"`nnUNetTrainer{network.name}`" in readme and f"(docs/networks/{network.page}.md)" in readme
+    filled = runpy.run_path(str(ROOT / "mkdocs_registry.py"))["on_page_markdown"]
+    for page, pattern in (
+        ("index", rf"\(networks/{network.page}\.md\)"),
+        ("planning", rf"\nNetworks: .*\b{network.name}\b"),
+        ("trainers", rf"`nnUNetTrainer{network.name}`"),
+    ):
+        assert re.search(pattern, filled((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")))
 
 
 def test_every_folder_of_a_network_is_found():
