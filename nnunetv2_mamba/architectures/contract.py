@@ -81,7 +81,7 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
 
     @classmethod
     def option_names(cls) -> list[str]:
-        """Its own arguments, which the planned ones and those of ``PATCH_ARGUMENTS`` are not."""
+        """Return the names of its own arguments, without the planned ones and those of ``PATCH_ARGUMENTS``."""
         parameters = inspect.signature(cls.__init__).parameters.values()
         names = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
         return [name for name in names if name not in cls.PATCH_ARGUMENTS]
@@ -92,7 +92,7 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
         widths: Sequence[int] | None = None,
         skip_first: bool = False,
     ) -> Decoder:
-        """A decoder with this network's heads.
+        """Return a decoder with this network's heads.
 
         Args:
             make_level: called for every level but the bottleneck's, lowest resolution first (0 is full resolution);
@@ -106,7 +106,7 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
         return Decoder(upsamplings, stages, widths, *heads, skip_first)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        """Logits ``(batch, num_classes, *grid)``, or with deep supervision a list of them, highest resolution first.
+        """Return logits ``(batch, num_classes, *grid)``; with deep supervision a list, highest resolution first.
 
         Args:
             x: ``(batch, input_channels, *grid)``, every axis a multiple of its total stride.
@@ -120,17 +120,17 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
         return self.decoder(self.features(x))
 
     def features(self, x: torch.Tensor) -> list[torch.Tensor | None]:
-        """What the decoder gets: features of every level, highest resolution first; None where there is no skip."""
+        """Return what the decoder gets: features of every level, highest resolution first; None where no skip is."""
         return self.encoder(x)
 
     @staticmethod
     def default_features(n_stages: int) -> list[int]:
-        """The paper's widths for any number of stages; here nnU-Net's for volumes, doubling from 32 up to 320."""
+        """Return the paper's widths for any number of stages; here nnU-Net's for volumes, from 32 doubling to 320."""
         return [min(32 * 2**i, 320) for i in range(n_stages)]
 
     @classmethod
     def patch_options(cls, patch_size: Sequence[int], arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """``PATCH_ARGUMENTS``.
+        """Return the values of ``PATCH_ARGUMENTS``, as far as the network with these arguments takes them.
 
         Args:
             patch_size: of the plan.

@@ -64,7 +64,7 @@ def load_pretrained_encoder(network: PlannedNetwork, checkpoint: Mapping[str, An
 
 
 def _sources(network: PlannedNetwork, plan: Mapping[str, Any]) -> dict[str, str]:
-    """The name in the checkpoint of every tensor of ``network`` before the decoder."""
+    """Return the name in the checkpoint of every tensor of ``network`` before the decoder."""
     modules = {key: key for key in network.keys_to_bottleneck}
     modules[network.key_to_encoder] = plan.get("key_to_encoder") or network.key_to_encoder
     modules[network.key_to_stem] = plan.get("key_to_stem") or network.key_to_stem
@@ -84,7 +84,7 @@ def _is_position_embedding_of_another_size(network: PlannedNetwork, name: str, s
 
 
 def _fitted(source: Tensor, target: Tensor, channels: int) -> Tensor | None:
-    """``source`` in the shape of ``target``, which may be a convolution of ``channels`` images; None if it cannot."""
+    """Return ``source`` in the shape of ``target``, maybe a convolution of ``channels`` images; None if that fails."""
     if source.shape == target.shape:
         return source
     reads_images = target.ndim > 2 and target.shape[1] == channels and source.ndim == target.ndim

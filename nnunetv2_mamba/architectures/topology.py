@@ -13,7 +13,7 @@ from .blocks.dimensions import spatial_dims
 
 
 def total_stride(strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """Product of the strides of all stages, per axis."""
+    """Return the product of the strides of all stages, per axis."""
     return tuple(math.prod(axis) for axis in zip(*strides, strict=True))
 
 
@@ -70,7 +70,7 @@ class Topology:
             )
 
     def grids(self, size: Sequence[int]) -> list[tuple[int, ...]]:
-        """Sizes of the feature maps, stage by stage, for an input of ``size``.
+        """Return the sizes of the feature maps, stage by stage, for an input of ``size``.
 
         Raises:
             ValueError: if the size does not fit.
@@ -94,7 +94,7 @@ def _per_stage_and_axis(name: str, value: int | Sequence, n_stages: int, dims: i
 
 
 def per_stage(name: str, value: int | Sequence, n_stages: int) -> list:
-    """An argument's entries, one per stage.
+    """Return an argument's entries, one per stage.
 
     Args:
         name: of the argument.

@@ -15,7 +15,7 @@ ComputingEnvironment = dict[str, str | bool]
 def computing_environment(
     device: torch.device, mixed_precision: str, network: nn.Module, compiled: bool
 ) -> ComputingEnvironment:
-    """Plain values, which a checkpoint can hold and ``torch.load(weights_only=True)`` reads.
+    """Return plain values, which a checkpoint can hold and ``torch.load(weights_only=True)`` reads.
 
     Args:
         mixed_precision: ``"fp16"``, ``"bf16"`` or ``"none"``.

@@ -20,7 +20,7 @@ Record = dict[str, Any]
 def record(
     epoch: int, weight: float, scales: Sequence[int], students: Sequence[int], foreground: slice, summary: Summary
 ) -> Record:
-    """Plain numbers, which a checkpoint can hold.
+    """Return the record of an epoch in plain numbers, which a checkpoint can hold.
 
     Args:
         epoch: its index.
@@ -44,7 +44,7 @@ def record(
 
 
 def lines(entry: Record) -> list[str]:
-    """One line per scale, for the training log."""
+    """Return one line per scale, for the training log."""
     names = {
         "segmentation": "segmentation loss",
         "distillation": "distillation loss",

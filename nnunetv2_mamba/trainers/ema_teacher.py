@@ -10,11 +10,12 @@ from torch.optim.swa_utils import AveragedModel
 
 
 def rising_ema(decay: float) -> Callable[[list[torch.Tensor], list[torch.Tensor], torch.Tensor | int], None]:
-    """An exponential moving average for ``AveragedModel``, of decay ``min(decay, (1 + n) / (10 + n))`` at update ``n``.
+    """Return an exponential moving average for ``AveragedModel``.
 
-    It passes 0.99 at update 890 and 0.999 at 8990, so that the weights of the beginning are soon forgotten in a
-    training of any length (the schedule of TensorFlow's ``ExponentialMovingAverage``; Mean Teacher, Tarvainen & Valpola
-    2017, arXiv 1703.01780, uses 0.99 and then 0.999).
+    Its decay is ``min(decay, (1 + n) / (10 + n))`` at update ``n``. It passes 0.99 at update 890 and 0.999 at
+    8990, so that the weights of the beginning are soon forgotten in a training of any length (the schedule of
+    TensorFlow's ``ExponentialMovingAverage``; Mean Teacher, Tarvainen & Valpola 2017, arXiv 1703.01780, uses 0.99 and
+    then 0.999).
     """
 
     def average(averaged: list[torch.Tensor], current: list[torch.Tensor], updates: torch.Tensor | int) -> None:
@@ -41,7 +42,7 @@ class EMATeacher:
 
     @torch.no_grad()
     def __call__(self, data: torch.Tensor) -> torch.Tensor:
-        """Logits ``(batch, classes, *grid)``, under the autocast in use."""
+        """Return logits ``(batch, classes, *grid)``, under the autocast in use."""
         return self._run(data)
 
     def stop_compiling(self) -> None:

@@ -36,7 +36,7 @@ class GuardedTrainer(StepTrainer):
         self.non_finite = NonFiniteCounter()
 
     def train_step(self, batch: dict) -> dict:
-        """As the base class's.
+        """Do the base class's step.
 
         Raises:
             NonFiniteError: after too many steps in a row with NaN or Inf.
@@ -99,7 +99,7 @@ class GuardedTrainer(StepTrainer):
     # torch.compile
 
     def _compiled_if_possible(self, step: Callable[[], _Result]) -> _Result:
-        """What ``step`` returns; if ``torch.compile`` fails in it, from then on without.
+        """Return what ``step`` returns; if ``torch.compile`` fails in it, from then on without.
 
         Compiling happens in the first step, and again for other shapes and for predictions. What the failed step left,
         gradients, the next one starts from anew.
@@ -121,5 +121,5 @@ class GuardedTrainer(StepTrainer):
     # memory
 
     def explain_memory(self, batch: dict) -> str:
-        """What a step with this batch needs, and the next smaller setting."""
+        """Say what a step with this batch needs, and the next smaller setting."""
         return explanation(self, next(part["data"].shape for part, _ in self.micro_batches(batch)))

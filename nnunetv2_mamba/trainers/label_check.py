@@ -78,7 +78,7 @@ def _read_kept(file: Path) -> dict:
 
 
 def _is_of(entry: object, stamp: list[int]) -> bool:
-    """Whether a kept entry is one, and of this file."""
+    """Say whether a kept entry is one, and of this file."""
     if not isinstance(entry, dict) or entry.get("file") != stamp:
         return False
     values = entry.get("values")
@@ -86,7 +86,7 @@ def _is_of(entry: object, stamp: list[int]) -> bool:
 
 
 def _stamp(folder: Path, case: str) -> list[int]:
-    """Size and time of the file with a case's label map."""
+    """Return size and time of the file with a case's label map."""
     information = label_map_file(folder, case).stat()
     return [information.st_size, information.st_mtime_ns]
 

@@ -21,12 +21,12 @@ BASES: dict[str, type[nnUNetTrainerMamba]] = {"MSDKMamba": SelfDistillationTrain
 def subclass(
     base: type[nnUNetTrainerMamba], name: str, doc: str, members: Mapping[str, Any]
 ) -> type[nnUNetTrainerMamba]:
-    """A trainer class, as a class statement in ``nnunetv2_mamba.trainers`` would make it."""
+    """Make a trainer class, as a class statement in ``nnunetv2_mamba.trainers`` would make it."""
     return type(name, (base,), {"__module__": MODULE, "__doc__": doc, **members})
 
 
 def trainers_of(network: RegisteredNetwork) -> list[type[nnUNetTrainerMamba]]:
-    """The network's trainer, and one for each of its variants."""
+    """Make the network's trainer, and one for each of its variants."""
     base = BASES.get(network.name, nnUNetTrainerMamba)
     members = {
         "network_name": network.name,

@@ -42,12 +42,12 @@ def out_of_memory_explained(explain: Callable[[], str]) -> Iterator[None]:
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether this is a device's or the system's way to say so."""
+    """Say whether this is a device's or the system's way to report it."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in str(error) for sign in _SIGNS)
 
 
 def explanation(trainer: GuardedTrainer, shape: Sequence[int]) -> str:
-    """What is trained, what it is estimated to need, and the next smaller setting.
+    """Say what is trained, what it is estimated to need, and the next smaller setting.
 
     Args:
         shape: ``(batch, channels, *patch)`` of what goes through the network at once.
@@ -75,7 +75,7 @@ def explanation(trainer: GuardedTrainer, shape: Sequence[int]) -> str:
 def estimated_bytes(
     build: Callable[[], nn.Module], shape: Sequence[int], optimizer: str, autocast: torch.dtype | None
 ) -> int | None:
-    """``training_memory``'s total; None where there is too little memory left to trace it."""
+    """Return ``training_memory``'s total; None where there is too little memory left to trace it."""
     try:
         return training_memory(build, shape, optimizer, autocast).total
     except (RuntimeError, MemoryError):
@@ -83,7 +83,7 @@ def estimated_bytes(
 
 
 def advice(estimate: int | None, dataset_id: int, network_name: str | None, checkpointing: bool) -> str:
-    """The next smaller settings than those of a step that needs ``estimate`` bytes.
+    """Name the next smaller settings than those of a step that needs ``estimate`` bytes.
 
     Args:
         estimate: None if unknown.

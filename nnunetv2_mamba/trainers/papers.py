@@ -107,7 +107,7 @@ class nnUNetTrainerMedSegMambaPaper(TRAINERS["nnUNetTrainerMedSegMamba"]):
         return optimizer, CosineAnnealingWarmRestarts(optimizer, self.recipe.first_restart, T_mult=2)
 
     def get_dataloaders(self) -> tuple[Iterator[dict], Iterator[dict]]:
-        """Endless iterators over the training and the validation scans, each item a scan's patches."""
+        """Return endless iterators over the training and the validation scans, each item a scan's patches."""
         transforms = self.get_validation_transforms(
             None,
             is_cascaded=self.is_cascaded,

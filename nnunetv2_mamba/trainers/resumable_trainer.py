@@ -61,7 +61,7 @@ class ResumableTrainer(GuardedTrainer):
         self._describe_environment()
 
     def checkpoint_content(self) -> dict[str, Any]:
-        """What a checkpoint holds: nnU-Net's keys, the settings, and what it was computed with."""
+        """Return what a checkpoint holds: nnU-Net's keys, the settings, and what it was computed with."""
         return {
             **checkpoint_content(self, self.bare_network()),
             _SETTINGS_KEY: asdict(self.recipe),
@@ -111,7 +111,7 @@ class ResumableTrainer(GuardedTrainer):
 def settings_to_adopt(
     recipe: Recipe, saved: Mapping[str, Any], explicit: Collection[str], fixed: Sequence[str]
 ) -> dict[str, Any]:
-    """The checkpoint's settings that replace those of ``recipe``: all that differ, but for what the user sets now.
+    """Return the checkpoint's settings that replace those of ``recipe``: all that differ, but for the user's own.
 
     Args:
         saved: the settings of the checkpoint.
@@ -135,7 +135,7 @@ def settings_to_adopt(
 
 
 def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
-    """For each entry of ``saved`` that is another one ``now``, both values in words."""
+    """Return both values in words for each entry of ``saved`` that is another one ``now``."""
     return {
         name: f"{value!r} in the checkpoint, {now[name]!r} now"
         for name, value in saved.items()
@@ -144,6 +144,6 @@ def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, s
 
 
 def _listed(values: Mapping[str, Any], explicit: Collection[str] = ()) -> str:
-    """For the training log, a line each; those that the user set say so."""
+    """Return a line each for the training log; those that the user set say so."""
     lines = (f"  {name} = {value!r}{'  (set by you)' if name in explicit else ''}" for name, value in values.items())
     return "\n" + "\n".join(lines)

@@ -8,7 +8,7 @@ from torch import nn
 
 
 def spatial_dims(conv_op: type[nn.Module]) -> int:
-    """Number of spatial axes of ``conv_op`` (``nn.Conv2d``: 2, ``nn.Conv3d``: 3; ``nn.Conv1d``, for blocks only: 1).
+    """Return the number of spatial axes: 2 for ``nn.Conv2d``, 3 for ``nn.Conv3d``, 1 for ``nn.Conv1d`` (blocks only).
 
     Raises:
         ValueError: for any other class.
@@ -20,5 +20,5 @@ def spatial_dims(conv_op: type[nn.Module]) -> int:
 
 
 def same_padding(kernel_size: Sequence[int]) -> tuple[int, ...]:
-    """Padding that keeps the size of the feature map at stride 1, for odd kernels."""
+    """Return the padding that keeps the size of the feature map at stride 1, for odd kernels."""
     return tuple(k // 2 for k in kernel_size)

@@ -43,7 +43,7 @@ class MedSegMambaEncoder(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Features of every level, highest resolution first."""
+        """Return the features of every level, highest resolution first."""
         features = []
         for stage in self.stages:
             x = stage(x)
@@ -190,12 +190,12 @@ class MedSegMamba(PlannedNetwork):
 
     @staticmethod
     def default_features(n_stages: int) -> list[int]:
-        """The paper's widths for any number of stages: doubling from 32 up to 256."""
+        """Return the paper's widths for any number of stages: doubling from 32 up to 256."""
         return [min(32 * 2**i, 256) for i in range(n_stages)]
 
     @classmethod
     def patch_options(cls, patch_size: Sequence[int], arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The grid for which the transformer learns position embeddings."""
+        """Return the grid for which the transformer learns position embeddings."""
         if arguments.get("bottleneck") != "transformer":
             return {}
         return {"position_grid": [s // t for s, t in zip(patch_size, total_stride(arguments["strides"]), strict=True)]}

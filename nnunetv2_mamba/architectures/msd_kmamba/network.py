@@ -109,7 +109,7 @@ class MSDKMambaEncoder(nn.Module):
         self.stages = nn.ModuleList(stages)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Features of every level, highest resolution first, the bottleneck last."""
+        """Return the features of every level, highest resolution first, the bottleneck last."""
         x = self.stem(x)
         skips = [x]
         for stage in self.stages:
@@ -119,7 +119,7 @@ class MSDKMambaEncoder(nn.Module):
 
 
 def _decoder_level(topology: Topology, conv_op: type[nn.Module], level: int) -> tuple[nn.Module, nn.Module]:
-    """nnU-Net's upsampling to a level, and its convolutions there."""
+    """Return nnU-Net's upsampling to a level, and its convolutions there."""
     below, width, stride = topology.features[level + 1], topology.features[level], topology.strides[level + 1]
     upsampling = get_matching_convtransp(conv_op)(below, width, stride, stride)
     return upsampling, PlainConvBlock(2 * width, width, conv_op, topology.kernel_sizes[level])

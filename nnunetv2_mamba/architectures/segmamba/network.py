@@ -94,7 +94,7 @@ class SegMambaEncoder(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Features of every level, highest resolution first, the bottleneck last."""
+        """Return the features of every level, highest resolution first, the bottleneck last."""
         skips = [self.skip_blocks[0](x)]
         for stage, skip_block in zip(self.stages, self.skip_blocks[1:], strict=True):
             x, skip = stage(x)
@@ -103,7 +103,7 @@ class SegMambaEncoder(nn.Module):
 
 
 def decoder_level(topology: Topology, conv_op: type[nn.Module], level: int) -> tuple[nn.Module, nn.Module]:
-    """UNETR's upsampling to a level, and its residual blocks there."""
+    """Return UNETR's upsampling to a level, and its residual blocks there."""
     below, width = topology.features[level + 1], topology.features[level]
     kernel, stride = topology.kernel_sizes[level], topology.strides[level + 1]
     upsampling = get_matching_convtransp(conv_op)(below, width, stride, stride, bias=False)
@@ -163,6 +163,6 @@ class SegMamba(PlannedNetwork):
 
     @staticmethod
     def default_features(n_stages: int) -> list[int]:
-        """The paper's widths for any number of stages: the trunk doubles from 48 up to 384, the last is twice that."""
+        """Return the paper's widths for any number of stages: from 48 doubling to 384, the last twice that before."""
         trunk = [min(48 * 2**i, 384) for i in range(n_stages - 1)]
         return [*trunk, 2 * trunk[-1]]

@@ -23,7 +23,7 @@ _WHY_ONE_PATCH = (
 
 
 def _blocks_per_stage(name: str, given: Sequence[int] | None, n_stages: int, needed: int) -> list[int]:
-    """U-Mamba's numbers of blocks unless others are given: 2, and 1 in the later half of the stages."""
+    """Return U-Mamba's numbers of blocks unless others are given: 2, and 1 in the later half of the stages."""
     if given is None:
         return [2 if stage < math.ceil(n_stages / 2) else 1 for stage in range(needed)]
     if len(given) != needed or min(given) < 1:
@@ -39,7 +39,7 @@ def _stage(
     n_blocks: int,
     stride: Sequence[int] | int = 1,
 ) -> nn.Sequential:
-    """Residual blocks, the first of which changes width and resolution."""
+    """Return residual blocks, the first of which changes width and resolution."""
     return nn.Sequential(
         ResidualBlock(in_channels, channels, conv_op, kernel_size, stride),
         *(ResidualBlock(channels, channels, conv_op, kernel_size, projected=False) for _ in range(n_blocks - 1)),
@@ -67,7 +67,7 @@ class UMambaEncoder(nn.Module):
         self.mamba_layers = nn.ModuleList(mamba_layers)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Features of every level, highest resolution first."""
+        """Return the features of every level, highest resolution first."""
         x = self.stem(x)
         features = []
         for stage, mamba_layer in zip(self.stages, self.mamba_layers, strict=True):

@@ -14,7 +14,7 @@ from .network import UMambaBot, UMambaEnc
 
 
 def plan_of(checkpoint: Mapping) -> dict[str, Any]:
-    """What a checkpoint of U-Mamba's nnU-Net fork says of the plan it was trained with; empty if it says nothing."""
+    """Return what a checkpoint of U-Mamba's nnU-Net fork says of the plan it was trained with; empty if nothing."""
     arguments = checkpoint.get("init_args")
     if not isinstance(arguments, Mapping):
         return {}

@@ -13,7 +13,7 @@ SILU_GAIN = 2.8178  # 1 / E[silu(x)^2] for a standard normal x
 
 
 def kan_block(kind: str, channels: int, conv_op: type[nn.Module]) -> nn.Sequential:
-    """A block that maps ``(batch, channels, *grid)``, normalised per channel, to the same shape, voxel by voxel.
+    """Return a block that maps ``(batch, channels, *grid)``, normalised per channel, to the same shape, voxel by voxel.
 
     - ``"rational"``: two layers of grouped rational functions and a 1x1 convolution, hidden width ``2 * channels``
       (GR-KAN; Yang & Wang, *Kolmogorov-Arnold Transformer*, ICLR 2025, section 4). The first functions start as the
