@@ -182,16 +182,16 @@ class UMambaEnc(_UMamba):
     ):
         super().__init__(*planned, **planned_by_name)
         topology = self.topology
-        self.patch_size, self.bound_to_patch_size = tuple(patch_size), False
         layers: list[nn.Module] = []
         for level, (width, grid) in enumerate(zip(topology.features, topology.grids(patch_size), strict=True)):
             if len(grid) == 2 and (topology.n_stages - level) % 2 == 0:
                 layers.append(nn.Identity())
-                continue
-            channels_as_tokens = math.prod(grid) <= width
-            layers.append(MambaLayer(width, self.conv_op, grid if channels_as_tokens else None, mixer))
-            self.bound_to_patch_size |= channels_as_tokens
+            else:
+                channel_grid = grid if math.prod(grid) <= width else None
+                layers.append(MambaLayer(width, self.conv_op, channel_grid, mixer))
         self.build(layers, n_blocks_per_stage, n_blocks_per_stage_decoder)
+        self.patch_size = tuple(patch_size)
+        self.bound_to_patch_size = any(isinstance(layer, MambaLayer) and layer.channels_as_tokens for layer in layers)
 
     @classmethod
     def patch_options(cls, patch_size: Sequence[int], arguments: Mapping[str, Any]) -> dict[str, Any]:
