@@ -40,7 +40,7 @@ def load_pretrained_encoder(network: PlannedNetwork, checkpoint: Mapping[str, An
     misfits = []
     state = network.state_dict()
     for name, source in wanted.items():
-        if source not in weights or _is_position_embedding_of_another_size(network, name, weights[source], state[name]):
+        if source not in weights or (name == network.key_to_lpe and weights[source].shape != state[name].shape):
             continue
         fitted = _fitted(weights[source], state[name], network.input_channels)
         if fitted is None:
@@ -77,10 +77,6 @@ def _sources(network: PlannedNetwork, plan: Mapping[str, Any]) -> dict[str, str]
     if network.key_to_lpe is not None:
         sources[network.key_to_lpe] = plan.get("key_to_lpe") or network.key_to_lpe
     return sources
-
-
-def _is_position_embedding_of_another_size(network: PlannedNetwork, name: str, source: Tensor, target: Tensor) -> bool:
-    return name == network.key_to_lpe and source.shape != target.shape
 
 
 def _fitted(source: Tensor, target: Tensor, channels: int) -> Tensor | None:

@@ -56,18 +56,14 @@ def _values(dataset: nnUNetBaseDataset) -> dict[str, set[int]]:
     kept = _read_kept(file)
     # one without what a cascade's first stage predicts
     own = type(dataset)(dataset.source_folder, list(dataset.identifiers))
-    entries = {}
-    for case in own.identifiers:
-        stamp = _stamp(folder, case)
-        entry = kept.get(case)
-        if not _is_of(entry, stamp):
-            entry = {"file": stamp, "values": _read(own, case)}
-        entries[case] = entry
-    if any(kept.get(case) != entry for case, entry in entries.items()):
+    stamps = {case: _stamp(folder, case) for case in own.identifiers}
+    changed = [case for case, stamp in stamps.items() if not _is_of(kept.get(case), stamp)]
+    entries = {**kept, **{case: {"file": stamps[case], "values": _read(own, case)} for case in changed}}
+    if changed:
         with suppress(OSError):  # a folder that only its owner may write
             file.parent.mkdir(exist_ok=True)
-            write_json(file, {**kept, **entries}, indent=0)
-    return {case: set(entry["values"]) for case, entry in entries.items()}
+            write_json(file, entries, indent=0)
+    return {case: set(entries[case]["values"]) for case in stamps}
 
 
 def _read_kept(file: Path) -> dict:

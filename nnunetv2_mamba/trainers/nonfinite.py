@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 PATIENCE = 10  # steps in a row
 
@@ -38,25 +40,14 @@ def finite(tensor: torch.Tensor) -> bool:
     return bool(torch.isfinite(tensor.detach()).all())  # in a checkpointed block nothing may be saved for the backward
 
 
-def _tensors(output: object) -> Iterator[torch.Tensor]:
-    if isinstance(output, torch.Tensor):
-        yield output
-    elif isinstance(output, (list, tuple)):
-        for item in output:
-            yield from _tensors(item)
-
-
 @contextmanager
 def _watch_outputs(network: nn.Module, calls: list[tuple[str, bool]]) -> Iterator[None]:
     """While entered, append (name, output is finite) to ``calls`` for every module of ``network`` that finishes."""
 
-    def hook_for(name: str) -> Callable:
-        def hook(module: nn.Module, args: tuple, output: object) -> None:
-            calls.append((name, all(finite(tensor) for tensor in _tensors(output))))
+    def note(name: str, module: nn.Module, args: tuple, output: object) -> None:
+        calls.append((name, all(finite(leaf) for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor))))
 
-        return hook
-
-    hooks = [module.register_forward_hook(hook_for(name)) for name, module in network.named_modules() if name]
+    hooks = [module.register_forward_hook(partial(note, name)) for name, module in network.named_modules() if name]
     try:
         yield
     finally:

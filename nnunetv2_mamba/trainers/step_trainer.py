@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch._dynamo import OptimizedModule
+from torch.utils._pytree import tree_map
 
 from .nonfinite import finite
 from .precision import Precision
@@ -91,12 +92,7 @@ class StepTrainer(RecipeTrainer):
 
     def on_device(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor | list[torch.Tensor]]:
         """Return a batch's data and target on the trainer's device."""
-        target = batch["target"]
-        if isinstance(target, list):
-            target = [scale.to(self.device, non_blocking=True) for scale in target]
-        else:
-            target = target.to(self.device, non_blocking=True)
-        return batch["data"].to(self.device, non_blocking=True), target
+        return tree_map(lambda tensor: tensor.to(self.device, non_blocking=True), (batch["data"], batch["target"]))
 
     def compute_loss(
         self, data: torch.Tensor, target: torch.Tensor | list[torch.Tensor], progress: float
