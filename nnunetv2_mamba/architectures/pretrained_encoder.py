@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nnunetv2_mamba.text import first_few
@@ -57,9 +56,7 @@ def load_pretrained_encoder(network: PlannedNetwork, checkpoint: Mapping[str, An
             f"the checkpoint has no tensor of {type(network).__name__}'s encoder, whose names start with "
             f"{plan.get('key_to_encoder', network.key_to_encoder)!r}; it is of another network"
         )
-    with torch.no_grad():
-        for name, tensor in found.items():
-            state[name].copy_(tensor)
+    network.load_state_dict(found, strict=False)
     return [name for name in wanted if name not in found]
 
 

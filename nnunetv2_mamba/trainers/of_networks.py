@@ -12,7 +12,6 @@ from .base import nnUNetTrainerMamba
 from .self_distillation import SelfDistillationTrainer
 
 PREFIX = "nnUNetTrainer"
-MODULE = __package__  # where nnU-Net and pickle find them, whichever file makes them
 
 # Networks that are not trained by nnU-Net's loss alone.
 BASES: dict[str, type[nnUNetTrainerMamba]] = {"MSDKMamba": SelfDistillationTrainer}
@@ -21,8 +20,11 @@ BASES: dict[str, type[nnUNetTrainerMamba]] = {"MSDKMamba": SelfDistillationTrain
 def subclass(
     base: type[nnUNetTrainerMamba], name: str, doc: str, members: Mapping[str, Any]
 ) -> type[nnUNetTrainerMamba]:
-    """Make a trainer class, as a class statement in ``nnunetv2_mamba.trainers`` would make it."""
-    return type(name, (base,), {"__module__": MODULE, "__doc__": doc, **members})
+    """Make a trainer class, as a class statement in ``nnunetv2_mamba.trainers`` would.
+
+    nnU-Net and pickle find it there, whichever file makes it.
+    """
+    return type(name, (base,), {"__module__": __package__, "__doc__": doc, **members})
 
 
 def trainers_of(network: RegisteredNetwork) -> list[type[nnUNetTrainerMamba]]:

@@ -18,7 +18,7 @@ from nnunetv2_mamba.losses import median_frequency_weights
 from .base import of_one_scale
 from .grid_patches import ScanPatches, endless_scans
 from .of_networks import TRAINERS
-from .optimizers import fused_option, parameter_groups
+from .optimizers import fused_option
 from .recipe import Recipe, number
 
 
@@ -102,8 +102,7 @@ class nnUNetTrainerMedSegMambaPaper(TRAINERS["nnUNetTrainerMedSegMamba"]):
         super().initialize()
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        groups = parameter_groups(self.network, self.weight_decay, decay_vectors=False)
-        optimizer = torch.optim.AdamW(groups, self.initial_lr, fused=fused_option(self.device))
+        optimizer = torch.optim.AdamW(self.parameter_groups(), self.initial_lr, fused=fused_option(self.device))
         return optimizer, CosineAnnealingWarmRestarts(optimizer, self.recipe.first_restart, T_mult=2)
 
     def get_dataloaders(self) -> tuple[Iterator[dict], Iterator[dict]]:
