@@ -3,8 +3,9 @@
 A path is cut into chunks. Within one, with the decay from token j to token i as a matrix per head, the scan is a masked
 matrix product. What chunks add to the state is carried on in the same way, over groups of chunks, and from group to
 group. The state before each group is saved; the backward pass computes those of its chunks again. Blocks of groups are
-worked on one after the other, so that the matrices of a long path do not exist at once. Decays are multiplied or their
-exponents added, never divided or subtracted: where one token decays much and the others little, no digits would be left.
+worked on one after the other, so that the matrices of a long path do not exist at once. Decays are multiplied, or their
+exponents added, never divided or subtracted: where one token decays much and the others little, no digits would be
+left.
 
 Shapes: c chunks of T tokens, G groups of R heads of P channels, n states. Every function takes plain tensors with
 validated shapes (see `ops/_directional_ssd.py`) and knows nothing of autograd. Source: Dao and Gu, "Transformers are
