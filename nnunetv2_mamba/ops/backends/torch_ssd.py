@@ -46,7 +46,7 @@ def scan_forward(scan: ScanArguments) -> tuple[Tensor, Tensor]:
         for block in _blocks(scan, k):
             before, state = block.carry(block.added(), state)
             block.states(states).copy_(before[:, ::_GROUP])
-            out.index_add_(1, block.tokens, block.rows(block.output(block.weights(), block.carried(before))))
+            block.add_to(out, block.output(block.weights(), block.carried(before)))
     if scan.z is not None:
         out *= F.silu(scan.z.to(out.dtype))
     return out.to(scan.u.dtype), states
@@ -59,7 +59,7 @@ def scan_backward(grad_out: Tensor, scan: ScanArguments, states: Tensor) -> Scan
         adjoint = None
         for block in _blocks(scan, k, backwards=True):
             before, _ = block.carry(block.added(), block.states(states)[:, 0])
-            g = block.gather(sums.ungated_output[:, block.tokens]).unflatten(-1, block.x.shape[-3:])
+            g = block.gather(sums.ungated_output).unflatten(-1, block.x.shape[-3:])
             g_from_start = g * block.from_start
             added = torch.einsum("bctgrp,bctgn->bcgnrp", g_from_start, block.C)
             after, adjoint = block.carry(added, adjoint, backwards=True)
@@ -91,17 +91,15 @@ def scan_backward(grad_out: Tensor, scan: ScanArguments, states: Tensor) -> Scan
             if sums.delta_bias is not None:
                 sums.delta_bias[k] += ddl.sum((0, 1))
             if scan.z is not None:
-                sums.output.index_add_(1, block.tokens, block.rows(block.output(weights, y_carried)))
+                block.add_to(sums.output, block.output(weights, y_carried))
             du_block = dx.mul_(block.dl[..., None])
             if scan.D is not None:
                 sums.D[k] += (g * block.u).sum((0, 1, 2, 5)).flatten()
                 du_block.addcmul_(block.D, g)
-            of_direction(sums.u, k).index_add_(1, block.tokens, block.rows(du_block))
-            sums.delta[:, k, block.tokens] = ddl.to(sums.delta.dtype)
+            block.add_to(of_direction(sums.u, k), du_block)
+            sums.delta[:, k].index_copy_(1, block.tokens, ddl.to(sums.delta.dtype))
             for gradient, of_block in ((sums.B, dB_block), (sums.C, dC_block)):
-                gradient[:, k, block.tokens] = (
-                    block.rows(of_block).unflatten(-1, of_block.shape[-2:]).to(gradient.dtype)
-                )
+                gradient[:, k].flatten(2).index_copy_(1, block.tokens, block.rows(of_block).to(gradient.dtype))
     return sums.result()
 
 
@@ -146,14 +144,14 @@ class _Block:
         self.D = None if scan.D is None else scan.D[k].view(*by_head, 1)
         dtype = scan.A.dtype
 
-        raw_delta = scan.delta[:, k, self.tokens].to(dtype)
+        raw_delta = scan.delta[:, k].index_select(1, self.tokens).to(dtype)
         if scan.delta_bias is not None:
-            raw_delta += scan.delta_bias[k]
-        self.raw_delta = self.gather(raw_delta).unflatten(-1, by_head)
+            raw_delta = raw_delta + scan.delta_bias[k]
+        self.raw_delta = self._chunks(raw_delta).unflatten(-1, by_head)
         dl = F.softplus(raw_delta) if scan.delta_softplus else raw_delta
-        self.dl = self.gather(dl).unflatten(-1, by_head)
-        self.u = self.gather(of_direction(scan.u, k)[:, self.tokens].to(dtype)).unflatten(-1, (*by_head, -1))
-        self.B, self.C = (self.gather(t[:, k, self.tokens].to(dtype).flatten(2)) for t in (scan.B, scan.C))
+        self.dl = self._chunks(dl).unflatten(-1, by_head)
+        self.u = self.gather(of_direction(scan.u, k)).to(dtype).unflatten(-1, (*by_head, -1))
+        self.B, self.C = (self.gather(t[:, k].flatten(2)).to(dtype) for t in (scan.B, scan.C))
         self.B, self.C = (t.unflatten(-1, (groups, -1)) for t in (self.B, self.C))
         self.x = self.u * self.dl[..., None]
 
@@ -164,8 +162,20 @@ class _Block:
         self.from_start, self.to_end = (t.exp().permute(0, 1, 4, 2, 3)[..., None] for t in (from_start, to_end))
 
     def gather(self, t: Tensor) -> Tensor:
+        """The block's rows of (b, L, m), in order, as (b, c, T, m)."""
+        return self._chunks(t.index_select(1, self.tokens))
+
+    def _chunks(self, t: Tensor) -> Tensor:
         """(b, tokens, m) as (b, c, T, m)."""
-        return F.pad(t, (0, 0, 0, -len(self.tokens) % self.chunk_length)).unflatten(1, (-1, self.chunk_length))
+        missing = -len(self.tokens) % self.chunk_length
+        if missing:  # padding by nothing would copy
+            t = F.pad(t, (0, 0, 0, missing))
+        return t.unflatten(1, (-1, self.chunk_length))
+
+    def add_to(self, sums: Tensor, t: Tensor) -> None:
+        """Add (b, c, T, ...) to the block's rows of (b, L, m)."""
+        for of_sample, rows in zip(sums, self.rows(t), strict=True):  # twice as fast as all at once
+            of_sample.index_add_(0, self.tokens, rows)
 
     def rows(self, t: Tensor) -> Tensor:
         """(b, c, T, ...) as (b, tokens, m)."""
