@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +12,19 @@ from nnunetv2_mamba.ops import directional_scan
 
 from .half_precision import saturated
 from .state_space import StateSpaceModel
+
+FUSIONS = ("sum", "learned")
+
+
+def check_fusion(fusion: Any) -> str:
+    """Return ``fusion`` if it is known.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if fusion not in FUSIONS:
+        raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}; got {fusion!r}")
+    return fusion
 
 
 class DirectionalSSM(StateSpaceModel):
@@ -27,12 +41,22 @@ class DirectionalSSM(StateSpaceModel):
         dt_init: ``"all"`` draws every direction's initial step size from [0.001, 0.1] (Mamba's own initialisation);
             ``"first"`` does so for the first direction only and leaves the others at ``nn.Linear``'s default, which is
             what SegMamba's released code does (initial step about 0.69).
+        fusion: ``"sum"`` of the directions, or ``"learned"``: a sum weighted by a number per direction and channel,
+            ``fusion_weight``, which starts at 1 and has no weight decay.
 
     Raises:
-        ValueError: for an unknown ``dt_init``.
+        ValueError: for an unknown ``dt_init`` or ``fusion``.
     """
 
-    def __init__(self, channels: int, directions: int, d_state: int, dt_rank: int, dt_init: str = "all"):
+    def __init__(
+        self,
+        channels: int,
+        directions: int,
+        d_state: int,
+        dt_rank: int,
+        dt_init: str = "all",
+        fusion: str = "sum",
+    ):
         super().__init__()
         if dt_init not in ("all", "first"):
             raise ValueError(f"dt_init must be 'all' or 'first', got {dt_init!r}")
@@ -42,8 +66,11 @@ class DirectionalSSM(StateSpaceModel):
         self.dt_proj_bias = nn.Parameter(torch.empty(directions, channels))
         self.A_log = nn.Parameter(torch.empty(directions, channels, d_state))
         self.D = nn.Parameter(torch.ones(directions, channels))
-        for parameter in (self.dt_proj_bias, self.A_log, self.D):
-            parameter._no_weight_decay = True
+        learned = check_fusion(fusion) == "learned"
+        self.fusion_weight = nn.Parameter(torch.ones(directions, channels)) if learned else None
+        for parameter in (self.dt_proj_bias, self.A_log, self.D, self.fusion_weight):
+            if parameter is not None:
+                parameter._no_weight_decay = True
         self._reset_parameters(dt_init)
 
     @torch.no_grad()
@@ -59,9 +86,9 @@ class DirectionalSSM(StateSpaceModel):
         self.A_log.copy_(torch.arange(1, self.d_state + 1).log().expand_as(self.A_log))
 
     @staticmethod
-    def weights_per_channel(directions: int, d_state: int, dt_rank: int) -> int:
-        """Number of parameters per channel: x_proj, dt_proj with its bias, A and D of every direction."""
-        return directions * ((dt_rank + 2 * d_state) + (dt_rank + 1) + d_state + 1)
+    def weights_per_channel(directions: int, d_state: int, dt_rank: int, fusion: str = "sum") -> int:
+        """Number of parameters per channel: x_proj, dt_proj with its bias, A, D and the fusion of every direction."""
+        return directions * ((dt_rank + 2 * d_state) + (dt_rank + 1) + d_state + 1 + (fusion == "learned"))
 
     def forward(self, u: torch.Tensor, paths: torch.Tensor, z: torch.Tensor | None = None) -> torch.Tensor:
         """Scan ``u`` along ``paths``.
@@ -81,6 +108,8 @@ class DirectionalSSM(StateSpaceModel):
             projected = saturated(u @ self.x_proj_weight.transpose(1, 2))
         dt, B, C = projected.split((self.dt_rank, self.d_state, self.d_state), dim=-1)
         delta = saturated(dt @ self.dt_proj_weight.transpose(1, 2))
+        if self.fusion_weight is not None:  # a scan is linear in u, its term D u included
+            u = saturated((u if u.ndim == 4 else u.unsqueeze(1)) * self.fusion_weight.unsqueeze(1).to(u.dtype))
         scanned = directional_scan(
             u, delta, -torch.exp(self.A_log.float()), B, C, paths,
             D=self.D.float(), delta_bias=self.dt_proj_bias.float(), delta_softplus=True, z=z,

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..dimensions import spatial_dims
+from ..directional_ssm import check_fusion
 from ..scan_paths import scan_paths
 
 
@@ -22,7 +24,7 @@ class MixerOptions:
         conv_op: ``nn.Conv1d``, ``nn.Conv2d`` or ``nn.Conv3d``; tells the number of axes of the grid.
         scan: a name of ``scan_paths.PATHS``.
         d_state, d_conv, expand: state size, width of the causal convolution, factor of the inner width.
-        dt_init: see :class:`~..directional_ssm.DirectionalSSM`.
+        dt_init, fusion: see :class:`~..directional_ssm.DirectionalSSM`.
     """
 
     d_model: int
@@ -32,9 +34,16 @@ class MixerOptions:
     d_conv: int = 4
     expand: int = 2
     dt_init: str = "all"
+    fusion: str = "sum"
 
     def __post_init__(self) -> None:
-        scan_paths(self.scan)  # raises ValueError for an unknown one
+        scan_paths(self.scan)  # these raise ValueError for an unknown one
+        check_fusion(self.fusion)
+
+    @property
+    def directions(self) -> int:
+        """Number of paths of the scan."""
+        return scan_paths(self.scan).directions(spatial_dims(self.conv_op))
 
     @property
     def inner(self) -> int:
@@ -94,6 +103,6 @@ def sequence_mixer(
     """The mixer of this name; see :class:`MixerOptions` for the arguments.
 
     Raises:
-        ValueError: for an unknown ``mixer`` or ``scan``.
+        ValueError: for an unknown ``mixer``, ``scan`` or ``fusion``.
     """
     return MIXERS[check_mixer(mixer)](MixerOptions(d_model, conv_op, scan, **options))
