@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from nnunetv2_mamba.architectures.blocks.directional_ssm import check_fusion
+from nnunetv2_mamba.architectures.blocks.mixers import check_mixer
+from nnunetv2_mamba.architectures.blocks.scan_paths import check_scan
 from nnunetv2_mamba.architectures.contract import PlannedNetwork
+
+# What can be said of a value before the data set is read; the constructor checks all of them.
+_CHECKS: dict[str, Callable[[Any], str]] = {"fusion": check_fusion, "mixer": check_mixer, "scan": check_scan}
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -27,7 +34,7 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
         try:
             options[key] = json.loads(value, parse_constant=_no_number)
         except ValueError:
-            if not value.replace("_", "").isalnum():
+            if not _is_word(value):
                 raise ValueError(f"--option {pair}: the value is neither a word nor JSON") from None
             options[key] = value
     return options
@@ -35,6 +42,24 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
 
 def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[\w+]+", value) is not None
+
+
+def name_of_options(options: Mapping[str, Any]) -> str:
+    """What plans with these options are called after: ``{"scan": "hilbert+reverse"}`` gives ``ScanHilbertReverse``.
+
+    Raises:
+        ValueError: if a value is neither a word nor a whole number.
+    """
+    words = []
+    for key, value in sorted(options.items()):
+        if not _is_word(value) and not (isinstance(value, int) and value >= 0):  # bool is int
+            raise ValueError(f"--option {key}={value} makes no name for the plans: give them one with --plans-name")
+        words += re.split(r"[_+]+", f"{key}_{value}")
+    return "".join(word[:1].upper() + word[1:] for word in words)
 
 
 def check_options(
@@ -49,7 +74,7 @@ def check_options(
         options: the user's.
 
     Raises:
-        ValueError: naming the option. Values are checked by the constructor.
+        ValueError: naming the option. Other values than those of ``_CHECKS`` are checked by the constructor.
     """
     known = [name for name in network_class.option_names() if name not in fixed]
     for key, value in options.items():
@@ -57,3 +82,8 @@ def check_options(
             raise ValueError(f"--option {key}={value}: {name} is {network_class.__name__} with {key}={fixed[key]}")
         if key not in known and key not in fixed:
             raise ValueError(f"--option {key}: {name} has the options {', '.join(known)}")
+        if key in _CHECKS:
+            try:
+                _CHECKS[key](value)
+            except ValueError as error:
+                raise ValueError(f"--option {key}={value}: {error}") from None
