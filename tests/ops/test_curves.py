@@ -104,6 +104,15 @@ def test_hilbert_keeps_together_what_is_near_at_odd_sizes_too(shape):
         assert mean_distance(scan_order.raster(shape), shape, apart) > 1.2 * expected
 
 
+@pytest.mark.parametrize("shape", [(41, 4, 4), (3, 2, 51), (1, 61, 4), (33, 2)])
+def test_hilbert_walks_a_long_box_once(shape):
+    """Not out and back along it, which would separate the two halves of a slice."""
+    order = scan_order.hilbert(shape)
+    positions = np.argsort(order).reshape(shape)
+    for one_slice in np.moveaxis(positions, int(np.argmax(shape)), 0):
+        assert one_slice.max() - one_slice.min() < 0.3 * len(order)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 1), (8, 8), (5, 3), (1, 9, 4), (6, 1, 1), (3, 4, 2, 5), (4, 4, 4), (7, 6, 9)])
 def test_morton_sorts_by_interleaved_bits(shape):
     order = scan_order.morton(shape)

@@ -23,6 +23,7 @@ def test_example(function):
     assert doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(found).failed == 0
 
 
-def test_no_function_hides_a_module():
+@pytest.mark.parametrize("package", [ops, scan_order], ids=lambda package: package.__name__)
+def test_no_function_hides_a_module(package):
     """``ops.directional_scan`` is the function; a module of that name could only be had from ``sys.modules``."""
-    assert not {module.name for module in iter_modules(ops.__path__)} & {*ops.__all__}
+    assert not {module.name for module in iter_modules(package.__path__)} & {*package.__all__}

@@ -10,7 +10,7 @@ and must not be written to.
 """
 
 from .curves import morton, random
-from .hilbert import hilbert
+from .hilbert_curve import hilbert
 from .named_paths import directions
 from .rows import inter_slice, raster, reverse, serpentine
 from .tables import bidirectional, six_axes, ss3d, table, tri_oriented, unidirectional

@@ -114,9 +114,9 @@ def _divided(a: int, b: int, c: int) -> list[int | tuple[_Sizes, _Directions]]:
             _B | _BACK,
             ((low, c, a - half), (_B | _BACK, _C, _A | _BACK)),
         ]
-    # Hilbert's eight octants, of which two and two are walked as one. Those run along the whole of q, whose size must
-    # be even, or with p, q odd, half a odd too.
-    (p, up), (q, across) = ((c, _C), (b, _B)) if c % 2 and b % 2 == 0 else ((b, _B), (c, _C))
+    # Hilbert's eight octants, of which two and two, and two again, are walked as one. Two of those run along the whole
+    # of q, whose size must be even; where p and q are odd, half of a must be odd, too.
+    (p, up), (q, across) = ((b, _B), (c, _C)) if b % 2 else ((c, _C), (b, _B))
     if q % 2:
         half = a // 2 | 1
     low, near = _half(p), _half(q)

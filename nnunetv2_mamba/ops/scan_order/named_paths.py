@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .curves import morton, random
-from .hilbert import hilbert
+from .hilbert_curve import hilbert
 from .rows import inter_slice, raster, serpentine
 
 REVERSE = "+reverse"

@@ -32,7 +32,7 @@ def table(name: str, shape: Sequence[int], device: torch.device | str = "cpu", *
         return _table_in_graph(name, grid, device, list(options))
     # Under a FakeTensorMode a new tensor is fake: it must not enter the cache, nor may a cached one be used.
     if type(torch.empty(0, device="cpu")) is not torch.Tensor:
-        return torch.tensor(np.stack(paths(name, grid, *options)), device=device)
+        return torch.tensor(_stacked(paths(name, grid, *options)), device=device)
     return _cached_table(name, grid, device, *options)
 
 
@@ -129,4 +129,8 @@ def _table_in_graph_fake(name, grid, device, options):
 def _cached_table(name: str, grid: tuple[int, ...], device: torch.device, *options: int) -> torch.Tensor:
     # An inference tensor could not be saved for a later backward.
     with torch.inference_mode(False):
-        return torch.from_numpy(np.stack(paths(name, grid, *options))).to(device)
+        return torch.from_numpy(_stacked(paths(name, grid, *options))).to(device)
+
+
+def _stacked(orders: list[np.ndarray]) -> np.ndarray:
+    return np.stack(orders) if len(orders) > 1 else orders[0][np.newaxis]  # without a copy
