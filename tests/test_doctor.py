@@ -72,7 +72,6 @@ class FakeInstallation:
         }
         self.editable = True
         monkeypatch.setattr(packages.metadata, "distribution", self._distribution)
-        monkeypatch.setattr(packages.metadata, "version", lambda name: self._distribution(name).version)
 
     def _distribution(self, name):
         version = self.versions.get(name)

@@ -14,6 +14,7 @@ from nnunetv2_mamba.files import (
     read_bytes,
     read_json,
     read_json_object,
+    read_optional_json,
     remove_left_behind,
     write_json,
     write_text,
@@ -164,6 +165,13 @@ def test_json_is_read_and_written(tmp_path):
     write_json(tmp_path / "d.json", {"é": [1, None]})
     assert read_json(tmp_path / "d.json") == read_json_object(tmp_path / "d.json") == {"é": [1, None]}
     assert parse_json(b"[1]", "member of a ZIP") == [1]
+
+
+def test_a_file_that_may_be_missing_is_empty_then_and_else_whole(tmp_path):
+    assert read_optional_json(tmp_path / "d.json") == {}
+    (tmp_path / "d.json").write_bytes(b"[]")
+    with pytest.raises(ValueError, match=r"d.json holds no JSON object.*; make it again or delete it"):
+        read_optional_json(tmp_path / "d.json")
 
 
 def test_only_files_are_read(tmp_path):

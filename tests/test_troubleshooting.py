@@ -23,7 +23,7 @@ from nnunetv2_mamba.ops.backends import cpu_build, triton
 from nnunetv2_mamba.trainers.base import nnUNetTrainerMamba
 from nnunetv2_mamba.trainers.precision import Precision
 from nnunetv2_mamba.trainers.recipe import Recipe
-from nnunetv2_mamba.trainers.resume import settings_to_adopt
+from nnunetv2_mamba.trainers.resumable_trainer import settings_to_adopt
 from nnunetv2_mamba.trainers.settings import VARIABLE, read_settings, with_settings
 
 MESSAGES = [block for block in BLOCKS if block.page == "docs/troubleshooting.md" and block.language == "output"]
@@ -90,7 +90,7 @@ def without_a_compiler(patch: pytest.MonkeyPatch) -> None:
     patch.delenv("CXX", raising=False)
     with pytest.raises(cpu_build.BuildError) as missing:
         cpu_build.find_compiler()
-    patch.setattr(backend_selection, "unavailable", lambda name: str(missing.value))
+    patch.setattr(backend_selection, "unavailable", lambda name, operator: str(missing.value))
     backend_selection._warn_once.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -3,8 +3,8 @@
 The words of this room:
 
 - sweep: what a TOML file describes, and the folder of its results.
-- training: one fold of one trainer with one data set, configuration, plans and seed. Messages to the user and the
-  documentation call it a run.
+- training: one fold of one trainer with one data set, configuration, plans and seed. Messages that count trainings call
+  them runs.
 - budget: how long each training of a sweep is, the same for all trainers.
 - machine: where trainings are computed: device, number side by side, variables.
 - job: the process, or the cluster's job, in which a training is computed; ``jobs/NAME.json`` tells it which.

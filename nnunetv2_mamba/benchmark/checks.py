@@ -16,6 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2_mamba import _register, trainers
 from nnunetv2_mamba.files import read_json, read_json_object
 from nnunetv2_mamba.nnunet.trainer_search import find_trainer
+from nnunetv2_mamba.nnunet_folders import nnunet_folder
 from nnunetv2_mamba.trainers.recipe import Recipe
 from nnunetv2_mamba.trainers.settings import with_settings
 
@@ -25,13 +26,13 @@ from .training import Training
 
 
 def resolve(sweep: Sweep) -> Sweep:
-    """The sweep with data sets by their full names.
+    """Give the data sets of a sweep their full names, and look for all that it names.
 
     Raises:
         SweepError: for a data set, plans, a configuration, a fold, a trainer or a setting that is not there, with the
             remedy.
     """
-    names = {name: _dataset(sweep.file, name) for name in {training.dataset: None for training in sweep.trainings}}
+    names = {name: _dataset(sweep.file, name) for name in dict.fromkeys(t.dataset for t in sweep.trainings)}
     trainings = tuple(replace(training, dataset=names[training.dataset]) for training in sweep.trainings)
     for name, count in Counter(training.name for training in trainings).items():
         if count > 1:
@@ -51,16 +52,13 @@ def resolve(sweep: Sweep) -> Sweep:
     return replace(sweep, trainings=trainings, declared=declared)
 
 
-def preprocessed() -> Path:
-    value = os.environ.get("nnUNet_preprocessed")
-    if not value:
-        raise SweepError("nnUNet_preprocessed is not set; set it to nnU-Net's folder of preprocessed data")
-    return Path(value)
+def plans_of(dataset: str, plans: str) -> PlansManager:
+    """Read the plans of a preprocessed data set; a file that has not changed is read once.
 
-
-def plans_of(training: Training) -> PlansManager:
-    """Raises ValueError for a file that holds no plans, naming it."""
-    file = preprocessed() / training.dataset / f"{training.plans}.json"
+    Raises:
+        ValueError: for a file that holds no plans, naming it.
+    """
+    file = nnunet_folder("nnUNet_preprocessed") / dataset / f"{plans}.json"
     return _read_plans(file, file.stat().st_mtime_ns)
 
 
@@ -77,23 +75,26 @@ def _read_plans(file: Path, changed: int) -> PlansManager:
     return plans
 
 
-def dataset_json(training: Training) -> dict:
-    return read_json_object(preprocessed() / training.dataset / "dataset.json")
+def dataset_json(dataset: str) -> dict:
+    """Read the ``dataset.json`` of a preprocessed data set."""
+    return read_json_object(nnunet_folder("nnUNet_preprocessed") / dataset / "dataset.json")
 
 
 def _dataset(file: Path, name: str) -> str:
-    present = sorted(path.name for path in preprocessed().glob("Dataset[0-9][0-9][0-9]_*"))
+    preprocessed = nnunet_folder("nnUNet_preprocessed")
+    present = sorted(path.name for path in preprocessed.glob("Dataset[0-9][0-9][0-9]_*"))
     found = [full for full in present if full == name or (name.isdecimal() and full.startswith(f"Dataset{name:0>3}_"))]
     if len(found) != 1:
         raise SweepError(
-            f"{file}, datasets: {len(found)} data sets {name} in nnUNet_preprocessed={preprocessed()} (there are: "
+            f"{file}, datasets: {len(found)} data sets {name} in nnUNet_preprocessed={preprocessed} (there are: "
             f"{', '.join(present) or 'none'}); plan and preprocess it first, nnUNetv2_plan_and_preprocess -d {name}"
         )
     return found[0]
 
 
 def _check_plans(file: Path, training: Training) -> None:
-    folder, number = preprocessed() / training.dataset, convert_dataset_name_to_id(training.dataset)
+    folder = nnunet_folder("nnUNet_preprocessed") / training.dataset
+    number = convert_dataset_name_to_id(training.dataset)
     if not (folder / f"{training.plans}.json").is_file():
         present = ", ".join(sorted(path.stem for path in folder.glob("*Plans*.json"))) or "none"
         raise SweepError(
@@ -101,7 +102,7 @@ def _check_plans(file: Path, training: Training) -> None:
             f"preprocess them first: {_planning(training.plans, number)}"
         )
     try:
-        plans = plans_of(training)
+        plans = plans_of(training.dataset, training.plans)
     except ValueError as error:
         raise SweepError(f"{file}, plans: {error}") from error
     if training.configuration not in plans.available_configurations:
@@ -118,14 +119,14 @@ def _check_plans(file: Path, training: Training) -> None:
 
 
 def _check_fold(file: Path, training: Training) -> None:
-    splits = preprocessed() / training.dataset / "splits_final.json"
+    splits = nnunet_folder("nnUNet_preprocessed") / training.dataset / "splits_final.json"
     if training.fold != "all" and splits.is_file() and training.fold >= len(folds := read_json(splits)):
         known = f"{training.dataset} has {len(folds)} folds, counted from 0"
         raise SweepError(f"{file}, folds: {known}; there is no {training.fold}")
 
 
 def _check_trainer(file: Path, training: Training) -> None:
-    """That the trainer is there and, if it is one of this package, takes the settings."""
+    """Check that the trainer is there and, if it is one of this package, takes the settings."""
     recipe = getattr(trainer_class(training.trainer), "recipe", None)
     if isinstance(recipe, Recipe):
         try:
@@ -135,7 +136,7 @@ def _check_trainer(file: Path, training: Training) -> None:
 
 
 def _planning(plans: str, number: int) -> str:
-    """The command that makes plans of a known name."""
+    """Return the command that makes plans of a known name."""
     known = {f"nnUNetResEncUNet{size}Plans": f"nnUNetPlannerResEnc{size}" for size in ("M", "L", "XL")}
     if plans in known:
         return f"nnUNetv2_plan_and_preprocess -d {number} -pl {known[plans]}"
@@ -148,7 +149,7 @@ def _planning(plans: str, number: int) -> str:
 
 
 def trainer_class(name: str) -> type[nnUNetTrainer]:
-    """The class that nnU-Net takes for the name: another plugin's may come before one of this package.
+    """Find the class that nnU-Net takes for the name: another plugin's may come before one of this package.
 
     Raises:
         SweepError: if nnU-Net finds none.

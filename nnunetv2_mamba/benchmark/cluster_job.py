@@ -31,7 +31,7 @@ FRUITLESS = 2  # time limits in a row without an epoch more, after which a job i
 
 
 def ended_by_signal(code: int) -> bool:
-    """Whether an exit code, as ``Popen`` gives it, is that of a process which a signal of ``TAKING`` ended."""
+    """Tell whether an exit code, as ``Popen`` gives it, is of a process that a signal of ``TAKING`` ended."""
     return -code in TAKING or code - 128 in TAKING
 
 
@@ -59,7 +59,7 @@ class TrainingJob:
         self._terminated = False
 
     def __call__(self) -> int:
-        """The exit code of the training.
+        """Run the training and return its exit code.
 
         Raises:
             SystemExit: where the cluster takes the machine, so that submitit writes no result of a job that may start
@@ -82,8 +82,12 @@ class TrainingJob:
                 self._process.terminate()
 
     def checkpoint(self) -> DelayedSubmission | None:
-        """Called by submitit, in a signal handler, when the time limit comes: what to call when the job starts again;
-        None (no requeueing) after too many time limits without an epoch more."""
+        """Have the training write its checkpoint; submitit calls this, in a signal handler, when the time limit comes.
+
+        Returns:
+            What is to be called when the job starts again; None (no requeueing) after too many time limits without an
+            epoch more.
+        """
         from submitit.helpers import DelayedSubmission
 
         fruitless = self.fruitless

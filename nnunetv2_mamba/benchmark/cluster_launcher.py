@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ _LIMIT = re.compile(r"\b(?:QOS|Assoc)(?!\w*Submit)\w*Limit\b")
 
 
 class ClusterLauncher:
-    """Jobs of a cluster.
+    """Starts trainings as jobs of a cluster.
 
     Args:
         folder: of the sweep.
@@ -74,7 +75,7 @@ class ClusterLauncher:
             raise SweepError(f"[slurm]: submitit does not accept this: {error}") from error
 
     def left_behind(self, training: Training) -> str | None:
-        """A job that an earlier command submitted and that is not over.
+        """Name a job that an earlier command submitted and that is not over; None if there is none.
 
         Raises:
             StartRefusedError: while SLURM does not answer.
@@ -118,8 +119,10 @@ class ClusterLauncher:
 
 @contextmanager
 def _without_own_job() -> Iterator[None]:
-    """Where the sweep is itself a job, the variables of that are not handed on: the new job would take some for its
-    own. What the user has set for every ``sbatch`` stays."""
+    """Hide the variables of the sweep's own job, where it is one, from the new job, which would take some for its own.
+
+    What the user has set for every ``sbatch`` stays.
+    """
     if "SLURM_JOB_ID" not in os.environ:
         yield
         return
@@ -132,30 +135,28 @@ def _without_own_job() -> Iterator[None]:
 
 
 def _record(training: Training, folder: Path) -> Path:
-    """Holds the number of the training's last job, for the next command."""
+    """Return the file that holds the number of the training's last job, for the next command."""
     return training.file(folder).with_suffix(".slurm")
 
 
 class _SubmittedJob:
-    """A job with or without a result of ``TrainingJob``."""
+    """A job that leaves a result of ``TrainingJob``, or none."""
 
     def __init__(self, job: Any):
         self.job = job
 
     def _outcome(self) -> Outcome:
-        """By the result, which is there."""
+        """Tell by its result, which must be there, how the job ended."""
         error = self.job.exception()
         if error is not None:
             return Outcome(f"job {self.job.job_id} of the cluster: {_last_of_trace(str(error))}")
         code = self.job.result()
         # Somebody sent the signal to the training alone: else the job would have been ended with it.
-        asked = ended_by_signal(code) and code != -9
-        outcome = outcome_of(code)
-        return Outcome(outcome.how, outcome.busy, taken_back=asked)
+        return replace(outcome_of(code), taken_back=ended_by_signal(code) and code != -9)
 
 
 class _LocalJob(_SubmittedJob):
-    """Of submitit's executor for this machine."""
+    """A job of submitit's executor for this machine."""
 
     independent = False
 
@@ -166,11 +167,14 @@ class _LocalJob(_SubmittedJob):
         self.job.cancel()
 
     def stop(self) -> None:
-        """submitit ends it."""
+        """Do nothing: submitit ends it."""
 
 
 class _SlurmJob(_SubmittedJob):
-    """Over when its training is finished, or SLURM says so: a job may be requeued whatever result it has left."""
+    """A job of SLURM.
+
+    It is over when its training is finished, or SLURM says so: a job may be requeued whatever result it has left.
+    """
 
     independent = True
 
@@ -195,7 +199,7 @@ class _SlurmJob(_SubmittedJob):
             return None
         if present:
             outcome = self._outcome()
-            return Outcome(outcome.how, outcome.busy, outcome.taken_back or state.taken_back)
+            return replace(outcome, taken_back=outcome.taken_back or state.taken_back)
         if self._over_since is None:
             self._over_since = time.monotonic()
         if state.name == "COMPLETED" and time.monotonic() < self._over_since + _RESULT_TIME:
@@ -217,6 +221,6 @@ class _SlurmJob(_SubmittedJob):
 
 
 def _last_of_trace(text: str) -> str:
-    """The last line of the traceback that submitit quotes between lines of dashes."""
+    """Return the last line of the traceback that submitit quotes between lines of dashes."""
     trace = re.search(r"^-{10,}$(.*?)^-{10,}$", text, re.DOTALL | re.MULTILINE)
     return printable(last_line(trace[1] if trace else text, "no result"))

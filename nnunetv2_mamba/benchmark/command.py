@@ -21,7 +21,7 @@ from .training import Training
 
 
 def benchmark(name: str, folder: Path, datasets: Sequence[str] = (), dry_run: bool = False) -> int:
-    """Run the sweep in file ``name`` (a path or a ready-made one) in ``folder``, from where it was left.
+    """Go on with the sweep in file ``name`` (a path or a ready-made one) in ``folder``, from where it was left.
 
     Returns:
         The exit code: 1 if a training failed, or the evaluation or comparison of a data set.
@@ -45,7 +45,7 @@ def benchmark(name: str, folder: Path, datasets: Sequence[str] = (), dry_run: bo
     scheduler = Scheduler(folder, _launcher(sweep, folder, display.event), display)
     with display, signals_raise():  # so that running jobs are ended too
         failed = scheduler.execute(sweep.trainings)
-    print(scores.summary(sweep.trainings, folder))
+    print(scores.table_of_models(sweep.trainings, folder))
     print(f"Scores of every fold and label: {scores.write_scores(sweep.trainings, folder)}", flush=True)
     concluded = _conclude(sweep.trainings, folder)
     if failed:
@@ -65,7 +65,11 @@ def _launcher(sweep: Sweep, folder: Path, report: Callable[[str], None]) -> Laun
 
 
 def _conclude(trainings: tuple[Training, ...], folder: Path) -> bool:
-    """Evaluate and compare; what is wrong with one data set is said, and the others go on. Whether nothing was."""
+    """Evaluate and compare; what is wrong with one data set is said, and the others go on.
+
+    Returns:
+        Whether nothing was wrong.
+    """
     # MONAI and matplotlib are not to stand in memory beside the trainings
     from .conclusion import compare_models, complete_models, evaluate_models
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nnunetv2_mamba.evaluation.compare_results import compare_results
-from nnunetv2_mamba.evaluation.measure_all import evaluate
+from nnunetv2_mamba.evaluation.evaluate_pairings import evaluate_pairings
 from nnunetv2_mamba.evaluation.metric_options import MetricOptions
 from nnunetv2_mamba.evaluation.pairings import from_results
 from nnunetv2_mamba.evaluation.report.wording import findings
@@ -20,7 +20,7 @@ Models = dict[Path, list[str]]
 
 
 def complete_models(trainings: Iterable[Training], folder: Path) -> dict[str, Models]:
-    """The models whose trainings are all finished, by what can be compared: data set and configuration.
+    """Find the models whose trainings are all finished, by what can be compared: data set and configuration.
 
     A model that was trained with several seeds has a folder for each.
     """
@@ -38,10 +38,10 @@ def evaluate_models(models: Models) -> None:
     """Write ``evaluation.csv`` and ``.json`` into the validation folders of the models' folds; resumes.
 
     Raises:
-        ValueError, OSError: as ``evaluation.pairings.from_results`` and ``evaluation.measure_all.evaluate``.
+        ValueError, OSError: as ``from_results`` and ``evaluate_pairings``.
     """
     folds = [model / fold for model, names in models.items() for fold in names]
-    evaluate([pairing for fold in folds for pairing in from_results(fold)], MetricOptions())
+    evaluate_pairings([pairing for fold in folds for pairing in from_results(fold)], MetricOptions())
 
 
 def compare_models(models: Models, output: Path) -> list[str]:
@@ -70,7 +70,7 @@ def compare_models(models: Models, output: Path) -> list[str]:
 
 
 def _with_folds(model: Path, folds: set[str], output: Path) -> Path:
-    """``model``, or, where it has other folds too, a folder of links to these and what nnU-Net writes beside them."""
+    """Return ``model``, or, where it has other folds too, a folder of links to these and what stands beside them."""
     if {fold.name for fold in model.glob("fold_*")} == folds:
         return model
     links = output.joinpath("folds", *model.parts[-3:])  # seed, data set, model

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunetv2_mamba.files import read_json_object, write_json
+from nnunetv2_mamba.files import read_optional_json, write_json
 from nnunetv2_mamba.results.folds import COST
 from nnunetv2_mamba.versions import installed_version
 
-from .energy import EnergyMeter
-from .flops import network_cost
+from .energy import energy_counter
+from .flops import forward_flops
 from .training import MEASUREMENTS, Training
 
 try:
@@ -42,20 +42,20 @@ class CostRecord:
 
     def __init__(self, folder: Path, device: torch.device):
         self.folder, self.device = folder, device
-        self.content: dict[str, Any] = {"epochs": {}, "peak_memory": {}}
-        if (folder / MEASUREMENTS).is_file():
-            self.content = read_json_object(folder / MEASUREMENTS)
-        self._meter = EnergyMeter(device)
+        kept = read_optional_json(folder / MEASUREMENTS)
+        self.content: dict[str, Any] = kept or {"epochs": {}, "peak_memory": {}}
+        self._joules = energy_counter(device)
 
     def begin_epoch(self) -> None:
-        self._began, self._joules = time.perf_counter(), self._meter.joules()
+        """Start the clock of an epoch."""
+        self._began, self._joules_before = time.perf_counter(), self._joules()
 
     def end_epoch(self, epoch: int) -> None:
         """Note the epoch of this number, which ``begin_epoch`` began."""
-        joules = self._meter.joules()
+        joules = self._joules()
         self.content["epochs"][str(epoch)] = {
             "seconds": time.perf_counter() - self._began,
-            "joules": None if joules is None else joules - self._joules,
+            "joules": None if joules is None else joules - self._joules_before,
         }
         for name, value in peak_memory(self.device).items():
             before = self.content["peak_memory"].get(name)
@@ -76,26 +76,29 @@ class CostRecord:
             "batch_size": trainer.configuration_manager.batch_size,
             "peak_memory": self.content["peak_memory"],
             "energy_joules": None if not joules or None in joules else sum(joules),
-            "device": device_name(self.device),
+            "device": _device_name(self.device),
             "device_type": self.device.type,
             "threads": threads,
-            "versions": versions(),
+            "versions": _software(),
         }
         write_json(self.folder / COST, content)
 
 
 def _flops(trainer: nnUNetTrainer) -> int | None:
-    arguments = (trainer.plans_manager, trainer.configuration_name, trainer.dataset_json)
     try:
-        return network_cost(type(trainer), *arguments).flops
+        return forward_flops(type(trainer), trainer.plans_manager, trainer.configuration_name, trainer.dataset_json)
     except Exception as error:  # what any network may raise on tensors without data; the training is finished
         trainer.print_to_log_file(f"FLOPs cannot be counted: {type(error).__name__}: {error}")
         return None
 
 
 def peak_memory(device: torch.device) -> dict[str, int | None]:
-    """Bytes: allocated and reserved by torch on the GPU (None without one), and the process's resident memory (None on
-    Windows)."""
+    """Read the largest memory so far, in bytes.
+
+    Returns:
+        What torch has allocated and reserved on the GPU (None without one), and the process's resident memory (None on
+        Windows).
+    """
     gpu = device.type == "cuda"
     return {
         "allocated_bytes": torch.cuda.max_memory_allocated(device) if gpu else None,
@@ -111,7 +114,7 @@ def _resident_bytes() -> int | None:
     return resident if sys.platform == "darwin" else resident * 1024
 
 
-def device_name(device: torch.device) -> str:
+def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu" and Path("/proc/cpuinfo").is_file():
@@ -121,7 +124,8 @@ def device_name(device: torch.device) -> str:
     return f"{device.type}, {platform.machine()}"
 
 
-def versions() -> dict[str, str | None]:
+def _software() -> dict[str, str | None]:
+    """Tell the versions of what the training is computed with; None for CUDA and cuDNN where torch has none."""
     return {
         "python": platform.python_version(),
         **{package: installed_version(package) for package in _PACKAGES},

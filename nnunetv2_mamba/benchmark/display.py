@@ -19,23 +19,23 @@ _REFRESH = 2.0  # seconds
 
 
 class EventLines(AbstractContextManager):
-    """A line per event, for log files."""
+    """Shows a line per event, for log files."""
 
     def __init__(self, stream: TextIO = sys.stdout):
         self.stream = stream
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is to be put back."""
+        """Do nothing: nothing is to be put back."""
 
     def event(self, text: str) -> None:
         print(_with_time(text), file=self.stream, flush=True)
 
     def update(self, states: dict[str, str]) -> None:
-        """Events say all."""
+        """Do nothing: the events say all."""
 
 
 class LiveTable(EventLines):
-    """Within its context, the counts of the states and the table of the trainings below the lines of the events."""
+    """Shows, within its context, the counts of the states and a table of the trainings below the events' lines."""
 
     def __init__(self, trainings: tuple[Training, ...], folder: Path, console: Console | None = None):
         self.trainings, self.folder = trainings, folder
@@ -62,7 +62,7 @@ class LiveTable(EventLines):
 
 
 def progress_table(trainings: tuple[Training, ...], states: dict[str, str], folder: Path) -> Table:
-    """A row per trainer and plans, those with something under way first, and a cell per fold and seed."""
+    """Make a row per trainer and plans, those with something under way first, and a cell per fold and seed."""
     axes = ("dataset", "configuration", "plans")
     told = [axis for axis in axes if len({getattr(training, axis) for training in trainings}) > 1]
     several_seeds = len({training.seed for training in trainings}) > 1

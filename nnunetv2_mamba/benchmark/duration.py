@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 import statistics
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from nnunetv2_mamba.files import read_json_object
 from nnunetv2_mamba.results.folds import COST
 
 from .checks import dataset_json, plans_of, trainer_class
-from .flops import network_cost
+from .flops import forward_flops
 from .sweep import Machine, Sweep
 from .training import Training
 
@@ -20,37 +22,37 @@ _BACKWARD = 2  # times the forward pass
 _FLOPS_PER_SECOND = {"cuda": 1e13, "mps": 1e12, "cpu": 1e11}
 _EPOCHS, _ITERATIONS, _VALIDATION_ITERATIONS = 1000, 250, 50  # nnU-Net's
 
+# What cost.json holds of the finished trainings of each model, by data set and model
+Measured = dict[tuple[str, str], list[dict]]
+
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds for the epochs of a training that are left, without the validation at its end, and where the number comes
-    from; None where nothing tells."""
+    """How long the epochs of a training that are left will take, without the validation at its end.
+
+    Attributes:
+        seconds: None where nothing tells.
+        source: where the number comes from, or why there is none.
+    """
 
     seconds: float | None
     source: str
 
 
 def estimate(sweep: Sweep, folder: Path) -> dict[str, Estimate]:
-    """Of every unfinished training, by name. Measured where one of the same model and budget is finished, on a device
-    of the same type with the same number of threads."""
+    """Estimate every unfinished training; the keys are the trainings' names.
+
+    What was measured counts where a training of the same model is finished, on a device of the same type with the same
+    number of threads.
+    """
     measured = _measured(sweep, folder)
+    flops = cache(_forward_flops)  # of each network once: it takes seconds
     left = [training for training in sweep.trainings if not training.finished(folder)]
-    unknown = {_network(t): t for t in left if _model(t) not in measured and t.name not in sweep.declared}
-    flops = {network: _forward_flops(training) for network, training in unknown.items()}  # each once: it takes seconds
     return {t.name: _estimate(t, sweep, measured, flops, t.epochs_done(folder)) for t in left}
 
 
-def _model(training: Training) -> tuple[str, str]:
-    return training.dataset, training.model
-
-
-def _network(training: Training) -> tuple[str, ...]:
-    return training.dataset, training.configuration, training.plans, training.trainer
-
-
-def _measured(sweep: Sweep, folder: Path) -> dict[tuple[str, str], list[tuple[float, str]]]:
-    """Seconds per epoch and the device's name, by model."""
-    found: dict[tuple[str, str], list[tuple[float, str]]] = {}
+def _measured(sweep: Sweep, folder: Path) -> Measured:
+    found: Measured = {}
     for training in sweep.trainings:
         if not training.finished(folder):
             continue
@@ -58,24 +60,25 @@ def _measured(sweep: Sweep, folder: Path) -> dict[tuple[str, str], list[tuple[fl
         device_type = cost.get("device_type", sweep.machine.device)  # older versions did not write it
         alike = device_type == sweep.machine.device and cost.get("threads") == sweep.machine.threads
         if alike and cost.get("seconds_per_epoch") is not None:
-            found.setdefault(_model(training), []).append((cost["seconds_per_epoch"], cost.get("device", "unknown")))
+            found.setdefault((training.dataset, training.model), []).append(cost)
     return found
 
 
 def _estimate(
     training: Training,
     sweep: Sweep,
-    measured: dict[tuple[str, str], list[tuple[float, str]]],
-    flops: dict[tuple[str, ...], int | Exception],
+    measured: Measured,
+    flops: Callable[[str, str, str, str], int | Exception],
     done: int,
 ) -> Estimate:
     epochs = max(0, (training.budget.epochs or _trainers_epochs(training.trainer)) - done)
-    if alike := measured.get(_model(training)):
-        devices = ", ".join(sorted({device for _, device in alike}))
-        return Estimate(epochs * statistics.median(seconds for seconds, _ in alike), f"measured on {devices}")
+    if alike := measured.get((training.dataset, training.model)):
+        devices = ", ".join(sorted({cost.get("device", "unknown") for cost in alike}))
+        seconds = statistics.median(cost["seconds_per_epoch"] for cost in alike)
+        return Estimate(epochs * seconds, f"measured on {devices}")
     if training.name in sweep.declared:
         return Estimate(epochs * sweep.declared[training.name], "declared")
-    forward = flops[_network(training)]
+    forward = flops(training.dataset, training.plans, training.configuration, training.trainer)
     if isinstance(forward, Exception):
         return Estimate(None, f"its FLOPs cannot be counted: {type(forward).__name__}: {forward}")
     return Estimate(epochs * _epoch_flops(training, forward) / _throughput(sweep.machine), "rough, from FLOPs")
@@ -86,14 +89,14 @@ def _epoch_flops(training: Training, forward: int) -> float:
     recipe = getattr(trainer_class(training.trainer), "recipe", None)
     iterations = budget.iterations or getattr(recipe, "num_iterations_per_epoch", 0) or _ITERATIONS
     validation = budget.validation_iterations or _VALIDATION_ITERATIONS
-    batch = budget.batch_size or plans_of(training).get_configuration(training.configuration).batch_size
+    plans = plans_of(training.dataset, training.plans)
+    batch = budget.batch_size or plans.get_configuration(training.configuration).batch_size
     return batch * forward * ((1 + _BACKWARD) * iterations + validation)
 
 
-def _forward_flops(training: Training) -> int | Exception:
+def _forward_flops(dataset: str, plans: str, configuration: str, trainer: str) -> int | Exception:
     try:
-        plans, description = plans_of(training), dataset_json(training)
-        return network_cost(trainer_class(training.trainer), plans, training.configuration, description).flops
+        return forward_flops(trainer_class(trainer), plans_of(dataset, plans), configuration, dataset_json(dataset))
     except Exception as error:  # what any network may raise on tensors without data
         return error
 
@@ -113,7 +116,7 @@ def _trainers_epochs(name: str) -> int:
 
 
 def describe(sweep: Sweep, folder: Path) -> list[str]:
-    """The trainings, a line each, and the sum, for ``--dry-run``."""
+    """Write a line for each training, and one for their sum, for ``--dry-run``."""
     estimates = estimate(sweep, folder)
     unit = "GPU hours" if sweep.machine.device != "cpu" else "CPU hours"
     lines = []

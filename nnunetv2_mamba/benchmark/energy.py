@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -9,21 +10,18 @@ import torch
 _RAPL = Path("/sys/class/powercap")
 
 
-class EnergyMeter:
-    """Joules used since a fixed moment: of the GPU, or of all CPU packages where the training runs on the CPU.
+def energy_counter(device: torch.device) -> Callable[[], float | None]:
+    """Find the counter of a device: the GPU's, or that of all CPU packages where the training runs on the CPU.
 
     Counters are of whole devices: what other processes use at the same time is in it.
+
+    Returns:
+        A function that says how many joules were used since a fixed moment; None where the driver does not tell.
     """
-
-    def __init__(self, device: torch.device):
-        self._read = _gpu_counter() if device.type == "cuda" else _cpu_counter()
-
-    def joules(self) -> float | None:
-        """None where the driver does not tell."""
-        return None if self._read is None else self._read()
+    return (_gpu_counter() if device.type == "cuda" else _cpu_counter()) or (lambda: None)
 
 
-def _gpu_counter():
+def _gpu_counter() -> Callable[[], float] | None:
     try:
         import pynvml  # nvidia-ml-py
     except ImportError:
@@ -37,7 +35,7 @@ def _gpu_counter():
     return lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
 
 
-def _cpu_counter():
+def _cpu_counter() -> Callable[[], float] | None:
     # Not the parts of packages, nor the zone psys of the whole machine, in which the packages are too
     files = sorted(_RAPL.glob("intel-rapl:*/energy_uj"))
     try:

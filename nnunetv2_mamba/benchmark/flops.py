@@ -1,8 +1,6 @@
-"""Parameters and floating-point operations of a trainer's network, traced with tensors that have no data."""
+"""Floating-point operations of a trainer's network, traced with tensors that have no data."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -13,32 +11,20 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from nnunetv2_mamba.ops.flops import flop_counter
 
 
-@dataclass(frozen=True)
-class NetworkCost:
-    """Attributes:
-    parameters: of the network as it is trained.
-    flops: of one forward pass of one patch, as in prediction, without deep supervision; see ``ops.flops``.
+def forward_flops(trainer: type[nnUNetTrainer], plans: PlansManager, configuration: str, dataset_json: dict) -> int:
+    """Count the operations of one forward pass of one patch, as in prediction, without deep supervision.
+
+    What is counted is said in ``ops.flops``. It takes seconds and allocates nothing. The network is the one that
+    ``trainer`` builds for the configuration of the plans.
+
+    Raises:
+        Exception: whatever the network raises on tensors without data.
     """
-
-    parameters: int
-    flops: int
-
-
-def network_cost(
-    trainer: type[nnUNetTrainer], plans: PlansManager, configuration: str, dataset_json: dict
-) -> NetworkCost:
-    """Cost of the network that ``trainer`` builds for a plan. Takes seconds, allocates nothing."""
     manager = plans.get_configuration(configuration)
     channels = determine_num_input_channels(plans, manager, dataset_json)
     outputs = plans.get_label_manager(dataset_json).num_segmentation_heads
-
-    def build(deep_supervision: bool) -> torch.nn.Module:
-        return trainer.build_network_architecture(plans, manager, channels, outputs, deep_supervision)
-
     with FakeTensorMode():
-        recipe = getattr(trainer, "recipe", None)
-        trained = build(recipe is None or recipe.enable_deep_supervision)
-        network = build(False).eval()
+        network = trainer.build_network_architecture(plans, manager, channels, outputs, False).eval()
         with flop_counter() as counter, torch.no_grad():
             network(torch.empty(1, channels, *manager.patch_size))
-    return NetworkCost(sum(parameter.numel() for parameter in trained.parameters()), counter.get_total_flops())
+    return counter.get_total_flops()

@@ -21,6 +21,7 @@ BUSY = 75  # EX_TEMPFAIL
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Train as a file of the sweep says, unless another process is at it; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="written by nnunetv2_mamba benchmark")
     parser.add_argument("--device", default="cuda", choices=("cuda", "cpu", "mps"))
@@ -53,7 +54,7 @@ def train(training: Training, sweep: Path, device: str, threads: int | None) -> 
 
 
 def command(training: Training, folder: Path, device: str) -> list[str]:
-    """nnU-Net's command for what is left to do in ``folder``."""
+    """Return nnU-Net's command for what is left to do in ``folder``."""
     written = [name for name in CHECKPOINTS if (folder / name).is_file()]
     words = ["nnUNetv2_train", training.dataset, training.configuration, str(training.fold)]
     words += ["-tr", training.trainer, "-p", training.plans, "-device", device]

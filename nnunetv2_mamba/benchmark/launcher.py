@@ -25,7 +25,7 @@ class Outcome:
 
 
 def outcome_of(code: int) -> Outcome:
-    """Of an exit code as ``Popen`` gives it."""
+    """Put an exit code, as ``Popen`` gives it, in words."""
     return Outcome(f"killed by signal {-code}" if code < 0 else f"exit code {code}", busy=code == BUSY)
 
 
@@ -42,12 +42,16 @@ class StartRefusedError(RuntimeError):
 
 
 class Launched(Protocol):
-    """A training under way. ``independent``: it goes on where this process ends."""
+    """A training under way.
+
+    Attributes:
+        independent: whether it goes on where this process ends.
+    """
 
     independent: bool
 
     def poll(self) -> Outcome | None:
-        """How it ended; None while it runs."""
+        """Tell how it ended; None while it runs."""
 
     def ask_to_stop(self) -> None:
         """Ask it to end, and return at once: trainings write a checkpoint."""
@@ -57,16 +61,24 @@ class Launched(Protocol):
 
 
 class Launcher(Protocol):
-    """Starts trainings; ``slots`` is how many may be under way (None: any number)."""
+    """Starts trainings.
+
+    Attributes:
+        slots: how many may be under way; None for any number.
+    """
 
     slots: int | None
 
     def left_behind(self, training: Training) -> str | None:
-        """What an earlier command started for this training and is still to come, in words; None if there is nothing.
+        """Say what an earlier command started for this training and is still to come; None if there is nothing.
 
         Raises:
             StartRefusedError: if this cannot be found out.
         """
 
     def start(self, training: Training, slot: int) -> Launched:
-        """Raises: StartRefusedError."""
+        """Start a training in one of the ``slots``.
+
+        Raises:
+            StartRefusedError: if it cannot be started now.
+        """

@@ -18,7 +18,7 @@ from .training import Training
 def run_process(
     command: list[str], environment: dict[str, str], log: Path, start: Callable[..., subprocess.Popen]
 ) -> subprocess.Popen:
-    """``start`` a command in this environment and more, its output appended to ``log``."""
+    """Call ``start`` with a command, in this environment and more; its output is appended to ``log``."""
     log.parent.mkdir(parents=True, exist_ok=True)
     variables = {**os.environ, "PYTHONUNBUFFERED": "1", **environment}
     with log.open("ab") as output:
@@ -26,26 +26,29 @@ def run_process(
 
 
 def command_of(training: Training, folder: Path, machine: Machine) -> list[str]:
+    """Return the command of a training's process."""
     command = [sys.executable, "-m", "nnunetv2_mamba.benchmark.job", str(training.file(folder))]
     command += ["--device", machine.device]
     return command if machine.threads is None else [*command, "--threads", str(machine.threads)]
 
 
 def environment_of(machine: Machine) -> dict[str, str]:
+    """Return the variables that a training's process gets besides this one's."""
     threads = {} if machine.threads is None else {"OMP_NUM_THREADS": str(machine.threads)}
     return {**threads, **machine.environment}
 
 
 class LocalLauncher:
-    """Subprocesses at the head of process groups, so that a training's workers end with it."""
+    """Starts processes at the head of process groups, so that a training's workers end with it."""
 
     def __init__(self, folder: Path, machine: Machine):
         self.folder, self.machine, self.slots = folder, machine, machine.jobs or 1
 
     def left_behind(self, training: Training) -> None:
-        """Nothing waits for its start here."""
+        """Return None: nothing waits for its start here."""
 
     def start(self, training: Training, slot: int) -> Launched:
+        """Start the process of a training, on the GPU whose turn the slot is."""
         environment = environment_of(self.machine)
         if self.machine.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = str(self.machine.gpus[slot % len(self.machine.gpus)])

@@ -18,9 +18,9 @@ from .training import Training
 
 
 class MeasuredTraining(PreemptibleTraining):
-    """To be inherited from in front of one of nnU-Net's trainers, by ``measured``.
+    """Stands in front of one of nnU-Net's trainers, in a class that ``measured`` makes of both.
 
-    Trains by the sweep's budget and settings. Every epoch is seeded from its number, so that an interrupted training
+    It trains by the sweep's budget and settings. Every epoch is seeded from its number, so that an interrupted training
     goes on with the random numbers that it would have drawn; worker processes of the augmentation
     (``nnUNet_n_proc_DA`` above 0) draw their own. An epoch's cost is its training and validation iterations with the
     loading of their data, without checkpoints and plots. ``cost.json`` is written last, after nnU-Net's validation.
@@ -58,7 +58,7 @@ class MeasuredTraining(PreemptibleTraining):
 
     @classmethod
     def user_settings(cls) -> Mapping[str, Any]:
-        """Of this package's trainers: what the sweep sets in the recipe."""
+        """Return what the sweep sets in the recipe of this package's trainers."""
         return {**cls._sweep_training.budget.settings(), **cls._sweep_training.settings}
 
     def on_epoch_start(self) -> None:
@@ -78,8 +78,10 @@ class MeasuredTraining(PreemptibleTraining):
 
 
 def measured(trainer: type[nnUNetTrainer], training: Training, threads: int | None = None) -> type[MeasuredTraining]:
-    """The trainer's class with ``MeasuredTraining`` in front, under the same name: nnU-Net writes the name of the class
-    into folders and checkpoints."""
+    """Put ``MeasuredTraining`` in front of a trainer's class.
+
+    The new class has the trainer's name, because nnU-Net writes the name of the class into folders and checkpoints.
+    """
     return type(trainer.__name__, (MeasuredTraining, trainer), {"_sweep_training": training, "_sweep_threads": threads})
 
 

@@ -20,30 +20,35 @@ _PAUSES = (5.0, 300.0)  # seconds after a start that was refused: at first, and 
 
 
 @dataclass
-class _Waiting:
-    training: Training
-    not_before: float = 0.0
-
-
-@dataclass
 class _Pause:
-    """Between two tries to start something. ``said``: the user knows of it."""
+    """The time between two tries to start something.
+
+    Attributes:
+        seconds: how long it is.
+        until: its end, of ``time.monotonic``.
+        said: whether the user knows of it.
+    """
 
     seconds: float = 0.0
     until: float = 0.0
     said: bool = False
 
     def begin(self) -> None:
+        """Begin the next pause, which is twice as long as the last, within bounds."""
         self.seconds = min(max(_PAUSES[0], 2 * self.seconds), _PAUSES[1])
         self.until = time.monotonic() + self.seconds
 
 
 @dataclass
 class Scheduler:
-    """Attributes:
-    folder: of the sweep.
-    pause: seconds between two looks at the running processes.
-    states: of every training by name: waiting, running, elsewhere (another sweep is at it), finished or failed.
+    """Starts trainings, looks how they end, and starts again what may still be finished.
+
+    Attributes:
+        folder: of the sweep.
+        launcher: starts them.
+        display: shows the user what happens.
+        pause: seconds between two looks at the running processes.
+        states: of every training by name: waiting, running, elsewhere (another sweep is at it), finished or failed.
     """
 
     folder: Path
@@ -51,12 +56,16 @@ class Scheduler:
     display: EventLines
     pause: float = 1.0
     states: dict[str, str] = field(default_factory=dict)
+    _waiting: list[Training] = field(default_factory=list)
+    _look_again: dict[str, float] = field(default_factory=dict)  # when, of those elsewhere; of ``time.monotonic``
+    _active: dict[int, tuple[Training, Launched]] = field(default_factory=dict)  # by slot
+    _epochs: dict[str, int] = field(default_factory=dict)  # done at the last look
     _failures: Counter[str] = field(default_factory=Counter)
     _taken_back: Counter[str] = field(default_factory=Counter)
     _refused: _Pause = field(default_factory=_Pause)
 
     def execute(self, trainings: tuple[Training, ...]) -> list[Training]:
-        """Run what is not finished; returns the trainings that failed for good (``ATTEMPTS``).
+        """Train what is not finished; returns the trainings that failed for good (``ATTEMPTS``).
 
         Ctrl-C and signals end what was started; another error only what cannot go on without this process.
 
@@ -66,55 +75,54 @@ class Scheduler:
         for training in trainings:
             training.write(self.folder)
             self.states[training.name] = "finished" if training.finished(self.folder) else "waiting"
-        waiting = [_Waiting(training) for training in trainings if self.states[training.name] == "waiting"]
-        active: dict[int, tuple[Training, Launched]] = {}
-        epochs = {training.name: training.epochs_done(self.folder) for training in trainings}
+            self._epochs[training.name] = training.epochs_done(self.folder)
+        self._waiting = [training for training in trainings if self.states[training.name] == "waiting"]
         try:
-            while waiting or active:
-                self._start(waiting, active)
+            while self._waiting or self._active:
+                self._look_elsewhere()
+                self._start()
                 self.display.update(self.states)
                 time.sleep(self.pause)
-                for slot, (training, launched) in list(active.items()):
+                for slot, (training, launched) in list(self._active.items()):
                     outcome = launched.poll()
                     if outcome is not None:
-                        del active[slot]
+                        del self._active[slot]
                         self._refused.until = 0.0  # there may be room now
-                        waiting += self._ended(training, outcome, epochs)
+                        self._note_end(training, outcome)
         except BaseException as error:
             wanted = not isinstance(error, Exception)
-            _end([launched for _, launched in active.values() if wanted or not launched.independent])
+            _end([launched for _, launched in self._active.values() if wanted or not launched.independent])
             raise
         self.display.update(self.states)
         return [training for training in trainings if self.states[training.name] == "failed"]
 
-    def _look_elsewhere(self, waiting: list[_Waiting]) -> None:
-        """Trainings that no other process is at any more wait as all do. A job only to ask that would be too much."""
-        for entry in waiting:
-            if self.states[entry.training.name] == "elsewhere" and entry.not_before <= time.monotonic():
-                with lock(entry.training.lock(self.folder)) as free:
+    def _look_elsewhere(self) -> None:
+        """Let trainings that no other process is at any more wait as all do. A job to ask that would be too much."""
+        for training in self._waiting:
+            if self.states[training.name] == "elsewhere" and self._look_again[training.name] <= time.monotonic():
+                with lock(training.lock(self.folder)) as free:
                     if free:
-                        self.states[entry.training.name] = "waiting"
+                        self.states[training.name] = "waiting"
                     else:
-                        entry.not_before = time.monotonic() + _BUSY_PAUSE
+                        self._look_again[training.name] = time.monotonic() + _BUSY_PAUSE
 
-    def _start(self, waiting: list[_Waiting], active: dict[int, tuple[Training, Launched]]) -> None:
-        self._look_elsewhere(waiting)
-        slots = self.launcher.slots or len(waiting) + len(active)
-        for slot in [slot for slot in range(slots) if slot not in active]:
-            due = next((entry for entry in waiting if self.states[entry.training.name] == "waiting"), None)
+    def _start(self) -> None:
+        slots = self.launcher.slots or len(self._waiting) + len(self._active)
+        for slot in [slot for slot in range(slots) if slot not in self._active]:
+            due = next((training for training in self._waiting if self.states[training.name] == "waiting"), None)
             if due is None or time.monotonic() < self._refused.until:
                 return
-            if due.training.finished(self.folder):  # by another process
-                waiting.remove(due)
-                self._note_finished(due.training)
+            if due.finished(self.folder):  # by another process
+                self._waiting.remove(due)
+                self._note_finished(due)
                 continue
             try:
-                if (other := self.launcher.left_behind(due.training)) is not None:
+                if (other := self.launcher.left_behind(due)) is not None:
                     self._leave_to(other, due)
                     continue
-                active[slot] = due.training, self.launcher.start(due.training, slot)
+                self._active[slot] = due, self.launcher.start(due, slot)
             except StartRefusedError as refusal:
-                if not (refusal.passing or active):
+                if not (refusal.passing or self._active):
                     raise
                 if not self._refused.said:
                     self.display.event(f"delayed  {refusal}; trying again until it is possible")
@@ -122,28 +130,29 @@ class Scheduler:
                 self._refused.begin()
                 return
             self._refused = _Pause()
-            waiting.remove(due)
-            self.display.event(f"starts   {due.training.name}")
-            self.states[due.training.name] = "running"
+            self._waiting.remove(due)
+            self._look_again.pop(due.name, None)
+            self.display.event(f"starts   {due.name}")
+            self.states[due.name] = "running"
 
-    def _leave_to(self, other: str, entry: _Waiting) -> None:
-        if not entry.not_before:  # else it has been said
-            self.display.event(f"elsewhere {entry.training.name}: {other}; waiting for it")
-        self.states[entry.training.name] = "elsewhere"
-        entry.not_before = time.monotonic() + _BUSY_PAUSE
+    def _leave_to(self, other: str, training: Training) -> None:
+        if training.name not in self._look_again:  # else it has been said
+            self.display.event(f"elsewhere {training.name}: {other}; waiting for it")
+        self.states[training.name] = "elsewhere"
+        self._look_again[training.name] = time.monotonic() + _BUSY_PAUSE
 
-    def _ended(self, training: Training, outcome: Outcome, epochs: dict[str, int]) -> list[_Waiting]:
-        """Note how a training ended; returns it if it is to be started again."""
+    def _note_end(self, training: Training, outcome: Outcome) -> None:
+        """Note how a training ended; it waits again if it is to be started again."""
         if training.finished(self.folder):
             self._note_finished(training)
-            return []
+            return
         if outcome.busy:
-            entry = _Waiting(training)
-            self._leave_to("another process is at it", entry)
-            return [entry]
-        before, epochs[training.name] = epochs[training.name], training.epochs_done(self.folder)
+            self._waiting.append(training)
+            self._leave_to("another process is at it", training)
+            return
+        before, self._epochs[training.name] = self._epochs[training.name], training.epochs_done(self.folder)
         counted, limit = (self._taken_back, TAKEN_BACK) if outcome.taken_back else (self._failures, ATTEMPTS)
-        if epochs[training.name] > before:
+        if self._epochs[training.name] > before:
             del self._failures[training.name], self._taken_back[training.name]
         counted[training.name] += 1
         again = counted[training.name] < limit
@@ -153,7 +162,8 @@ class Scheduler:
             f"{training.log(self.folder)}"
         )
         self.states[training.name] = "waiting" if again else "failed"
-        return [_Waiting(training)] if again else []
+        if again:
+            self._waiting.append(training)
 
     def _note_finished(self, training: Training) -> None:
         self.states[training.name] = "finished"
@@ -161,7 +171,7 @@ class Scheduler:
 
 
 def _end(running: list[Launched]) -> None:
-    """All are asked before the first is waited for, and each is ended, whatever interrupts the ending of another."""
+    """End trainings: all are asked before the first is waited for, and each is ended, whatever interrupts another's."""
     with ExitStack() as stops:
         for launched in running:
             stops.callback(launched.stop)

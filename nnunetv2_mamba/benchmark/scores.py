@@ -1,15 +1,14 @@
-"""The finished trainings of a sweep as tables: scores as they were computed, and a summary with the cost."""
+"""The finished trainings of a sweep as tables: scores as they were computed, and one with the models' cost."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from nnunetv2_mamba.files import read_json_object, write_text
+from nnunetv2_mamba.results.costs import median_costs
 from nnunetv2_mamba.results.folds import COST, SUMMARY
 
 from .training import Training
@@ -19,9 +18,15 @@ _MODEL = ["dataset", "configuration", "plans", "trainer"]
 
 
 def scores(trainings: Iterable[Training], folder: Path) -> pd.DataFrame:
-    """nnU-Net's Dice of every finished training, tidy: a row per label, and one for the mean of the foreground."""
-    rows = [_scores(training, folder) for training in trainings if training.finished(folder)]
-    return pd.DataFrame([row for group in rows for row in group], columns=[*_MODEL, "fold", "seed", "label", "dice"])
+    """Collect nnU-Net's Dice of every finished training, tidy: a row per label, and one for the foreground's mean."""
+    rows = []
+    for training in trainings:
+        if training.finished(folder):
+            content = read_json_object(training.folder(folder) / SUMMARY)
+            dice = {label: metrics["Dice"] for label, metrics in content["mean"].items()}
+            dice["foreground mean"] = content["foreground_mean"]["Dice"]
+            rows += [(*_model(training), training.fold, training.seed, *of_label) for of_label in dice.items()]
+    return pd.DataFrame(rows, columns=[*_MODEL, "fold", "seed", "label", "dice"])
 
 
 def write_scores(trainings: Iterable[Training], folder: Path) -> Path:
@@ -31,43 +36,34 @@ def write_scores(trainings: Iterable[Training], folder: Path) -> Path:
     return file
 
 
-def summary(trainings: Iterable[Training], folder: Path) -> str:
-    """A Markdown table: Dice over the finished folds and seeds of each model, and its cost (medians)."""
-    trainings = [training for training in trainings if training.finished(folder)]
-    if not trainings:
-        return "no run is finished"
+def table_of_models(trainings: Iterable[Training], folder: Path) -> str:
+    """Write a Markdown table: Dice over the finished folds and seeds of each model, and its cost (medians)."""
+    costs: dict[tuple[str, ...], list[dict]] = {}
+    for training in trainings:
+        if training.finished(folder):
+            costs.setdefault(_model(training), []).append(read_json_object(training.folder(folder) / COST))
+    if not costs:
+        return "no training is finished"
     table = scores(trainings, folder)
-    dice = table[table["label"] == "foreground mean"].groupby(_MODEL, sort=False)["dice"]
-    costs = pd.DataFrame([_cost(training, folder) for training in trainings]).groupby(_MODEL, sort=False).median()
     lines = [
-        "| data set | configuration | plans | trainer | runs | mean Dice | parameters | GFLOP | s / epoch | memory |",
+        "| data set | configuration | plans | trainer "
+        "| trainings | mean Dice | parameters | GFLOP | s / epoch | memory |",
         "|---" * 10 + "|",
     ]
-    for model, values in dice:
-        cost = costs.loc[model]
+    for model, dice in table[table["label"] == "foreground mean"].groupby(_MODEL, sort=False)["dice"]:
+        cost = median_costs(costs[model])
+        memory = cost.get("peak_memory.allocated_bytes") or cost.get("peak_memory.process_bytes")  # of a GPU, if any
         lines.append(
-            f"| {' | '.join(model)} | {len(values)} | {values.mean():.4f} "
-            f"| {_known(cost['parameters'] / 1e6, '.1f', ' M')} | {_known(cost['flops'] / 1e9, '.1f')} "
-            f"| {_known(cost['seconds_per_epoch'], '.1f')} | {_known(cost['memory'] / 2**30, '.2f', ' GiB')} |"
+            f"| {' | '.join(model)} | {len(dice)} | {dice.mean():.4f} | {_known(cost.get('parameters'), '.1f', ' M')} "
+            f"| {_known(cost.get('flops'), '.1f')} | {_known(cost.get('seconds_per_epoch'), '.1f')} "
+            f"| {_known(memory, '.2f', ' GiB')} |"
         )
     return "\n".join(lines)
 
 
-def _scores(training: Training, folder: Path) -> list[tuple[Any, ...]]:
-    content = read_json_object(training.folder(folder) / SUMMARY)
-    key = (training.dataset, training.configuration, training.plans, training.trainer, training.fold, training.seed)
-    labels = [(*key, label, metrics["Dice"]) for label, metrics in content["mean"].items()]
-    return [*labels, (*key, "foreground mean", content["foreground_mean"]["Dice"])]
+def _model(training: Training) -> tuple[str, ...]:
+    return tuple(getattr(training, name) for name in _MODEL)
 
 
-def _cost(training: Training, folder: Path) -> dict[str, Any]:
-    cost = read_json_object(training.folder(folder) / COST)
-    peak = cost.get("peak_memory") or {}
-    numbers = {name: cost.get(name) for name in ("parameters", "flops", "seconds_per_epoch")}
-    numbers["memory"] = peak.get("allocated_bytes") or peak.get("process_bytes")  # of the GPU where there is one
-    model = {name: getattr(training, name) for name in _MODEL}
-    return model | {name: float("nan") if value is None else float(value) for name, value in numbers.items()}
-
-
-def _known(value: float, form: str, unit: str = "") -> str:
-    return "unknown" if math.isnan(value) else f"{value:{form}}{unit}"
+def _known(value: float | None, form: str, unit: str = "") -> str:
+    return "unknown" if value is None else f"{value:{form}}{unit}"

@@ -25,7 +25,13 @@ _PATIENCE = 120.0  # seconds for SLURM's commands
 
 
 class JobState(NamedTuple):
-    """SLURM's state of a job, in its words, its exit code as SLURM writes it, and why it is in the state."""
+    """What SLURM says of a job.
+
+    Attributes:
+        name: SLURM's word for the state.
+        exit_code: as SLURM writes it.
+        reason: why the job is in the state.
+    """
 
     name: str
     exit_code: str = "0"
@@ -33,11 +39,12 @@ class JobState(NamedTuple):
 
     @property
     def over(self) -> bool:
+        """Whether it has ended for good, as far as SLURM knows."""
         return self.name in _OVER or self.name == UNKNOWN
 
     @property
     def taken_back(self) -> bool:
-        """The machine was taken from it. A job with a time of grace, at the start of which it gets SIGTERM, fails."""
+        """Whether the machine was taken from it. A job with a time of grace, which begins with SIGTERM, fails."""
         if self.name == "FAILED":
             status = self.exit_code.split(":")[0]  # status:signal, or both in one number as waitpid has them
             return status.isdecimal() and 128 + signal.SIGTERM in (int(status), int(status) >> 8)
@@ -45,12 +52,16 @@ class JobState(NamedTuple):
 
     @property
     def held(self) -> bool:
-        """It will not start before somebody releases it."""
+        """Whether it will not start before somebody releases it."""
         return self.name == "PENDING" and "held" in self.reason.lower()
 
 
 class SlurmQueue:
-    """The user's jobs. ``report`` tells the user that SLURM does not answer, and that it does again."""
+    """Knows the states of the user's jobs.
+
+    Args:
+        report: tells the user that SLURM does not answer, and that it does again.
+    """
 
     def __init__(self, report: Callable[[str], None]):
         self._report = report
@@ -60,7 +71,7 @@ class SlurmQueue:
         self._to_cancel: list[str] = []
 
     def state(self, job: str, since: float, soon: bool = False) -> JobState | None:
-        """The state of a job; None while SLURM has said nothing later than ``since`` (of ``time.monotonic``).
+        """Tell the state of a job; None while SLURM has said nothing later than ``since`` (of ``time.monotonic``).
 
         Args:
             soon: whether to ask SLURM sooner than usual.
@@ -77,9 +88,8 @@ class SlurmQueue:
         self._tried = began = time.monotonic()
         command = ["squeue", "--noheader", "--states=all", f"--user={os.getuid()}"]
         command += ["--Format=JobID:30,State:30,exit_code:20,Reason:100"]
-        plain = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
         try:
-            lines = _printed(command, plain).splitlines()
+            lines = _output(command).splitlines()
         except (OSError, subprocess.SubprocessError) as error:
             if not self._silent:
                 self._report(f"SLURM does not tell of its jobs ({_reason(error)}); waiting until it does")
@@ -92,37 +102,44 @@ class SlurmQueue:
         self._states = {row[0]: JobState(*row[1:]) for row in rows if len(row) == 4}
 
     def cancel_later(self, job: str) -> None:
+        """Remember a job for ``cancel``."""
         self._to_cancel.append(job)
 
     def cancel(self) -> None:
-        """``scancel`` all of ``cancel_later``; if that fails, says how to do it."""
+        """Cancel all jobs of ``cancel_later`` by one ``scancel``; if that fails, say how to do it."""
         if not self._to_cancel:
             return
         command = ["scancel", *self._to_cancel]
         try:
-            _printed(command)
+            _output(command)
         except (OSError, subprocess.SubprocessError) as error:
             self._report(f"jobs of the cluster go on ({_reason(error)}); end them with: {' '.join(command)}")
         self._to_cancel.clear()
 
 
 def _accounted(job: str) -> JobState:
-    """What SLURM's accounting, if there is one, knows of a job that ``squeue`` no longer shows."""
+    """Ask SLURM's accounting, if there is one, for a job that ``squeue`` no longer shows."""
     command = ["sacct", "--noheader", "--allocations", "--format=State%40,ExitCode%20", "--jobs", job]
     try:
-        words = _printed(command).split()
+        words = _output(command).split()
     except (OSError, subprocess.SubprocessError):
         words = []
     return JobState(words[0], words[-1]) if words and words[0] in _OVER else JobState(UNKNOWN)
 
 
-def _printed(command: list[str], environment: dict[str, str] | None = None) -> str:
-    """Raises: OSError, subprocess.SubprocessError."""
+def _output(command: list[str]) -> str:
+    """Run one of SLURM's commands, without the user's settings of ``squeue``, and return what it prints.
+
+    Raises:
+        OSError: if it cannot be started.
+        subprocess.SubprocessError: if it fails or does not end within ``_PATIENCE``.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("SQUEUE_")}
     options = {"env": environment, "timeout": _PATIENCE, "stdin": subprocess.DEVNULL}
     return subprocess.run(command, capture_output=True, text=True, errors="replace", check=True, **options).stdout
 
 
 def _reason(error: Exception) -> str:
-    """The last line that the command printed, or what became of it."""
+    """Return the last line that the command printed, or what became of it."""
     printed = error.stderr if isinstance(error, subprocess.CalledProcessError) else ""
     return last_line(printed, str(error))

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunetv2_mamba.files import read_json_object, write_json
+from nnunetv2_mamba.files import read_json_object, read_optional_json, write_json
 from nnunetv2_mamba.nnunet.names import FINAL_CHECKPOINT
 from nnunetv2_mamba.results.folds import COST, SUMMARY
 from nnunetv2_mamba.results.model_names import ModelName
@@ -16,7 +16,7 @@ MEASUREMENTS = "cost_partial.json"  # what was measured so far
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train, the same for every trainer; None leaves the trainer's own.
+    """Says how long to train, the same for every trainer; None leaves the trainer's own.
 
     Attributes:
         epochs, iterations, validation_iterations: epochs, and iterations of each.
@@ -31,24 +31,20 @@ class Budget:
     mirroring: bool = True
 
     def settings(self) -> dict[str, int]:
-        """The same as settings of a recipe, where the batch size is none."""
+        """Return the same as settings of a recipe; a recipe has no batch size."""
         given = {
             "num_epochs": self.epochs,
             "num_iterations_per_epoch": self.iterations,
             "num_val_iterations_per_epoch": self.validation_iterations,
-            "save_every": self.save_every,
         }
+        if self.epochs is not None:
+            given["save_every"] = min(50, max(1, self.epochs // 10))  # ten checkpoints, as nnU-Net's short trainers
         return {name: value for name, value in given.items() if value is not None}
-
-    @property
-    def save_every(self) -> int | None:
-        """Epochs between checkpoints: ten of them on the way, as nnU-Net's short trainers have."""
-        return None if self.epochs is None else min(50, max(1, self.epochs // 10))
 
 
 @dataclass(frozen=True)
 class Training:
-    """One fold of one trainer with one seed. Written to ``jobs/NAME.json`` of the sweep's folder."""
+    """One fold of one trainer with one seed, as it is written to ``jobs/NAME.json`` of the sweep's folder."""
 
     dataset: str
     configuration: str
@@ -61,40 +57,42 @@ class Training:
 
     @property
     def name(self) -> str:
+        """What its files in the sweep's folder are called."""
         return f"{self.dataset}__{self.model}__fold_{self.fold}__seed_{self.seed}"
 
     @property
     def model(self) -> str:
-        """nnU-Net's name for the folder of a model."""
+        """The name that nnU-Net gives the folder of the model."""
         return ModelName(self.trainer, self.plans, self.configuration).folder
 
     def file(self, sweep: Path) -> Path:
+        """Return the file of ``write``."""
         return sweep / "jobs" / f"{self.name}.json"
 
     def lock(self, sweep: Path) -> Path:
-        """Locked by the process that is at the training, see ``lock``."""
+        """Return the file that the process at the training has locked, see ``lock``."""
         return self.file(sweep).with_suffix(".lock")
 
     def log(self, sweep: Path) -> Path:
+        """Return the file to which its processes print, one after the other."""
         return sweep / "logs" / f"{self.name}.txt"
 
     def results(self, sweep: Path) -> Path:
-        """nnUNet_results of this training. nnU-Net's names say nothing of a seed, so every seed has its own."""
+        """Return nnUNet_results of this training. nnU-Net's names say nothing of a seed, so every seed has its own."""
         return sweep / "results" / f"seed_{self.seed}"
 
     def folder(self, sweep: Path) -> Path:
+        """Return nnU-Net's folder of the fold."""
         return self.results(sweep) / self.dataset / self.model / f"fold_{self.fold}"
 
     def finished(self, sweep: Path) -> bool:
-        """Whether training, validation and measurement are complete; ``cost.json`` is written last."""
+        """Tell whether training, validation and measurement are complete; ``cost.json`` is written last."""
         folder = self.folder(sweep)
         return all((folder / file).is_file() for file in (FINAL_CHECKPOINT, SUMMARY, COST))
 
     def epochs_done(self, sweep: Path) -> int:
-        try:
-            return len(read_json_object(self.folder(sweep) / MEASUREMENTS)["epochs"])
-        except FileNotFoundError:
-            return 0
+        """Count the epochs that were measured; a repeated one counts once."""
+        return len(read_optional_json(self.folder(sweep) / MEASUREMENTS).get("epochs", {}))
 
     def write(self, sweep: Path) -> Path:
         """Write the file that ``benchmark.job`` reads.
@@ -114,5 +112,6 @@ class Training:
 
     @classmethod
     def read(cls, file: Path) -> Training:
+        """Read what ``write`` has written."""
         content = read_json_object(file)
         return cls(**{**content, "budget": Budget(**content["budget"])})

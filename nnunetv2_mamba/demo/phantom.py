@@ -25,7 +25,7 @@ INTENSITY = {
 
 
 def make_case(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One head.
+    """Make one head.
 
     Returns:
         The image, float32 of shape (2, z, y, x), and its labels, uint8 of shape (z, y, x), values as in ``LABELS``.
@@ -80,7 +80,7 @@ def write_dataset(folder: Path, train_cases: int, test_cases: int, seed: int) ->
 
 
 def _head_coordinates(rng: np.random.Generator) -> np.ndarray:
-    """Position of every voxel in a randomly tilted and shifted head, in mm: shape (z, y, x, 3), last axis x, y, z."""
+    """Place every voxel in a randomly tilted and shifted head, in mm: shape (z, y, x, 3), last axis x, y, z."""
     z, y, x = np.meshgrid(*[np.arange(size) - (size - 1) / 2 for size in SHAPE], indexing="ij")
     points = np.stack([x, y, z], axis=-1) * SPACING - rng.uniform(-3, 3, 3)
     for first, second in ((0, 1), (1, 2), (0, 2)):
@@ -96,7 +96,7 @@ def _ellipsoid(points: np.ndarray, centre: tuple, semi_axes: np.ndarray | tuple)
 
 
 def _pair(points: np.ndarray, centre: tuple, semi_axes: tuple) -> np.ndarray:
-    """An ellipsoid on the right and its mirror image on the left."""
+    """Make an ellipsoid on the right and its mirror image on the left."""
     x, y, z = centre
     return _ellipsoid(points, (x, y, z), semi_axes) | _ellipsoid(points, (-x, y, z), semi_axes)
 
@@ -108,7 +108,7 @@ def _lesion(points: np.ndarray, head: np.ndarray, rng: np.random.Generator) -> n
 
 
 def _acquire(tissue: np.ndarray, channel: int, rng: np.random.Generator) -> np.ndarray:
-    """Intensities of one channel: tissue means that vary by case, partial volume, bias field and noise."""
+    """Make the intensities of one channel: means that vary by case, partial volume, bias field and noise."""
     values = np.zeros(tissue.shape)
     for name, means in INTENSITY.items():
         values[tissue == name] = means[channel] * rng.uniform(0.93, 1.07)

@@ -72,7 +72,7 @@ def run(folder: Path) -> int:
 
 
 def mean_dice(summary: Path) -> dict[str, float]:
-    """Dice of every structure, averaged over the cases, from nnU-Net's ``summary.json``."""
+    """Read the Dice of every structure, averaged over the cases, from nnU-Net's ``summary.json``."""
     means = json.loads(summary.read_text())["mean"]
     return {name: means[str(label)]["Dice"] for name, label in phantom.LABELS.items() if label}
 
@@ -97,8 +97,10 @@ def _device() -> str:
 
 
 def settings(folder: Path) -> dict[str, str]:
-    """Variables for nnU-Net's commands. No compilation, for which the demo is too short, and few processes: each one
-    imports PyTorch for longer than it works.
+    """Return the variables for nnU-Net's commands.
+
+    They ask for no compilation, for which the demo is too short, and few processes: each one imports PyTorch for longer
+    than it works.
     """
     return {
         "nnUNet_raw": str(folder / "raw"),

@@ -15,6 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from ..text import short_reason
+from .computation import SIZE, small_network
 from .findings import NOTE, WARNING, Finding
 
 if TYPE_CHECKING:
@@ -26,8 +27,11 @@ GO_ON = "trainings go on uncompiled, which is slower"
 
 
 def compilation() -> Iterator[Finding]:
-    """Forward and backward pass of a small compiled network: on a GPU with the default compiler, which nnU-Net uses
-    there; elsewhere nnU-Net does not compile, and only what comes before the compiler is tried, in seconds."""
+    """Try the forward and backward pass of a small compiled network.
+
+    On a GPU it is the default compiler, which nnU-Net uses there. Elsewhere nnU-Net does not compile, and only what
+    comes before the compiler is tried, in seconds.
+    """
     import torch
 
     on_gpu = torch.cuda.is_available()
@@ -54,22 +58,11 @@ def compilation() -> Iterator[Finding]:
 
 
 def _compile_small_network(device: torch.device, backend: str) -> float:
-    """The relative difference of its compiled output; the backward pass is compiled too."""
+    """Return the relative difference of its compiled output; the backward pass is compiled too."""
     import torch
 
-    from ..architectures import SegMamba
-
-    network = SegMamba(
-        input_channels=1,
-        n_stages=3,  # two grids with tri-oriented layers, each with its table of paths
-        features_per_stage=[8, 16, 16],
-        conv_op=torch.nn.Conv3d,
-        kernel_sizes=3,
-        strides=[1, 2, 2],
-        num_classes=2,
-        n_tom_layers_per_stage=1,
-    ).to(device)
-    image = torch.randn(1, 1, 16, 16, 16, device=device)
+    network = small_network("SegMamba").to(device)  # two grids with tri-oriented layers, each with its table of paths
+    image = torch.randn(1, 2, *SIZE, device=device)
     truth = network(image)
     torch._dynamo.reset()
     result = torch.compile(network, backend=backend, fullgraph=True)(image)
@@ -98,7 +91,7 @@ def _time_limit() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What the compiler has to say is said by its exception."""
+    """Silence warnings and logs: what the compiler has to say is said by its exception."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     import torch
 
 TOLERANCE = 1e-4  # of the scan on a device against its definition, relative, fp32
+SIZE = (16, 16, 16)  # of an image, in voxels
 
 
 def devices() -> Iterator[Finding]:
-    """Scan and networks on the CPU and on every kind of accelerator that torch can use here."""
+    """Try scan and networks on the CPU and on every kind of accelerator that torch can use here."""
     import torch
 
     kinds = ["cpu"]
@@ -28,7 +29,7 @@ def devices() -> Iterator[Finding]:
 
 
 def scan(device: "torch.device") -> Iterator[Finding]:
-    """Which backend computes the scan, why, and whether it gives what the definition says."""
+    """Find out which backend computes the scan, why, and whether it gives what the definition says."""
     import torch
 
     from ..ops import directional_scan, scan_order
@@ -55,13 +56,27 @@ def scan(device: "torch.device") -> Iterator[Finding]:
 
 
 def networks(device: "torch.device") -> Iterator[Finding]:
-    """A small forward and backward pass of each network."""
+    """Try a small forward and backward pass of each network."""
+    import torch
+
+    from ..architectures.registry import NETWORKS
+
+    for name in NETWORKS:
+        network = small_network(name).to(device)
+        network(torch.randn(1, 2, *SIZE, device=device)).square().mean().backward()
+        finite = all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.parameters())
+        text = "forward and backward pass work" if finite else "a gradient is missing or not finite"
+        yield Finding(f"{name} on {device}", text, None if finite else "report this output")
+
+
+def small_network(name: str) -> "torch.nn.Module":
+    """Make a small instance of a registered network, for images of two channels and ``SIZE``, and three classes."""
     import torch
 
     from ..architectures.from_plans import with_options
     from ..architectures.registry import NETWORKS
 
-    size = (16, 16, 16)
+    registered = NETWORKS[name]
     small = {
         "input_channels": 2,
         "n_stages": 3,
@@ -71,10 +86,5 @@ def networks(device: "torch.device") -> Iterator[Finding]:
         "strides": [(1, 1, 1), (2, 2, 2), (2, 2, 2)],
         "num_classes": 3,
     }
-    for name, registered in NETWORKS.items():
-        options = {**registered.options, **registered.small}
-        network = registered.network_class(**with_options(registered.network_class, small, options, size)).to(device)
-        network(torch.randn(1, 2, *size, device=device)).square().mean().backward()
-        finite = all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.parameters())
-        text = "forward and backward pass work" if finite else "a gradient is missing or not finite"
-        yield Finding(f"{name} on {device}", text, None if finite else "report this output")
+    options = {**registered.options, **registered.small}
+    return registered.network_class(**with_options(registered.network_class, small, options, SIZE))

@@ -30,7 +30,7 @@ class Finding:
 
 
 def guarded(subject: str, findings: Iterator[Finding]) -> Iterator[Finding]:
-    """The findings; an exception on the way is a finding, too, and ends them."""
+    """Hand on the findings; an exception on the way is a finding, too, and ends them."""
     try:
         yield from findings
     except ImportError as error:

@@ -28,7 +28,7 @@ OPTIONAL = {
 
 
 def versions() -> Iterator[Finding]:
-    """Python, this package, what it requires, and what it can use."""
+    """Look at Python, this package, what it requires, and what it can use."""
     from packaging.specifiers import SpecifierSet
 
     ours = _distribution(OURS)
@@ -36,8 +36,8 @@ def versions() -> Iterator[Finding]:
     yield _own_version(ours)
     requirements = _requirements(ours)
     for name in NEEDED:
-        yield _package(name, requirements.pop(name, SpecifierSet()), checked=ours is not None)
-    others = {name: _package(name, wanted, checked=True) for name, wanted in requirements.items()}
+        yield _package(name, requirements.pop(name, SpecifierSet()))
+    others = {name: _package(name, wanted) for name, wanted in requirements.items()}
     yield from (finding for finding in others.values() if finding.remedy is not None)
     right = [f"{name} {_version(name)}" for name, finding in others.items() if finding.remedy is None]
     if right:
@@ -55,17 +55,16 @@ def _distribution(name: str) -> metadata.Distribution | None:
 
 
 def _version(name: str) -> str | None:
-    """The version of an installed package, empty where its metadata are damaged; None: it is not installed."""
+    """Return the version of an installed package, empty where its metadata are damaged; None if it is not installed."""
+    found = _distribution(name)
     try:
-        return metadata.version(name) or ""
-    except metadata.PackageNotFoundError:
-        return None
+        return None if found is None else found.version or ""
     except KeyError:  # what Python 3.14 raises for metadata without a version
         return ""
 
 
 def _requirements(ours: metadata.Distribution | None) -> dict[str, SpecifierSet]:
-    """What is required of which package, by nnU-Net's metadata too where it is a package that we require."""
+    """Read what is required of which package, by nnU-Net's metadata too where it is a package that we require."""
     wanted = _of(ours)
     for name, specifiers in _of(_distribution("nnunetv2")).items():
         if name in wanted:
@@ -105,12 +104,13 @@ def _own_version(ours: metadata.Distribution | None) -> Finding:
 
 
 def _is_editable(distribution: metadata.Distribution) -> bool:
-    """``pip install -e``, after which the package lies elsewhere than its metadata."""
+    """Tell whether it was installed by ``pip install -e``, after which it lies elsewhere than its metadata."""
     origin = json.loads(distribution.read_text("direct_url.json") or "{}")
     return bool(origin.get("dir_info", {}).get("editable"))
 
 
-def _package(name: str, wanted: SpecifierSet, checked: bool) -> Finding:
+def _package(name: str, wanted: SpecifierSet) -> Finding:
+    """Tell whether a package fits what is required of it; only its version where nothing is."""
     from packaging.version import InvalidVersion, Version
 
     version, install = _version(name), f"pip install {_quoted(f'{name}{wanted}')}"
@@ -123,11 +123,9 @@ def _package(name: str, wanted: SpecifierSet, checked: bool) -> Finding:
         return Finding(name, text, f"pip install --force-reinstall --no-deps {_quoted(f'{name}{wanted}')}")
     if not fits:
         return Finding(name, f"{version}, but {name}{wanted} is required", install)
-    if not checked:
-        return Finding(name, version, verdict=NOTE)
-    return Finding(name, f"{version} (required: {wanted})" if wanted else version)
+    return Finding(name, f"{version} (required: {wanted})") if wanted else Finding(name, version, verdict=NOTE)
 
 
 def _quoted(requirement: str) -> str:
-    """For a shell: ``>`` would write a file."""
+    """Quote a requirement for a shell, in which ``>`` would write a file."""
     return f'"{requirement}"' if os.name == "nt" else shlex.quote(requirement)

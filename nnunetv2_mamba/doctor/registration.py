@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parents[1]
 
 
 def folders() -> Iterator[Finding]:
-    """nnU-Net's three folders: information, since not every use needs all of them."""
+    """Look for nnU-Net's three folders, for information: not every use needs all of them."""
     for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
         value = os.environ.get(name)
         if value is None:
@@ -26,7 +26,7 @@ def folders() -> Iterator[Finding]:
 
 
 def start_up() -> Iterator[Finding]:
-    """Whether the start-up file has put our folder on nnUNet_extTrainer."""
+    """Look whether the start-up file has put our folder on nnUNet_extTrainer."""
     if not Path(_register.DISCOVERY).is_dir():
         text = f"our folder {_register.DISCOVERY} is no folder on this disk, so nnU-Net cannot search it"
         yield Finding("nnUNet_extTrainer", text, "install the package unpacked, with pip, not as a ZIP file")
@@ -57,7 +57,7 @@ def _why_not_registered() -> str:
 
 
 def trainers() -> Iterator[Finding]:
-    """Whether nnU-Net's own search finds our trainers under their names."""
+    """Look whether nnU-Net's own search finds our trainers under their names."""
     from .. import trainers
     from ..nnunet.trainer_search import find_trainer
 

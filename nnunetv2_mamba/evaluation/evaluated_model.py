@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..results.trained_model import TrainedModel, read_optional_json, read_trained_model
+from ..files import read_optional_json
+from ..results.trained_model import TrainedModel, read_trained_model
 from .tables import JSON, folders_of_tables
 
 _EVALUATION_BYTES = 1 << 32  # a thousand cases of a hundred labels take 50 MB

@@ -11,7 +11,6 @@ kernels, the CUDA context, and what the caching allocator keeps in reserve. ``us
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -79,7 +78,7 @@ class MemoryEstimate:
 
 
 def usable_bytes(gpu_memory: float) -> float:
-    """What a plan may use of a GPU with ``gpu_memory`` GiB: 90 % of it less 0.5 GiB."""
+    """Compute what a plan may use of a GPU with ``gpu_memory`` GiB: 90 % of it less 0.5 GiB."""
     return _SHARE * gpu_memory * GIB - _CONTEXT
 
 
@@ -89,7 +88,7 @@ def training_memory(
     optimizer: str = "sgd",
     autocast: torch.dtype | None = torch.float16,
 ) -> MemoryEstimate:
-    """Peak of a training step: forward pass, nnU-Net's Dice and cross-entropy loss, backward pass, optimiser's step.
+    """Trace the peak of a training step: forward pass, Dice and cross-entropy loss, backward pass, optimiser's step.
 
     Args:
         build: makes the network, on no device in particular; it is called under fake tensors.
@@ -123,9 +122,9 @@ def inference_memory(
     autocast: torch.dtype | None = torch.float16,
     around: AbstractContextManager | None = None,
 ) -> MemoryEstimate:
-    """Peak of a forward pass without gradients. See ``training_memory`` for the other arguments.
+    """Trace the peak of a forward pass without gradients. See ``training_memory`` for the other arguments.
 
-    nnU-Net's sliding window holds the whole image and the sum of its logits besides: ``sliding_window_bytes``.
+    What nnU-Net's sliding window keeps for a whole image is not in it (see docs/planning.md).
 
     Args:
         around: entered around the pass, such as a counter of its operations.
@@ -139,15 +138,10 @@ def inference_memory(
         return MemoryEstimate(**tracker.peak)
 
 
-def sliding_window_bytes(image_shape: Sequence[int], channels: int, classes: int) -> int:
-    """What nnU-Net's sliding window keeps on the GPU for an image: fp32 image, fp16 sums of logits and of weights."""
-    return math.prod(image_shape) * (4 * channels + 2 * classes + 2)
-
-
 def plan_memory(
     plans: PlansManager, configuration: str, dataset_json: dict, optimizer: str = "sgd"
 ) -> tuple[MemoryEstimate, MemoryEstimate]:
-    """Training and inference (one patch) of a configuration of any plans file, nnU-Net's own included."""
+    """Trace training and inference (one patch) of a configuration of any plans file, nnU-Net's own included."""
     manager = plans.get_configuration(configuration)
     channels = determine_num_input_channels(plans, manager, dataset_json)
     architecture = manager.configuration["architecture"]
@@ -161,7 +155,7 @@ def plan_memory(
 def architecture_memory(
     architecture: dict[str, Any], input_shape: Sequence[int], classes: int, optimizer: str
 ) -> MemoryEstimate:
-    """``training_memory`` of the network that the stock trainer builds from a plan's ``architecture``; cached."""
+    """Return ``training_memory`` of the network that the stock trainer builds from an ``architecture``; cached."""
     text = json.dumps(architecture, default=int)  # numpy's numbers; hashable
     return _architecture_memory(text, tuple(int(size) for size in input_shape), classes, optimizer)
 
@@ -187,7 +181,7 @@ def _builder(
 
 
 def training_loss(network: nn.Module, image: torch.Tensor, autocast: torch.dtype | None) -> torch.Tensor:
-    """Forward pass and nnU-Net's loss against labels of background. ``image`` is (batch, channels, *patch)."""
+    """Compute nnU-Net's loss of a pass, against labels of background; ``image`` is (batch, channels, *patch)."""
     with autocast_as_on_cuda(autocast):
         outputs = network(image)
         outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
@@ -200,7 +194,7 @@ def training_loss(network: nn.Module, image: torch.Tensor, autocast: torch.dtype
 
 @contextmanager
 def autocast_as_on_cuda(dtype: torch.dtype | None) -> Iterator[None]:
-    """Autocast on the CPU with CUDA's choice of what runs in fp32; nothing for None."""
+    """Autocast on the CPU with CUDA's choice of what runs in fp32; do nothing for None."""
     if dtype is None:
         yield
         return

@@ -1,17 +1,13 @@
-"""Selective scans along several paths over one set of tokens, summed: the operation the networks are made of.
+"""Selective scans along several paths over one set of tokens, summed: the operation the networks are made of."""
 
-The custom operators registered here are what torch.compile, torch.export and autograd see. They take a backend's name
-and call that backend's plain functions, `scan_forward(scan)` and `scan_backward(grad_out, scan, states)`, with
-`ScanArguments`. Those must return contiguous tensors (the latter as `ScanGradients`) and may assume a stride of 1 along
-the last axis and a batch that is not empty.
-"""
-
-import torch
 from torch import Tensor
 
-from nnunetv2_mamba.ops import backend_selection, definition
-from nnunetv2_mamba.ops.scan_arguments import ScanArguments, ScanGradients, rows_contiguous
-from nnunetv2_mamba.ops.validation import check_floating, check_ndim, check_paths, check_shape, check_tokens
+from nnunetv2_mamba.ops._scan_operator import register_scan
+from nnunetv2_mamba.ops.scan_arguments import ScanArguments, ScanGradients
+from nnunetv2_mamba.ops.validation import check_floating, check_ndim, check_paths, check_shape
+
+_run = register_scan("directional_scan")
+_DIFFERENTIABLE = ScanGradients._fields
 
 
 def directional_scan(
@@ -77,18 +73,7 @@ def directional_scan(
     """
     scan = ScanArguments(u, delta, A, B, C, paths, D, delta_bias, delta_softplus, z)
     _validate(scan)
-    dtype = definition.compute_dtype(u, delta, B, C, z)
-    scan = scan.in_dtype(dtype)
-    name = backend_selection.resolve(u.device, dtype, backend)
-    if name in backend_selection.COMPOSED:
-        with torch.autocast(u.device.type, enabled=False):
-            out = backend_selection.load(name).directional_scan(scan)
-    else:
-        out, _ = _scan(*scan, name)
-    return out.to(u.dtype)
-
-
-_DIFFERENTIABLE = ScanGradients._fields
+    return _run(scan, backend)
 
 
 def _validate(scan: ScanArguments) -> None:
@@ -113,77 +98,3 @@ def _validate(scan: ScanArguments) -> None:
     check_shape("D", scan.D, "(K, d)", K, d)
     check_shape("delta_bias", scan.delta_bias, "(K, d)", K, d)
     check_shape("z", scan.z, "(b, L, d)", batch, L, d)
-
-
-_INPUTS = (
-    "Tensor u, Tensor delta, Tensor A, Tensor B, Tensor C, Tensor paths, Tensor? D, Tensor? delta_bias, "
-    "bool delta_softplus, Tensor? z"
-)
-
-
-@torch.library.custom_op(
-    "nnunetv2_mamba::directional_scan", mutates_args=(), schema=f"({_INPUTS}, str backend) -> (Tensor, Tensor)"
-)
-def _scan(*inputs):
-    *arguments, backend = inputs
-    scan = ScanArguments(*arguments)
-    if scan.u.shape[0] == 0:
-        return _scan_fake(*inputs)
-    scan = scan.rows_contiguous()
-    check_tokens(scan.paths)
-    with torch.autocast(scan.u.device.type, enabled=False):
-        return backend_selection.load(backend).scan_forward(scan)
-
-
-@_scan.register_fake
-def _scan_fake(*inputs):
-    *arguments, backend = inputs
-    scan = ScanArguments(*arguments)
-    batch, K, L, d = scan.delta.shape
-    states_shape = backend_selection.load(backend).states_shape(batch, K, L, d, scan.A.shape[-1])
-    return scan.u.new_empty(batch, L, d), scan.A.new_empty(states_shape)
-
-
-# The gradients of the inputs that are given, in the order of the inputs: an operator cannot return an optional tensor.
-@torch.library.custom_op(
-    "nnunetv2_mamba::directional_scan_backward",
-    mutates_args=(),
-    schema=f"(Tensor grad_out, {_INPUTS}, Tensor states, str backend) -> Tensor[]",
-)
-def _scan_backward(*inputs):
-    grad_out, *arguments, states, backend = inputs
-    scan = ScanArguments(*arguments)
-    if scan.u.shape[0] == 0:
-        return [t.new_zeros(t.shape) for t in scan.differentiable() if t is not None]
-    with torch.autocast(scan.u.device.type, enabled=False):
-        gradients = backend_selection.load(backend).scan_backward(
-            rows_contiguous(grad_out), scan.rows_contiguous(), states
-        )
-    return [gradient for gradient in gradients if gradient is not None]
-
-
-@_scan_backward.register_fake
-def _scan_backward_fake(*inputs):
-    _, *arguments, _, _ = inputs
-    return [t.new_empty(t.shape) for t in ScanArguments(*arguments).differentiable() if t is not None]
-
-
-def _save_for_backward(ctx, inputs, output):
-    *arguments, backend = inputs
-    scan = ScanArguments(*arguments)
-    ctx.save_for_backward(*scan._replace(delta_softplus=None), output[1])
-    ctx.delta_softplus, ctx.backend = scan.delta_softplus, backend
-    ctx.set_materialize_grads(False)  # the states have no gradient to allocate zeros for
-
-
-def _differentiate(ctx, grad_out, grad_states):
-    if grad_out is None:
-        return (None,) * 11
-    *arguments, states = ctx.saved_tensors
-    scan = ScanArguments(*arguments)._replace(delta_softplus=ctx.delta_softplus)
-    returned = iter(_scan_backward(grad_out, *scan, states, ctx.backend))
-    du, ddelta, dA, dB, dC, dD, ddelta_bias, dz = (None if t is None else next(returned) for t in scan.differentiable())
-    return du, ddelta, dA, dB, dC, None, dD, ddelta_bias, None, dz, None
-
-
-_scan.register_autograd(_differentiate, setup_context=_save_for_backward)

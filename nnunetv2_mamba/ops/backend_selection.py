@@ -12,36 +12,51 @@ from nnunetv2_mamba.ops._tracing import constant_when_traced
 
 ENVIRONMENT_VARIABLE = "NNUNETV2_MAMBA_SCAN"
 
+SCAN, SSD = "directional_scan", "directional_ssd"  # the operators: Mamba's scan and Mamba-2's
+_BACKENDS = "nnunetv2_mamba.ops.backends"
 _MODULES = {
-    "cpu": "nnunetv2_mamba.ops.backends.cpu",
-    "triton": "nnunetv2_mamba.ops.backends.triton",
-    "mamba_ssm": "nnunetv2_mamba.ops.backends.mamba_ssm",
-    "torch": "nnunetv2_mamba.ops.backends.torch_chunked",
-    "reference": "nnunetv2_mamba.ops.definition",
+    SCAN: {  # with the causal convolution
+        "cpu": f"{_BACKENDS}.cpu",
+        "triton": f"{_BACKENDS}.triton",
+        "mamba_ssm": f"{_BACKENDS}.mamba_ssm",
+        "torch": f"{_BACKENDS}.torch_chunked",
+        "reference": "nnunetv2_mamba.ops.definition",
+    },
+    SSD: {
+        "cpu": f"{_BACKENDS}.cpu",
+        "torch": f"{_BACKENDS}.torch_ssd",
+        "reference": "nnunetv2_mamba.ops.definition",
+    },
 }
-CHOICES = ("auto", *_MODULES)
+_OF = {SCAN: "", SSD: " of Mamba-2's scan"}
+CHOICES = ("auto", *_MODULES[SCAN])
 # Made of differentiable functions; the other modules have a forward and a backward for the custom operators.
 COMPOSED = ("mamba_ssm", "reference")
 
 # The fast backend of a device type; every other device, and whatever these cannot do, is computed by `torch`.
-_NATIVE = {"cpu": "cpu", "cuda": "triton"}
+_NATIVE = {SCAN: {"cpu": "cpu", "cuda": "triton"}, SSD: {"cpu": "cpu"}}
 _DEVICE = {"cpu": "cpu", "triton": "cuda", "mamba_ssm": "cuda"}
 _NO_FLOAT64 = ("triton", "mamba_ssm")
 
 
-def load(name: str) -> ModuleType:
+def load(name: str, operator: str = SCAN) -> ModuleType:
     """The module of a backend; imports it on first use."""
-    return import_module(_MODULES[name])
+    return import_module(_MODULES[operator][name])
 
 
 @cache
-def unavailable(name: str) -> str | None:
+def unavailable(name: str, operator: str = SCAN) -> str | None:
     """Why a backend cannot be used on this machine, with the remedy; None if it can."""
-    return None if name == "reference" else load(name).available()
+    if name not in _MODULES[operator]:
+        return f"there is no {name} kernel{_OF[operator]}; use 'auto', 'torch' or 'reference'"
+    return None if name == "reference" else load(name, operator).available()
 
 
 def choose_backend(
-    device: torch.device | str, dtype: torch.dtype = torch.float32, backend: str | None = None
+    device: torch.device | str,
+    dtype: torch.dtype = torch.float32,
+    backend: str | None = None,
+    operator: str = SCAN,
 ) -> tuple[str, str]:
     """Choose the backend for tensors on `device`.
 
@@ -49,6 +64,7 @@ def choose_backend(
         device: Where the tensors are.
         dtype: What the scan computes in: torch.float32 (also for fp16 and bf16 inputs) or torch.float64.
         backend: One of `CHOICES`; None reads the environment variable NNUNETV2_MAMBA_SCAN, "auto" when that is unset.
+        operator: "directional_scan", or "directional_ssd" for Mamba-2's.
 
     Returns:
         The backend's name and the reason for it, a sentence to show a user.
@@ -63,19 +79,19 @@ def choose_backend(
         >>> choose_backend("cpu", backend="torch")
         ('torch', 'asked for by the argument backend')
     """
-    return _choose(torch.device(device), dtype, backend)[:2]
+    return _choose(torch.device(device), dtype, backend, operator)[:2]
 
 
 @constant_when_traced
-def resolve(device: torch.device, dtype: torch.dtype, backend: str | None) -> str:
+def resolve(device: torch.device, dtype: torch.dtype, backend: str | None, operator: str = SCAN) -> str:
     """The name from `choose_backend`, with one warning per process when `torch` stands in for a missing kernel."""
-    name, reason, stands_in = _choose(device, dtype, backend)
+    name, reason, stands_in = _choose(device, dtype, backend, operator)
     if stands_in:
         _warn_once(reason)
     return name
 
 
-def _choose(device: torch.device, dtype: torch.dtype, backend: str | None) -> tuple[str, str, bool]:
+def _choose(device: torch.device, dtype: torch.dtype, backend: str | None, operator: str) -> tuple[str, str, bool]:
     """Name, reason, and whether `torch` stands in for a kernel that this machine could have."""
     source = "the argument backend"
     if backend is None:
@@ -83,27 +99,27 @@ def _choose(device: torch.device, dtype: torch.dtype, backend: str | None) -> tu
     if backend not in CHOICES:
         raise ValueError(f"{source} must be one of {', '.join(CHOICES)}, got {backend!r}")
     if backend != "auto":
-        _require(backend, device, dtype, source)
+        _require(backend, device, dtype, source, operator)
         return backend, f"asked for by {source}", False
 
-    native = _NATIVE.get(device.type)
+    native = _NATIVE[operator].get(device.type)
     if native is None:
-        return "torch", f"there is no kernel for {device.type} devices", False
+        return "torch", f"there is no kernel{_OF[operator]} for {device.type} devices", False
     if dtype == torch.float64 and native in _NO_FLOAT64:
         return "torch", f"the {native} kernel computes in fp32 and the tensors are fp64", False
-    if (reason := unavailable(native)) is not None:
+    if (reason := unavailable(native, operator)) is not None:
         return "torch", f"the {native} kernel cannot be used: {reason}", True
     return native, f"the kernel for {device.type} devices", False
 
 
-def _require(name: str, device: torch.device, dtype: torch.dtype, source: str) -> None:
+def _require(name: str, device: torch.device, dtype: torch.dtype, source: str, operator: str) -> None:
     only = _DEVICE.get(name, device.type)
     if device.type != only:
         problem = f"it is for {only} tensors and was given {device.type} tensors; use 'auto', 'torch' or 'reference'"
     elif dtype == torch.float64 and name in _NO_FLOAT64:
         problem = "it computes in fp32 and was given fp64 tensors; use 'auto', 'torch' or 'reference'"
     else:
-        problem = unavailable(name)
+        problem = unavailable(name, operator)
     if problem is not None:
         raise RuntimeError(f"The scan backend {name!r}, asked for by {source}, cannot be used: {problem}")
 

@@ -75,6 +75,40 @@ def directional_scan(scan: ScanArguments) -> Tensor:
     return y.to(given)
 
 
+def directional_ssd(scan: ScanArguments) -> Tensor:
+    """The sum of Mamba-2's scans along paths: A, D and delta per head, B and C per group."""
+    u, delta, A, B, C, paths, D, delta_bias, delta_softplus, z = scan
+    given, dtype = u.dtype, compute_dtype(u, delta, B, C, z)
+    channels, heads, groups = u.shape[-1], A.shape[-1], B.shape[-2]
+
+    def per_channel(t: Tensor | None) -> Tensor | None:
+        return None if t is None else t.to(dtype).repeat_interleave(channels // heads, dim=-1)
+
+    directions = []
+    for k, path in enumerate(paths.long()):
+        u_k = (u if u.ndim == 3 else u[:, k])[:, path].to(dtype)
+        dl = delta[:, k, path].to(dtype)
+        if delta_bias is not None:
+            dl = dl + delta_bias[k].to(dtype)
+        if delta_softplus:
+            dl = F.softplus(dl)
+        decay, x = per_channel(torch.exp(dl * A[k].to(dtype))), per_channel(dl) * u_k
+        B_k, C_k = (t[:, k, path].to(dtype).repeat_interleave(channels // groups, dim=2) for t in (B, C))
+        state = x.new_zeros(*B_k[:, 0].shape)
+        y = []
+        for decay_t, x_t, B_t, C_t in zip(decay.unbind(1), x.unbind(1), B_k.unbind(1), C_k.unbind(1), strict=True):
+            state = decay_t[..., None] * state + x_t[..., None] * B_t
+            y.append((state * C_t).sum(-1))
+        y = torch.stack(y, dim=1)
+        if D is not None:
+            y = y + per_channel(D[k]) * u_k
+        directions.append(torch.empty_like(y).index_copy(1, path, y))
+    y = torch.stack(directions).sum(0)
+    if z is not None:
+        y = y * F.silu(z.to(dtype))
+    return y.to(given)
+
+
 def causal_conv1d(
     x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor, activation: str | None = "silu"
 ) -> Tensor:

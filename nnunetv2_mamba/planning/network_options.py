@@ -7,10 +7,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from nnunetv2_mamba.architectures.blocks.directional_ssm import check_fusion
+from nnunetv2_mamba.architectures.blocks.fusion import check_fusion
 from nnunetv2_mamba.architectures.blocks.mixers import check_mixer
 from nnunetv2_mamba.architectures.blocks.scan_paths import check_scan
-from nnunetv2_mamba.architectures.contract import PlannedNetwork
 
 # What can be said of a value before the data set is read; the constructor checks all of them.
 _CHECKS: dict[str, Callable[[Any], str]] = {"fusion": check_fusion, "mixer": check_mixer, "scan": check_scan}
@@ -62,28 +61,14 @@ def name_of_options(options: Mapping[str, Any]) -> str:
     return "".join(word[:1].upper() + word[1:] for word in words)
 
 
-def check_options(
-    name: str, network_class: type[PlannedNetwork], fixed: Mapping[str, Any], options: Mapping[str, Any]
-) -> None:
-    """Refuse what is no option of the network, or what makes it the network that it is.
-
-    Args:
-        name: of the network.
-        network_class: its class.
-        fixed: options that its trainer sets.
-        options: the user's.
+def check_values(options: Mapping[str, Any]) -> None:
+    """Refuse values that no network takes, as far as they are known without building it.
 
     Raises:
-        ValueError: naming the option. Other values than those of ``_CHECKS`` are checked by the constructor.
+        ValueError: naming the option.
     """
-    known = [name for name in network_class.option_names() if name not in fixed]
-    for key, value in options.items():
-        if key in fixed and fixed[key] != value:
-            raise ValueError(f"--option {key}={value}: {name} is {network_class.__name__} with {key}={fixed[key]}")
-        if key not in known and key not in fixed:
-            raise ValueError(f"--option {key}: {name} has the options {', '.join(known)}")
-        if key in _CHECKS:
-            try:
-                _CHECKS[key](value)
-            except ValueError as error:
-                raise ValueError(f"--option {key}={value}: {error}") from None
+    for key in options.keys() & _CHECKS.keys():
+        try:
+            _CHECKS[key](options[key])
+        except ValueError as error:
+            raise ValueError(f"--option {key}={options[key]}: {error}") from None

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from statistics import median
 
-from .trained_model import Fold
-
 # Keys in the file, what they mean, and how many of the file's units are one of the reader's
 COSTS = {
     "parameters": ("parameters [million]", 1e6),
@@ -19,12 +17,16 @@ COSTS = {
 }
 
 
-def median_costs(folds: Iterable[Fold]) -> dict[str, float]:
-    """Medians over folds, by the keys of ``COSTS`` and in their units; what is not known is left out."""
-    folds = list(folds)
+def median_costs(costs: Iterable[dict]) -> dict[str, float]:
+    """Take the medians over what the ``cost.json`` of several trainings hold.
+
+    Returns:
+        By the keys of ``COSTS`` and in their units; what is not known is left out.
+    """
+    costs = list(costs)
     found = {}
     for key, (_, unit) in COSTS.items():
-        values = [_number(fold.cost, key) for fold in folds]
+        values = [_number(cost, key) for cost in costs]
         known = [value / unit for value in values if value is not None]
         if known:
             found[key] = median(known)

@@ -17,26 +17,26 @@ COST = "cost.json"  # ours, of a benchmark
 
 
 def fold_folders(model: Path) -> list[Path]:
-    """``fold_*``, without ``fold_all`` where another fold has a validation."""
+    """Find the folders ``fold_*``, without ``fold_all`` where another fold has a validation."""
     folders = sorted(model.glob("fold_*"))
     others = [folder for folder in folders if folder.name != ALL]
     return others if any(_is_validated(folder) for folder in others) else folders
 
 
 def validations(model: Path) -> list[Path]:
-    """The folders ``validation`` of ``fold_folders`` that are there."""
+    """Find the folders ``validation`` of ``fold_folders`` that are there."""
     return [folder / "validation" for folder in fold_folders(model) if _is_validated(folder)]
 
 
 def note_on_left_out(model: Path) -> str | None:
-    """A sentence, where ``fold_all`` has a validation that is left out."""
+    """Say in a sentence that the validation of ``fold_all`` is left out; None where it is not."""
     if not _is_validated(model / ALL) or model / ALL in fold_folders(model):
         return None
     return f"{model / ALL} is left out beside the other folds: its validation is on the cases it was trained on"
 
 
 def is_of_training_cases(folder: Path) -> bool:
-    """Whether a folder of predictions or results is the validation of ``fold_all``."""
+    """Tell whether a folder of predictions or results is the validation of ``fold_all``."""
     return folder.resolve().parts[-2:] == (ALL, "validation")
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class ModelName(NamedTuple):
-    """What nnU-Net makes the name of a model's folder of: ``TRAINER__PLANS__CONFIGURATION``."""
+    """The parts of the name that nnU-Net gives a model's folder, ``TRAINER__PLANS__CONFIGURATION``."""
 
     trainer: str
     plans: str
@@ -21,13 +21,13 @@ class ModelName(NamedTuple):
 
     @classmethod
     def of_folder(cls, path: Path) -> ModelName | None:
-        """None where the path is no folder of a model with a fold in it."""
+        """Split the name of a folder; None where the path is no folder of a model with a fold in it."""
         parts = path.name.split("__")
         return cls(*parts) if len(parts) == 3 and any(path.glob("fold_*")) else None
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """Of trainer, plans and configuration only what differs, else the name of the folder or file.
+    """Name models by what differs of trainer, plans and configuration, other paths by the name of the folder or file.
 
     Raises:
         ValueError: if two get the same name.

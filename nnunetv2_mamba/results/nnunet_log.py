@@ -17,7 +17,13 @@ from ..untrusted_checkpoints import read_plain
 
 
 class Curve(NamedTuple):
-    """A learning curve: ``logged`` is its list in the logger, ``written`` the first words of its lines."""
+    """How nnU-Net logs a learning curve.
+
+    Attributes:
+        title: what it is, for the reader.
+        logged: the name of its list in the logger.
+        written: the first words of its lines in the text log.
+    """
 
     title: str
     logged: str
@@ -35,7 +41,7 @@ _NUMBER = re.compile(r"(?:nan|[-+.\de]+)(?=[,)\]])")  # in [np.float32(0.5), np.
 
 
 def curves_of_checkpoint(file: Path) -> Curves:
-    """The curves that a checkpoint's logger holds; its weights are not loaded and no code in it is run.
+    """Read the curves that a checkpoint's logger holds; its weights are not loaded and no code in it is run.
 
     Raises:
         OSError, ValueError, pickle.UnpicklingError: as ``read_plain``; ValueError also where it holds no such log.
@@ -51,7 +57,7 @@ def curves_of_checkpoint(file: Path) -> Curves:
 
 
 def text_logs(fold: Path) -> list[Path]:
-    """The text logs of a fold, the latest last: a continued training has several.
+    """Find the text logs of a fold, the latest last: a continued training has several.
 
     Their names have no leading zeros: ``training_log_2026_9_30_...``.
     """
@@ -60,7 +66,7 @@ def text_logs(fold: Path) -> list[Path]:
 
 
 def curves_of_text(logs: Sequence[Path]) -> Curves:
-    """The curves in text logs, of which the later ones hold."""
+    """Read the curves in text logs; of several values of an epoch the latest log's holds."""
     names = {curve.written: name for name, curve in CURVES.items()}
     curves: Curves = {name: {} for name in CURVES}
     for log in logs:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from ..files import read_json_object
+from ..files import read_optional_json
 from ..nnunet.names import FINAL_CHECKPOINT, LATEST_CHECKPOINT
 from .folds import COST, DEBUG, fold_folders
 from .model_names import ModelName
@@ -16,7 +16,7 @@ from .nnunet_log import Curves, curves_of_checkpoint, curves_of_text, text_logs
 
 @dataclass(frozen=True)
 class Fold:
-    """A trained fold.
+    """What is known of a trained fold.
 
     Attributes:
         name: ``"0"``, ``"1"``, ... or ``"all"``.
@@ -37,20 +37,22 @@ class Fold:
 
     @property
     def seed(self) -> int | None:
+        """The seed, which a benchmark alone sets."""
         return self.cost.get("seed")
 
     @property
     def epochs(self) -> int | str | None:
-        """That the training was to have."""
+        """How many epochs the training was to have."""
         return self.cost.get("epochs") or self.debug.get("num_epochs")
 
     @property
     def hardware(self) -> str | None:
+        """The name of the device that it was trained on."""
         return self.cost.get("device") or self.debug.get("gpu_name") or self.debug.get("device")
 
     @property
     def versions(self) -> dict[str, str | None]:
-        """Of the packages it was trained with."""
+        """The versions of the packages that it was trained with."""
         return self.cost.get("versions") or {"torch": self.debug.get("torch_version")}
 
 
@@ -83,7 +85,7 @@ class TrainedModel:
 
 
 def read_trained_model(path: Path) -> TrainedModel:
-    """Read what there is.
+    """Read what there is in the folder of a model.
 
     Raises:
         ValueError: for a JSON file that is damaged, naming it.
@@ -99,22 +101,8 @@ def read_trained_model(path: Path) -> TrainedModel:
     )
 
 
-def read_optional_json(path: Path, limit: int = 1 << 26) -> dict:
-    """The content of a file, empty where there is none.
-
-    Raises:
-        ValueError: if it is no JSON object.
-    """
-    if not path.exists():
-        return {}
-    try:
-        return read_json_object(path, limit)
-    except ValueError as error:
-        raise ValueError(f"{error}; make it again or delete it") from error
-
-
 def mean_curve(folds: list[Fold], name: str) -> dict[int, float]:
-    """Mean over the folds that have reached an epoch, by epoch."""
+    """Take the mean over the folds that have reached an epoch, by epoch."""
     curves = [fold.curves[name] for fold in folds]
     epochs = sorted({epoch for curve in curves for epoch in curve})
     return {epoch: fmean(curve[epoch] for curve in curves if epoch in curve) for epoch in epochs}

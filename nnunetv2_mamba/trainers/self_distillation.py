@@ -154,7 +154,7 @@ class SelfDistillationTrainer(nnUNetTrainerMamba):
     def compute_loss(
         self, data: torch.Tensor, target: torch.Tensor | list[torch.Tensor], progress: float
     ) -> torch.Tensor:
-        """nnU-Net's loss and the distillation at this moment of the training."""
+        """Return nnU-Net's loss and the distillation at this moment of the training."""
         teacher_logits = None if self.ema is None else self.ema(data)
         return self.loss(self.network(data), target, teacher_logits, progress)
 
@@ -169,11 +169,11 @@ class SelfDistillationTrainer(nnUNetTrainerMamba):
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)
         loss = self.loss
-        summary = loss.end_epoch(self.is_ddp)
+        means = loss.end_epoch(self.is_ddp)
         scales = (loss.supervised, loss.students, loss.kind.foreground)
         last = self.current_epoch + (self.num_iterations_per_epoch - 1) / self.num_iterations_per_epoch
         weight = loss.weight_at(last / self.num_epochs)
-        self.history.append(record(self.current_epoch, weight, *scales, summary))
+        self.history.append(record(self.current_epoch, weight, *scales, means))
         for line in lines(self.history[-1]):
             self.print_to_log_file(line)
         for index, scale in enumerate(loss.students if loss.brake is not None else []):
@@ -193,13 +193,13 @@ class SelfDistillationTrainer(nnUNetTrainerMamba):
     # checkpoints
 
     def checkpoint_content(self) -> dict[str, Any]:
-        """What a checkpoint holds: the base class's keys, and the state of the distillation."""
+        """Return what a checkpoint holds: the base class's keys, and the state of the distillation."""
         state = {"history": self.history}
         state |= {name: part.state_dict() for name, part in self._stateful().items()}
         return {**super().checkpoint_content(), _CHECKPOINT_KEY: state}
 
     def _stateful(self) -> dict[str, Any]:
-        """What has a state to keep, by its name in the checkpoint."""
+        """Return what has a state to keep, by its name in the checkpoint."""
         parts = {
             "brake": self.loss.brake if self.loss.students else None,
             "uncertainty": self._learned_weights(),
@@ -208,7 +208,7 @@ class SelfDistillationTrainer(nnUNetTrainerMamba):
         return {name: part for name, part in parts.items() if part is not None}
 
     def restore(self, content: Mapping[str, Any]) -> None:
-        """As the base class's; what the checkpoint has of teacher, brake, learned weights and history continues too."""
+        """Restore the base class's state, and what there is of teacher, brake, learned weights and history."""
         super().restore(content)
         state = content.get(_CHECKPOINT_KEY, {})
         # SIGTERM after the last step of an epoch leaves its entry, and the epoch is repeated

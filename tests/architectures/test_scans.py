@@ -9,6 +9,7 @@ from test_networks import build
 from torch import nn
 
 from nnunetv2_mamba.architectures import SegMamba
+from nnunetv2_mamba.architectures.blocks.directional_ssd import DirectionalSSD
 from nnunetv2_mamba.architectures.blocks.directional_ssm import DirectionalSSM
 from nnunetv2_mamba.architectures.blocks.mixers import sequence_mixer
 from nnunetv2_mamba.architectures.blocks.scan_paths import PATHS, SCANS, scan_of_block, scan_paths
@@ -153,8 +154,22 @@ def test_a_learned_fusion_stays_in_the_range_of_half_precision():
     assert scanned.dtype is torch.float16 and scanned.isfinite().all()
 
 
-@pytest.mark.parametrize("mixer", ["mamba", "conv"])
-def test_a_control_is_as_large_as_a_learned_fusion(mixer):
+def test_a_learned_fusion_of_mamba2_weights_its_paths():
+    ssd = DirectionalSSD(6, 3, 3, fusion="learned").double()
+    nn.init.normal_(ssd.fusion_weight)
+    u, delta = torch.randn(2, 24, 6, dtype=torch.float64), torch.randn(2, 3, 24, 2, dtype=torch.float64)
+    B, C = torch.randn(2, 2, 3, 24, 4, dtype=torch.float64)
+    paths, expected = scan_order.tri_oriented((2, 3, 4)), 0
+    for k in range(3):
+        alone = DirectionalSSD(6, 1, 3).double()
+        alone.load_state_dict({key: value[k : k + 1] for key, value in ssd.state_dict().items() if "fusion" not in key})
+        of_k = (t[:, k : k + 1] for t in (delta, B, C))
+        expected = expected + ssd.fusion_weight[k] * alone(u, *of_k, paths[k : k + 1])
+    assert_close(ssd(u, delta, B, C, paths), expected, 1e-12)
+    assert ssd.fusion_weight._no_weight_decay
+
+
+def test_a_control_is_as_large_as_a_learned_fusion():
     """Of one axis, where the kernel can have about any number of weights."""
     options = dict(d_model=8, conv_op=nn.Conv1d, scan="serpentine", d_state=4, fusion="learned")
     sizes = {

@@ -5,8 +5,8 @@ import torch
 from tiny_dataset import TinyDataset
 
 from nnunetv2_mamba.benchmark.checks import trainer_class
-from nnunetv2_mamba.benchmark.flops import network_cost
-from nnunetv2_mamba.ops import causal_conv1d, directional_scan, scan_order
+from nnunetv2_mamba.benchmark.flops import forward_flops
+from nnunetv2_mamba.ops import causal_conv1d, directional_scan, directional_ssd, scan_order
 from nnunetv2_mamba.ops.flops import flop_counter
 
 
@@ -24,17 +24,26 @@ def test_scan_and_convolution_are_counted():
     assert counter.get_total_flops() == positions * (7 * states + 3) + positions * 2 * taps
 
 
+def test_mamba_2s_scan_is_counted():
+    batch, length, heads, width, states = 2, 6, 2, 3, 5
+    paths = scan_order.bidirectional((length,), torch.device("cpu"))
+    u, delta = torch.randn(batch, length, heads * width), torch.randn(batch, 2, length, heads)
+    A, D = -torch.rand(2, heads), torch.randn(2, heads)
+    B = C = torch.randn(batch, 2, length, 1, states)
+    with flop_counter() as counter:
+        directional_ssd(u, delta, A, B, C, paths, D)
+    assert counter.get_total_flops() == batch * 2 * length * heads * (width * (5 * states + 3) + 2)
+
+
 @pytest.mark.parametrize(("trainer", "plans"), [("nnUNetTrainer", "nnUNetPlans"), ("SegMamba", "tinySegMambaPlans")])
-def test_network_cost_of_any_trainer(tiny_dataset: TinyDataset, trainer, plans):
+def test_a_forward_pass_of_any_trainer(tiny_dataset: TinyDataset, trainer, plans):
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     manager, description = PlansManager(tiny_dataset.plans(plans)), tiny_dataset.dataset_json()
     name = trainer if trainer.startswith("nnUNet") else f"nnUNetTrainer{trainer}"
-    cost = network_cost(trainer_class(name), manager, "3d_fullres", description)
+    flops = forward_flops(trainer_class(name), manager, "3d_fullres", description)
     arguments = (manager, manager.get_configuration("3d_fullres"), 2, 3, True)
     real = trainer_class(name).build_network_architecture(*arguments)
-    assert cost.parameters == sum(parameter.numel() for parameter in real.parameters())
-    assert cost.flops > 2 * cost.parameters
+    assert flops > 2 * sum(parameter.numel() for parameter in real.parameters())
     if trainer == "SegMamba":
-        twin = network_cost(trainer_class(f"{name}NoMamba"), manager, "3d_fullres", description)
-        assert twin.flops < cost.flops and twin.parameters < cost.parameters
+        assert forward_flops(trainer_class(f"{name}NoMamba"), manager, "3d_fullres", description) < flops

@@ -18,7 +18,7 @@ from nnunetv2_mamba.benchmark.job import BUSY
 from nnunetv2_mamba.benchmark.launcher import Outcome, StartRefusedError, outcome_of
 from nnunetv2_mamba.benchmark.lock import lock
 from nnunetv2_mamba.benchmark.scheduler import Scheduler
-from nnunetv2_mamba.benchmark.scores import summary, write_scores
+from nnunetv2_mamba.benchmark.scores import table_of_models, write_scores
 from nnunetv2_mamba.benchmark.training import Training
 
 TRAININGS = tuple(replace(TRAINING, fold=fold) for fold in range(4))
@@ -269,7 +269,7 @@ def test_tables(tmp_path):
         ["nnUNetTrainerSegMamba", "done", "done", "0/?", "FAILED"],
         ["nnUNetTrainer", "done", "done", "done", "done"],
     ]
-    assert "| nnUNetTrainer | 4 | 0.2500 | 1.0 M | 1.0 | 36.0 | 1.00 GiB |" in summary(several, tmp_path)
+    assert "| nnUNetTrainer | 4 | 0.2500 | 1.0 M | 1.0 | 36.0 | 1.00 GiB |" in table_of_models(several, tmp_path)
     scores = pd.read_csv(write_scores(several, tmp_path))
     assert len(scores) == 12 and set(scores["label"]) == {"1", "foreground mean"}
     assert scores["dice"].tolist() == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.8, 0.8, 0.9, 0.9]
@@ -281,7 +281,9 @@ def test_what_was_not_measured_is_unknown(tmp_path):
         file = training.folder(tmp_path) / "cost.json"
         kept = {"parameters": 10**6, "flops": None, "seconds_per_epoch": None}
         file.write_text(json.dumps(kept if training.fold else kept | {"peak_memory": {"process_bytes": None}}))
-    assert "| nnUNetTrainer | 2 | 0.5000 | 1.0 M | unknown | unknown | unknown |" in summary(TRAININGS, tmp_path)
+    assert "| nnUNetTrainer | 2 | 0.5000 | 1.0 M | unknown | unknown | unknown |" in table_of_models(
+        TRAININGS, tmp_path
+    )
 
 
 def live_table(folder, height=25):

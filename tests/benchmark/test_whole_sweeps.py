@@ -224,9 +224,9 @@ def test_many_runs_read_their_plans_once(tiny_dataset: TinyDataset, tmp_path, ca
     from nnunetv2_mamba.cli import main
 
     read, traced = [], []
-    plans_manager, network_cost = checks.PlansManager, duration.network_cost
+    plans_manager, forward_flops = checks.PlansManager, duration.forward_flops
     monkeypatch.setattr(checks, "PlansManager", lambda plans: read.append(plans) or plans_manager(plans))
-    monkeypatch.setattr(duration, "network_cost", lambda *arguments: traced.append(1) or network_cost(*arguments))
+    monkeypatch.setattr(duration, "forward_flops", lambda *arguments: traced.append(1) or forward_flops(*arguments))
     checks._read_plans.cache_clear()
     text = SWEEP.split('[[group]]\ntrainers = ["nnUNetTrainerSegMamba"]')[0]
     text = text.replace("folds = [0]", f"folds = [0, 1, 2, 3, 4]\nseeds = {list(range(400))}")

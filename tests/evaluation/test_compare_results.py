@@ -21,7 +21,7 @@ from nnunetv2_mamba.evaluation.compare_tables import compare_tables
 from nnunetv2_mamba.evaluation.evaluated_model import read_evaluated_model
 from nnunetv2_mamba.evaluation.metrics import METRICS
 from nnunetv2_mamba.evaluation.provenance import notes
-from nnunetv2_mamba.evaluation.report.overlays import extremes
+from nnunetv2_mamba.evaluation.report.case_images import extremes
 from nnunetv2_mamba.evaluation.report.report_files import values_csv, write_files
 from nnunetv2_mamba.evaluation.report.summary_tables import overview
 from nnunetv2_mamba.evaluation.report.wording import findings
@@ -86,7 +86,7 @@ def test_the_fold_of_all_cases_changes_no_number(tmp_path, no_report):
     found = compare_results(folders, tmp_path / "out", metrics=["dice"])
     assert found.structures[0].results == expected.structures[0].results
     assert found.notes[0].startswith(f"{folders[0]}/fold_all is left out beside the other folds")
-    assert median_costs(read_trained_model(folders[0]).folds) == {}
+    assert median_costs(fold.cost for fold in read_trained_model(folders[0]).folds) == {}
 
 
 def test_a_comparison_on_training_cases_says_so(tmp_path, no_report):

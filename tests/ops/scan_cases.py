@@ -1,11 +1,13 @@
 """Inputs for the tests of the ops, the backends that this machine has, and how results are compared."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
+import pytest
 import torch
 from torch import Tensor
 
-from nnunetv2_mamba.ops import backend_selection, causal_conv1d, directional_scan
+from nnunetv2_mamba.ops import backend_selection, causal_conv1d, directional_scan, directional_ssd
 
 # (backend, device) of every implementation that runs here, the definition aside.
 BACKENDS = [(name, "cpu") for name in ("cpu", "torch") if backend_selection.unavailable(name) is None]
@@ -21,14 +23,19 @@ class Case:
     tensors: dict[str, Tensor | None]
     paths: Tensor
     delta_softplus: bool
+    operator: Callable[..., Tensor] = directional_scan
 
     def to(self, *args) -> "Case":
         """The same values as new leaf tensors of another dtype or on another device."""
         tensors = {k: None if t is None else t.detach().to(*args).requires_grad_() for k, t in self.tensors.items()}
-        return Case(tensors, self.paths.to(next(t for t in tensors.values()).device), self.delta_softplus)
+        return replace(self, tensors=tensors, paths=self.paths.to(next(t for t in tensors.values()).device))
+
+    def with_tensors(self, **tensors: Tensor | None) -> "Case":
+        """The same scan of other tensors."""
+        return replace(self, tensors={**self.tensors, **tensors})
 
     def run(self, backend: str) -> Tensor:
-        return directional_scan(**self.tensors, paths=self.paths, delta_softplus=self.delta_softplus, backend=backend)
+        return self.operator(**self.tensors, paths=self.paths, delta_softplus=self.delta_softplus, backend=backend)
 
     def run_with_gradients(self, backend: str, grad_out: Tensor | None = None) -> dict[str, Tensor]:
         """The output as "out" and the gradient of every tensor, by its name."""
@@ -70,6 +77,59 @@ def make_case(
     tensors["A"].requires_grad_()
     paths = torch.stack([torch.randperm(L, generator=generator) for _ in range(K)]).int()
     return Case(tensors, paths, delta_softplus)
+
+
+def make_ssd_case(
+    batch: int = 2,
+    directions: int = 2,
+    length: int = 30,
+    channels: int = 5,
+    state_size: int = 4,
+    shared: bool = True,
+    D: bool = True,
+    delta_bias: bool = True,
+    z: bool = True,
+    delta_softplus: bool = True,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    heads: int | None = None,
+    groups: int | None = None,
+) -> Case:
+    """As `make_case`, for Mamba-2's scan. By default as many heads as divide the channels, six at most, in two groups
+    where that is possible."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=dtype)
+
+    b, K, L, d, n = batch, directions, length, channels, state_size
+    H = heads or max(h for h in range(1, 7) if d % h == 0)
+    G = groups or (2 if H % 2 == 0 else 1)
+    delta = randn(b, K, L, H)
+    tensors = {
+        "u": randn(b, L, d) if shared else randn(b, K, L, d),
+        "delta": delta if delta_softplus else delta.abs(),
+        "A": -torch.rand((K, H), generator=generator, dtype=dtype) * 2,
+        "B": randn(b, K, L, G, n),
+        "C": randn(b, K, L, G, n),
+        "D": randn(K, H) if D else None,
+        "delta_bias": randn(K, H).abs() if delta_bias else None,
+        "z": randn(b, L, d) if z else None,
+    }
+    paths = torch.stack([torch.randperm(L, generator=generator) for _ in range(K)]).int()
+    tensors = {name: None if t is None else t.requires_grad_() for name, t in tensors.items()}
+    return Case(tensors, paths, delta_softplus, directional_ssd)
+
+
+MAKERS = {"directional_scan": make_case, "directional_ssd": make_ssd_case}
+# (make, backend, device) of every implementation of both scans that runs here, the definition aside.
+SCANS = [
+    pytest.param(make, name, device, id=f"{operator}-{name}-{device}")
+    for operator, make in MAKERS.items()
+    for name, device in BACKENDS
+    if backend_selection.unavailable(name, operator) is None
+]
+SCANS_WITH_FP64 = [scan for scan in SCANS if scan.values[1:] in BACKENDS_WITH_FP64]
 
 
 def run_conv(

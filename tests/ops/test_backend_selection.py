@@ -18,7 +18,7 @@ def machine(monkeypatch):
 
     def pretend(**missing: str) -> None:
         monkeypatch.delenv(backend_selection.ENVIRONMENT_VARIABLE, raising=False)
-        monkeypatch.setattr(backend_selection, "unavailable", missing.get)
+        monkeypatch.setattr(backend_selection, "unavailable", lambda name, operator: missing.get(name))
         backend_selection._warn_once.cache_clear()
 
     return pretend

@@ -2,14 +2,19 @@
 
 import pytest
 import torch
-from scan_cases import make_case
+from scan_cases import make_case, make_ssd_case
 
-from nnunetv2_mamba.ops import causal_conv1d, directional_scan, selective_scan
+from nnunetv2_mamba.ops import causal_conv1d, directional_scan, directional_ssd, selective_scan
 from nnunetv2_mamba.ops.scan_order import bidirectional
 
 
 def scan_arguments() -> dict:
     case = make_case(shared=False)
+    return {**case.tensors, "paths": case.paths}
+
+
+def ssd_arguments() -> dict:
+    case = make_ssd_case(channels=6, shared=False)
     return {**case.tensors, "paths": case.paths}
 
 
@@ -35,7 +40,12 @@ def sequence_arguments() -> dict:
     return {**{name: torch.randn(shape) for name, shape in shapes.items()}, "delta_bias": torch.randn(4)}
 
 
-OPS = [(directional_scan, scan_arguments), (causal_conv1d, conv_arguments), (selective_scan, sequence_arguments)]
+OPS = [
+    (directional_scan, scan_arguments),
+    (directional_ssd, ssd_arguments),
+    (causal_conv1d, conv_arguments),
+    (selective_scan, sequence_arguments),
+]
 EVERY_ARGUMENT = [
     pytest.param(op, arguments, name, id=f"{op.__name__}-{name}") for op, arguments in OPS for name in arguments()
 ]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from fake_gpu import needs_fake_gpu
 from operator_calls import OperatorCalls
-from scan_cases import BACKENDS, assert_same, make_case, with_gradients
+from scan_cases import BACKENDS, assert_same, make_case, make_ssd_case, with_gradients
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import checkpoint
 
@@ -53,6 +53,17 @@ def block_and_input():
 
 def result_of(function, block: Block, x: torch.Tensor) -> dict[str, torch.Tensor]:
     return with_gradients(function(x), {"x": x, **dict(block.named_parameters())})
+
+
+@every_backend
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("options", [True, False])
+def test_opcheck_of_mamba_2s_scan(backend, device, shared, options):
+    case = make_ssd_case(channels=6, shared=shared, D=options, delta_bias=options, z=options).to(device)
+    given = [case.tensors[name] for name in ("u", "delta", "A", "B", "C")]
+    D, delta_bias, z = (case.tensors[name] for name in ("D", "delta_bias", "z"))
+    scan = torch.ops.nnunetv2_mamba.directional_ssd.default
+    torch.library.opcheck(scan, (*given, case.paths, D, delta_bias, True, z, backend))
 
 
 @every_backend

@@ -147,7 +147,7 @@ def test_what_is_no_option_of_the_network(network, options, message):
     ("option", "message"),
     [
         ("gate=max", "gate must be one of add, multiply; got 'max'"),
-        ("mixer=lstm", "mixer must be one of mamba, none, conv; got 'lstm'"),
+        ("mixer=lstm", "mixer must be one of mamba, mamba2, none, conv; got 'lstm'"),
         ("n_tom_layers_per_stage=[1]", "n_tom_layers_per_stage has 1 entries"),
         ("dt_init=3", "dt_init must be 'all' or 'first', got 3"),
         ("n_tom_layers_per_stage=two", "n_tom_layers_per_stage"),
@@ -173,7 +173,7 @@ def test_every_network_has_options():
         ({"options": {"scan": "spiral"}}, "--option scan=spiral: scan must be one of raster, .*; got 'spiral'"),
         ({"options": {"scan": "hilbert+"}}, "--option scan=hilbert.: scan must be one of raster"),
         ({"options": {"scan": "hilbert", "fusion": "max"}}, "--option fusion=max: fusion must be one of sum, learned"),
-        ({"options": {"mixer": "lstm"}}, "--option mixer=lstm: mixer must be one of mamba, none, conv"),
+        ({"options": {"mixer": "lstm"}}, "--option mixer=lstm: mixer must be one of mamba, mamba2, none, conv"),
         ({"options": {"gates": 3}}, "--option gates"),
         ({"plans_name": "../Plans"}, "--plans-name must be letters, digits"),
         ({"plans_name": "mine"}, "with 'Plans' in it; got 'mine'"),

@@ -3,7 +3,6 @@
 import pytest
 
 from nnunetv2_mamba.results.costs import COSTS, median_costs
-from nnunetv2_mamba.results.trained_model import Fold
 
 COST = {
     "parameters": 3_000_000,
@@ -14,17 +13,13 @@ COST = {
 }
 
 
-def folds(*costs):
-    return [Fold(str(number), {}, cost, {}) for number, cost in enumerate(costs)]
-
-
 def test_medians_over_the_folds_in_their_units():
     longer = ({**COST, "seconds_per_epoch": seconds} for seconds in (11.5, 100))
-    found = median_costs(folds(COST, *longer, {}))
+    found = median_costs([COST, *longer, {}])
     assert list(found) == list(COSTS)
     assert list(found.values()) == pytest.approx([3, 5, 11.5, 3, 4, 5, 2])
 
 
 def test_what_is_not_known_is_left_out():
-    assert median_costs(folds({"parameters": "many", "peak_memory": 7})) == {}
-    assert median_costs(folds({"parameters": 2e6, "flops": None, "peak_memory": None})) == {"parameters": 2}
+    assert median_costs([{"parameters": "many", "peak_memory": 7}]) == {}
+    assert median_costs([{"parameters": 2e6, "flops": None, "peak_memory": None}]) == {"parameters": 2}

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import torch
 from torch import nn
 
 from nnunetv2_mamba.ops import directional_scan
 
+from .fusion import fusion_weight, weighted
 from .half_precision import saturated
-from .state_space import StateSpaceModel
-
-FUSIONS = ("sum", "learned")
-
-
-def check_fusion(fusion: Any) -> str:
-    """Return ``fusion`` if it is known.
-
-    Raises:
-        ValueError: otherwise.
-    """
-    if fusion not in FUSIONS:
-        raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}; got {fusion!r}")
-    return fusion
+from .state_space import StateSpaceModel, initial_step_bias
 
 
 class DirectionalSSM(StateSpaceModel):
@@ -41,8 +26,7 @@ class DirectionalSSM(StateSpaceModel):
         dt_init: ``"all"`` draws every direction's initial step size from [0.001, 0.1] (Mamba's own initialisation);
             ``"first"`` does so for the first direction only and leaves the others at ``nn.Linear``'s default, which is
             what SegMamba's released code does (initial step about 0.69).
-        fusion: ``"sum"`` of the directions, or ``"learned"``: a sum weighted by a number per direction and channel,
-            ``fusion_weight``, which starts at 1 and has no weight decay.
+        fusion: see :func:`.fusion.fusion_weight`.
 
     Raises:
         ValueError: for an unknown ``dt_init`` or ``fusion``.
@@ -66,11 +50,9 @@ class DirectionalSSM(StateSpaceModel):
         self.dt_proj_bias = nn.Parameter(torch.empty(directions, channels))
         self.A_log = nn.Parameter(torch.empty(directions, channels, d_state))
         self.D = nn.Parameter(torch.ones(directions, channels))
-        learned = check_fusion(fusion) == "learned"
-        self.fusion_weight = nn.Parameter(torch.ones(directions, channels)) if learned else None
-        for parameter in (self.dt_proj_bias, self.A_log, self.D, self.fusion_weight):
-            if parameter is not None:
-                parameter._no_weight_decay = True
+        self.fusion_weight = fusion_weight(fusion, directions, channels)
+        for parameter in (self.dt_proj_bias, self.A_log, self.D):
+            parameter._no_weight_decay = True
         self._reset_parameters(dt_init)
 
     @torch.no_grad()
@@ -81,8 +63,7 @@ class DirectionalSSM(StateSpaceModel):
         self.dt_proj_weight.uniform_(-bound, bound)
         self.dt_proj_bias.uniform_(-bound, bound)
         started = self.dt_proj_bias if dt_init == "all" else self.dt_proj_bias[:1]
-        step = torch.empty_like(started).uniform_(math.log(1e-3), math.log(1e-1)).exp_().clamp_(min=1e-4)
-        started.copy_(step + torch.log(-torch.expm1(-step)))  # inverse of softplus
+        initial_step_bias(started)
         self.A_log.copy_(torch.arange(1, self.d_state + 1).log().expand_as(self.A_log))
 
     @staticmethod
@@ -108,10 +89,8 @@ class DirectionalSSM(StateSpaceModel):
             projected = saturated(u @ self.x_proj_weight.transpose(1, 2))
         dt, B, C = projected.split((self.dt_rank, self.d_state, self.d_state), dim=-1)
         delta = saturated(dt @ self.dt_proj_weight.transpose(1, 2))
-        if self.fusion_weight is not None:  # a scan is linear in u, its term D u included
-            u = saturated((u if u.ndim == 4 else u.unsqueeze(1)) * self.fusion_weight.unsqueeze(1).to(u.dtype))
         scanned = directional_scan(
-            u, delta, -torch.exp(self.A_log.float()), B, C, paths,
+            weighted(u, self.fusion_weight), delta, -torch.exp(self.A_log.float()), B, C, paths,
             D=self.D.float(), delta_bias=self.dt_proj_bias.float(), delta_softplus=True, z=z,
         )  # fmt: skip
         return saturated(scanned)

@@ -10,7 +10,8 @@ from torch import nn
 
 from ..blocks.depthwise_conv import DepthwiseConv, kernel_size_for
 from ..blocks.dimensions import spatial_dims
-from ..blocks.directional_ssm import DirectionalSSM, check_fusion
+from ..blocks.directional_ssm import DirectionalSSM
+from ..blocks.fusion import check_fusion
 from ..blocks.mixers import OWN_MIXERS, check_mixer
 from ..blocks.recompute import recomputed_but_for_scans
 from ..blocks.scan_paths import scan_paths
@@ -68,7 +69,7 @@ class SS3D(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
-        """``(batch, length, d_model)`` to the same shape; ``grid`` is the shape whose raster the tokens are."""
+        """Map ``(batch, length, d_model)`` to the same shape; ``grid`` is the shape whose raster the tokens are."""
         u = nn.functional.silu(self.depthwise_conv(self.in_proj(tokens), grid))
         if self.mixer == "mamba":
             paths = scan_paths(self.scan).table(tuple(grid), tokens.device)

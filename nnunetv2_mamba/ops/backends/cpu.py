@@ -1,33 +1,17 @@
-"""The scan on CPU: the C++ kernels of `ops/csrc`, a plain C library that is called through ctypes.
+"""The scans and the causal convolution on CPU, by the C++ kernels of `ops/csrc` (see `cpu_library.py`).
 
-The library comes with the wheel or is compiled on first use (`cpu_build.py`). It holds the kernels for several
-instruction sets and the best that the CPU has is used; NNUNETV2_MAMBA_CPU_ISA names another one (x86-64-v2, ...). Work
-is spread over `torch.get_num_threads()` threads; the bits of a result depend on that number, and on nothing else.
-
-Every function takes plain tensors with validated shapes (see `ops/_directional_scan.py`) and knows nothing of autograd.
-The kernels compute in A's (the weight's) dtype, fp32 or fp64: tensors of another dtype, such as bf16, are converted on
-the way in and gradients on the way out.
+Every function takes plain tensors with validated shapes (see `ops/_directional_scan.py` and `ops/_directional_ssd.py`)
+and knows nothing of autograd. The kernels compute in A's (the weight's) dtype, fp32 or fp64: tensors of another dtype,
+such as bf16, are converted on the way in and gradients on the way out.
 """
-
-import ctypes
-import os
-from ctypes import POINTER, c_int, c_int64, c_void_p
-from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..scan_arguments import ScanArguments, ScanGradients
-from . import cpu_build, forked
+from .cpu_library import Call, ConvArgs, ScanArgs, available, fresh
 
-_LARGE = 4 << 20  # bytes
-
-
-def available() -> str | None:
-    """None if the library is there or could be compiled; otherwise the reason and the remedy."""
-    library = _library()
-    return library if isinstance(library, str) else None
+__all__ = ["available", "conv_backward", "conv_forward", "scan_backward", "scan_forward", "states_shape"]
 
 
 def states_shape(batch: int, directions: int, length: int, channels: int, state_size: int) -> tuple[int, ...]:
@@ -37,9 +21,10 @@ def states_shape(batch: int, directions: int, length: int, channels: int, state_
 
 def scan_forward(scan: ScanArguments) -> tuple[Tensor, Tensor]:
     """The sum of the scans, (b, L, d) in u's dtype, and the states for `scan_backward`."""
-    batch, directions, length, channels = scan.delta.shape
-    states = _fresh(scan.A, states_shape(batch, directions, length, channels, scan.A.shape[-1]))
-    out = _fresh(scan.A, (batch, length, channels))
+    batch, directions, length = scan.delta.shape[:3]
+    channels = scan.u.shape[-1]
+    states = fresh(scan.A, states_shape(batch, directions, length, channels, scan.B.shape[-1]))
+    out = fresh(scan.A, (batch, length, channels))
     call = _scan_call(scan, states)
     call.put(out=out)
     call.run("nm_scan_forward")
@@ -49,9 +34,9 @@ def scan_forward(scan: ScanArguments) -> tuple[Tensor, Tensor]:
 def scan_backward(grad_out: Tensor, scan: ScanArguments, states: Tensor) -> ScanGradients:
     """The gradients, from that of the result and the states of `scan_forward`."""
     inputs = scan.differentiable()
-    gradients = ScanGradients(*(None if t is None else _fresh(scan.A, t.shape) for t in inputs))
+    gradients = ScanGradients(*(None if t is None else fresh(scan.A, t.shape) for t in inputs))
     call = _scan_call(scan, states)
-    call.put(grad_out=grad_out, **{f"d{name}": gradient for name, gradient in gradients._asdict().items()})
+    call.put(grad_out=grad_out, **{f"d{name}": _rows(gradient) for name, gradient in gradients._asdict().items()})
     call.run("nm_scan_backward")
     return ScanGradients(
         *(None if t is None else gradient.to(t.dtype) for t, gradient in zip(inputs, gradients, strict=True))
@@ -60,7 +45,7 @@ def scan_backward(grad_out: Tensor, scan: ScanArguments, states: Tensor) -> Scan
 
 def conv_forward(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor, silu: bool) -> Tensor:
     """The causal depthwise convolution along each path, (b, K, L, d) in x's dtype."""
-    out = _fresh(weight, (x.shape[0], *paths.shape, x.shape[-1]))
+    out = fresh(weight, (x.shape[0], *paths.shape, x.shape[-1]))
     call = _conv_call(x, weight, bias, paths, silu)
     call.put(out=out)
     call.run("nm_conv_forward")
@@ -71,7 +56,7 @@ def conv_backward(
     grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of (x, weight, bias), None where the input is None."""
-    dx, dweight = _fresh(weight, x.shape), torch.empty_like(weight)
+    dx, dweight = fresh(weight, x.shape), torch.empty_like(weight)
     dbias = None if bias is None else torch.empty_like(bias)
     call = _conv_call(x, weight, bias, paths, silu)
     call.put(grad_out=grad_out, dx=dx, dweight=dweight, dbias=dbias)
@@ -80,137 +65,27 @@ def conv_backward(
 
 
 def _chunk_length(state_size: int) -> int:
-    # A multiple of the kernel's tile of 16 tokens. The saved states cost n / chunk numbers per token and channel.
+    # A multiple of the kernels' tiles of 16 tokens. The saved states cost n / chunk numbers per token and channel.
     return 64 if state_size <= 32 else 128
 
 
-def _fresh(like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """An uninitialised tensor, on huge pages where that pays: glibc takes blocks of this size fresh from the system."""
-    tensor = like.new_empty(shape)
-    library = _library()
-    if tensor.nbytes >= _LARGE and not isinstance(library, str):
-        library.functions.nm_advise_huge_pages(tensor.data_ptr(), tensor.nbytes)
-    return tensor
-
-
-class _View(ctypes.Structure):
-    """A tensor of rows (b, K, L, row) or, without a direction axis, (b, L, row); see csrc/kernels.h."""
-
-    _fields_ = [("data", c_void_p), ("batch", c_int64), ("direction", c_int64), ("token", c_int64)]
-
-
-class _ScanArgs(ctypes.Structure):
-    _fields_ = [
-        *((name, c_int64) for name in ("batch", "directions", "length", "channels", "state_size", "chunk", "softplus")),
-        *((name, c_void_p) for name in ("paths", "A", "D", "delta_bias")),
-        *((name, _View) for name in ("u", "delta", "B", "C", "z", "out")),
-        ("states", c_void_p),
-        *((name, _View) for name in ("grad_out", "du", "ddelta", "dB", "dC", "dz")),
-        *((name, c_void_p) for name in ("dA", "dD", "ddelta_bias")),
-    ]
-
-
-class _ConvArgs(ctypes.Structure):
-    _fields_ = [
-        *((name, c_int64) for name in ("batch", "directions", "length", "channels", "width", "silu")),
-        *((name, c_void_p) for name in ("paths", "weight", "bias")),
-        *((name, _View) for name in ("x", "out", "grad_out", "dx")),
-        *((name, c_void_p) for name in ("dweight", "dbias")),
-    ]
-
-
-_VIEWS = {name for args in (_ScanArgs, _ConvArgs) for name, kind in args._fields_ if kind is _View}
-
-
-class _Call:
-    """The arguments of one call of the library; holds on to converted copies of tensors until it has run."""
-
-    def __init__(self, args: ctypes.Structure, dtype: torch.dtype) -> None:
-        self.args = args
-        self.dtype = dtype
-        self.tensors: list[Tensor] = []
-
-    def put(self, **tensors: Tensor | None) -> None:
-        """Set the fields of these names; a field stays null where the tensor is None."""
-        for name, tensor in tensors.items():
-            if tensor is None:
-                continue
-            if tensor.is_floating_point() and tensor.dtype != self.dtype:
-                tensor = tensor.to(self.dtype)
-            if name in _VIEWS:
-                strides = tensor.stride()
-                direction = strides[1] if tensor.ndim == 4 else 0
-                setattr(self.args, name, _View(self._hold(tensor), strides[0], direction, strides[-2]))
-            else:
-                setattr(self.args, name, self._hold(tensor.contiguous()))
-
-    def run(self, function: str) -> None:
-        """Call the library. Raises MemoryError if its scratch memory cannot be had."""
-        library = _library()
-        if isinstance(library, str):
-            raise RuntimeError(library)
-        suffix = "f64" if self.dtype == torch.float64 else "f32"
-        entry = getattr(library.functions, f"{function}_{suffix}")
-        threads = torch.get_num_threads()
-        if entry(ctypes.byref(self.args), library.instruction_set, threads, not forked.is_fork()):
-            raise MemoryError("the CPU kernels could not allocate their scratch memory")
-
-    def _hold(self, tensor: Tensor) -> int:
-        self.tensors.append(tensor)
-        return tensor.data_ptr()
-
-
-def _scan_call(scan: ScanArguments, states: Tensor) -> _Call:
-    n = scan.A.shape[-1]
-    call = _Call(_ScanArgs(*scan.delta.shape, n, _chunk_length(n), scan.delta_softplus), scan.A.dtype)
-    call.put(**{name: value for name, value in scan._asdict().items() if name != "delta_softplus"}, states=states)
+def _scan_call(scan: ScanArguments, states: Tensor) -> Call:
+    batch, directions, length = scan.delta.shape[:3]
+    n = scan.B.shape[-1]
+    heads, groups = (scan.A.shape[1], scan.B.shape[3]) if scan.B.ndim == 5 else (0, 0)
+    args = batch, directions, length, scan.u.shape[-1], n, _chunk_length(n), scan.delta_softplus, heads, groups
+    call = Call(ScanArgs(*args), scan.A.dtype)
+    tensors = {name: _rows(value) for name, value in scan._asdict().items() if name != "delta_softplus"}
+    call.put(**tensors, states=states)
     return call
 
 
-def _conv_call(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor, silu: bool) -> _Call:
-    call = _Call(_ConvArgs(x.shape[0], *paths.shape, x.shape[-1], weight.shape[-1], silu), weight.dtype)
+def _rows(t: Tensor | None) -> Tensor | None:
+    """What is per group as one row for each token."""
+    return t.flatten(3) if t is not None and t.ndim == 5 else t
+
+
+def _conv_call(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor, silu: bool) -> Call:
+    call = Call(ConvArgs(x.shape[0], *paths.shape, x.shape[-1], weight.shape[-1], silu), weight.dtype)
     call.put(x=x, weight=weight, bias=bias, paths=paths)
     return call
-
-
-class _Library:
-    """The loaded library and the instruction set to use. Raises BuildError or OSError."""
-
-    def __init__(self) -> None:
-        shipped = Path(__file__).with_name(cpu_build.LIBRARY_NAME)
-        self.functions = ctypes.CDLL(str(shipped if shipped.exists() else cpu_build.cached_library()))
-        for family, args in (("scan", _ScanArgs), ("conv", _ConvArgs)):
-            for direction in ("forward", "backward"):
-                for dtype in ("f32", "f64"):
-                    entry = getattr(self.functions, f"nm_{family}_{direction}_{dtype}")
-                    entry.argtypes = (POINTER(args), c_int64, c_int64, c_int)
-                    entry.restype = c_int
-        self.functions.nm_advise_huge_pages.argtypes = (c_void_p, c_int64)
-        self.functions.nm_advise_huge_pages.restype = None
-        self.functions.nm_instruction_set.argtypes = self.functions.nm_supported.argtypes = (c_int64,)
-        self.functions.nm_instruction_set.restype = ctypes.c_char_p
-        self.instruction_set = self._choose(os.environ.get("NNUNETV2_MAMBA_CPU_ISA"))
-
-    def supported(self) -> list[str]:
-        """The instruction sets of this CPU that the library has kernels for, the best last."""
-        names = []
-        while name := self.functions.nm_instruction_set(len(names)):
-            names.append(name.decode())
-        return [name for number, name in enumerate(names) if self.functions.nm_supported(number)]
-
-    def _choose(self, wanted: str | None) -> int:
-        supported = self.supported()
-        if not supported:
-            raise OSError("this CPU lacks SSE4.2, which the CPU kernels need")
-        if wanted and wanted not in supported:
-            raise OSError(f"NNUNETV2_MAMBA_CPU_ISA={wanted} is not one of this CPU's: {', '.join(supported)}")
-        return supported.index(wanted) if wanted else len(supported) - 1
-
-
-@cache
-def _library() -> _Library | str:
-    """The library, or the reason why there is none: asked once per process."""
-    try:
-        return _Library()
-    except (cpu_build.BuildError, OSError) as error:
-        return str(error)

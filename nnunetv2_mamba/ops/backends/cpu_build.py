@@ -18,7 +18,7 @@ LIBRARY_NAME = "selective_scan" + {"darwin": ".dylib", "win32": ".dll"}.get(sys.
 
 # The kernels accumulate in registers and never test for rounding: products and sums may fuse, nothing else may change.
 _FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fvisibility=hidden")
-_KERNELS = ("scan.cpp", "conv.cpp")
+_KERNELS = ("scan.cpp", "ssd.cpp", "conv.cpp")
 
 
 class BuildError(RuntimeError):

@@ -18,14 +18,15 @@ struct View {
   T* row(int64_t b, int64_t k, int64_t t) const { return data + b * batch + k * direction + t * token; }
 };
 
-// Mirrored by backends/cpu.py. Null pointers: the tensor is absent.
+// Mirrored by backends/cpu_library.py. Null pointers: the tensor is absent.
 template <class T>
 struct ScanArgs {
   int64_t batch, directions, length, channels, state_size;
   int64_t chunk;  // tokens from one saved state to the next
   int64_t softplus;
+  int64_t heads, groups;        // of Mamba-2's scan: delta, A, D and their kind are per head, B and C per group
   const int32_t* paths;         // (K, L)
-  const T *A, *D, *delta_bias;  // (K, d, n), (K, d), (K, d)
+  const T *A, *D, *delta_bias;  // (K, d, n), (K, d), (K, d); of Mamba-2's scan all (K, H)
   View<const T> u, delta, B, C, z;
   View<T> out;
   T* states;  // (b, K, chunks, n, d): the state before each chunk
@@ -93,6 +94,8 @@ struct Kernels {
 
 template <class T>
 using ScanKernels = Kernels<T, ScanArgs<T>>;
+template <class T>
+struct SsdKernels : ScanKernels<T> {};
 template <class T>
 using ConvKernels = Kernels<T, ConvArgs<T>>;
 

@@ -37,6 +37,8 @@ namespace nm {
   namespace isa {                 \
   void get(ScanKernels<float>&);  \
   void get(ScanKernels<double>&); \
+  void get(SsdKernels<float>&);   \
+  void get(SsdKernels<double>&);  \
   void get(ConvKernels<float>&);  \
   void get(ConvKernels<double>&); \
   }
@@ -145,7 +147,7 @@ void run_on_threads(int64_t threads, bool openmp, const Work& work) {
 // states and tiles fit a second-level cache.
 int64_t channel_groups(int64_t batch, int64_t blocks, int64_t lanes, int64_t threads) {
   int64_t best = 0, best_rounds = 0;
-  for (int64_t groups = (blocks * lanes + 255) / 256; groups <= blocks; groups++) {
+  for (int64_t groups = std::min(blocks, (blocks * lanes + 255) / 256); groups <= blocks; groups++) {
     const int64_t rounds = (batch * groups + threads - 1) / threads * ((blocks + groups - 1) / groups);
     if (best == 0 || rounds < best_rounds) best = groups, best_rounds = rounds;
   }
@@ -157,6 +159,12 @@ int64_t channel_groups(int64_t batch, int64_t blocks, int64_t lanes, int64_t thr
 int64_t segment_count(int64_t items, int64_t length, int64_t threads) {
   const int64_t segments = std::min(threads / items, length / 256);
   return segments < 3 ? 1 : segments;
+}
+
+template <class T>
+T decay_rate(const ScanArgs<T>& a, int64_t k, int64_t channel, int64_t state) {
+  if (a.heads) return a.A[k * a.heads + channel / (a.channels / a.heads)];
+  return a.A[(k * a.channels + channel) * a.state_size + state];
 }
 
 // What the segments of the paths of a scan pass on, (b, segment, K, n, d) and (b, segment, K, d); see Item.
@@ -181,33 +189,34 @@ struct PassedOn {
           for (int64_t j = 0; j < a.state_size; j++)
             for (int64_t c = 0; c < a.channels; c++) {
               const int64_t row = (k * a.state_size + j) * a.channels + c;
-              const T A = a.A[(k * a.channels + c) * a.state_size + j];
-              const T decay = std::exp(A * steps[from * step_rows + k * a.channels + c]);
+              const T decay = std::exp(decay_rate(a, k, c, j) * steps[from * step_rows + k * a.channels + c]);
               entering[to * rows + row] = leaving[from * rows + row] + decay * entering[from * rows + row];
             }
       }
   }
 };
 
-// The items of one call and the threads that work on them.
+// The items of one call and the threads that work on them. Channels are given out in blocks of `block`.
 template <class T, class Args>
 class Crew {
  public:
   typedef void (*Work)(const Args&, const Item<T>&, void* scratch);
 
   const Kernels<T, Args> kernels;
-  const int64_t blocks, groups, segments;
+  const int64_t block, blocks, groups, segments;
 
-  Crew(const Resources& resources, const Args& args, int64_t chunk, bool backward)
-      : kernels(kernels_for<Kernels<T, Args>>(resources.instruction_set)),
-        blocks((args.channels + kernels.lanes - 1) / kernels.lanes),
-        groups(channel_groups(args.batch, blocks, kernels.lanes, resources.threads)),
+  Crew(const Resources& resources, const Kernels<T, Args>& kernels, int64_t block, const Args& args, int64_t chunk,
+       bool backward)
+      : kernels(kernels),
+        block(block),
+        blocks((args.channels + block - 1) / block),
+        groups(channel_groups(args.batch, blocks, block, resources.threads)),
         segments(segment_count(args.batch * groups, args.length, resources.threads)),
         a(args),
         chunk(chunk),
         threads(std::min(resources.threads, args.batch * segments * groups)),
         openmp(resources.openmp),
-        scratch_size(kernels.scratch(args, (blocks + groups - 1) / groups * kernels.lanes, backward)),
+        scratch_size(kernels.scratch(args, (blocks + groups - 1) / groups * block, backward)),
         scratch(new char[this->threads * scratch_size + 64]) {}
 
   // Items that are summed are in the order of the sum, those of one segment next to each other.
@@ -240,8 +249,8 @@ class Crew {
     const int64_t chunks = (a.length + chunk - 1) / chunk;
     Item<T> item = {};
     item.batch = b;
-    item.channel_begin = blocks * group / groups * kernels.lanes;
-    item.channel_end = std::min(a.channels, blocks * (group + 1) / groups * kernels.lanes);
+    item.channel_begin = blocks * group / groups * block;
+    item.channel_end = std::min(a.channels, blocks * (group + 1) / groups * block);
     item.begin = chunks * segment / segments * chunk;
     item.end = std::min(a.length, chunks * (segment + 1) / segments * chunk);
     if (passed_on) {
@@ -260,9 +269,12 @@ class Crew {
   const size_t scratch_size;
   const std::unique_ptr<char[]> scratch;
 };
+
 template <class T>
 void run(const Resources& resources, const ScanArgs<T>& a, bool backward) {
-  Crew<T, ScanArgs<T>> crew(resources, a, a.chunk, backward);
+  ScanKernels<T> kernels = a.heads ? kernels_for<SsdKernels<T>>(resources.instruction_set)
+                                   : kernels_for<ScanKernels<T>>(resources.instruction_set);
+  Crew<T, ScanArgs<T>> crew(resources, kernels, a.heads ? a.channels / a.heads : kernels.lanes, a, a.chunk, backward);
   PassedOn<T> passed_on(a, crew.segments > 1 ? crew.segments : 0);
   if (crew.segments > 1) {
     crew.run(backward ? crew.kernels.summarise_backward : crew.kernels.summarise_forward, 0, a.directions, &passed_on);
@@ -274,7 +286,8 @@ void run(const Resources& resources, const ScanArgs<T>& a, bool backward) {
 template <class T>
 void run(const Resources& resources, const ConvArgs<T>& a, bool backward) {
   constexpr int64_t chunk = 64;  // any multiple of the kernel's tile
-  Crew<T, ConvArgs<T>> crew(resources, a, chunk, backward);
+  const ConvKernels<T> kernels = kernels_for<ConvKernels<T>>(resources.instruction_set);
+  Crew<T, ConvArgs<T>> crew(resources, kernels, kernels.lanes, a, chunk, backward);
   crew.run_all(backward ? crew.kernels.backward : crew.kernels.forward, nullptr);
 }
 

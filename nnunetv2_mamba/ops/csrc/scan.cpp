@@ -5,6 +5,7 @@
 // before the chunk it recomputes the state before each tile; then, tile by tile in reverse, it recomputes the states of
 // every step and sweeps back over them.
 #include "kernels.h"
+#include "ordered_rows.h"
 #include "simd.h"
 
 namespace nm {
@@ -12,7 +13,6 @@ namespace NM_ISA {
 namespace {
 
 constexpr int TILE = 16;
-constexpr int64_t QUEUE_BYTES = 1 << 20;
 #if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int GROUP = 8;  // 32 registers
 #else
@@ -271,16 +271,10 @@ struct Backward : Walk<T> {
   V *rests, *state;        // [tile step][group]: of one block, one group of states; see rest_of_product
   V *dB_lanes, *dC_lanes;  // [tile step][group]: summed over the blocks, lanes apart
 
-  // Rows of dB, then of dC, [step % slots][tile step][state], that wait for their turn to be added: an item that is
-  // ahead of the one before it goes on for some milliseconds, so that one thread may lose its core without stopping the
-  // others.
-  T* queue;
-  int64_t slots;
-  int64_t swept = 0, added = 0;  // steps, each a tile
-  int64_t queue_start = 0;       // the step from which slots are counted; moves up whenever the queue is empty
+  OrderedRows<T> rows;     // of dB and dC
 
   Backward(const ScanArgs<T>& args, const Item<T>& item, int64_t channels, Arena& arena)
-      : Walk<T>(args, item, channels, arena) {
+      : Walk<T>(args, item, channels, arena), rows(args, item, TILE, args.state_size, states, arena) {
     tiles = (a.chunk + TILE - 1) / TILE;
     dl = arena.take<V>(blocks * tiles * TILE);
     u = arena.take<V>(blocks * tiles * TILE);
@@ -300,8 +294,6 @@ struct Backward : Walk<T> {
     state = arena.take<V>((TILE + 1) * GROUP);
     dB_lanes = arena.take<V>(TILE * GROUP);
     dC_lanes = arena.take<V>(TILE * GROUP);
-    slots = max<int64_t>(1, QUEUE_BYTES / (2 * TILE * states * sizeof(T)));
-    queue = arena.take<T>(slots * 2 * TILE * states);
   }
 
   void summarise() {
@@ -351,7 +343,7 @@ struct Backward : Walk<T> {
       }
       finish_direction(k);
     }
-    while (added < swept) add_rows();
+    rows.finish();
   }
 
   // The steps of a chunk and the state before each of its tiles.
@@ -390,7 +382,7 @@ struct Backward : Walk<T> {
     if (tile > 0) this->prefetch_rows(k, tokens - TILE, TILE, a.B, a.C);
     for (int64_t block = 0; block < blocks; block++)
       this->with_lanes_of(block, [&](auto lanes) { take_gradients(tokens, count, block, lanes); });
-    T* const dB = queued(swept++);
+    T* const dB = rows.next();
     T* const dC = dB + TILE * states;
     const int before = position >= item.begin + TILE ? TILE : 0;
     const int chunk_before = tile == 0 && position >= item.begin + a.chunk ? TILE : 0;
@@ -409,8 +401,7 @@ struct Backward : Walk<T> {
       sum_lanes(dB + first, dB_lanes, count);
       sum_lanes(dC + first, dC_lanes, count);
     }
-    while (added < swept && (swept - added == slots || is_turn(item.among_channels, added + 1))) add_rows();
-    if (added == swept) queue_start = swept;
+    rows.put();
     for (int64_t block = 0; block < blocks; block++)
       this->with_lanes_of(block, [&](auto lanes) { give_gradients(k, tile, tokens, count, block, lanes); });
   }
@@ -482,30 +473,6 @@ struct Backward : Walk<T> {
     alignas(64) T sum[TILE * GROUP];
     for (int i = 0; i < count * GROUP; i += W<T>) store(sum + i, sums<T>(lanes + i));
     for (int t = 0; t < count; t++) memcpy(rows + t * states, sum + t * GROUP, GROUP * sizeof(T));
-  }
-
-  T* queued(int64_t step) const { return queue + (step - queue_start) % slots * 2 * TILE * states; }
-
-  // The oldest rows in the queue, in their turn.
-  void add_rows() {
-    const int64_t tiles_of_path = (item.end - item.begin + TILE - 1) / TILE;
-    const int64_t k = item.direction_begin + added / tiles_of_path;
-    const int64_t p = item.begin + (tiles_of_path - 1 - added % tiles_of_path) * TILE;
-    const int32_t* tokens = a.paths + k * a.length + p;
-    const T *dB = queued(added), *dC = dB + TILE * states;
-    const Turn& turn = item.among_channels;
-    const bool add = turn.done_before;
-    wait_for_turn(turn, added + 1);
-    for (int t = 0; t < min<int64_t>(TILE, item.end - p); t++) {
-      T *to_B = a.dB.row(item.batch, k, tokens[t]), *to_C = a.dC.row(item.batch, k, tokens[t]);
-      for (int64_t j = 0; j < a.state_size; j += W<T>)
-        with_lanes<T>(j, a.state_size, [&](auto lanes) {
-          V row_B = load(dB + t * states + j, lanes), row_C = load(dC + t * states + j, lanes);
-          if (add) row_B += load(to_B + j, lanes), row_C += load(to_C + j, lanes);
-          store(to_B + j, row_B, lanes), store(to_C + j, row_C, lanes);
-        });
-    }
-    end_turn(turn, ++added);
   }
 
   template <class Used>

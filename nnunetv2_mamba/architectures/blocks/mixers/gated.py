@@ -21,11 +21,12 @@ class GatedMixer(SequenceMixer):
 
     Args:
         options: of which ``d_model`` and ``expand`` concern this part.
+        projected: numbers that a token is projected to; by default as many as there are inputs and gates.
     """
 
-    def __init__(self, options: MixerOptions):
+    def __init__(self, options: MixerOptions, projected: int | None = None):
         super().__init__()
-        self.in_proj = nn.Linear(options.d_model, 2 * options.inner, bias=False)
+        self.in_proj = nn.Linear(options.d_model, projected or 2 * options.inner, bias=False)
         self.out_proj = nn.Linear(options.inner, options.d_model, bias=False)
 
     def forward(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..dimensions import spatial_dims
-from ..directional_ssm import check_fusion
+from ..fusion import check_fusion
 from ..scan_paths import scan_paths
 
 
@@ -24,7 +24,9 @@ class MixerOptions:
         conv_op: ``nn.Conv1d``, ``nn.Conv2d`` or ``nn.Conv3d``; tells the number of axes of the grid.
         scan: a name of ``scan_paths.PATHS``.
         d_state, d_conv, expand: state size, width of the causal convolution, factor of the inner width.
-        dt_init, fusion: see :class:`~..directional_ssm.DirectionalSSM`.
+        dt_init: see :class:`~..directional_ssm.DirectionalSSM`.
+        headdim: Mamba-2's width of a head; see :func:`~..directional_ssd.head_size`.
+        fusion: see :func:`~..fusion.fusion_weight`.
     """
 
     d_model: int
@@ -34,6 +36,7 @@ class MixerOptions:
     d_conv: int = 4
     expand: int = 2
     dt_init: str = "all"
+    headdim: int = 64
     fusion: str = "sum"
 
     def __post_init__(self) -> None:

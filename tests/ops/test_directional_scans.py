@@ -1,14 +1,16 @@
-"""Every backend against the definition in fp64, over random shapes and at the corners."""
+"""Every backend of both scans against the definition in fp64, over random shapes and at the corners."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scan_cases import BACKENDS, BACKENDS_WITH_FP64, Case, assert_same, make_case, relative_error
+from scan_cases import SCANS, SCANS_WITH_FP64, Case, assert_same, relative_error
 
 from nnunetv2_mamba.ops import backend_selection, directional_scan
 
-every_backend = pytest.mark.parametrize(("backend", "device"), BACKENDS)
+every_scan = pytest.mark.parametrize(("make", "backend", "device"), SCANS)
 
 
 def truth(case: Case) -> dict[str, torch.Tensor]:
@@ -17,7 +19,7 @@ def truth(case: Case) -> dict[str, torch.Tensor]:
 
 @st.composite
 def cases(draw):
-    return make_case(
+    return dict(
         batch=draw(st.integers(1, 3)),
         directions=draw(st.integers(1, 3)),
         length=draw(st.one_of(st.integers(1, 20), st.integers(60, 150))),
@@ -32,38 +34,39 @@ def cases(draw):
     )
 
 
-@every_backend
+@every_scan
 @settings(max_examples=25)
-@given(case=cases())
-def test_equals_the_definition(backend, device, case):
+@given(arguments=cases())
+def test_equals_the_definition(make, backend, device, arguments):
+    case = make(**arguments)
     assert_same(case.to(device).run_with_gradients(backend), truth(case))
 
 
-@every_backend
+@every_scan
 @pytest.mark.parametrize("length", [1, 2, 15, 16, 17, 63, 64, 65, 127, 128, 129, 300])
-def test_every_length_around_a_block(backend, device, length):
-    case = make_case(batch=1, length=length, channels=3)
+def test_every_length_around_a_block(make, backend, device, length):
+    case = make(batch=1, length=length, channels=3)
     assert_same(case.to(device).run_with_gradients(backend), truth(case))
 
 
-@every_backend
+@every_scan
 @pytest.mark.parametrize("state_size", [1, 31, 32, 33, 100, 128, 255, 256])
-def test_every_state_size(backend, device, state_size):
-    case = make_case(batch=1, length=70, channels=3, state_size=state_size)
+def test_every_state_size(make, backend, device, state_size):
+    case = make(batch=1, length=70, channels=3, state_size=state_size)
     assert_same(case.to(device).run_with_gradients(backend), truth(case))
 
 
-@every_backend
-def test_many_channels(backend, device):
-    case = make_case(length=40, channels=200)
+@every_scan
+def test_many_channels(make, backend, device):
+    case = make(length=40, channels=200)
     assert_same(case.to(device).run_with_gradients(backend), truth(case))
 
 
-@pytest.mark.parametrize(("backend", "device"), BACKENDS_WITH_FP64)
+@pytest.mark.parametrize(("make", "backend", "device"), SCANS_WITH_FP64)
 @pytest.mark.parametrize("shared", [True, False])
 @pytest.mark.parametrize("options", [True, False])
-def test_gradcheck(backend, device, shared, options):
-    case = make_case(
+def test_gradcheck(make, backend, device, shared, options):
+    case = make(
         batch=1,
         length=5,
         channels=2,
@@ -77,21 +80,21 @@ def test_gradcheck(backend, device, shared, options):
     names = [name for name, tensor in case.tensors.items() if tensor is not None]
 
     def scan(*tensors):
-        return Case({**case.tensors, **dict(zip(names, tensors, strict=True))}, case.paths, True).run(backend)
+        return case.with_tensors(**dict(zip(names, tensors, strict=True))).run(backend)
 
     assert torch.autograd.gradcheck(scan, [case.tensors[name] for name in names])
 
 
-@pytest.mark.parametrize(("backend", "device"), BACKENDS_WITH_FP64)
-def test_fp64_is_computed_in_fp64(backend, device):
-    case = make_case(length=200, dtype=torch.float64)
+@pytest.mark.parametrize(("make", "backend", "device"), SCANS_WITH_FP64)
+def test_fp64_is_computed_in_fp64(make, backend, device):
+    case = make(length=200, dtype=torch.float64)
     assert_same(case.to(device).run_with_gradients(backend), truth(case), forward=1e-12, gradient=1e-12)
 
 
-@every_backend
+@every_scan
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.bfloat16, 8e-3), (torch.float16, 1e-3)])
-def test_half_precision_inputs_lose_only_their_rounding(backend, device, dtype, tolerance):
-    case = make_case(length=150).to(device)
+def test_half_precision_inputs_lose_only_their_rounding(make, backend, device, dtype, tolerance):
+    case = make(length=150).to(device)
     for name in ("u", "delta", "B", "C", "z"):
         case.tensors[name] = case.tensors[name].detach().to(dtype).requires_grad_()
     # D stays fp32: parameters are, under autocast, whatever the inputs are.
@@ -104,9 +107,9 @@ def test_half_precision_inputs_lose_only_their_rounding(backend, device, dtype, 
     assert_same({"A": result["A"]}, {"A": truth(case)["A"]}, gradient=2 * tolerance)
 
 
-@every_backend
-def test_dtypes_may_differ(backend, device):
-    case = make_case(length=50).to(device)
+@every_scan
+def test_dtypes_may_differ(make, backend, device):
+    case = make(length=50).to(device)
     case.tensors["delta"] = case.tensors["delta"].detach().bfloat16().requires_grad_()
     case.tensors["C"] = case.tensors["C"].detach().half().requires_grad_()
     result = case.run_with_gradients(backend)
@@ -121,10 +124,10 @@ def test_dtypes_may_differ(backend, device):
 
 
 @pytest.mark.parametrize("lifting", ["u", "delta", "B", "C", "z"])
-@pytest.mark.parametrize(("backend", "device"), BACKENDS_WITH_FP64)
-def test_one_fp64_input_lifts_the_computation(backend, device, lifting):
+@pytest.mark.parametrize(("make", "backend", "device"), SCANS_WITH_FP64)
+def test_one_fp64_input_lifts_the_computation(make, backend, device, lifting):
     """Its gradient has no fp32 rounding in it, and the others have that of their own dtype only."""
-    case = make_case(length=50).to(device)
+    case = make(length=50).to(device)
     grad_out = torch.randn(case.tensors["z"].shape, generator=torch.Generator().manual_seed(0))
     expected = case.to("cpu", torch.float64).run_with_gradients("reference", grad_out)
     case.tensors[lifting] = case.tensors[lifting].detach().double().requires_grad_()
@@ -137,12 +140,13 @@ def test_one_fp64_input_lifts_the_computation(backend, device, lifting):
         assert relative_error(result[name], expected[name]) < 6e-8, name
 
 
-@every_backend
+@every_scan
 @pytest.mark.parametrize("shared", [True, False])
-def test_an_empty_batch_reaches_no_backend(backend, device, shared, monkeypatch):
-    monkeypatch.delattr(backend_selection.load(backend), "scan_forward")
-    monkeypatch.delattr(backend_selection.load(backend), "scan_backward")
-    case = make_case(batch=0, shared=shared).to(device)
+def test_an_empty_batch_reaches_no_backend(make, backend, device, shared, monkeypatch):
+    case = make(batch=0, shared=shared).to(device)
+    module = backend_selection.load(backend, case.operator.__name__)
+    monkeypatch.delattr(module, "scan_forward")
+    monkeypatch.delattr(module, "scan_backward")
     result = case.run_with_gradients(backend)
     assert result["out"].shape == (0, 30, 5)
     for name, tensor in case.tensors.items():
@@ -150,59 +154,59 @@ def test_an_empty_batch_reaches_no_backend(backend, device, shared, monkeypatch)
         assert not result[name].any()
 
 
-@every_backend
-def test_strides_do_not_matter(backend, device):
-    case = make_case(shared=False).to(device)
+@every_scan
+def test_strides_do_not_matter(make, backend, device):
+    case = make(shared=False).to(device)
     expected = case.run_with_gradients(backend)
     for rearranged in (
         lambda t: torch.stack([t, t], dim=-1)[..., 0],  # a stride of 2 along the last axis
         lambda t: torch.cat([t, t], dim=-1)[..., : t.shape[-1]],  # a slice, as from a split projection
         lambda t: t.transpose(-1, -2).contiguous().transpose(-1, -2),
     ):
-        strided = Case({k: rearranged(t.detach()).requires_grad_() for k, t in case.tensors.items()}, case.paths, True)
+        strided = case.with_tensors(**{k: rearranged(t.detach()).requires_grad_() for k, t in case.tensors.items()})
         assert not strided.tensors["u"].is_contiguous()
         assert_same(strided.run_with_gradients(backend), expected, forward=1e-6, gradient=1e-6)
 
 
-@every_backend
-def test_paths_may_be_a_view(backend, device):
-    case = make_case().to(device)
-    strided = Case(case.tensors, case.paths.T.contiguous().T, True)
+@every_scan
+def test_paths_may_be_a_view(make, backend, device):
+    case = make().to(device)
+    strided = replace(case, paths=case.paths.T.contiguous().T)
     assert_same(strided.run_with_gradients(backend), case.run_with_gradients(backend), forward=0, gradient=0)
 
 
-@every_backend
-def test_an_expanded_gradient(backend, device):
-    case = make_case().to(device)
+@every_scan
+def test_an_expanded_gradient(make, backend, device):
+    case = make().to(device)
     expanded = torch.ones((), device=device).expand(2, 30, 5)
     result = case.run_with_gradients(backend, expanded)
     assert_same(result, case.run_with_gradients(backend, expanded.contiguous()), forward=0, gradient=0)
 
 
-@every_backend
-def test_gradients_of_some_inputs_only(backend, device):
-    case = make_case().to(device)
+@every_scan
+def test_gradients_of_some_inputs_only(make, backend, device):
+    case = make().to(device)
     expected = case.run_with_gradients(backend)
     for name in case.tensors:
         alone = {k: t.detach().requires_grad_(k == name) for k, t in case.tensors.items()}
-        out = Case(alone, case.paths, True).run(backend)
+        out = case.with_tensors(**alone).run(backend)
         (gradient,) = torch.autograd.grad(
             out, [alone[name]], torch.linspace(-1, 1, out.numel()).view_as(out).cos().to(device)
         )
         assert torch.equal(gradient, expected[name]), name
 
 
-@every_backend
-def test_the_same_bits_every_time(backend, device):
-    case = make_case(length=500, channels=33).to(device)
+@every_scan
+def test_the_same_bits_every_time(make, backend, device):
+    case = make(length=500, channels=33).to(device)
     first = case.run_with_gradients(backend)
     for _ in range(3):
         assert_same(case.run_with_gradients(backend), first, forward=0, gradient=0)
 
 
-@every_backend
-def test_inputs_are_left_alone(backend, device):
-    case = make_case().to(device)
+@every_scan
+def test_inputs_are_left_alone(make, backend, device):
+    case = make().to(device)
     before = {name: tensor.detach().clone() for name, tensor in case.tensors.items()}
     paths = case.paths.clone()
     case.run_with_gradients(backend)
@@ -211,23 +215,23 @@ def test_inputs_are_left_alone(backend, device):
         assert torch.equal(tensor.detach(), before[name]), name
 
 
-@every_backend
-def test_little_is_saved_for_the_backward(backend, device):
-    case = make_case(batch=1, length=4096, channels=32, state_size=16).to(device)
+@every_scan
+def test_little_is_saved_for_the_backward(make, backend, device):
+    case = make(batch=1, length=4096, channels=32, state_size=16).to(device)
     inputs = {tensor.data_ptr() for tensor in (*case.tensors.values(), case.paths)}
     saved = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         out = case.run(backend)
     extra = sum(t.numel() for t in saved if t.data_ptr() not in inputs)
-    assert extra <= case.tensors["delta"].numel()
+    assert extra <= case.tensors["u"].numel()
     assert out.requires_grad
 
 
-@every_backend
-def test_directions_read_their_own_input(backend, device):
-    case = make_case(directions=3, shared=True).to(device)
-    spread = dict(case.tensors, u=case.tensors["u"][:, None].repeat(1, 3, 1, 1))
-    assert torch.allclose(case.run(backend), Case(spread, case.paths, True).run(backend), rtol=1e-6, atol=1e-6)
+@every_scan
+def test_directions_read_their_own_input(make, backend, device):
+    case = make(directions=3, shared=True).to(device)
+    spread = case.with_tensors(u=case.tensors["u"][:, None].repeat(1, 3, 1, 1))
+    assert torch.allclose(case.run(backend), spread.run(backend), rtol=1e-6, atol=1e-6)
 
 
 def test_the_definition_by_hand():
