@@ -14,6 +14,7 @@ from torch import nn
 from ..blocks.half_precision import saturate_layers, saturated
 from ..blocks.mixers import sequence_mixer
 from ..blocks.plain_conv import PlainConvBlock
+from ..blocks.scan_paths import scans_of_stages
 from ..blocks.tokens import to_tokens, to_volume
 from ..contract import PlannedNetwork
 from ..segmamba.gated_spatial_conv import GatedSpatialConv
@@ -22,7 +23,6 @@ from ..topology import Topology, per_stage
 from .fused_head import FusedHead
 from .kan import kan_block
 
-SCANS = ("bidirectional", "tri_oriented")
 WIRINGS = ("inline", "skip")
 LAYOUTS = ("nnunet", "segmamba")
 LAYER_SCALE = 1e-2  # how much of the KAN block the stage starts with
@@ -31,10 +31,10 @@ LAYER_SCALE = 1e-2  # how much of the KAN block the stage starts with
 class _MambaLayer(nn.Module):
     """``tokens + Mamba(LayerNorm(tokens))``."""
 
-    def __init__(self, channels: int, conv_op: type[nn.Module], scan: str, mixer: str):
+    def __init__(self, channels: int, conv_op: type[nn.Module], scan: str, mixer: str, fusion: str = "sum"):
         super().__init__()
         self.norm = nn.LayerNorm(channels)
-        self.mamba = sequence_mixer(mixer, channels, conv_op, scan)
+        self.mamba = sequence_mixer(mixer, channels, conv_op, scan, fusion=fusion)
 
     def forward(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
         return saturated(tokens + self.mamba(self.norm(tokens), grid))
@@ -54,17 +54,17 @@ class BSAStage(nn.Module):
         channels: int,
         conv_op: type[nn.Module],
         kernel_size: Sequence[int],
-        n_mamba_layers: int,
-        scan: str,
+        scans: Sequence[str],
         mixer: str,
         kan: str,
         kan_wiring: str,
         gate: str,
+        fusion: str = "sum",
     ):
         super().__init__()
         self.downsample = downsample
         self.gated_conv = GatedSpatialConv(channels, conv_op, kernel_size, gate)
-        self.mamba_layers = nn.ModuleList(_MambaLayer(channels, conv_op, scan, mixer) for _ in range(n_mamba_layers))
+        self.mamba_layers = nn.ModuleList(_MambaLayer(channels, conv_op, scan, mixer, fusion) for scan in scans)
         self.kan = nn.Sequential(get_matching_instancenorm(conv_op)(channels), *kan_block(kan, channels, conv_op))
         if kan_wiring == "inline":
             self.gamma = nn.Parameter(torch.full((channels, *(1,) * len(kernel_size)), LAYER_SCALE))
@@ -142,7 +142,8 @@ class MSDKMamba(PlannedNetwork):
     Args:
         planned, planned_by_name: see :class:`.PlannedNetwork`.
         n_mamba_layers_per_stage: Mamba layers of each of the ``n_stages - 1`` stages after the first.
-        scan: ``"bidirectional"`` (forward and reverse) or ``"tri_oriented"`` (inter-slice, too, as SegMamba).
+        scan: the paths of the Mamba layers; see ``docs/scan_orders.md``. ``"bidirectional"`` is forward and reverse,
+            ``"tri_oriented"`` inter-slice, too, as SegMamba.
         kan: ``"rational"``, ``"bspline"``, ``"rbf"``, or the control ``"mlp"``; see :func:`.msd_kmamba.kan.kan_block`.
         kan_wiring: ``"inline"`` or ``"skip"``; see :class:`BSAStage`.
         gate: ``"add"`` or ``"multiply"`` in the gated spatial convolution.
@@ -153,6 +154,7 @@ class MSDKMamba(PlannedNetwork):
             decoder. The latter with ``kan_wiring="skip"`` and widths 48, 96, 192, 384, 768 is SegMamba with two scans
             and a KAN.
         fused_head: whether deep supervision adds the fusion.
+        fusion: of the paths: their ``"sum"`` or ``"learned"``, with a weight per path and channel.
 
     Raises:
         ValueError: for arguments that do not fit each other, and in ``forward`` for an input that does not fit.
@@ -174,9 +176,10 @@ class MSDKMamba(PlannedNetwork):
         mixer: str = "mamba",
         layout: str = "nnunet",
         fused_head: bool = False,
+        fusion: str = "sum",
         **planned_by_name: Any,
     ):
-        choices = {"scan": (scan, SCANS), "kan_wiring": (kan_wiring, WIRINGS), "layout": (layout, LAYOUTS)}
+        choices = {"kan_wiring": (kan_wiring, WIRINGS), "layout": (layout, LAYOUTS)}
         for name, (value, allowed) in choices.items():
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
@@ -185,9 +188,10 @@ class MSDKMamba(PlannedNetwork):
         n_mamba_layers = per_stage("n_mamba_layers_per_stage", n_mamba_layers_per_stage, topology.n_stages - 1)
 
         def make_stage(level: int, downsample: nn.Module, width: int) -> BSAStage:
-            kernel, n_layers = topology.kernel_sizes[level], n_mamba_layers[level - 1]
-            return BSAStage(downsample, width, conv_op, kernel, n_layers, scan, mixer, kan, kan_wiring, gate)
+            kernel = topology.kernel_sizes[level]
+            return BSAStage(downsample, width, conv_op, kernel, scans[level - 1], mixer, kan, kan_wiring, gate, fusion)
 
+        scans = scans_of_stages(scan, n_mamba_layers)
         nnunet = layout == "nnunet"
         encoder_class, make_level = (MSDKMambaEncoder, _decoder_level) if nnunet else (SegMambaEncoder, decoder_level)
         self.encoder = encoder_class(self.input_channels, topology, conv_op, make_stage)

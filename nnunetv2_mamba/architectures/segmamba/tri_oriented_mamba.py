@@ -22,6 +22,7 @@ class TriOrientedMambaLayer(nn.Module):
         residual: False reproduces checkpoints from before 5 June 2024, when the released code had no residual here.
         dt_init: ``"first"`` as in the released code, ``"all"`` as in Mamba (see :class:`DirectionalSSM`).
         mixer: a name of ``blocks.mixers``.
+        scan, fusion: see ``blocks.mixers.MixerOptions``.
     """
 
     def __init__(
@@ -31,11 +32,13 @@ class TriOrientedMambaLayer(nn.Module):
         residual: bool = True,
         dt_init: str = "first",
         mixer: str = "mamba",
+        scan: str = "tri_oriented",
+        fusion: str = "sum",
     ):
         super().__init__()
         self.residual = residual
         self.norm = nn.LayerNorm(channels)
-        self.mamba = sequence_mixer(mixer, channels, conv_op, "tri_oriented", dt_init=dt_init)
+        self.mamba = sequence_mixer(mixer, channels, conv_op, scan, dt_init=dt_init, fusion=fusion)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         grid = x.shape[2:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from dynamic_network_architectures.initialization.weight_init import InitWeights
 from torch import nn
 
 from ..blocks.half_precision import saturate_layers
+from ..blocks.scan_paths import scan_of_block
 from ..contract import PlannedNetwork
 from ..topology import Topology
 from .mamba_layer import MambaLayer
@@ -133,6 +135,8 @@ class UMambaBot(_UMamba):
             and 1 in the shallower half.
         mixer: ``"mamba"``, or a control: ``"none"`` (identity) or ``"conv"`` (depthwise convolution of about as many
             weights) in place of causal convolution and scan.
+        scan: the paths of the Mamba layer; see ``docs/scan_orders.md``. The paper's is ``"raster"``.
+        fusion: ``"sum"`` of the paths or ``"learned"``, with a weight per path and channel.
 
     Raises:
         ValueError: for arguments that do not fit each other, and in ``forward`` for an input that does not fit.
@@ -144,11 +148,14 @@ class UMambaBot(_UMamba):
         n_blocks_per_stage: Sequence[int] | None = None,
         n_blocks_per_stage_decoder: Sequence[int] | None = None,
         mixer: str = "mamba",
+        scan: str = "raster",
+        fusion: str = "sum",
         **planned_by_name: Any,
     ):
         super().__init__(*planned, **planned_by_name)
         layers: list[nn.Module] = [nn.Identity() for _ in range(self.topology.n_stages - 1)]
-        layers.append(MambaLayer(self.topology.features[-1], self.conv_op, mixer=mixer))
+        first = scan_of_block(scan, 0)
+        layers.append(MambaLayer(self.topology.features[-1], self.conv_op, mixer=mixer, scan=first, fusion=fusion))
         self.build(layers, n_blocks_per_stage, n_blocks_per_stage_decoder)
 
 
@@ -177,18 +184,21 @@ class UMambaEnc(_UMamba):
         n_blocks_per_stage: Sequence[int] | None = None,
         n_blocks_per_stage_decoder: Sequence[int] | None = None,
         mixer: str = "mamba",
+        scan: str = "raster",
+        fusion: str = "sum",
         patch_size: Sequence[int],
         **planned_by_name: Any,
     ):
         super().__init__(*planned, **planned_by_name)
-        topology = self.topology
+        topology, blocks = self.topology, count()
         layers: list[nn.Module] = []
         for level, (width, grid) in enumerate(zip(topology.features, topology.grids(patch_size), strict=True)):
             if len(grid) == 2 and (topology.n_stages - level) % 2 == 0:
                 layers.append(nn.Identity())
             else:
                 channel_grid = grid if math.prod(grid) <= width else None
-                layers.append(MambaLayer(width, self.conv_op, channel_grid, mixer))
+                of_block = scan_of_block(scan, next(blocks))
+                layers.append(MambaLayer(width, self.conv_op, channel_grid, mixer, of_block, fusion))
         self.build(layers, n_blocks_per_stage, n_blocks_per_stage_decoder)
         self.patch_size = tuple(patch_size)
         self.bound_to_patch_size = any(isinstance(layer, MambaLayer) and layer.channels_as_tokens for layer in layers)

@@ -29,8 +29,8 @@ class DirectionalMamba2(GatedMixer):
     """
 
     def __init__(self, options: MixerOptions):
-        directions, inner, d_state = scan_paths(options.scan).directions, options.inner, options.d_state
-        ssd = DirectionalSSD(inner, directions, options.headdim)
+        directions, inner, d_state = options.directions, options.inner, options.d_state
+        ssd = DirectionalSSD(inner, directions, options.headdim, options.fusion)
         sizes = (inner, inner, directions * 2 * d_state, directions * ssd.heads)
         super().__init__(options, projected=sum(sizes))
         self.sizes, self.scan, self.d_state = sizes, options.scan, d_state

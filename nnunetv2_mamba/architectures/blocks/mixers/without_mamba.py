@@ -12,7 +12,6 @@ from ..dimensions import spatial_dims
 from ..directional_ssm import DirectionalSSM
 from ..half_precision import saturated
 from ..recompute import recomputed
-from ..scan_paths import scan_paths
 from .gated import GatedMixer
 from .registry import MixerOptions, register_mixer
 
@@ -36,8 +35,8 @@ class GatedConv(GatedIdentity):
 
     def __init__(self, options: MixerOptions):
         super().__init__(options)
-        directions = scan_paths(options.scan).directions
-        weights = DirectionalSSM.weights_per_channel(directions, options.d_state, options.dt_rank)
+        directions = options.directions
+        weights = DirectionalSSM.weights_per_channel(directions, options.d_state, options.dt_rank, options.fusion)
         weights += directions * (options.d_conv + 1)
         kernel_size = kernel_size_for(weights, spatial_dims(options.conv_op))
         self.conv = DepthwiseConv(options.inner, options.conv_op, kernel_size)
