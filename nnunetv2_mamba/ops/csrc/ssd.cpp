@@ -112,6 +112,7 @@ struct Decays {
 template <class T>
 struct Walk {
   typedef Vec<T> V;
+  typedef typename Simd<T>::Bits Bits;
 
   const ScanArgs<T>& a;
   const Item<T>& item;
@@ -129,6 +130,8 @@ struct Walk {
   V *whole_shifted, *whole_rest;  // [head]: the decay of the whole tile, see simd.h
   V* h;         // [head][state][block]
   Decays<T>* decays;
+  Bits *earlier, *up_to_now;  // [tile step i][tile step j]: all bits where j < i, and where j <= i
+  T* present;                 // the same: 1 where j = i
 
   Walk(const ScanArgs<T>& args, const Item<T>& item, int64_t channels, Arena& arena) : a(args), item(item) {
     constexpr int64_t whole = W<T> > ROWS ? W<T> : ROWS;
@@ -154,6 +157,9 @@ struct Walk {
     whole_rest = arena.take<V>(heads);
     h = arena.take<V>(heads * states * blocks);
     decays = arena.take<Decays<T>>(1);
+    earlier = arena.take<Bits>(TILE * TILE / W<T>);
+    up_to_now = arena.take<Bits>(TILE * TILE / W<T>);
+    present = arena.take<T>(TILE * TILE);
   }
 
   // Where the rows of a head begin, among the tile's tokens and among the states.
@@ -166,14 +172,23 @@ struct Walk {
   // Calls `body(head, block of the head, channel, lanes)` for every block.
   template <class Body>
   NM_INLINED void each_block(Body body) const {
-    for (int64_t head = 0; head < heads; head++)
-      for (int64_t i = 0; i < blocks; i++)
-        with_lanes<T>(i * W<T>, width, [&](auto lanes) NM_INLINED {
-          body(head, i, (head_begin + head) * width + i * W<T>, lanes);
-        });
+    const int64_t whole = width / W<T>, rest = width % W<T>;
+    for (int64_t head = 0; head < heads; head++) {
+      const int64_t channel = (head_begin + head) * width;
+      for (int64_t i = 0; i < whole; i++) body(head, i, channel + i * W<T>, AllLanes());
+      if (rest) body(head, whole, channel + whole * W<T>, int(rest));
+    }
   }
 
-  void clear_padding() {
+  // What does not change from tile to tile.
+  void prepare() {
+    for (int i = 0; i < TILE; i++)
+      for (int j = 0; j < TILE; j++) {
+        const int at = i * TILE + j;
+        earlier[at / W<T>][at % W<T>] = -(j < i);
+        up_to_now[at / W<T>][at % W<T>] = -(j <= i);
+        present[at] = j == i;
+      }
     memset(B, 0, groups * TILE * states * sizeof(T)), memset(C, 0, groups * TILE * states * sizeof(T));
   }
 
@@ -290,19 +305,19 @@ struct Walk {
   }
 
   void take_between(const T* decay, const T* products) {
-    typedef typename Simd<T>::Bits Bits;
     constexpr int vectors = TILE / W<T>;
     V row[vectors] = {};
-    Bits lane = {};
-    for (int l = 0; l < W<T>; l++) lane[l] = l;
     for (int i = 0; i < TILE; i++)
       NM_UNROLL for (int v = 0; v < vectors; v++) {
-        const Bits j = lane + (v * W<T>);
-        row[v] = j < i ? row[v] * decay[i] : (j == i ? splat<T>(1) : V{});
-        store(decays->between + i * TILE + v * W<T>, row[v]);
-        store(decays->weights + i * TILE + v * W<T>, j <= i ? row[v] * load(products + i * TILE + v * W<T>) : V{});
+        const int64_t at = i * TILE + v * W<T>;
+        row[v] = masked(earlier, at, row[v] * decay[i]) + load(present + at);
+        store(decays->between + at, row[v]);
+        store(decays->weights + at, masked(up_to_now, at, row[v] * load(products + at)));
       }
   }
+
+  // The lanes of which `mask` has all bits set, at one place; what is not finite in others is gone.
+  static V masked(const Bits* mask, int64_t at, V v) { return (V)((Bits)v & mask[at / W<T>]); }
 
   // A function that prefetches what the rows hold of a head, of ROWS of `count` tokens from one on; absent rows are
   // passed over. To be called between products: all at once, prefetches would only wait for each other.
@@ -367,7 +382,7 @@ struct Forward : Walk<T> {
   }
 
   void summarise() {
-    this->clear_padding();
+    this->prepare();
     for (int64_t k = item.direction_begin; k < item.direction_end; k++) {
       this->take_entering(k, this->h);
       memset(steps, 0, heads * sizeof(double));
@@ -388,7 +403,7 @@ struct Forward : Walk<T> {
   }
 
   void run() {
-    this->clear_padding();
+    this->prepare();
     for (int64_t k = item.direction_begin; k < item.direction_end; k++) {
       this->take_entering(k, this->h);
       for (int64_t p = item.begin; p < item.end; p += TILE) {
@@ -484,7 +499,7 @@ struct Backward : Walk<T> {
   }
 
   void summarise() {
-    this->clear_padding();
+    this->prepare();
     for (int64_t k = item.direction_begin; k < item.direction_end; k++) {
       this->take_entering(k, dh);
       memset(steps, 0, heads * sizeof(double));
@@ -506,7 +521,7 @@ struct Backward : Walk<T> {
   }
 
   void run() {
-    this->clear_padding();
+    this->prepare();
     for (int64_t k = item.direction_begin; k < item.direction_end; k++) {
       this->take_entering(k, dh);
       memset(dA, 0, heads * sizeof(double)), memset(dD, 0, heads * sizeof(double));
@@ -655,7 +670,6 @@ struct Backward : Walk<T> {
 
   // Through the decays from token j to token i: dproducts, and the gradient of each token's exponent.
   void take_between_gradients(int64_t head, T* dexponent) {
-    typedef typename Simd<T>::Bits Bits;
     constexpr int vectors = TILE / W<T>;
     alignas(V_ALIGNED) T dweights[TILE * TILE];
     for (int i = 0; i < TILE; i += DOT_ROWS)
@@ -664,17 +678,14 @@ struct Backward : Walk<T> {
                 TILE);
     T* dproducts = this->dproducts + this->group_of(head) * TILE * TILE;
     V until[vectors] = {}, across[TILE];  // [j]: the sum over tokens i from here on
-    Bits lane = {};
-    for (int l = 0; l < W<T>; l++) lane[l] = l;
     for (int i = TILE - 1; i >= 0; i--) {
       across[i] = V{};
       NM_UNROLL for (int v = 0; v < vectors; v++) {
         const int at = i * TILE + v * W<T>;
-        const Bits j = lane + (v * W<T>);
-        const V dweight = j <= i ? load(dweights + at) : V{};
+        const V dweight = this->masked(this->up_to_now, at, load(dweights + at));
         store(dproducts + at, load(dproducts + at) + dweight * load(this->decays->between + at));
         until[v] += dweight * load(this->decays->weights + at);
-        across[i] += j < i ? until[v] : V{};
+        across[i] += this->masked(this->earlier, at, until[v]);
       }
     }
     sum_lanes(across, dexponent);
