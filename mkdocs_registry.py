@@ -1,4 +1,4 @@
-"""Hooks of ``mkdocs.yml``: what the documentation lists of networks, metrics and platforms, made from their registries.
+"""Hooks of ``mkdocs.yml``: what the documentation lists of networks, trainers, metrics and platforms, made from code.
 
 A page holds ``<!-- registry: NAME -->`` where the text of ``LISTS[NAME]`` belongs.
 """
@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields
 from typing import Any
 
 from nnunetv2_mamba.architectures.registry import NETWORKS
 from nnunetv2_mamba.evaluation.metrics import METRICS
 from nnunetv2_mamba.packaging.platforms import PLATFORMS
+from nnunetv2_mamba.trainers import FULL_LENGTH
+from nnunetv2_mamba.trainers.lengths import LENGTHS
+from nnunetv2_mamba.trainers.papers import PAPER_TRAINERS
+from nnunetv2_mamba.trainers.recipe import Recipe
 
 _MARK = re.compile(r"<!-- registry: (\w+) -->")
 
@@ -28,6 +33,67 @@ def _trainers() -> Iterator[str]:
         for suffix, variant in network.variants.items():
             changed = ", ".join(f"`{name}={value!r}`" for name, value in variant.recipe.items())
             yield f"| `…{suffix}` | {variant.summary} | {changed or 'as above'} |"
+
+
+def _paper_trainers() -> Iterator[str]:
+    """A table: the trainers that follow papers."""
+    yield "| trainer | network | what it follows |"
+    yield "|---|---|---|"
+    for trainer in PAPER_TRAINERS:
+        network = NETWORKS[trainer.network_name]
+        title = inspect.getdoc(trainer).splitlines()[0]
+        yield f"| `{trainer.__name__}` | [{network.name}](networks/{network.page}.md) | {title} |"
+
+
+def _lengths() -> Iterator[str]:
+    """What follows a trainer's name, within a sentence."""
+    yield _within_a_sentence(LENGTHS)
+
+
+def _settings() -> Iterator[str]:
+    """The settings of all trainers, and what the trainers of other recipes have besides."""
+    common = [entry.name for entry in fields(Recipe)]
+    yield f"- of every trainer: {_within_a_sentence(common)}"
+    recipes: dict[type[Recipe], list[str]] = {}
+    for name, trainer in FULL_LENGTH.items():
+        recipes.setdefault(type(trainer.recipe), []).append(name)
+    for recipe, trainers in recipes.items():
+        if recipe is not Recipe:
+            added = [entry.name for entry in fields(recipe) if entry.name not in common]
+            unused = [name for name in common if name in recipe.UNUSED]
+            without = f", but not {_within_a_sentence(unused)}" if unused else ""
+            yield f"- of {_within_a_sentence(trainers)} also {_within_a_sentence(added)}{without}"
+
+
+def _within_a_sentence(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def _network_names() -> Iterator[str]:
+    """As ``nnunetv2_mamba plan --network`` takes them, within a sentence."""
+    yield ", ".join(NETWORKS)
+
+
+def _network_of_each_class() -> Iterator[str]:
+    """Those that are named as their class, within a sentence."""
+    yield ", ".join(name for name, network in NETWORKS.items() if network.network_class.__name__ == name)
+
+
+def _network_pages() -> Iterator[str]:
+    """A link to every page about networks, within a sentence."""
+    names: dict[str, list[str]] = {}
+    for network in NETWORKS.values():
+        names.setdefault(network.page, []).append(network.name)
+    yield "; ".join(f"[{', '.join(networks)}](networks/{page}.md)" for page, networks in names.items())
+
+
+def _max_pools() -> Iterator[str]:
+    """How often the networks halve an axis at most, within a sentence."""
+    names: dict[int, list[str]] = {}
+    for network in NETWORKS.values():
+        if network.max_pool is not None:
+            names.setdefault(network.max_pool, []).append(network.name)
+    yield "; ".join(f"{', '.join(names[times])} {times} times" for times in sorted(names))
 
 
 def _classes() -> Iterator[str]:
@@ -70,11 +136,18 @@ def _metrics() -> Iterator[str]:
 
 def _metric_names() -> Iterator[str]:
     """The names in tables, within a sentence."""
-    yield ", ".join(f"`{name}`" for name in METRICS)
+    yield _within_a_sentence(METRICS)
 
 
 LISTS: dict[str, Callable[[], Iterator[str]]] = {
     "trainers": _trainers,
+    "paper_trainers": _paper_trainers,
+    "lengths": _lengths,
+    "settings": _settings,
+    "network_names": _network_names,
+    "network_of_each_class": _network_of_each_class,
+    "network_pages": _network_pages,
+    "max_pools": _max_pools,
     "classes": _classes,
     "metrics": _metrics,
     "metric_names": _metric_names,

@@ -23,7 +23,7 @@ from nnunetv2_mamba.ops.backends import cpu_build, triton
 from nnunetv2_mamba.trainers.base import nnUNetTrainerMamba
 from nnunetv2_mamba.trainers.precision import Precision
 from nnunetv2_mamba.trainers.recipe import Recipe
-from nnunetv2_mamba.trainers.resume import settings_to_adopt
+from nnunetv2_mamba.trainers.resumable_trainer import settings_to_adopt
 from nnunetv2_mamba.trainers.settings import VARIABLE, read_settings, with_settings
 
 MESSAGES = [block for block in BLOCKS if block.page == "docs/troubleshooting.md" and block.language == "output"]

@@ -20,8 +20,7 @@ __all__ = ["MSDKMamba", "MedSegMamba", "SegMamba", "UMambaBot", "UMambaEnc"]
 
 
 def __getattr__(name: str) -> type:
-    """The class of any registered network: plans name it as an attribute of this package."""
-    for network in NETWORKS.values():
-        if network.network_class.__name__ == name:
-            return network.network_class
+    """Return the class of any registered network: plans name it as an attribute of this package."""
+    if name in NETWORKS and NETWORKS[name].network_class.__name__ == name:
+        return NETWORKS[name].network_class
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

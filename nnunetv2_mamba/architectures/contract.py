@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from dynamic_network_architectures.architectures.abstract_arch import AbstractDynamicNetworkArchitectures
 from torch import nn
 
@@ -18,7 +19,8 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
 
     The arguments below follow from the plan's stages and the data set, in dynamic-network-architectures' dialect. A
     network hands them on and takes its own options by name, all with a default or with a value from ``patch_options``.
-    Every network has the option ``mixer`` (see ``blocks.mixers``).
+    Every network has the option ``mixer`` (see ``blocks.mixers``). The class is registered under its own name
+    (``registry.register``): plans find it as ``nnunetv2_mamba.architectures.CLASS``, trainers and planners by that.
 
     Args:
         input_channels: of the images.
@@ -42,6 +44,7 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
             dynamic-network-architectures has it.
         key_to_lpe: the parameter of a learned position embedding, set after ``super().__init__``, which sets None.
         keys_to_bottleneck: modules between encoder and decoder, which pre-training trains too.
+        takes_one_voxel: whether it computes where one voxel is left at the lowest resolution, as no instance norm does.
         encoder, decoder: the halves; nnU-Net switches ``decoder.deep_supervision``.
     """
 
@@ -52,6 +55,8 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
     keys_to_in_proj: Sequence[str]
     key_to_lpe: str | None
     keys_to_bottleneck: Sequence[str] = ()
+    takes_one_voxel: ClassVar[bool] = False
+    encoder: nn.Module
     decoder: Decoder
 
     def __init__(
@@ -76,26 +81,56 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
 
     @classmethod
     def option_names(cls) -> list[str]:
-        """Its own arguments, which the planned ones and those of ``PATCH_ARGUMENTS`` are not."""
+        """Return the names of its own arguments, without the planned ones and those of ``PATCH_ARGUMENTS``."""
         parameters = inspect.signature(cls.__init__).parameters.values()
         names = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
         return [name for name in names if name not in cls.PATCH_ARGUMENTS]
 
     def make_decoder(
-        self, upsamplings: list[nn.Module], stages: list[nn.Module], widths: Sequence[int], skip_first: bool = False
+        self,
+        make_level: Callable[[int], tuple[nn.Module, nn.Module]],
+        widths: Sequence[int] | None = None,
+        skip_first: bool = False,
     ) -> Decoder:
-        """A decoder with this network's heads; for the arguments see ``Decoder``."""
+        """Return a decoder with this network's heads.
+
+        Args:
+            make_level: called for every level but the bottleneck's, lowest resolution first (0 is full resolution);
+                gives the upsampling to it, and the stage that merges the result with the skip connection.
+            widths: output channels of these stages; default the plan's.
+            skip_first: see ``Decoder``.
+        """
+        upsamplings, stages = zip(*map(make_level, reversed(range(self.topology.n_stages - 1))), strict=True)
+        widths = widths or self.topology.features[-2::-1]
         heads = self.num_classes, self.conv_op, self.built_with_deep_supervision
         return Decoder(upsamplings, stages, widths, *heads, skip_first)
 
+    def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        """Return logits ``(batch, num_classes, *grid)``; with deep supervision a list, highest resolution first.
+
+        Args:
+            x: ``(batch, input_channels, *grid)``, every axis a multiple of its total stride.
+
+        Raises:
+            ValueError: for an input that does not fit.
+        """
+        self.topology.check_input(x, self.input_channels)
+        if not self.takes_one_voxel:
+            self.topology.check_normalisable(x)
+        return self.decoder(self.features(x))
+
+    def features(self, x: torch.Tensor) -> list[torch.Tensor | None]:
+        """Return what the decoder gets: features of every level, highest resolution first; None where no skip is."""
+        return self.encoder(x)
+
     @staticmethod
     def default_features(n_stages: int) -> list[int]:
-        """The paper's widths, for any number of stages."""
-        raise NotImplementedError
+        """Return the paper's widths for any number of stages; here nnU-Net's for volumes, from 32 doubling to 320."""
+        return [min(32 * 2**i, 320) for i in range(n_stages)]
 
     @classmethod
     def patch_options(cls, patch_size: Sequence[int], arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """``PATCH_ARGUMENTS``.
+        """Return the values of ``PATCH_ARGUMENTS``, as far as the network with these arguments takes them.
 
         Args:
             patch_size: of the plan.

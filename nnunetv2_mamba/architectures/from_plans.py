@@ -12,7 +12,7 @@ TOPOLOGY_KEYS = ("n_stages", "conv_op", "kernel_sizes", "strides")
 
 
 def stage_arguments(network_class: type[PlannedNetwork], planned: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a network for the stages of a plan that was made for another one.
+    """Return the arguments of a network for the stages of a plan that was made for another one.
 
     Args:
         planned: ``arch_kwargs`` of the plan, with at least ``TOPOLOGY_KEYS``.
@@ -32,7 +32,7 @@ def with_options(
     options: Mapping[str, Any],
     patch_size: Sequence[int],
 ) -> dict[str, Any]:
-    """``arguments`` with ``options``, and what follows from the patch size where neither says it."""
+    """Return ``arguments`` with ``options``, and what follows from the patch size where neither says it."""
     chosen = {**arguments, **options}
     return {**network_class.patch_options(patch_size, chosen), **chosen}
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from nnunetv2_mamba.text import first_few
@@ -40,7 +39,7 @@ def load_pretrained_encoder(network: PlannedNetwork, checkpoint: Mapping[str, An
     misfits = []
     state = network.state_dict()
     for name, source in wanted.items():
-        if source not in weights or _is_position_embedding_of_another_size(network, name, weights[source], state[name]):
+        if source not in weights or (name == network.key_to_lpe and weights[source].shape != state[name].shape):
             continue
         fitted = _fitted(weights[source], state[name], network.input_channels)
         if fitted is None:
@@ -57,14 +56,12 @@ def load_pretrained_encoder(network: PlannedNetwork, checkpoint: Mapping[str, An
             f"the checkpoint has no tensor of {type(network).__name__}'s encoder, whose names start with "
             f"{plan.get('key_to_encoder', network.key_to_encoder)!r}; it is of another network"
         )
-    with torch.no_grad():
-        for name, tensor in found.items():
-            state[name].copy_(tensor)
+    network.load_state_dict(found, strict=False)
     return [name for name in wanted if name not in found]
 
 
 def _sources(network: PlannedNetwork, plan: Mapping[str, Any]) -> dict[str, str]:
-    """The name in the checkpoint of every tensor of ``network`` before the decoder."""
+    """Return the name in the checkpoint of every tensor of ``network`` before the decoder."""
     modules = {key: key for key in network.keys_to_bottleneck}
     modules[network.key_to_encoder] = plan.get("key_to_encoder") or network.key_to_encoder
     modules[network.key_to_stem] = plan.get("key_to_stem") or network.key_to_stem
@@ -79,12 +76,8 @@ def _sources(network: PlannedNetwork, plan: Mapping[str, Any]) -> dict[str, str]
     return sources
 
 
-def _is_position_embedding_of_another_size(network: PlannedNetwork, name: str, source: Tensor, target: Tensor) -> bool:
-    return name == network.key_to_lpe and source.shape != target.shape
-
-
 def _fitted(source: Tensor, target: Tensor, channels: int) -> Tensor | None:
-    """``source`` in the shape of ``target``, which may be a convolution of ``channels`` images; None if it cannot."""
+    """Return ``source`` in the shape of ``target``, maybe a convolution of ``channels`` images; None if that fails."""
     if source.shape == target.shape:
         return source
     reads_images = target.ndim > 2 and target.shape[1] == channels and source.ndim == target.ndim

@@ -40,7 +40,7 @@ class RegisteredNetwork:
 
     Attributes:
         name: ``SegMamba`` for ``nnUNetTrainerSegMamba``, ``nnunetv2_mamba plan --network SegMamba``.
-        network_class: what is built.
+        network_class: what is built. It has an entry under its own name; others may follow, with other options.
         summary: what it is, in one line of the documentation's tables.
         page: its page in the documentation's ``networks/``, without the ending.
         options: of the constructor, where it is not the class with its defaults.
@@ -67,11 +67,15 @@ NETWORKS: dict[str, RegisteredNetwork] = {}
 
 
 def register(network: RegisteredNetwork) -> None:
-    """Add a network.
+    """Add a network. The first of a class has the name of the class, by which plans, trainers and planners find it.
 
     Raises:
-        ValueError: if its name is taken.
+        ValueError: if its name is taken, or if its class is not registered under the name of the class.
     """
     if network.name in NETWORKS:
         raise ValueError(f"two networks are named {network.name}")
+    class_name = network.network_class.__name__
+    named_as_the_class = network if network.name == class_name else NETWORKS.get(class_name)
+    if named_as_the_class is None or named_as_the_class.network_class is not network.network_class:
+        raise ValueError(f"{network.name} is of the class {class_name}; register that under its own name first")
     NETWORKS[network.name] = network

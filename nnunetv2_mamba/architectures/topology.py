@@ -13,7 +13,7 @@ from .blocks.dimensions import spatial_dims
 
 
 def total_stride(strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """Product of the strides of all stages, per axis."""
+    """Return the product of the strides of all stages, per axis."""
     return tuple(math.prod(axis) for axis in zip(*strides, strict=True))
 
 
@@ -70,7 +70,7 @@ class Topology:
             )
 
     def grids(self, size: Sequence[int]) -> list[tuple[int, ...]]:
-        """Sizes of the feature maps, stage by stage, for an input of ``size``.
+        """Return the sizes of the feature maps, stage by stage, for an input of ``size``.
 
         Raises:
             ValueError: if the size does not fit.
@@ -83,11 +83,9 @@ class Topology:
         return grids
 
 
-def _per_stage(name: str, value, n_stages: int, dims: int) -> tuple[tuple[int, ...], ...]:
+def _per_stage_and_axis(name: str, value: int | Sequence, n_stages: int, dims: int) -> tuple[tuple[int, ...], ...]:
     """Expand dynamic-network-architectures' shorthands (an int; an int per stage) to one tuple per stage."""
-    stages = [value] * n_stages if isinstance(value, int) else list(value)
-    if len(stages) != n_stages:
-        raise ValueError(f"{name} has {len(stages)} entries, n_stages is {n_stages}")
+    stages = per_stage(name, value, n_stages)
     expanded = tuple((stage,) * dims if isinstance(stage, int) else tuple(int(v) for v in stage) for stage in stages)
     for stage in expanded:
         if len(stage) != dims or min(stage) < 1:
@@ -95,21 +93,21 @@ def _per_stage(name: str, value, n_stages: int, dims: int) -> tuple[tuple[int, .
     return expanded
 
 
-def per_stage_counts(name: str, counts: int | Sequence[int], n_stages: int) -> list[int]:
-    """Numbers of layers or blocks, one per stage.
+def per_stage(name: str, value: int | Sequence, n_stages: int) -> list:
+    """Return an argument's entries, one per stage.
 
     Args:
         name: of the argument.
-        counts: one number for every stage, or one for each.
-        n_stages: how many stages have such layers.
+        value: one number for every stage, or an entry for each.
+        n_stages: how many stages there are.
 
     Raises:
         ValueError: naming the argument, if there are not ``n_stages`` of them.
     """
-    counts = [counts] * n_stages if isinstance(counts, int) else list(counts)
-    if len(counts) != n_stages:
-        raise ValueError(f"{name} has {len(counts)} entries, needs one for each of {n_stages} stages")
-    return counts
+    entries = [value] * n_stages if isinstance(value, int) else list(value)
+    if len(entries) != n_stages:
+        raise ValueError(f"{name} has {len(entries)} entries, needs one for each of {n_stages} stages")
+    return entries
 
 
 def make_topology(
@@ -129,13 +127,11 @@ def make_topology(
         raise ValueError("conv_op must be torch.nn.Conv2d or torch.nn.Conv3d, got torch.nn.Conv1d")
     if n_stages < 2:
         raise ValueError(f"n_stages must be at least 2, got {n_stages}")
-    features = [features_per_stage] * n_stages if isinstance(features_per_stage, int) else list(features_per_stage)
-    if len(features) != n_stages:
-        raise ValueError(f"features_per_stage has {len(features)} entries, n_stages is {n_stages}")
-    kernels = _per_stage("kernel_sizes", kernel_sizes, n_stages, dims)
+    features = per_stage("features_per_stage", features_per_stage, n_stages)
+    kernels = _per_stage_and_axis("kernel_sizes", kernel_sizes, n_stages, dims)
     if any(k % 2 == 0 for stage in kernels for k in stage):
         raise ValueError(f"kernel_sizes must be odd, got {kernels}")
-    topology = Topology(tuple(features), kernels, _per_stage("strides", strides, n_stages, dims))
+    topology = Topology(tuple(features), kernels, _per_stage_and_axis("strides", strides, n_stages, dims))
     if any(s != 1 for s in topology.strides[0]):
         raise ValueError(
             f"strides[0] must be 1 on every axis (logits have the input's size), got {topology.strides[0]}"

@@ -11,14 +11,9 @@ from functools import cache
 from .base import nnUNetTrainerMamba
 from .lengths import LENGTHS, of_length
 from .of_networks import TRAINERS
-from .papers import (
-    nnUNetTrainerMedSegMambaHippocampusPaper,
-    nnUNetTrainerMedSegMambaPaper,
-    nnUNetTrainerSegMambaPaper,
-)
+from .papers import PAPER_TRAINERS
 
-_PAPERS = (nnUNetTrainerSegMambaPaper, nnUNetTrainerMedSegMambaPaper, nnUNetTrainerMedSegMambaHippocampusPaper)
-FULL_LENGTH = {**TRAINERS, **{trainer.__name__: trainer for trainer in _PAPERS}}
+FULL_LENGTH = {**TRAINERS, **{trainer.__name__: trainer for trainer in PAPER_TRAINERS}}
 
 __all__ = [*FULL_LENGTH, *(name + suffix for name in FULL_LENGTH for suffix in LENGTHS)]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from torch import nn
-from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointImpl, checkpoint_wrapper
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
 
 def checkpoint_activations(network: nn.Module) -> None:
@@ -18,10 +18,6 @@ def checkpoint_activations(network: nn.Module) -> None:
         for name, child in part.named_children():
             if isinstance(child, nn.ModuleList):
                 for index, stage in enumerate(child):
-                    child[index] = _wrapped(stage)
+                    child[index] = checkpoint_wrapper(stage)
             elif isinstance(child, nn.Sequential):
-                setattr(part, name, _wrapped(child))
-
-
-def _wrapped(stage: nn.Module) -> nn.Module:
-    return checkpoint_wrapper(stage, checkpoint_impl=CheckpointImpl.NO_REENTRANT)
+                setattr(part, name, checkpoint_wrapper(child))

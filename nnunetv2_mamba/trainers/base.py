@@ -16,6 +16,7 @@ from nnunetv2_mamba.architectures.from_plans import network_from_plans
 from nnunetv2_mamba.memory.allocator import keep_freed_memory
 from nnunetv2_mamba.nnunet.class_or_trainer import class_or_trainer_method
 from nnunetv2_mamba.nnunet.preemptible_training import PreemptibleTraining
+from nnunetv2_mamba.text import first_few
 
 from .activation_checkpointing import checkpoint_activations
 from .label_check import check_labels
@@ -44,7 +45,7 @@ class nnUNetTrainerMamba(PreemptibleTraining, ResumableTrainer):
 
     @class_or_trainer_method
     def chosen_options(self) -> dict[str, Any]:
-        """Options of the network that this trainer is about, whatever the plan has."""
+        """Return the options of the network that this trainer is about, whatever the plan has."""
         return {**self.network_options, **self.recipe.network_options()}
 
     @class_or_trainer_method
@@ -56,7 +57,7 @@ class nnUNetTrainerMamba(PreemptibleTraining, ResumableTrainer):
         num_output_channels: int,
         enable_deep_supervision: bool = True,
     ) -> PlannedNetwork:
-        """The network for this plan, whichever planner made it. nnU-Net calls this for prediction too."""
+        """Build the network for this plan, whichever planner made it. nnU-Net calls this for prediction too."""
         return network_from_plans(
             self.network_class,
             configuration_manager,
@@ -73,15 +74,18 @@ class nnUNetTrainerMamba(PreemptibleTraining, ResumableTrainer):
             checkpoint_activations(self.bare_network())
 
     def _build_loss(self) -> nn.Module:
-        """nnU-Net's. With several GPUs the lowest head has a weight even where nnU-Net, compiling, gives it none:
-        uncompiled, which the network may become, DistributedDataParallel wants a gradient for everything."""
+        """Build nnU-Net's loss, with a weight for the lowest head on several GPUs.
+
+        Compiling, nnU-Net gives it none; uncompiled, which the network may become, DistributedDataParallel wants a
+        gradient for everything.
+        """
         loss = super()._build_loss()
         if self.is_ddp and isinstance(loss, DeepSupervisionWrapper) and loss.weight_factors[-1] == 0:
             loss.weight_factors = (*loss.weight_factors[:-1], _LOWEST_HEAD * loss.weight_factors[0])
         return loss
 
     def get_tr_and_val_datasets(self) -> tuple[nnUNetBaseDataset, nnUNetBaseDataset]:
-        """nnU-Net's, once every case is known to be there: it would find out at a random moment of the training.
+        """Return nnU-Net's data sets, once every case is known to be there; nnU-Net finds out in mid-training.
 
         Raises:
             FileNotFoundError: naming the cases of the split that are not preprocessed.
@@ -93,8 +97,8 @@ class nnUNetTrainerMamba(PreemptibleTraining, ResumableTrainer):
         if missing:
             dataset, plans = self.plans_manager.dataset_name, self.plans_manager.plans_name
             raise FileNotFoundError(
-                f"{self.preprocessed_dataset_folder} lacks {len(missing)} cases of the split: {', '.join(missing[:20])}"
-                f"{' ...' if len(missing) > 20 else ''}. Preprocess again (nnUNetv2_preprocess -d "
+                f"{self.preprocessed_dataset_folder} lacks {len(missing)} cases of the split: "
+                f"{first_few(missing, 20)}. Preprocess again (nnUNetv2_preprocess -d "
                 f"{convert_dataset_name_to_id(dataset)} -plans_name {plans} -c {self.configuration_name}), or take "
                 "them out of splits_final.json beside that folder"
             )
@@ -115,5 +119,5 @@ class nnUNetTrainerMamba(PreemptibleTraining, ResumableTrainer):
 
 
 def of_one_scale(loss: nn.Module) -> nn.Module:
-    """nnU-Net's loss, which has ``dc``, ``ce`` and their weights, out of what wraps it with deep supervision."""
+    """Return nnU-Net's loss, which has ``dc``, ``ce`` and their weights, out of what wraps it with deep supervision."""
     return loss.loss if isinstance(loss, DeepSupervisionWrapper) else loss

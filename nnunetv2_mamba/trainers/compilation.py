@@ -18,12 +18,12 @@ _COMPILERS = ("torch._inductor", "torch._dynamo.backends", "torch._dynamo.output
 
 
 def is_compiled(module: nn.Module) -> bool:
-    """Whether the module or a part of it runs through ``torch.compile``."""
+    """Say whether the module or a part of it runs through ``torch.compile``."""
     return any(isinstance(part, OptimizedModule) for part in module.modules())
 
 
 def is_compiler_error(error: BaseException) -> bool:
-    """Whether ``torch.compile`` failed, of its own, for want of a C compiler, or for what it met in the network.
+    """Say whether ``torch.compile`` failed, of its own, for want of a C compiler, or for what it met in the network.
 
     The last may be the network's own error, which comes again without it. Running out of memory is none of these, nor
     is an error on the GPU, after which nothing runs there any more.
@@ -34,7 +34,7 @@ def is_compiler_error(error: BaseException) -> bool:
 
 
 def uncompiled(module: nn.Module) -> nn.Module:
-    """``module`` with every compiled part replaced by the original, in place where it is inside.
+    """Return ``module`` with every compiled part replaced by the original, in place where it is inside.
 
     A failed backward pass leaves ``DistributedDataParallel`` waiting for gradients, so each is wrapped anew; every
     process must call this.

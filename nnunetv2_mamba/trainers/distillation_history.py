@@ -20,7 +20,7 @@ Record = dict[str, Any]
 def record(
     epoch: int, weight: float, scales: Sequence[int], students: Sequence[int], foreground: slice, summary: Summary
 ) -> Record:
-    """Plain numbers, which a checkpoint can hold.
+    """Return the record of an epoch in plain numbers, which a checkpoint can hold.
 
     Args:
         epoch: its index.
@@ -30,9 +30,8 @@ def record(
         foreground: the classes to average the Dice over.
         summary: what the epoch's statistics say.
     """
-    rows: dict[int, Record] = {}
-    for scale, segmentation in zip(scales, summary.segmentation.tolist(), strict=True):
-        rows[scale] = {"segmentation": segmentation}
+    losses = zip(scales, summary.segmentation.tolist(), strict=True)
+    rows: dict[int, Record] = {scale: {"segmentation": loss} for scale, loss in losses}
     dice = torch.nanmean(summary.dice[..., foreground], dim=-1)
     for index, scale in enumerate(students):
         rows[scale] |= {
@@ -45,7 +44,7 @@ def record(
 
 
 def lines(entry: Record) -> list[str]:
-    """One line per scale, for the training log."""
+    """Return one line per scale, for the training log."""
     names = {
         "segmentation": "segmentation loss",
         "distillation": "distillation loss",

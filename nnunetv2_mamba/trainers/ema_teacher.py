@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 
-def rising_ema(decay: float) -> Callable[[list[torch.Tensor], list[torch.Tensor], torch.Tensor | int], None]:
-    """An exponential moving average for ``AveragedModel``, of decay ``min(decay, (1 + n) / (10 + n))`` at update ``n``.
+def rising_ema(
+    decay: float, averaged: list[torch.Tensor], current: list[torch.Tensor], updates: torch.Tensor | int
+) -> None:
+    """Move the averaged weights towards the current ones, as ``multi_avg_fn`` of ``AveragedModel``.
 
-    It passes 0.99 at update 890 and 0.999 at 8990, so that the weights of the beginning are soon forgotten in a
-    training of any length (the schedule of TensorFlow's ``ExponentialMovingAverage``; Mean Teacher, Tarvainen & Valpola
-    2017, arXiv 1703.01780, uses 0.99 and then 0.999).
+    The decay is ``min(decay, (1 + n) / (10 + n))`` at update ``n``. It passes 0.99 at update 890 and 0.999 at
+    8990, so that the weights of the beginning are soon forgotten in a training of any length (the schedule of
+    TensorFlow's ``ExponentialMovingAverage``; Mean Teacher, Tarvainen & Valpola 2017, arXiv 1703.01780, uses 0.99 and
+    then 0.999).
     """
-
-    def average(averaged: list[torch.Tensor], current: list[torch.Tensor], updates: torch.Tensor | int) -> None:
-        n = int(updates)
-        torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
-
-    return average
+    n = int(updates)
+    torch._foreach_lerp_(averaged, current, 1 - min(decay, (1 + n) / (10 + n)))
 
 
 class EMATeacher:
@@ -34,14 +33,14 @@ class EMATeacher:
     """
 
     def __init__(self, student: nn.Module, decay: float, compiled: bool):
-        self._average = AveragedModel(student, multi_avg_fn=rising_ema(decay)).requires_grad_(False).eval()
+        self._average = AveragedModel(student, multi_avg_fn=partial(rising_ema, decay)).requires_grad_(False).eval()
         network = self._average.module
         network.decoder.deep_supervision = False
         self._run = torch.compile(network) if compiled else network
 
     @torch.no_grad()
     def __call__(self, data: torch.Tensor) -> torch.Tensor:
-        """Logits ``(batch, classes, *grid)``, under the autocast in use."""
+        """Return logits ``(batch, classes, *grid)``, under the autocast in use."""
         return self._run(data)
 
     def stop_compiling(self) -> None:

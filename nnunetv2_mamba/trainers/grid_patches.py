@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 
 def grid_starts(length: int, patch: int, positions: int) -> list[int]:
-    """Where patches start along one axis: evenly spaced from end to end.
+    """Return where patches start along one axis: evenly spaced from end to end.
 
     More than ``positions`` where it takes more to cover the axis; one, centred (it may start before 0), where the axis
     is no longer than the patch.
@@ -46,7 +46,7 @@ class ScanPatches(Dataset):
         return len(self.cases.identifiers)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """``data`` (patches, channels, *patch_size), ``target`` (patches, 1 or regions, *patch_size), ``keys``."""
+        """Return ``data`` (patches, channels, *patch), ``target`` (patches, 1 or regions, *patch) and ``keys``."""
         name = self.cases.identifiers[index]
         image, segmentation, previous_stage, _ = self.cases.load_case(name)
         patches = []
@@ -77,7 +77,7 @@ class ScanPatches(Dataset):
 
 
 def endless_scans(scans: ScanPatches, workers: int, pin_memory: bool) -> Iterator[dict[str, Any]]:
-    """The scans over and over, in a new order each time, loaded by ``workers`` background processes."""
+    """Yield the scans over and over, in a new order each time, loaded by ``workers`` background processes."""
     loader = DataLoader(
         scans, batch_size=None, shuffle=True, num_workers=workers, pin_memory=pin_memory, persistent_workers=workers > 0
     )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, TypeVar
 
@@ -26,28 +25,28 @@ class GuardedTrainer(StepTrainer):
     change; a network that ``torch.compile`` cannot compile is trained without it.
 
     Attributes:
-        planner: the network's name for ``nnunetv2_mamba plan --network``; None for one that has no planner.
+        network_name: of the registry, for ``nnunetv2_mamba plan --network``; None where the network is not in it.
         non_finite: counts the steps with NaN or Inf.
     """
 
-    planner: ClassVar[str | None] = None
+    network_name: ClassVar[str | None] = None
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.non_finite = NonFiniteCounter()
 
     def train_step(self, batch: dict) -> dict:
-        """As the base class's.
+        """Do the base class's step.
 
         Raises:
             NonFiniteError: after too many steps in a row with NaN or Inf.
             OutOfMemoryError: naming the plan, its estimate and the next smaller setting.
         """
-        with self._out_of_memory_explained(batch):
+        with out_of_memory_explained(lambda: self.explain_memory(batch)):
             return self._compiled_if_possible(partial(super().train_step, batch))
 
     def validation_step(self, batch: dict) -> dict:
-        with self._out_of_memory_explained(batch):
+        with out_of_memory_explained(lambda: self.explain_memory(batch)):
             return self._compiled_if_possible(partial(super().validation_step, batch))
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
@@ -84,22 +83,23 @@ class GuardedTrainer(StepTrainer):
 
     def _first_non_finite(self, batch: dict, progress: float) -> str:
         network, bare = self.network, self.bare_network()
-
-        def parts() -> Iterator[tuple[torch.Tensor, Callable[[], torch.Tensor]]]:
-            for part, share in self.micro_batches(batch):
-                data, target = self.on_device(part)
-                yield data, partial(self.scaled_loss_of, data, target, share, progress)
-
+        parameters = [*bare.named_parameters(), *self.loss.named_parameters(prefix="loss")]
         self.network = bare  # DDP and a compiled network run no hooks of their modules
         try:
-            return first_non_finite(bare, parts(), self.loss.named_parameters(prefix="loss"))
+            for number, (part, share) in enumerate(self.micro_batches(batch), start=1):
+                data, target = self.on_device(part)
+                compute_loss = partial(self.scaled_loss_of, data, target, share, progress)
+                found = first_non_finite(bare, data, compute_loss, parameters)
+                if found is not None:
+                    return found if number == 1 else f"{found} (in part {number} of the batch)"
         finally:
             self.network = network
+        return "nowhere when the step was repeated (dropout and drop path draw anew)"
 
     # torch.compile
 
     def _compiled_if_possible(self, step: Callable[[], _Result]) -> _Result:
-        """What ``step`` returns; if ``torch.compile`` fails in it, from then on without.
+        """Return what ``step`` returns; if ``torch.compile`` fails in it, from then on without.
 
         Compiling happens in the first step, and again for other shapes and for predictions. What the failed step left,
         gradients, the next one starts from anew.
@@ -120,9 +120,6 @@ class GuardedTrainer(StepTrainer):
 
     # memory
 
-    def _out_of_memory_explained(self, batch: dict) -> AbstractContextManager:
-        return out_of_memory_explained(lambda: self.explain_memory(batch))
-
     def explain_memory(self, batch: dict) -> str:
-        """What a step with this batch needs, and the next smaller setting."""
+        """Say what a step with this batch needs, and the next smaller setting."""
         return explanation(self, next(part["data"].shape for part, _ in self.micro_batches(batch)))

@@ -8,15 +8,16 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pandas
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunetv2_mamba.files import read_json_object, write_json
 from nnunetv2_mamba.nnunet.preprocessed_files import label_map_file
+from nnunetv2_mamba.text import first_few
 
 _KEPT = "label_values"  # a folder beside that of the cases, where nnU-Net allows no other files
 _OUTSIDE = -1  # nnU-Net's preprocessing writes it where the image is zero
-_SHOWN = 5
 
 
 def check_labels(datasets: Iterable[nnUNetBaseDataset], labels: LabelManager) -> None:
@@ -40,14 +41,12 @@ def check_labels(datasets: Iterable[nnUNetBaseDataset], labels: LabelManager) ->
         found = _values(dataset)
         wrong = {case: sorted(values - allowed) for case, values in found.items() if values - allowed}
         if wrong:
-            some = list(wrong.items())[:_SHOWN]
-            shown = "; ".join(f"{case} has {', '.join(map(str, values))}" for case, values in some)
-            more = f"; and {len(wrong) - _SHOWN} more cases" if len(wrong) > _SHOWN else ""
+            told = (f"{case} has {', '.join(map(str, values))}" for case, values in wrong.items())
             raise ValueError(
                 f"label maps in {dataset.source_folder} have values that dataset.json does not list "
-                f"({', '.join(map(str, sorted(known)))}): {shown}{more}. Correct dataset.json or the label maps, "
-                "delete that folder and preprocess again; nnUNetv2_plan_and_preprocess --verify_dataset_integrity and "
-                "nnunetv2_mamba plan find such values before"
+                f"({', '.join(map(str, sorted(known)))}): {first_few(told, 5, '; ')}. Correct dataset.json or the "
+                "label maps, delete that folder and preprocess again; nnUNetv2_plan_and_preprocess "
+                "--verify_dataset_integrity and nnunetv2_mamba plan find such values before"
             )
 
 
@@ -57,18 +56,14 @@ def _values(dataset: nnUNetBaseDataset) -> dict[str, set[int]]:
     kept = _read_kept(file)
     # one without what a cascade's first stage predicts
     own = type(dataset)(dataset.source_folder, list(dataset.identifiers))
-    entries = {}
-    for case in own.identifiers:
-        stamp = _stamp(folder, case)
-        entry = kept.get(case)
-        if not _is_of(entry, stamp):
-            entry = {"file": stamp, "values": _read(own, case)}
-        entries[case] = entry
-    if any(kept.get(case) != entry for case, entry in entries.items()):
+    stamps = {case: _stamp(folder, case) for case in own.identifiers}
+    changed = [case for case, stamp in stamps.items() if not _is_of(kept.get(case), stamp)]
+    entries = {**kept, **{case: {"file": stamps[case], "values": _read(own, case)} for case in changed}}
+    if changed:
         with suppress(OSError):  # a folder that only its owner may write
             file.parent.mkdir(exist_ok=True)
-            write_json(file, {**kept, **entries}, indent=0)
-    return {case: set(entry["values"]) for case, entry in entries.items()}
+            write_json(file, entries, indent=0)
+    return {case: set(entries[case]["values"]) for case in stamps}
 
 
 def _read_kept(file: Path) -> dict:
@@ -79,7 +74,7 @@ def _read_kept(file: Path) -> dict:
 
 
 def _is_of(entry: object, stamp: list[int]) -> bool:
-    """Whether a kept entry is one, and of this file."""
+    """Say whether a kept entry is one, and of this file."""
     if not isinstance(entry, dict) or entry.get("file") != stamp:
         return False
     values = entry.get("values")
@@ -87,22 +82,16 @@ def _is_of(entry: object, stamp: list[int]) -> bool:
 
 
 def _stamp(folder: Path, case: str) -> list[int]:
-    """Size and time of the file with a case's label map."""
+    """Return size and time of the file with a case's label map."""
     information = label_map_file(folder, case).stat()
     return [information.st_size, information.st_mtime_ns]
 
 
 def _read(dataset: nnUNetBaseDataset, case: str) -> list[int]:
     try:
-        return _unique(dataset.load_case(case)[1])
+        voxels = np.asarray(dataset.load_case(case)[1][:])
     except Exception as error:  # what the format's library raises of a damaged file
         raise ValueError(
             f"{case} in {dataset.source_folder} cannot be read ({error}); delete its files and preprocess again"
         ) from error
-
-
-def _unique(segmentation: np.ndarray) -> list[int]:
-    """Values from the lowest to the highest; where all between them occur, without sorting the voxels."""
-    voxels = np.asarray(segmentation[:])
-    low, high = int(voxels.min()), int(voxels.max())
-    return [value for value in range(low, high + 1) if (voxels == value).any()]
+    return sorted(int(value) for value in pandas.unique(voxels.ravel()))  # which does not sort the voxels

@@ -12,7 +12,7 @@ LENGTHS = {f"_{epochs}epoch{'s' if epochs > 1 else ''}": epochs for epochs in (1
 
 
 def of_length(trainer: type[nnUNetTrainerMamba], suffix: str) -> type[nnUNetTrainerMamba]:
-    """A subclass of ``trainer`` that trains for fewer epochs and saves ten times on the way.
+    """Return a subclass of ``trainer`` that trains for fewer epochs and saves ten times on the way.
 
     Args:
         trainer: the class to vary.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 PATIENCE = 10  # steps in a row
 
@@ -38,25 +40,14 @@ def finite(tensor: torch.Tensor) -> bool:
     return bool(torch.isfinite(tensor.detach()).all())  # in a checkpointed block nothing may be saved for the backward
 
 
-def _tensors(output: object) -> Iterator[torch.Tensor]:
-    if isinstance(output, torch.Tensor):
-        yield output
-    elif isinstance(output, (list, tuple)):
-        for item in output:
-            yield from _tensors(item)
-
-
 @contextmanager
 def _watch_outputs(network: nn.Module, calls: list[tuple[str, bool]]) -> Iterator[None]:
     """While entered, append (name, output is finite) to ``calls`` for every module of ``network`` that finishes."""
 
-    def hook_for(name: str) -> Callable:
-        def hook(module: nn.Module, args: tuple, output: object) -> None:
-            calls.append((name, all(finite(tensor) for tensor in _tensors(output))))
+    def note(name: str, module: nn.Module, args: tuple, output: object) -> None:
+        calls.append((name, all(finite(leaf) for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor))))
 
-        return hook
-
-    hooks = [module.register_forward_hook(hook_for(name)) for name, module in network.named_modules() if name]
+    hooks = [module.register_forward_hook(partial(note, name)) for name, module in network.named_modules() if name]
     try:
         yield
     finally:
@@ -66,10 +57,11 @@ def _watch_outputs(network: nn.Module, calls: list[tuple[str, bool]]) -> Iterato
 
 def first_non_finite(
     network: nn.Module,
-    batches: Iterable[tuple[torch.Tensor, Callable[[], torch.Tensor]]],
-    other_parameters: Iterable[tuple[str, nn.Parameter]] = (),
-) -> str:
-    """Repeat a step that went wrong and say where NaN or Inf first appeared.
+    data: torch.Tensor,
+    compute_loss: Callable[[], torch.Tensor],
+    named_parameters: Iterable[tuple[str, nn.Parameter]],
+) -> str | None:
+    """Repeat a step that went wrong and say where NaN or Inf first appeared; None if it did not.
 
     Modules finish innermost first, so the first bad one is the smallest that produced it. In the backward pass, which
     runs from the output to the input, it is the module whose weights come last in the network among those with a bad
@@ -77,24 +69,10 @@ def first_non_finite(
 
     Args:
         network: not wrapped by DDP or ``torch.compile``.
-        batches: what goes through the network at once: the input, and a function, called once and with ``network`` as
-            it is, that returns the loss, scaled as in the step.
-        other_parameters: what is trained beside the network, such as the loss's own weights, with names.
+        data: the input.
+        compute_loss: called once, with ``network`` as it is; returns the loss, scaled as in the step.
+        named_parameters: all that is trained: the network's, and others such as the loss's own weights.
     """
-    parameters = [*network.named_parameters(), *other_parameters]
-    for number, (data, compute_loss) in enumerate(batches, start=1):
-        found = _first_non_finite_of(network, data, compute_loss, parameters)
-        if found is not None:
-            return found if number == 1 else f"{found} (in part {number} of the batch)"
-    return "nowhere when the step was repeated (dropout and drop path draw anew)"
-
-
-def _first_non_finite_of(
-    network: nn.Module,
-    data: torch.Tensor,
-    compute_loss: Callable[[], torch.Tensor],
-    named_parameters: Sequence[tuple[str, nn.Parameter]],
-) -> str | None:
     if not finite(data):
         return "the input batch (an image holds NaN or Inf; check the raw data and its preprocessing)"
     calls: list[tuple[str, bool]] = []

@@ -12,7 +12,6 @@ from .base import nnUNetTrainerMamba
 from .self_distillation import SelfDistillationTrainer
 
 PREFIX = "nnUNetTrainer"
-MODULE = __package__  # where nnU-Net and pickle find them, whichever file makes them
 
 # Networks that are not trained by nnU-Net's loss alone.
 BASES: dict[str, type[nnUNetTrainerMamba]] = {"MSDKMamba": SelfDistillationTrainer}
@@ -21,15 +20,18 @@ BASES: dict[str, type[nnUNetTrainerMamba]] = {"MSDKMamba": SelfDistillationTrain
 def subclass(
     base: type[nnUNetTrainerMamba], name: str, doc: str, members: Mapping[str, Any]
 ) -> type[nnUNetTrainerMamba]:
-    """A trainer class, as a class statement in ``nnunetv2_mamba.trainers`` would make it."""
-    return type(name, (base,), {"__module__": MODULE, "__doc__": doc, **members})
+    """Make a trainer class, as a class statement in ``nnunetv2_mamba.trainers`` would.
+
+    nnU-Net and pickle find it there, whichever file makes it.
+    """
+    return type(name, (base,), {"__module__": __package__, "__doc__": doc, **members})
 
 
 def trainers_of(network: RegisteredNetwork) -> list[type[nnUNetTrainerMamba]]:
-    """The network's trainer, and one for each of its variants."""
+    """Make the network's trainer, and one for each of its variants."""
     base = BASES.get(network.name, nnUNetTrainerMamba)
     members = {
-        "planner": network.name,
+        "network_name": network.name,
         "network_class": network.network_class,
         "network_options": dict(network.options),
         "recipe": replace(base.recipe, **network.recipe),

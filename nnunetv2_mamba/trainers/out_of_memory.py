@@ -42,12 +42,12 @@ def out_of_memory_explained(explain: Callable[[], str]) -> Iterator[None]:
 
 
 def ran_out_of_memory(error: BaseException) -> bool:
-    """Whether this is a device's or the system's way to say so."""
+    """Say whether this is a device's or the system's way to report it."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in str(error) for sign in _SIGNS)
 
 
 def explanation(trainer: GuardedTrainer, shape: Sequence[int]) -> str:
-    """What is trained, what it is estimated to need, and the next smaller setting.
+    """Say what is trained, what it is estimated to need, and the next smaller setting.
 
     Args:
         shape: ``(batch, channels, *patch)`` of what goes through the network at once.
@@ -68,35 +68,35 @@ def explanation(trainer: GuardedTrainer, shape: Sequence[int]) -> str:
         f"{shape[1]} channels, {shape[0]} at once; the estimate of a step "
         f"{'without activation checkpointing ' if checkpointing else ''}is {size}, besides what "
         "the device's libraries and other processes take; "
-        + advice(estimate, convert_dataset_name_to_id(plans.dataset_name), trainer.planner, checkpointing)
+        + advice(estimate, convert_dataset_name_to_id(plans.dataset_name), trainer.network_name, checkpointing)
     )
 
 
 def estimated_bytes(
     build: Callable[[], nn.Module], shape: Sequence[int], optimizer: str, autocast: torch.dtype | None
 ) -> int | None:
-    """``training_memory``'s total; None where there is too little memory left to trace it."""
+    """Return ``training_memory``'s total; None where there is too little memory left to trace it."""
     try:
         return training_memory(build, shape, optimizer, autocast).total
     except (RuntimeError, MemoryError):
         return None
 
 
-def advice(estimate: int | None, dataset_id: int, planner: str | None, checkpointing: bool) -> str:
-    """The next smaller settings than those of a step that needs ``estimate`` bytes.
+def advice(estimate: int | None, dataset_id: int, network_name: str | None, checkpointing: bool) -> str:
+    """Name the next smaller settings than those of a step that needs ``estimate`` bytes.
 
     Args:
         estimate: None if unknown.
-        dataset_id, planner: for ``nnunetv2_mamba plan``; no planner for a network that it does not know.
+        dataset_id, network_name: for ``nnunetv2_mamba plan``; no name for a network that it does not know.
         checkpointing: activation checkpointing is on already.
     """
     remedies = [] if checkpointing else [f"activation_checkpointing=true in {VARIABLE}"]
     smaller = next((gpu for gpu in _GPUS if estimate is not None and usable_bytes(gpu) < estimate), None)
-    if planner is not None and (estimate is None or smaller is not None):
+    if network_name is not None and (estimate is None or smaller is not None):
         size = smaller or "GIB"
         remedies.append(
-            f"plans for less memory (nnunetv2_mamba plan -d {dataset_id} --network {planner} --gpu-memory {size}, then "
-            f"train with -p nnUNet{planner}{size}GPlans)"
+            f"plans for less memory (nnunetv2_mamba plan -d {dataset_id} --network {network_name} --gpu-memory {size}, "
+            f"then train with -p nnUNet{network_name}{size}GPlans)"
         )
     else:
         remedies.append("a smaller batch_size or patch_size in the plan")

@@ -18,7 +18,7 @@ from nnunetv2_mamba.losses import median_frequency_weights
 from .base import of_one_scale
 from .grid_patches import ScanPatches, endless_scans
 from .of_networks import TRAINERS
-from .optimizers import fused_option, parameter_groups
+from .optimizers import fused_option
 from .recipe import Recipe, number
 
 
@@ -102,12 +102,11 @@ class nnUNetTrainerMedSegMambaPaper(TRAINERS["nnUNetTrainerMedSegMamba"]):
         super().initialize()
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        groups = parameter_groups(self.network, self.weight_decay, decay_vectors=False)
-        optimizer = torch.optim.AdamW(groups, self.initial_lr, fused=fused_option(self.device))
+        optimizer = torch.optim.AdamW(self.parameter_groups(), self.initial_lr, fused=fused_option(self.device))
         return optimizer, CosineAnnealingWarmRestarts(optimizer, self.recipe.first_restart, T_mult=2)
 
     def get_dataloaders(self) -> tuple[Iterator[dict], Iterator[dict]]:
-        """Endless iterators over the training and the validation scans, each item a scan's patches."""
+        """Return endless iterators over the training and the validation scans, each item a scan's patches."""
         transforms = self.get_validation_transforms(
             None,
             is_cascaded=self.is_cascaded,
@@ -167,3 +166,6 @@ class nnUNetTrainerMedSegMambaHippocampusPaper(nnUNetTrainerMedSegMambaPaper):
     """
 
     recipe = replace(nnUNetTrainerMedSegMambaPaper.recipe, num_epochs=63, patches_per_axis=1)
+
+
+PAPER_TRAINERS = (nnUNetTrainerSegMambaPaper, nnUNetTrainerMedSegMambaPaper, nnUNetTrainerMedSegMambaHippocampusPaper)

@@ -47,12 +47,12 @@ class Precision:
             raise ValueError(f"{AMP_VARIABLE}=bf16, which this GPU does not compute in; use fp16 or none")
 
     def autocast(self) -> AbstractContextManager:
-        """The context for a forward pass with its loss."""
+        """Return the context for a forward pass with its loss."""
         return nullcontext() if self.dtype is None else torch.autocast(self.device_type, self.dtype)
 
     @contextmanager
     def as_default(self) -> Iterator[None]:
-        """The context for nnU-Net's own steps, whose autocast names no type: on CUDA its default is this one."""
+        """Be the context for nnU-Net's own steps, whose autocast names no type: on CUDA its default is this one."""
         if self.device_type != "cuda":
             yield
             return
@@ -64,7 +64,7 @@ class Precision:
             torch.set_autocast_dtype(self.device_type, before)
 
     def grad_scaler(self) -> torch.amp.GradScaler | None:
-        """A fresh loss scaler, where the type needs one."""
+        """Return a fresh loss scaler, where the type needs one."""
         return torch.amp.GradScaler(self.device_type) if self.dtype is torch.float16 else None
 
     def check_convolutions(self, network: nn.Module) -> None:

@@ -12,7 +12,7 @@ _MOST = 1_000_000  # of what is counted, epochs or iterations: more are a slip o
 
 
 def number(default: float, low: float | None = None, high: float = math.inf, above: float | None = None) -> Any:
-    """A dataclass field whose value must lie in ``[low, high]``, or be more than ``above``."""
+    """Return a dataclass field whose value must lie in ``[low, high]``, or be more than ``above``."""
     return field(default=default, metadata={"low": low, "high": high, "above": above})
 
 
@@ -69,12 +69,12 @@ class Recipe:
                 raise ValueError(f"{entry.name} must be {problem}, got {value!r}")
 
     def network_options(self) -> dict[str, Any]:
-        """Options of the network that follow from the settings."""
+        """Return the options of the network that follow from the settings."""
         return {}
 
 
 def _problem(value: Any, expected: Any, limits: Mapping[str, float]) -> str | None:
-    """What ``value`` would have to be, or None if it is."""
+    """Say what ``value`` would have to be, or None if it is."""
     if get_origin(expected) is Literal:
         choices = get_args(expected)
         return None if value in choices else "one of " + ", ".join(map(repr, choices))

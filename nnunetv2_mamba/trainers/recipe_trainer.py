@@ -47,7 +47,7 @@ class RecipeTrainer(nnUNetTrainer):
 
     @classmethod
     def user_settings(cls) -> Mapping[str, Any]:
-        """What the user sets in the recipe: by ``NNUNETV2_MAMBA_SETTINGS``, unless a subclass is told otherwise."""
+        """Return what the user sets: by ``NNUNETV2_MAMBA_SETTINGS``, unless a subclass is told otherwise."""
         return read_settings()
 
     def apply_recipe(self, recipe: Recipe, names: Iterable[str]) -> None:
@@ -58,7 +58,7 @@ class RecipeTrainer(nnUNetTrainer):
                 setattr(self, name, getattr(recipe, name))
 
     def take_attributes_over(self) -> None:
-        """Into the recipe: a subclass may have set some in its constructor, as nnU-Net's own variants do."""
+        """Put them into the recipe: a subclass may have set some in its constructor, as nnU-Net's own variants do."""
         self.recipe = replace(self.recipe, **{name: getattr(self, name) for name in _NNUNET_ATTRIBUTES})
 
     def initialize(self) -> None:
@@ -67,7 +67,7 @@ class RecipeTrainer(nnUNetTrainer):
         super().initialize()
 
     def configure_optimizers(self) -> tuple[torch.optim.Optimizer, Any]:
-        """The recipe's optimiser, and nnU-Net's polynomial decay after the recipe's warm-up."""
+        """Return the recipe's optimiser, and nnU-Net's polynomial decay after the recipe's warm-up."""
         groups = self.parameter_groups()
         fused = fused_option(self.device)
         optimizer: torch.optim.Optimizer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
@@ -14,9 +14,9 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2_mamba.nnunet.checkpoint import checkpoint_content, load_own_checkpoint, restore
 
 from .compilation import is_compiled
-from .environment import Environment, environment
+from .computing_environment import ComputingEnvironment, computing_environment
 from .guarded_trainer import GuardedTrainer
-from .resume import differences, settings_to_adopt
+from .recipe import Recipe
 from .settings import VARIABLE, with_settings
 
 _SETTINGS_KEY = "nnunetv2_mamba_settings"
@@ -38,7 +38,7 @@ class ResumableTrainer(GuardedTrainer):
     @wraps(nnUNetTrainer.__init__)  # nnU-Net reads the names of the arguments
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self.environment: Environment = {}
+        self.environment: ComputingEnvironment = {}
         self.continued = False
 
     def initialize(self) -> None:
@@ -53,14 +53,15 @@ class ResumableTrainer(GuardedTrainer):
 
     def _describe_environment(self) -> None:
         network = self.bare_network()
-        self.environment = environment(self.device, self.precision.name, network, is_compiled(self.network))
+        compiled = is_compiled(self.network)
+        self.environment = computing_environment(self.device, self.precision.name, network, compiled)
 
     def stop_compiling(self, reason: str) -> None:
         super().stop_compiling(reason)
         self._describe_environment()
 
     def checkpoint_content(self) -> dict[str, Any]:
-        """What a checkpoint holds: nnU-Net's keys, the settings, and what it was computed with."""
+        """Return what a checkpoint holds: nnU-Net's keys, the settings, and what it was computed with."""
         return {
             **checkpoint_content(self, self.bare_network()),
             _SETTINGS_KEY: asdict(self.recipe),
@@ -107,7 +108,42 @@ class ResumableTrainer(GuardedTrainer):
         self.apply_recipe(with_settings(self.recipe, adopted), adopted)
 
 
+def settings_to_adopt(
+    recipe: Recipe, saved: Mapping[str, Any], explicit: Collection[str], fixed: Sequence[str]
+) -> dict[str, Any]:
+    """Return the checkpoint's settings that replace those of ``recipe``: all that differ, but for the user's own.
+
+    Args:
+        saved: the settings of the checkpoint.
+        explicit: the names that the user sets.
+        fixed: the names that a checkpoint's tensors depend on.
+
+    Raises:
+        ValueError: if the user sets one of ``fixed`` to another value.
+    """
+    now = asdict(recipe)
+    differing = {name: value for name, value in saved.items() if name in now and value != now[name]}
+    for name in fixed:
+        if name in differing and name in explicit:
+            raise ValueError(
+                f"{VARIABLE} sets {name}={now[name]!r}, but the training to continue uses {differing[name]!r}; "
+                "leave it out, or start a new training without --c"
+            )
+    adopted = {name: value for name, value in differing.items() if name not in explicit}
+    with_settings(recipe, adopted)  # they fit together
+    return adopted
+
+
+def differences(saved: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, str]:
+    """Return both values in words for each entry of ``saved`` that is another one ``now``."""
+    return {
+        name: f"{value!r} in the checkpoint, {now[name]!r} now"
+        for name, value in saved.items()
+        if name in now and value != now[name]
+    }
+
+
 def _listed(values: Mapping[str, Any], explicit: Collection[str] = ()) -> str:
-    """For the training log, a line each; those that the user set say so."""
+    """Return a line each for the training log; those that the user set say so."""
     lines = (f"  {name} = {value!r}{'  (set by you)' if name in explicit else ''}" for name, value in values.items())
     return "\n" + "\n".join(lines)

@@ -154,7 +154,7 @@ class SelfDistillationTrainer(nnUNetTrainerMamba):
     def compute_loss(
         self, data: torch.Tensor, target: torch.Tensor | list[torch.Tensor], progress: float
     ) -> torch.Tensor:
-        """nnU-Net's loss and the distillation at this moment of the training."""
+        """Return nnU-Net's loss and the distillation at this moment of the training."""
         teacher_logits = None if self.ema is None else self.ema(data)
         return self.loss(self.network(data), target, teacher_logits, progress)
 
@@ -193,13 +193,13 @@ class SelfDistillationTrainer(nnUNetTrainerMamba):
     # checkpoints
 
     def checkpoint_content(self) -> dict[str, Any]:
-        """What a checkpoint holds: the base class's keys, and the state of the distillation."""
+        """Return what a checkpoint holds: the base class's keys, and the state of the distillation."""
         state = {"history": self.history}
         state |= {name: part.state_dict() for name, part in self._stateful().items()}
         return {**super().checkpoint_content(), _CHECKPOINT_KEY: state}
 
     def _stateful(self) -> dict[str, Any]:
-        """What has a state to keep, by its name in the checkpoint."""
+        """Return what has a state to keep, by its name in the checkpoint."""
         parts = {
             "brake": self.loss.brake if self.loss.students else None,
             "uncertainty": self._learned_weights(),
@@ -208,7 +208,7 @@ class SelfDistillationTrainer(nnUNetTrainerMamba):
         return {name: part for name, part in parts.items() if part is not None}
 
     def restore(self, content: Mapping[str, Any]) -> None:
-        """As the base class's; what the checkpoint has of teacher, brake, learned weights and history continues too."""
+        """Restore the base class's state, and what there is of teacher, brake, learned weights and history."""
         super().restore(content)
         state = content.get(_CHECKPOINT_KEY, {})
         # SIGTERM after the last step of an epoch leaves its entry, and the epoch is repeated

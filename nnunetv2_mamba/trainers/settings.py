@@ -29,7 +29,7 @@ _SHOWN = 200  # characters of a value in a message
 
 
 def read_settings() -> dict[str, Any]:
-    """What ``NNUNETV2_MAMBA_SETTINGS`` says; empty if it is not set.
+    """Return what ``NNUNETV2_MAMBA_SETTINGS`` says; empty if it is not set.
 
     Raises:
         OSError: if it names a file that is not there or cannot be read.
@@ -55,7 +55,7 @@ def read_settings() -> dict[str, Any]:
 
 
 def with_settings(recipe: AnyRecipe, settings: Mapping[str, Any]) -> AnyRecipe:
-    """``recipe`` with ``settings`` in it.
+    """Return ``recipe`` with ``settings`` in it.
 
     Raises:
         ValueError: for a key that the recipe has not or does not use (listing the others) or a value that does not fit.

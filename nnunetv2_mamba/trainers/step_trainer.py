@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch._dynamo import OptimizedModule
+from torch.utils._pytree import tree_map
 
 from .nonfinite import finite
 from .precision import Precision
@@ -29,7 +30,7 @@ class StepTrainer(RecipeTrainer):
         self.iteration = 0
 
     def bare_network(self) -> nn.Module:
-        """The network without what wraps it: DistributedDataParallel, ``torch.compile``."""
+        """Return the network without what wraps it: DistributedDataParallel, ``torch.compile``."""
         network = self.network.module if self.is_ddp else self.network
         return network._orig_mod if isinstance(network, OptimizedModule) else network
 
@@ -38,12 +39,15 @@ class StepTrainer(RecipeTrainer):
         self.iteration = 0
 
     def micro_batches(self, batch: dict) -> Iterator[tuple[dict, float]]:
-        """The parts of a batch that go through the network at once, each with its share of the loss."""
+        """Yield the parts of a batch that go through the network at once, each with its share of the loss."""
         yield batch, 1.0
 
     def train_step(self, batch: dict) -> dict:
-        """One optimiser step. As nnU-Net's, but the schedule, the clip and the parts of the batch are the recipe's, and
-        a step with NaN or Inf is skipped."""
+        """Do one optimiser step.
+
+        It is nnU-Net's, but the schedule, the clip and the parts of the batch are the recipe's, and a step with NaN or
+        Inf is skipped.
+        """
         epoch = self.current_epoch + self.iteration / self.num_iterations_per_epoch
         progress = epoch / self.num_epochs
         self.lr_scheduler.step(epoch)
@@ -62,10 +66,10 @@ class StepTrainer(RecipeTrainer):
         return {"loss": loss.cpu().numpy()}
 
     def after_step(self, batch: dict, loss: torch.Tensor, norm: torch.Tensor, progress: float) -> None:
-        """Called with the batch, its loss, the norm of the gradient and the share of the training that is done."""
+        """Is called with the batch, its loss, the norm of the gradient and the share of the training that is done."""
 
     def _trained_parameters(self) -> list[nn.Parameter]:
-        """The network's, and what else is trained: the loss may learn weights of its terms."""
+        """Return the network's, and what else is trained: the loss may learn weights of its terms."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def _forward_backward(self, batch: dict, share: float, progress: float) -> torch.Tensor:
@@ -80,25 +84,20 @@ class StepTrainer(RecipeTrainer):
             return share * self.compute_loss(data, target, progress)
 
     def scaled_loss_of(self, *arguments: Any) -> torch.Tensor:
-        """The loss that a step differentiates; arguments: data, target, share and progress."""
+        """Return the loss that a step differentiates; arguments: data, target, share and progress."""
         return self._scaled(self._loss_of(*arguments))
 
     def _scaled(self, loss: torch.Tensor) -> torch.Tensor:
         return loss if self.grad_scaler is None else self.grad_scaler.scale(loss)
 
     def on_device(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor | list[torch.Tensor]]:
-        """A batch's data and target on the trainer's device."""
-        target = batch["target"]
-        if isinstance(target, list):
-            target = [scale.to(self.device, non_blocking=True) for scale in target]
-        else:
-            target = target.to(self.device, non_blocking=True)
-        return batch["data"].to(self.device, non_blocking=True), target
+        """Return a batch's data and target on the trainer's device."""
+        return tree_map(lambda tensor: tensor.to(self.device, non_blocking=True), (batch["data"], batch["target"]))
 
     def compute_loss(
         self, data: torch.Tensor, target: torch.Tensor | list[torch.Tensor], progress: float
     ) -> torch.Tensor:
-        """The loss of (a part of) a training batch on the device, under the autocast in use.
+        """Return the loss of (a part of) a training batch on the device, under the autocast in use.
 
         Args:
             progress: share of the training that is done, in [0, 1].
@@ -114,5 +113,5 @@ class StepTrainer(RecipeTrainer):
             super().perform_actual_validation(save_probabilities)
 
     def set_deep_supervision_enabled(self, enabled: bool) -> None:
-        """As nnU-Net's, which also switches it on after validation where the training never had it."""
+        """Switch it as nnU-Net does, but not on after validation where the training never had it."""
         super().set_deep_supervision_enabled(enabled and self.enable_deep_supervision)

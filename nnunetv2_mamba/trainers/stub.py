@@ -19,7 +19,7 @@ FULL_LENGTH: dict[str, type[nnUNetTrainerMamba]]
 
 
 def stub() -> str:
-    """The text of the file."""
+    """Return the text of the file."""
     lines = [_HEAD]
     lines += [f"class {name}({getattr(trainers, name).__bases__[0].__name__}): ..." for name in trainers.__all__]
     return "\n".join([*lines, ""])

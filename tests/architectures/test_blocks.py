@@ -9,26 +9,7 @@ import torch
 from torch import nn
 
 from nnunetv2_mamba.architectures import SegMamba
-from nnunetv2_mamba.architectures.blocks.drop_path import DropPath
 from nnunetv2_mamba.architectures.segmamba.feature_uncertainty import FeatureLevelUncertaintyEstimation
-
-
-@pytest.mark.parametrize("rate", [0.3, 0.75])
-def test_drop_path_drops_whole_samples_and_keeps_the_expectation(rate):
-    x = torch.randn(2000, 3, 2, requires_grad=True)
-    y = DropPath(rate).train()(x)
-    kept = (y != 0).flatten(1).any(dim=1)
-    assert kept.double().mean().item() == pytest.approx(1 - rate, abs=0.05)
-    assert not y[~kept].any()
-    torch.testing.assert_close(y[kept], x[kept] / (1 - rate))
-    (gradient,) = torch.autograd.grad(y.sum(), x)
-    torch.testing.assert_close(gradient, (kept / (1 - rate))[:, None, None].expand_as(x))
-
-
-def test_drop_path_is_the_identity_in_evaluation_and_at_rate_0():
-    x = torch.randn(4, 3, 2)
-    assert torch.equal(DropPath(0.5).eval()(x), x)
-    assert torch.equal(DropPath(0.0).train()(x), x)
 
 
 def test_feature_level_uncertainty_estimation():

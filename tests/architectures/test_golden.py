@@ -10,11 +10,11 @@ from __future__ import annotations
 import pytest
 import torch
 from comparison import assert_close, difference
+from dynamic_network_architectures.building_blocks.regularization import DropPath
 from golden_files import GoldenFile
 from golden_networks import RELEASED, features, per_released_parameter
 from torch import nn
 
-from nnunetv2_mamba.architectures.blocks.drop_path import DropPath
 from nnunetv2_mamba.architectures.blocks.mixers import sequence_mixer
 from nnunetv2_mamba.architectures.blocks.scan_paths import PATHS, ScanPaths
 from nnunetv2_mamba.architectures.blocks.tokens import to_tokens, to_volume
@@ -60,7 +60,7 @@ def without_rates(network: nn.Module) -> None:
         if isinstance(module, nn.Dropout):
             module.p = 0.0
         elif isinstance(module, DropPath):
-            module.rate = 0.0
+            module.drop_prob = 0.0
 
 
 @pytest.mark.parametrize("name", WITH_GRADIENTS)
@@ -72,7 +72,7 @@ def test_training(name, monkeypatch):
     """
     released, golden = RELEASED[name], RELEASED[name].load()
     monkeypatch.setattr(nn.Dropout, "forward", lambda self, x: x * (1 - self.p))
-    monkeypatch.setattr(DropPath, "forward", lambda self, x: x * (1 - self.rate) ** 2)
+    monkeypatch.setattr(DropPath, "forward", lambda self, x: x * (1 - self.drop_prob) ** 2)
     network = released.build(golden).double().train()
     if name not in WITH_RATES:
         without_rates(network)

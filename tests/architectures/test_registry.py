@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import inspect
+import re
+import runpy
 from dataclasses import replace
 
 import pytest
+import torch
 from documentation import ROOT
+from registered_networks import small_arguments
 from torch import nn
 
 from nnunetv2_mamba import architectures
@@ -17,6 +21,9 @@ from nnunetv2_mamba.architectures.registry import CONTROLS, NETWORKS, register
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=lambda network: network.name)
 def test_an_entry_is_complete(network):
     assert issubclass(network.network_class, PlannedNetwork)
+    assert NETWORKS[network.network_class.__name__].network_class is network.network_class
+    assert network.summary and network.training
+    assert all(variant.summary for variant in network.variants.values())
     assert getattr(architectures, network.network_class.__name__) is network.network_class
     assert (ROOT / "docs" / "networks" / f"{network.page}.md").is_file()
     options = {*network.options, *network.small, *(key for one in network.variants.values() for key in one.options)}
@@ -26,6 +33,20 @@ def test_an_entry_is_complete(network):
     assert {suffix: network.variants[suffix].options for suffix in CONTROLS} == {
         suffix: control.options for suffix, control in CONTROLS.items()
     }
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=lambda network: network.name)
+def test_it_is_named_in_the_readme_and_in_the_documentation(network):
+    """The README is written by hand, the pages are filled by the hook of mkdocs.yml."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"`nnUNetTrainer{network.name}`" in readme and f"(docs/networks/{network.page}.md)" in readme
+    filled = runpy.run_path(str(ROOT / "mkdocs_registry.py"))["on_page_markdown"]
+    for page, pattern in (
+        ("index", rf"\(networks/{network.page}\.md\)"),
+        ("planning", rf"\nNetworks: .*\b{network.name}\b"),
+        ("trainers", rf"`nnUNetTrainer{network.name}`"),
+    ):
+        assert re.search(pattern, filled((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")))
 
 
 def test_every_folder_of_a_network_is_found():
@@ -39,6 +60,17 @@ def test_names_are_taken_once():
     with pytest.raises(ValueError, match="two networks are named MedSegMamba"):
         register(replace(NETWORKS["SegMamba"], name="MedSegMamba"))
     assert NETWORKS["MedSegMamba"].network_class is architectures.MedSegMamba
+
+
+def test_a_class_is_registered_under_its_own_name_first():
+    """nnU-Net finds it by the path that a plan names, and our trainers by their name."""
+    toy = type("Toy", (architectures.SegMamba,), {})
+    with pytest.raises(ValueError, match="ToyNet is of the class Toy; register that under its own name first"):
+        register(replace(NETWORKS["SegMamba"], name="ToyNet", network_class=toy))
+    namesake = type("SegMamba", (architectures.SegMamba,), {})
+    with pytest.raises(ValueError, match="Toy is of the class SegMamba; register that"):
+        register(replace(NETWORKS["SegMamba"], name="Toy", network_class=namesake))
+    assert not {"ToyNet", "Toy"} & set(NETWORKS)
 
 
 def test_a_class_that_a_new_network_brings_is_found(monkeypatch):
@@ -55,6 +87,46 @@ def test_an_argument_that_a_network_has_not(network):
     name = network.network_class.__name__
     with pytest.raises(TypeError, match=f"{name} has no argument foo; its options are .*mixer"):
         network.network_class(**arguments, **required, num_classes=2, foo=1)
+
+
+STAGES = dict(
+    input_channels=2, num_classes=3, n_stages=3, features_per_stage=[8, 16, 16], conv_op=nn.Conv3d,
+    kernel_sizes=[[1, 3, 3], [1, 3, 3], [3, 3, 3]], strides=[[1, 1, 1], [1, 2, 2], [2, 2, 2]],
+)  # fmt: skip
+
+
+def small(name: str, patch_size: tuple[int, ...]) -> nn.Module:
+    return NETWORKS[name].network_class(**small_arguments(name, STAGES, patch_size))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_small_options_make_a_small_network(name):
+    """The tests of the installation and of the code train it within seconds."""
+    assert sum(parameter.numel() for parameter in small(name, (6, 16, 20)).parameters()) < 500_000
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_input_that_does_not_fit_is_named(name):
+    network = small(name, (6, 16, 20))
+    for shape, message in (
+        ((2, 6, 18, 20), "axis 1 .* size 18.* multiple of 4"),
+        ((2, 7, 16, 20), "axis 0 .* size 7.* multiple of 2"),
+        ((3, 6, 16, 20), "3 channels.* built for 2"),
+        ((2, 16, 20), "5 axes"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            network(torch.empty(1, *shape))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_one_voxel_at_the_lowest_resolution_is_computed_with_or_refused(name):
+    network = small(name, (2, 4, 4))
+    x = torch.randn(1, 2, 2, 4, 4)
+    if network.takes_one_voxel:
+        assert network(x).isfinite().all()
+    else:
+        with pytest.raises(ValueError, match="leaves one voxel at the bottleneck, which instance norm cannot"):
+            network(x)
 
 
 def test_teachers_of_msd_kmamba():

@@ -13,15 +13,14 @@ from torch.nn import functional
 from nnunetv2_mamba.architectures import MedSegMamba, MSDKMamba, SegMamba, UMambaBot, UMambaEnc
 from nnunetv2_mamba.architectures.blocks.depthwise_conv import DepthwiseConv, kernel_size_for
 from nnunetv2_mamba.architectures.blocks.directional_ssm import DirectionalSSM
-from nnunetv2_mamba.architectures.blocks.drop_path import DropPath
 from nnunetv2_mamba.architectures.blocks.mixers.mamba import DirectionalMamba
 from nnunetv2_mamba.architectures.blocks.mixers.registry import MIXERS, sequence_mixer
+from nnunetv2_mamba.architectures.blocks.plain_conv import PlainConvBlock
 from nnunetv2_mamba.architectures.blocks.scan_paths import PATHS
 from nnunetv2_mamba.architectures.medsegmamba.attention import PositionEmbedding, SelfAttention
 from nnunetv2_mamba.architectures.medsegmamba.ss3d import SS3D
 from nnunetv2_mamba.architectures.medsegmamba.vss3d import VSS3DBlock
 from nnunetv2_mamba.architectures.msd_kmamba.kan.basis import BasisConv, rbf_basis
-from nnunetv2_mamba.architectures.msd_kmamba.plain_conv import PlainConvBlock
 from nnunetv2_mamba.architectures.segmamba.feature_uncertainty import FeatureLevelUncertaintyEstimation
 from nnunetv2_mamba.architectures.segmamba.gated_spatial_conv import GatedSpatialConv
 from nnunetv2_mamba.architectures.segmamba.tri_oriented_mamba import TriOrientedMambaLayer
@@ -74,7 +73,7 @@ def test_the_bottleneck_is_the_papers(bottleneck, mixer, blocks, hidden):
     network = medsegmamba(bottleneck)
     assert [type(block.mixer) for block in network.bottleneck.blocks] == [mixer] * blocks
     for block in network.bottleneck.blocks:
-        assert block.norm2.normalized_shape == (1024,) and block.drop_path.rate == 0.3
+        assert block.norm2.normalized_shape == (1024,) and block.drop_path.drop_prob == 0.3
         assert [(layer.in_features, layer.out_features) for layer in (block.mlp[0], block.mlp[3])] == [
             (1024, hidden), (hidden, 1024),
         ]  # fmt: skip
@@ -246,13 +245,13 @@ def test_a_transformer_block():
     alone = VSS3DBlock(8, None, 12, 0.0, 0.0)
     torch.testing.assert_close(alone(x, GRID), x + alone.mlp(functional.layer_norm(x, (8,))))
     rates = VSS3DBlock(8, None, 12, 0.25, 0.5)
-    assert rates.drop_path.rate == 0.5 and rates.mlp[2].p == rates.mlp[4].p == 0.25
+    assert rates.drop_path.drop_prob == 0.5 and rates.mlp[2].p == rates.mlp[4].p == 0.25
 
 
 @pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5])
 def test_drop_path_rates(rate):
-    with pytest.raises(ValueError, match=r"must be in \[0, 1\), got"):
-        DropPath(rate)
+    with pytest.raises(ValueError, match=rf"drop_path must be in \[0, 1\), got {rate}"):
+        medsegmamba("ss3d", drop_path=rate)
 
 
 def test_parameters_per_channel_of_the_state_space_model():

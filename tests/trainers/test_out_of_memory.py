@@ -86,7 +86,7 @@ def test_the_planner_of_the_advice_is_that_of_the_trainer(name):
     """SegMambaBot has MedSegMamba's class, and another bottleneck, which its own planner traces."""
     trainer = getattr(trainers, name)
     planned = {planner.trainer: key for key, planner in PLANNERS.items()}
-    assert trainer.planner == next(planned[parent] for parent in trainer.__mro__ if parent in planned)
+    assert trainer.network_name == next(planned[parent] for parent in trainer.__mro__ if parent in planned)
 
 
 @pytest.mark.parametrize("name", ["nnUNetTrainerSegMambaBotConv", "nnUNetTrainerTABSurfer_5epochs"])

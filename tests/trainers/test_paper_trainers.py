@@ -151,7 +151,7 @@ def test_dropout_and_drop_path_of_the_paper(make_trainer, tiny_dataset):
     with torch.device("meta"):
         network = trainer.build_network_architecture(*arguments)
     assert {module.p for module in network.modules() if isinstance(module, nn.Dropout)} == {0.1}
-    assert {m.rate for m in network.modules() if type(m).__name__ == "DropPath"} == {0.3}
+    assert {m.drop_prob for m in network.modules() if type(m).__name__ == "DropPath"} == {0.3}
 
 
 def test_segmamba_paper_is_cross_entropy_alone(make_trainer):

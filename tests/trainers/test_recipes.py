@@ -17,7 +17,7 @@ from nnunetv2_mamba.trainers.nonfinite import NonFiniteCounter, NonFiniteError, 
 from nnunetv2_mamba.trainers.optimizers import WarmupPolyLR, fused_option
 from nnunetv2_mamba.trainers.papers import ScanGridRecipe
 from nnunetv2_mamba.trainers.recipe import Recipe
-from nnunetv2_mamba.trainers.resume import differences, settings_to_adopt
+from nnunetv2_mamba.trainers.resumable_trainer import differences, settings_to_adopt
 from nnunetv2_mamba.trainers.settings import with_settings
 
 
@@ -163,7 +163,7 @@ class Outer(nn.Module):
 
 def search(network, loss_of=torch.sum, others=()):
     data = torch.ones(1, 1)
-    return first_non_finite(network, [(data, lambda: loss_of(network(data)))], others)
+    return first_non_finite(network, data, lambda: loss_of(network(data)), [*network.named_parameters(), *others])
 
 
 def test_bad_numbers_inside_of_lists_are_found_in_the_innermost_module():
@@ -176,7 +176,7 @@ def test_bad_numbers_inside_of_lists_are_found_in_the_innermost_module():
 
 def test_a_bad_loss_and_a_bad_gradient():
     network = Outer()
-    assert search(network) == "nowhere when the step was repeated (dropout and drop path draw anew)"
+    assert search(network) is None
     assert search(network, lambda y: y.sum() * math.inf) == "the loss, from finite logits"
     network.first.weight.register_hook(lambda gradient: gradient * math.inf)
     assert search(network) == "the gradient of first.weight"

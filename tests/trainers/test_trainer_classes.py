@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 import pickle
+import runpy
+from dataclasses import fields
 
 import numpy as np
 import pytest
 import torch
+from documentation import ROOT
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from tiny_dataset import SHAPE, TinyDataset
@@ -15,6 +18,8 @@ from tiny_dataset import SHAPE, TinyDataset
 from nnunetv2_mamba import trainers
 from nnunetv2_mamba.architectures.registry import CONTROLS, NETWORKS
 from nnunetv2_mamba.trainers import stub
+from nnunetv2_mamba.trainers.lengths import LENGTHS
+from nnunetv2_mamba.trainers.papers import PAPER_TRAINERS
 
 FULL_LENGTH = list(trainers.FULL_LENGTH)
 
@@ -73,7 +78,7 @@ def test_every_network_has_a_trainer_and_one_for_each_variant():
     for name, network in NETWORKS.items():
         for suffix in ("", *network.variants):
             trainer = getattr(trainers, f"nnUNetTrainer{name}{suffix}")
-            assert trainer.network_class is network.network_class and trainer.planner == name
+            assert trainer.network_class is network.network_class and trainer.network_name == name
             changed = network.variants[suffix].options if suffix else {}
             assert trainer.network_options == {**network.options, **changed}
             recipe = {**network.recipe, **(network.variants[suffix].recipe if suffix else {})}
@@ -94,6 +99,15 @@ NAMES = {
 
 def test_names_stay():
     assert {f"nnUNetTrainer{network}{suffix}" for network in NAMES for suffix in NAMES[network]} <= set(FULL_LENGTH)
+
+
+def test_what_the_readme_and_the_documentation_list():
+    readme, page = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/trainers.md"))
+    names = {*LENGTHS, *(trainer.__name__ for trainer in PAPER_TRAINERS)}
+    assert all(f"`{name}`" in readme for name in names)
+    filled = runpy.run_path(str(ROOT / "mkdocs_registry.py"))["on_page_markdown"](page)
+    settings = {entry.name for trainer in trainers.FULL_LENGTH.values() for entry in fields(trainer.recipe)}
+    assert all(f"`{name}`" in filled for name in names | settings)
 
 
 def test_what_no_trainer_is_called():

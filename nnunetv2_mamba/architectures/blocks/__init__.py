@@ -1,1 +1,4 @@
-"""Building blocks that several networks share. Each file holds one; they know ``nnunetv2_mamba.ops`` and torch only."""
+"""Building blocks that several networks share. Each file holds one subject.
+
+They know ``nnunetv2_mamba.ops``, torch, and the building blocks of dynamic-network-architectures.
+"""

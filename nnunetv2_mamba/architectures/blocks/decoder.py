@@ -9,7 +9,7 @@ from torch import nn
 
 
 class Decoder(nn.Module):
-    """Upsample, concatenate the skip, merge; segmentation heads at one or all resolutions.
+    """Upsamples, concatenates the skip and merges, level by level, with segmentation heads at one or all resolutions.
 
     ``seg_layers[0]`` is the head at full resolution. The others exist only if the decoder is built with deep
     supervision, so that every parameter is trained; a decoder built without takes a checkpoint trained with, and leaves

@@ -13,7 +13,7 @@ from .tokens import to_tokens, to_volume
 
 
 class DepthwiseConv(nn.Module):
-    """Depthwise convolution of tokens ``(batch, length, channels)`` on their grid, size-preserving, with bias."""
+    """A depthwise convolution of tokens ``(batch, length, channels)`` on their grid, size-preserving, with bias."""
 
     def __init__(self, channels: int, conv_op: type[nn.Module], kernel_size: Sequence[int]):
         super().__init__()
@@ -24,7 +24,7 @@ class DepthwiseConv(nn.Module):
 
 
 def kernel_size_for(weights_per_channel: float, dims: int) -> tuple[int, ...]:
-    """Odd kernel size over ``dims`` axes, as cubic as possible, with about ``weights_per_channel`` weights.
+    """Return an odd kernel size over ``dims`` axes, as cubic as possible, with about ``weights_per_channel`` weights.
 
     Neighbouring axes differ by at most 2; a volume of 183 weights becomes (5, 5, 7) = 175.
     """

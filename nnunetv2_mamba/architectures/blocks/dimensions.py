@@ -1,4 +1,4 @@
-"""One network class for 2D and 3D: find the layer that matches a convolution class."""
+"""One network class for 2D and 3D: what the class of a convolution and its kernel say."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 
 def spatial_dims(conv_op: type[nn.Module]) -> int:
-    """Number of spatial axes of ``conv_op`` (``nn.Conv2d``: 2, ``nn.Conv3d``: 3; ``nn.Conv1d``, for blocks only: 1).
+    """Return the number of spatial axes: 2 for ``nn.Conv2d``, 3 for ``nn.Conv3d``, 1 for ``nn.Conv1d`` (blocks only).
 
     Raises:
         ValueError: for any other class.
@@ -19,18 +19,6 @@ def spatial_dims(conv_op: type[nn.Module]) -> int:
     raise ValueError(f"conv_op must be torch.nn.Conv2d or torch.nn.Conv3d, got {conv_op!r}")
 
 
-def conv_transpose(dims: int) -> type[nn.Module]:
-    return {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[dims]
-
-
-def instance_norm(dims: int) -> type[nn.Module]:
-    return {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}[dims]
-
-
-def max_pool(dims: int) -> type[nn.Module]:
-    return {2: nn.MaxPool2d, 3: nn.MaxPool3d}[dims]
-
-
 def same_padding(kernel_size: Sequence[int]) -> tuple[int, ...]:
-    """Padding that keeps the size of the feature map at stride 1, for odd kernels."""
+    """Return the padding that keeps the size of the feature map at stride 1, for odd kernels."""
     return tuple(k // 2 for k in kernel_size)

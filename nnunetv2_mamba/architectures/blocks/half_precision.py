@@ -5,16 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from dynamic_network_architectures.building_blocks.regularization import DropPath
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
-
-from .drop_path import DropPath
 
 LARGEST = torch.finfo(torch.float16).max
 
 
 def saturated(x: torch.Tensor) -> torch.Tensor:
-    """``x``, changed in place where it is fp16 and infinite; the gradient passes as if it had not been changed.
+    """Return ``x``, changed in place where it is fp16 and infinite; the gradient passes as if it had not been changed.
 
     Norms make NaN of Inf, and one NaN ends a training or fills a prediction. Sums without a norm after them (residual
     branches) and convolutions of large features leave the range of fp16 first. In place and without a mask for the

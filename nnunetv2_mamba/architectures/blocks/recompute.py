@@ -17,7 +17,7 @@ _WITH_AUTOCAST = [kind for kind in ("cpu", "cuda", "xpu", "mps", "hpu") if torch
 
 
 def recomputed(function: Callable[..., Tensor], *inputs: Tensor, **options: Any) -> Tensor:
-    """``function(*inputs)``, of which only ``inputs`` are kept for the backward pass: it computes ``function`` again.
+    """Return ``function(*inputs)`` and keep only ``inputs`` for the backward pass, which computes ``function`` again.
 
     That ends where the backward pass has all that it needs: a convolution that ``function`` ends with is not computed
     again. ``function`` must not draw random numbers. ``options`` go to torch's ``checkpoint``.
@@ -28,7 +28,7 @@ def recomputed(function: Callable[..., Tensor], *inputs: Tensor, **options: Any)
 
 
 def recomputed_but_for_scans(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """As :func:`recomputed`, but what the scans of ``nnunetv2_mamba.ops`` give is kept.
+    """Do as :func:`recomputed`, but keep what the scans of ``nnunetv2_mamba.ops`` give.
 
     The scan is most of the work, its inputs (the convolution of every direction, the step sizes) most of the memory.
     """

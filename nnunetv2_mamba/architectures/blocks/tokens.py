@@ -11,10 +11,10 @@ import torch
 
 
 def to_tokens(volume: torch.Tensor) -> torch.Tensor:
-    """``(batch, channels, *grid)`` to ``(batch, prod(grid), channels)``."""
+    """Turn ``(batch, channels, *grid)`` into ``(batch, prod(grid), channels)``."""
     return volume.flatten(2).transpose(1, 2)
 
 
 def to_volume(tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
-    """``(batch, prod(grid), channels)`` to ``(batch, channels, *grid)``."""
+    """Turn ``(batch, prod(grid), channels)`` into ``(batch, channels, *grid)``."""
     return tokens.transpose(1, 2).unflatten(2, tuple(grid))

@@ -49,7 +49,7 @@ class SelfAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
-        """``(batch, length, d_model)`` to the same shape; ``grid`` is the shape whose raster the tokens are."""
+        """Map ``(batch, length, d_model)`` to the same shape; ``grid`` is the shape whose raster the tokens are."""
         x = self.qkv(tokens)
         if self.mixer == "mamba":
             q, k, v = x.unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from dynamic_network_architectures.building_blocks.helper import get_matching_pool_op
 from torch import nn
 
 from ..blocks.depthwise_conv import DepthwiseConv
-from ..blocks.dimensions import max_pool
+from ..blocks.dimensions import same_padding
 from ..blocks.half_precision import saturate_layers
 from ..blocks.mixers import OWN_MIXERS, check_mixer, sequence_mixer
 from ..blocks.tokens import to_tokens, to_volume
@@ -31,7 +32,7 @@ class MedSegMambaEncoder(nn.Module):
 
     def __init__(self, input_channels: int, topology: Topology, conv_op: type[nn.Module]):
         super().__init__()
-        pool = max_pool(len(topology.strides[0]))
+        pool = get_matching_pool_op(conv_op, pool_type="max")
         widths = (input_channels, *topology.features)
         self.stages = nn.ModuleList(
             nn.Sequential(
@@ -42,7 +43,7 @@ class MedSegMambaEncoder(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Features of every level, highest resolution first."""
+        """Return the features of every level, highest resolution first."""
         features = []
         for stage in self.stages:
             x = stage(x)
@@ -63,11 +64,10 @@ class MedSegMambaBottleneck(nn.Module):
         position_embedding: PositionEmbedding | None,
     ):
         super().__init__()
-        padding = tuple(k // 2 for k in kernel_size)
         self.expand = nn.Sequential(
             nn.GroupNorm(GROUPS, in_channels),
             nn.ReLU(),
-            conv_op(in_channels, channels, tuple(kernel_size), padding=padding),
+            conv_op(in_channels, channels, tuple(kernel_size), padding=same_padding(kernel_size)),
         )
         self.position_embedding = position_embedding
         self.blocks = nn.ModuleList(blocks)
@@ -115,6 +115,7 @@ class MedSegMamba(PlannedNetwork):
     key_to_stem = "encoder.stages.0"
     keys_to_in_proj = ("encoder.stages.0.1.convs.0.0",)
     keys_to_bottleneck = ("bottleneck",)
+    takes_one_voxel = True
 
     def __init__(
         self,
@@ -139,6 +140,8 @@ class MedSegMamba(PlannedNetwork):
             raise ValueError(f"d_state and expand have no effect with bottleneck={bottleneck!r}; leave them out")
         if (position_grid is not None) != (bottleneck == "transformer"):
             raise ValueError("position_grid must be given with bottleneck='transformer', and only then")
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path must be in [0, 1), got {drop_path}")
         super().__init__(*planned, **planned_by_name)
         topology, conv_op = self.topology, self.conv_op
         features, kernels = topology.features, topology.kernel_sizes
@@ -175,30 +178,28 @@ class MedSegMamba(PlannedNetwork):
         self.bottleneck = MedSegMambaBottleneck(
             features[-1], bottleneck_channels, conv_op, kernels[-1], blocks, embedding
         )
-        upsamplings, stages, widths = [], [], []
-        below = features[-1]
-        for level in reversed(range(topology.n_stages - 1)):
-            width = features[level]
-            upsamplings.append(UpConv(below, width, conv_op, kernels[level], topology.strides[level + 1]))
-            below = width if level else 2 * width  # the released code's full-width final block
-            stages.append(ResConvBlock(2 * width, below, conv_op, kernels[level]))
-            widths.append(below)
-        self.decoder = self.make_decoder(upsamplings, stages, widths, skip_first=True)
+        merged = (2 * features[0], *features[1:])  # the released code's final block has the width of what it merges
+
+        def make_level(level: int) -> tuple[nn.Module, nn.Module]:
+            width, kernel, stride = features[level], kernels[level], topology.strides[level + 1]
+            upsampling = UpConv(features[level + 1], width, conv_op, kernel, stride)
+            return upsampling, ResConvBlock(2 * width, merged[level], conv_op, kernel)
+
+        self.decoder = self.make_decoder(make_level, merged[-2::-1], skip_first=True)
         saturate_layers(self)
 
     @staticmethod
     def default_features(n_stages: int) -> list[int]:
-        """The paper's widths for any number of stages: doubling from 32 up to 256."""
+        """Return the paper's widths for any number of stages: doubling from 32 up to 256."""
         return [min(32 * 2**i, 256) for i in range(n_stages)]
 
     @classmethod
     def patch_options(cls, patch_size: Sequence[int], arguments: Mapping[str, Any]) -> dict[str, Any]:
-        """The grid for which the transformer learns position embeddings."""
+        """Return the grid for which the transformer learns position embeddings."""
         if arguments.get("bottleneck") != "transformer":
             return {}
         return {"position_grid": [s // t for s, t in zip(patch_size, total_stride(arguments["strides"]), strict=True)]}
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        self.topology.check_input(x, self.input_channels)
+    def features(self, x: torch.Tensor) -> list[torch.Tensor]:
         *skips, x = self.encoder(x)
-        return self.decoder([*skips, self.bottleneck(x)])
+        return [*skips, self.bottleneck(x)]

@@ -99,12 +99,12 @@ def _stack_directions(state: State, n_blocks: int) -> None:
 
 
 def _level(level: int) -> str:
-    """Their encoder block of a resolution."""
+    """Return the name of their encoder block of a resolution."""
     return f"downconv{level}.down.1" if level else "Conv1"
 
 
 def _conv_block(theirs: str, ours: str) -> dict[str, str]:
-    """The two convolutions and norms of a block."""
+    """Return the names of the two convolutions and norms of a block, theirs to ours."""
     positions = {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1"}
     return {f"{theirs}.conv.{position}": f"{ours}.{our}" for position, our in positions.items()}
 

@@ -64,7 +64,7 @@ class SS3D(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
-        """``(batch, length, d_model)`` to the same shape; ``grid`` is the shape whose raster the tokens are."""
+        """Map ``(batch, length, d_model)`` to the same shape; ``grid`` is the shape whose raster the tokens are."""
         u = nn.functional.silu(self.depthwise_conv(self.in_proj(tokens), grid))
         if self.mixer == "mamba":
             paths = scan_paths(self.scan).table(tuple(grid), tokens.device)

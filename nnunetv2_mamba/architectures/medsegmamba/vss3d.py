@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from dynamic_network_architectures.building_blocks.regularization import DropPath
 from torch import nn
 
-from ..blocks.drop_path import DropPath
 from ..blocks.half_precision import saturated
 
 

@@ -20,7 +20,7 @@ class FusedHead(nn.Module):
         self.weight = nn.Parameter(torch.zeros(n_heads))
 
     def forward(self, logits: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Logits ``(batch, classes, *grid)``, highest resolution first, to logits of that resolution."""
+        """Fuse logits ``(batch, classes, *grid)``, highest resolution first, into logits of that resolution."""
         size = logits[0].shape[2:]
         mode = {2: "bilinear", 3: "trilinear"}[len(size)]
         weights = self.weight.softmax(0).to(logits[0].dtype)

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from dynamic_network_architectures.building_blocks.helper import get_matching_convtransp, get_matching_instancenorm
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import nn
 
-from ..blocks.dimensions import conv_transpose, instance_norm, spatial_dims
 from ..blocks.half_precision import saturate_layers, saturated
 from ..blocks.mixers import sequence_mixer
+from ..blocks.plain_conv import PlainConvBlock
 from ..blocks.tokens import to_tokens, to_volume
 from ..contract import PlannedNetwork
 from ..segmamba.gated_spatial_conv import GatedSpatialConv
-from ..segmamba.network import SegMamba, SegMambaEncoder, decoder_blocks
-from ..topology import Topology, per_stage_counts
+from ..segmamba.network import SegMamba, SegMambaEncoder, decoder_level
+from ..topology import Topology, per_stage
 from .fused_head import FusedHead
 from .kan import kan_block
-from .plain_conv import PlainConvBlock
 
 SCANS = ("bidirectional", "tri_oriented")
 WIRINGS = ("inline", "skip")
@@ -64,10 +65,9 @@ class BSAStage(nn.Module):
         self.downsample = downsample
         self.gated_conv = GatedSpatialConv(channels, conv_op, kernel_size, gate)
         self.mamba_layers = nn.ModuleList(_MambaLayer(channels, conv_op, scan, mixer) for _ in range(n_mamba_layers))
-        dims = spatial_dims(conv_op)
-        self.kan = nn.Sequential(instance_norm(dims)(channels), *kan_block(kan, channels, conv_op))
+        self.kan = nn.Sequential(get_matching_instancenorm(conv_op)(channels), *kan_block(kan, channels, conv_op))
         if kan_wiring == "inline":
-            self.gamma = nn.Parameter(torch.full((channels, *(1,) * dims), LAYER_SCALE))
+            self.gamma = nn.Parameter(torch.full((channels, *(1,) * len(kernel_size)), LAYER_SCALE))
         self.kan_wiring = kan_wiring
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -100,7 +100,7 @@ class MSDKMambaEncoder(nn.Module):
     ):
         super().__init__()
         features, strides = topology.features, topology.strides
-        norm = instance_norm(spatial_dims(conv_op))
+        norm = get_matching_instancenorm(conv_op)
         self.stem = PlainConvBlock(input_channels, features[0], conv_op, topology.kernel_sizes[0])
         stages = []
         for level in range(1, topology.n_stages):
@@ -109,7 +109,7 @@ class MSDKMambaEncoder(nn.Module):
         self.stages = nn.ModuleList(stages)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Features of every level, highest resolution first, the bottleneck last."""
+        """Return the features of every level, highest resolution first, the bottleneck last."""
         x = self.stem(x)
         skips = [x]
         for stage in self.stages:
@@ -118,14 +118,11 @@ class MSDKMambaEncoder(nn.Module):
         return skips
 
 
-def _decoder_blocks(topology: Topology, conv_op: type[nn.Module]) -> tuple[list[nn.Module], list[nn.Module]]:
-    """nnU-Net's upsamplings and convolutions, lowest resolution first."""
-    upsamplings, stages = [], []
-    for level in reversed(range(topology.n_stages - 1)):
-        below, width, stride = topology.features[level + 1], topology.features[level], topology.strides[level + 1]
-        upsamplings.append(conv_transpose(len(stride))(below, width, stride, stride))
-        stages.append(PlainConvBlock(2 * width, width, conv_op, topology.kernel_sizes[level]))
-    return upsamplings, stages
+def _decoder_level(topology: Topology, conv_op: type[nn.Module], level: int) -> tuple[nn.Module, nn.Module]:
+    """Return nnU-Net's upsampling to a level, and its convolutions there."""
+    below, width, stride = topology.features[level + 1], topology.features[level], topology.strides[level + 1]
+    upsampling = get_matching_convtransp(conv_op)(below, width, stride, stride)
+    return upsampling, PlainConvBlock(2 * width, width, conv_op, topology.kernel_sizes[level])
 
 
 class MSDKMamba(PlannedNetwork):
@@ -185,17 +182,16 @@ class MSDKMamba(PlannedNetwork):
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
         super().__init__(*planned, **planned_by_name)
         topology, conv_op = self.topology, self.conv_op
-        n_mamba_layers = per_stage_counts("n_mamba_layers_per_stage", n_mamba_layers_per_stage, topology.n_stages - 1)
+        n_mamba_layers = per_stage("n_mamba_layers_per_stage", n_mamba_layers_per_stage, topology.n_stages - 1)
 
         def make_stage(level: int, downsample: nn.Module, width: int) -> BSAStage:
             kernel, n_layers = topology.kernel_sizes[level], n_mamba_layers[level - 1]
             return BSAStage(downsample, width, conv_op, kernel, n_layers, scan, mixer, kan, kan_wiring, gate)
 
         nnunet = layout == "nnunet"
-        encoder_class, blocks = (MSDKMambaEncoder, _decoder_blocks) if nnunet else (SegMambaEncoder, decoder_blocks)
+        encoder_class, make_level = (MSDKMambaEncoder, _decoder_level) if nnunet else (SegMambaEncoder, decoder_level)
         self.encoder = encoder_class(self.input_channels, topology, conv_op, make_stage)
-        upsamplings, stages = blocks(topology, conv_op)
-        self.decoder = self.make_decoder(upsamplings, stages, topology.features[-2::-1])
+        self.decoder = self.make_decoder(partial(make_level, topology, conv_op))
         if nnunet:
             for part in (self.encoder.stem, self.decoder):
                 part.apply(InitWeights_He(1e-2))
@@ -205,15 +201,8 @@ class MSDKMamba(PlannedNetwork):
         self.fused_head = FusedHead(topology.n_stages - 1) if fused_head and self.built_with_deep_supervision else None
         saturate_layers(self)
 
-    @staticmethod
-    def default_features(n_stages: int) -> list[int]:
-        """nnU-Net's widths for volumes: doubling from 32 up to 320."""
-        return [min(32 * 2**i, 320) for i in range(n_stages)]
-
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        self.topology.check_input(x, self.input_channels)
-        self.topology.check_normalisable(x)
-        logits = self.decoder(self.encoder(x))
+        logits = super().forward(x)
         if self.decoder.deep_supervision and self.fused_head is not None:
             logits.append(self.fused_head(logits))
         return logits

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from nnunetv2_mamba.untrusted_checkpoints import read_plain
 
 from ...files import written_whole
+from ..contract import PlannedNetwork
 from .state import unwrap
 
 __all__ = ["build_from_released", "convert"]
@@ -27,7 +27,7 @@ def build_from_released(
     tom_residual: bool = True,
     strides: Sequence[Sequence[int]] | None = None,
     patch_size: Sequence[int] | None = None,
-) -> nn.Module:
+) -> PlannedNetwork:
     """Build the network whose released-code weights ``state_dict`` holds, and load them.
 
     Args:
@@ -98,9 +98,8 @@ def convert(src: str | os.PathLike, dst: str | os.PathLike, tom_residual: bool =
     network = build_from_released(checkpoint, tom_residual)
     with written_whole(dst) as temporary:
         torch.save({"network_weights": network.state_dict()}, temporary)
-    head = network.decoder.seg_layers[0]
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
     return (
-        f"{type(network).__name__}: {network.input_channels} channels in, {head.out_channels} out, "
+        f"{type(network).__name__}: {network.input_channels} channels in, {network.num_classes} out, "
         f"features_per_stage {list(network.topology.features)}, {n_parameters:,} parameters"
     )

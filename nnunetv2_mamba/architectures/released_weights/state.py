@@ -34,7 +34,7 @@ def unwrap(checkpoint: Mapping) -> State:
 
 
 def shape_of(state: State, key: str) -> torch.Size:
-    """Shape of ``state[key]``.
+    """Return the shape of ``state[key]``.
 
     Raises:
         ValueError: if the key is missing.
@@ -45,7 +45,7 @@ def shape_of(state: State, key: str) -> torch.Size:
 
 
 def count(state: State, pattern: str, first: int = 0) -> int:
-    """The number of consecutive indices i, from ``first``, for which ``pattern.format(i)`` is a key."""
+    """Return the number of consecutive indices i, from ``first``, for which ``pattern.format(i)`` is a key."""
     n = 0
     while pattern.format(first + n) in state:
         n += 1
@@ -74,7 +74,7 @@ def load_strictly(network: nn.Module, state: State) -> None:
 
 
 def misfit(network: nn.Module, state: State) -> str:
-    """How keys and shapes of a state_dict differ from the network's, in one line; empty where they do not."""
+    """Say in one line how keys and shapes of a state_dict differ from the network's; empty where they do not."""
     own = network.state_dict()
     unknown, missing = sorted(set(state) - set(own)), sorted(set(own) - set(state))
     if unknown or missing:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from dynamic_network_architectures.building_blocks.helper import get_matching_instancenorm
 from torch import nn
 
-from ..blocks.dimensions import instance_norm, same_padding, spatial_dims
+from ..blocks.dimensions import same_padding
 from ..blocks.half_precision import saturated
 
 GATES = ("add", "multiply")
@@ -17,7 +18,7 @@ class _ConvNormReLU(nn.Sequential):
     def __init__(self, channels: int, conv_op: type[nn.Module], kernel_size: Sequence[int]):
         super().__init__(
             conv_op(channels, channels, tuple(kernel_size), padding=same_padding(kernel_size)),
-            instance_norm(spatial_dims(conv_op))(channels),
+            get_matching_instancenorm(conv_op)(channels),
             nn.ReLU(inplace=True),
         )
 

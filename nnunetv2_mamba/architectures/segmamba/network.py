@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from dynamic_network_architectures.building_blocks.helper import get_matching_convtransp, get_matching_instancenorm
 from torch import nn
 
-from ..blocks.dimensions import conv_transpose, instance_norm, same_padding
+from ..blocks.dimensions import same_padding
 from ..blocks.half_precision import saturate_layers
 from ..blocks.recompute import recomputed
 from ..contract import PlannedNetwork
-from ..topology import Topology, per_stage_counts
+from ..topology import Topology, per_stage
 from .feature_uncertainty import FeatureLevelUncertaintyEstimation
 from .gated_spatial_conv import GatedSpatialConv
 from .tri_oriented_mamba import TriOrientedMambaLayer
@@ -40,7 +42,7 @@ class _Stage(nn.Module):
             *(TriOrientedMambaLayer(channels, conv_op, **tom_options) for _ in range(n_tom_layers))
         )
         self.skip_mlp = nn.Sequential(
-            instance_norm(len(kernel_size))(channels),
+            get_matching_instancenorm(conv_op)(channels),
             conv_op(channels, 2 * channels, 1),
             nn.GELU(),
             conv_op(2 * channels, channels, 1),
@@ -81,7 +83,7 @@ class SegMambaEncoder(nn.Module):
                 down = conv_op(input_channels, width, kernel, strides[level], same_padding(kernel))
             else:
                 down = nn.Sequential(
-                    instance_norm(len(kernels[level]))(features[level - 2]),
+                    get_matching_instancenorm(conv_op)(features[level - 2]),
                     conv_op(features[level - 2], width, strides[level], strides[level]),
                 )
             stages.append(make_stage(level, down, width))
@@ -92,7 +94,7 @@ class SegMambaEncoder(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Features of every level, highest resolution first, the bottleneck last."""
+        """Return the features of every level, highest resolution first, the bottleneck last."""
         skips = [self.skip_blocks[0](x)]
         for stage, skip_block in zip(self.stages, self.skip_blocks[1:], strict=True):
             x, skip = stage(x)
@@ -100,16 +102,13 @@ class SegMambaEncoder(nn.Module):
         return skips
 
 
-def decoder_blocks(topology: Topology, conv_op: type[nn.Module]) -> tuple[list[nn.Module], list[nn.Module]]:
-    """UNETR's upsamplings and residual blocks, lowest resolution first."""
-    upsamplings, stages = [], []
-    for level in reversed(range(topology.n_stages - 1)):
-        below, width = topology.features[level + 1], topology.features[level]
-        kernel, stride = topology.kernel_sizes[level], topology.strides[level + 1]
-        upsamplings.append(conv_transpose(len(stride))(below, width, stride, stride, bias=False))
-        merge = UnetrResBlock(2 * width, width, conv_op, kernel)
-        stages.append(merge if level else nn.Sequential(merge, UnetrResBlock(width, width, conv_op, kernel)))
-    return upsamplings, stages
+def decoder_level(topology: Topology, conv_op: type[nn.Module], level: int) -> tuple[nn.Module, nn.Module]:
+    """Return UNETR's upsampling to a level, and its residual blocks there."""
+    below, width = topology.features[level + 1], topology.features[level]
+    kernel, stride = topology.kernel_sizes[level], topology.strides[level + 1]
+    upsampling = get_matching_convtransp(conv_op)(below, width, stride, stride, bias=False)
+    merge = UnetrResBlock(2 * width, width, conv_op, kernel)
+    return upsampling, merge if level else nn.Sequential(merge, UnetrResBlock(width, width, conv_op, kernel))
 
 
 class SegMamba(PlannedNetwork):
@@ -151,7 +150,7 @@ class SegMamba(PlannedNetwork):
     ):
         super().__init__(*planned, **planned_by_name)
         topology, conv_op = self.topology, self.conv_op
-        n_tom_layers = per_stage_counts("n_tom_layers_per_stage", n_tom_layers_per_stage, topology.n_stages - 1)
+        n_tom_layers = per_stage("n_tom_layers_per_stage", n_tom_layers_per_stage, topology.n_stages - 1)
         tom_options = {"residual": tom_residual, "dt_init": dt_init, "mixer": mixer}
 
         def make_stage(level: int, downsample: nn.Module, width: int) -> _Stage:
@@ -159,17 +158,11 @@ class SegMamba(PlannedNetwork):
             return _Stage(downsample, width, conv_op, kernel, n_tom_layers[level - 1], gate, fue, tom_options)
 
         self.encoder = SegMambaEncoder(self.input_channels, topology, conv_op, make_stage)
-        upsamplings, stages = decoder_blocks(topology, conv_op)
-        self.decoder = self.make_decoder(upsamplings, stages, topology.features[-2::-1])
+        self.decoder = self.make_decoder(partial(decoder_level, topology, conv_op))
         saturate_layers(self)
 
     @staticmethod
     def default_features(n_stages: int) -> list[int]:
-        """The paper's widths for any number of stages: the trunk doubles from 48 up to 384, the last is twice that."""
+        """Return the paper's widths for any number of stages: from 48 doubling to 384, the last twice that before."""
         trunk = [min(48 * 2**i, 384) for i in range(n_stages - 1)]
         return [*trunk, 2 * trunk[-1]]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        self.topology.check_input(x, self.input_channels)
-        self.topology.check_normalisable(x)
-        return self.decoder(self.encoder(x))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from dynamic_network_architectures.building_blocks.helper import get_matching_instancenorm
 from torch import nn
 
-from ..blocks.dimensions import instance_norm, same_padding, spatial_dims
+from ..blocks.dimensions import same_padding
 from ..blocks.half_precision import saturated
 from ..blocks.recompute import recomputed
 
@@ -24,12 +25,13 @@ class UnetrResBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, conv_op: type[nn.Module], kernel_size: Sequence[int]):
         super().__init__()
-        norm = instance_norm(spatial_dims(conv_op))
         padding = same_padding(kernel_size)
         self.conv1 = conv_op(in_channels, out_channels, tuple(kernel_size), padding=padding, bias=False)
         self.conv2 = conv_op(out_channels, out_channels, tuple(kernel_size), padding=padding, bias=False)
         self.shortcut = conv_op(in_channels, out_channels, 1, bias=False) if in_channels != out_channels else None
-        self.norm = norm(out_channels)  # no parameters and no statistics: one serves all three convolutions
+        self.norm = get_matching_instancenorm(conv_op)(
+            out_channels
+        )  # no parameters and no statistics: one serves all three convolutions
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = recomputed(self._second_conv, self.conv1(x))

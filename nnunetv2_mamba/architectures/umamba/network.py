@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +23,7 @@ _WHY_ONE_PATCH = (
 
 
 def _blocks_per_stage(name: str, given: Sequence[int] | None, n_stages: int, needed: int) -> list[int]:
-    """U-Mamba's numbers of blocks unless others are given: 2, and 1 in the later half of the stages."""
+    """Return U-Mamba's numbers of blocks unless others are given: 2, and 1 in the later half of the stages."""
     if given is None:
         return [2 if stage < math.ceil(n_stages / 2) else 1 for stage in range(needed)]
     if len(given) != needed or min(given) < 1:
@@ -39,7 +39,7 @@ def _stage(
     n_blocks: int,
     stride: Sequence[int] | int = 1,
 ) -> nn.Sequential:
-    """Residual blocks, the first of which changes width and resolution."""
+    """Return residual blocks, the first of which changes width and resolution."""
     return nn.Sequential(
         ResidualBlock(in_channels, channels, conv_op, kernel_size, stride),
         *(ResidualBlock(channels, channels, conv_op, kernel_size, projected=False) for _ in range(n_blocks - 1)),
@@ -67,7 +67,7 @@ class UMambaEncoder(nn.Module):
         self.mamba_layers = nn.ModuleList(mamba_layers)
 
     def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Features of every level, highest resolution first."""
+        """Return the features of every level, highest resolution first."""
         x = self.stem(x)
         features = []
         for stage, mamba_layer in zip(self.stages, self.mamba_layers, strict=True):
@@ -77,52 +77,44 @@ class UMambaEncoder(nn.Module):
 
 
 class _UMamba(PlannedNetwork):
-    """Encoder with the Mamba layers that a variant chooses, and decoder."""
+    """Encoder with the Mamba layers that a variant chooses, and decoder; made by ``build``."""
 
     widths_from_plan = True
     key_to_stem = "encoder.stem"
     keys_to_in_proj = ("encoder.stem.0.conv1",)
 
-    def __init__(
+    def build(
         self,
-        mamba_layers: Callable[[Topology, type[nn.Module]], Sequence[nn.Module]],
+        mamba_layers: Sequence[nn.Module],
         n_blocks_per_stage: Sequence[int] | None,
         n_blocks_per_stage_decoder: Sequence[int] | None,
-        *planned: Any,
-        **planned_by_name: Any,
-    ):
-        super().__init__(*planned, **planned_by_name)
+    ) -> None:
+        """Make encoder and decoder, with one of ``mamba_layers`` after each stage of the encoder."""
         topology, conv_op = self.topology, self.conv_op
         n_stages, features = topology.n_stages, topology.features
         n_blocks = _blocks_per_stage("n_blocks_per_stage", n_blocks_per_stage, n_stages, n_stages)
         n_blocks_decoder = _blocks_per_stage(
             "n_blocks_per_stage_decoder", n_blocks_per_stage_decoder, n_stages, n_stages - 1
         )
-        self.encoder = UMambaEncoder(self.input_channels, topology, conv_op, n_blocks, mamba_layers(topology, conv_op))
+        self.encoder = UMambaEncoder(self.input_channels, topology, conv_op, n_blocks, mamba_layers)
         # The released 2D networks leave the skip connection at full resolution out.
         self.skips_full_resolution = len(topology.strides[0]) == 3
-        upsamplings, stages = [], []
-        for level, blocks in zip(reversed(range(n_stages - 1)), n_blocks_decoder, strict=True):
+
+        def make_level(level: int) -> tuple[nn.Module, nn.Module]:
             width, kernel = features[level], topology.kernel_sizes[level]
             scale = tuple(float(s) for s in topology.strides[level + 1])
             upsample = nn.Upsample(scale_factor=scale, mode="nearest")
-            upsamplings.append(nn.Sequential(upsample, conv_op(features[level + 1], width, 1)))
             merged = 2 * width if level or self.skips_full_resolution else width
-            stages.append(_stage(merged, width, conv_op, kernel, blocks))
-        self.decoder = self.make_decoder(upsamplings, stages, features[-2::-1])
+            upsampling = nn.Sequential(upsample, conv_op(features[level + 1], width, 1))
+            return upsampling, _stage(merged, width, conv_op, kernel, n_blocks_decoder[-1 - level])
+
+        self.decoder = self.make_decoder(make_level)
         self.apply(InitWeights_He(1e-2))
         saturate_layers(self)
 
-    @staticmethod
-    def default_features(n_stages: int) -> list[int]:
-        """nnU-Net's widths in 3D, doubling from 32 up to 320. A network for nnU-Net's plans has those of the plan."""
-        return [min(32 * 2**i, 320) for i in range(n_stages)]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
-        self.topology.check_input(x, self.input_channels)
-        self.topology.check_normalisable(x)
+    def features(self, x: torch.Tensor) -> list[torch.Tensor | None]:
         first, *others = self.encoder(x)
-        return self.decoder([first if self.skips_full_resolution else None, *others])
+        return [first if self.skips_full_resolution else None, *others]
 
 
 class UMambaBot(_UMamba):
@@ -154,12 +146,10 @@ class UMambaBot(_UMamba):
         mixer: str = "mamba",
         **planned_by_name: Any,
     ):
-        def mamba_layers(topology: Topology, conv_op: type[nn.Module]) -> list[nn.Module]:
-            last = MambaLayer(topology.features[-1], conv_op, mixer=mixer)
-            return [*(nn.Identity() for _ in range(topology.n_stages - 1)), last]
-
-        blocks = n_blocks_per_stage, n_blocks_per_stage_decoder
-        super().__init__(mamba_layers, *blocks, *planned, **planned_by_name)
+        super().__init__(*planned, **planned_by_name)
+        layers: list[nn.Module] = [nn.Identity() for _ in range(self.topology.n_stages - 1)]
+        layers.append(MambaLayer(self.topology.features[-1], self.conv_op, mixer=mixer))
+        self.build(layers, n_blocks_per_stage, n_blocks_per_stage_decoder)
 
 
 class UMambaEnc(_UMamba):
@@ -190,21 +180,18 @@ class UMambaEnc(_UMamba):
         patch_size: Sequence[int],
         **planned_by_name: Any,
     ):
-        def mamba_layers(topology: Topology, conv_op: type[nn.Module]) -> list[nn.Module]:
-            layers = []
-            for level, (width, grid) in enumerate(zip(topology.features, topology.grids(patch_size), strict=True)):
-                if len(grid) == 2 and (topology.n_stages - level) % 2 == 0:
-                    layers.append(nn.Identity())
-                else:
-                    channel_grid = grid if math.prod(grid) <= width else None
-                    layers.append(MambaLayer(width, conv_op, channel_grid, mixer))
-            return layers
-
-        blocks = n_blocks_per_stage, n_blocks_per_stage_decoder
-        super().__init__(mamba_layers, *blocks, *planned, **planned_by_name)
+        super().__init__(*planned, **planned_by_name)
+        topology = self.topology
+        layers: list[nn.Module] = []
+        for level, (width, grid) in enumerate(zip(topology.features, topology.grids(patch_size), strict=True)):
+            if len(grid) == 2 and (topology.n_stages - level) % 2 == 0:
+                layers.append(nn.Identity())
+            else:
+                channel_grid = grid if math.prod(grid) <= width else None
+                layers.append(MambaLayer(width, self.conv_op, channel_grid, mixer))
+        self.build(layers, n_blocks_per_stage, n_blocks_per_stage_decoder)
         self.patch_size = tuple(patch_size)
-        layers = [layer for layer in self.encoder.mamba_layers if isinstance(layer, MambaLayer)]
-        self.bound_to_patch_size = any(layer.channels_as_tokens for layer in layers)
+        self.bound_to_patch_size = any(isinstance(layer, MambaLayer) and layer.channels_as_tokens for layer in layers)
 
     @classmethod
     def patch_options(cls, patch_size: Sequence[int], arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,17 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from dynamic_network_architectures.building_blocks.helper import convert_dim_to_conv_op
 
 from ..released_weights.mamba import stack_directions
 from ..released_weights.state import State, count, load_strictly, rename_modules, shape_of
 from .network import UMambaBot, UMambaEnc
 
-CONV_OPS = {2: nn.Conv2d, 3: nn.Conv3d}
-
 
 def plan_of(checkpoint: Mapping) -> dict[str, Any]:
-    """What a checkpoint of U-Mamba's nnU-Net fork says of the plan it was trained with; empty if it says nothing."""
+    """Return what a checkpoint of U-Mamba's nnU-Net fork says of the plan it was trained with; empty if nothing."""
     arguments = checkpoint.get("init_args")
     if not isinstance(arguments, Mapping):
         return {}
@@ -63,7 +61,7 @@ def build_umamba(
         input_channels=shape_of(state, "encoder.stem.0.conv1.weight")[1],
         n_stages=n_stages,
         features_per_stage=[shape_of(state, f"{stage}.0.conv1.weight")[0] for stage in stages],
-        conv_op=CONV_OPS[len(kernels[0])],
+        conv_op=convert_dim_to_conv_op(len(kernels[0])),
         kernel_sizes=kernels,
         strides=strides,
         num_classes=shape_of(state, "decoder.seg_layers.0.weight")[0],

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from dynamic_network_architectures.building_blocks.helper import get_matching_instancenorm
 from torch import nn
 
-from ..blocks.dimensions import instance_norm, same_padding, spatial_dims
+from ..blocks.dimensions import same_padding
 from ..blocks.half_precision import saturated
 
 
@@ -29,7 +30,7 @@ class ResidualBlock(nn.Module):
         projected: bool = True,
     ):
         super().__init__()
-        norm = instance_norm(spatial_dims(conv_op))
+        norm = get_matching_instancenorm(conv_op)
         kernel, padding = tuple(kernel_size), same_padding(kernel_size)
         self.conv1 = conv_op(in_channels, out_channels, kernel, stride, padding)
         self.norm1 = norm(out_channels, affine=True)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from dynamic_network_architectures.building_blocks.helper import get_matching_instancenorm
 from torch import nn
-
-from nnunetv2_mamba.architectures.blocks.dimensions import instance_norm, spatial_dims
 
 from .basis import BasisConv, bspline_basis, rbf_basis
 from .rational import IDENTITY, SILU, GroupRational
@@ -14,7 +13,7 @@ SILU_GAIN = 2.8178  # 1 / E[silu(x)^2] for a standard normal x
 
 
 def kan_block(kind: str, channels: int, conv_op: type[nn.Module]) -> nn.Sequential:
-    """A block that maps ``(batch, channels, *grid)``, normalised per channel, to the same shape, voxel by voxel.
+    """Return a block that maps ``(batch, channels, *grid)``, normalised per channel, to the same shape, voxel by voxel.
 
     - ``"rational"``: two layers of grouped rational functions and a 1x1 convolution, hidden width ``2 * channels``
       (GR-KAN; Yang & Wang, *Kolmogorov-Arnold Transformer*, ICLR 2025, section 4). The first functions start as the
@@ -36,6 +35,6 @@ def kan_block(kind: str, channels: int, conv_op: type[nn.Module]) -> nn.Sequenti
         return nn.Sequential(conv_op(channels, 2 * channels, 1), nn.GELU(), conv_op(2 * channels, channels, 1))
     if kind in ("bspline", "rbf"):
         basis = bspline_basis if kind == "bspline" else rbf_basis
-        norm = instance_norm(spatial_dims(conv_op))(channels)
+        norm = get_matching_instancenorm(conv_op)(channels)
         return nn.Sequential(BasisConv(channels, conv_op, basis), norm, BasisConv(channels, conv_op, basis))
     raise ValueError(f"kan must be one of {', '.join(KINDS)}; got {kind!r}")

@@ -16,7 +16,7 @@ RBF_RANGE = 2.0
 
 
 def bspline_basis(x: Tensor) -> Tensor:
-    """The 8 cubic B-splines on a uniform grid of 5 intervals over [-3, 3].
+    """Return the values of the 8 cubic B-splines on a uniform grid of 5 intervals over [-3, 3].
 
     Their sum is 1 inside the grid and falls to 0 within three intervals outside of it (Liu et al., *KAN*, ICLR 2025,
     section 2.2: G = 5, k = 3). On a uniform grid every B-spline is the cardinal one, moved and stretched: no recursion.
@@ -64,7 +64,7 @@ class BasisConv(nn.Module):
             nn.init.normal_(self.conv.weight[:, channels:], std=0.1 * channels**-0.5)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(batch, channels, *grid)`` to the same shape."""
+        """Map ``(batch, channels, *grid)`` to the same shape."""
         return recomputed(self._forward, x)
 
     def _forward(self, x: Tensor) -> Tensor:

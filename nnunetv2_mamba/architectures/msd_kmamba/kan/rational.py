@@ -56,7 +56,7 @@ class GroupRational(nn.Module):
             parameter._no_weight_decay = True
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(batch, channels, *grid)`` to the same shape."""
+        """Map ``(batch, channels, *grid)`` to the same shape."""
         with torch.autocast(x.device.type, enabled=False):
             if torch.compiler.is_dynamo_compiling():  # torch 2.11 makes wrong gradients of a Function in a graph
                 return saturated(recomputed(rational, x, self.numerator, self.denominator))
@@ -64,7 +64,7 @@ class GroupRational(nn.Module):
 
 
 def rational(x: Tensor, numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The function of :class:`GroupRational` in plain torch: ``a`` of shape (6,), ``b`` of shape (8, 4)."""
+    """Compute the function of :class:`GroupRational` in plain torch, ``a`` of shape (6,), ``b`` of shape (8, 4)."""
     v, a, b = _working_precision(x, numerator, denominator)
     return (_polynomial(a, v) / _denominator(b, v.abs())).to(x.dtype)
 
@@ -97,7 +97,7 @@ class _Rational(torch.autograd.Function):
 
 
 def _working_precision(x: Tensor, numerator: Tensor, denominator: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """The input in at least fp32; ``a`` as scalars; ``|b|`` for every channel, to be broadcast with the input."""
+    """Return the input in at least fp32, ``a`` as scalars, and ``|b|`` for every channel, to be broadcast with it."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     magnitudes = denominator.abs().repeat_interleave(x.shape[1] // GROUPS, dim=0)
     magnitudes = magnitudes.to(dtype).view(x.shape[1], *(1,) * (x.ndim - 2), DENOMINATOR_TERMS)
@@ -105,7 +105,7 @@ def _working_precision(x: Tensor, numerator: Tensor, denominator: Tensor) -> tup
 
 
 def _polynomial(coefficients: Sequence[Tensor], x: Tensor) -> Tensor:
-    """``c_0 + c_1 x + c_2 x^2 + ...`` by Horner's scheme."""
+    """Compute ``c_0 + c_1 x + c_2 x^2 + ...`` by Horner's scheme."""
     *rest, result = coefficients
     for coefficient in reversed(rest):
         result = torch.addcmul(coefficient, result, x)
@@ -117,12 +117,12 @@ def _denominator(b: Sequence[Tensor], magnitude: Tensor) -> Tensor:
 
 
 def _derivative(coefficients: Sequence[Tensor]) -> list[Tensor]:
-    """Coefficients of the derivative of ``c_1 x + c_2 x^2 + ...``, its constant first."""
+    """Return the coefficients of the derivative of ``c_1 x + c_2 x^2 + ...``, its constant first."""
     return [power * c for power, c in enumerate(coefficients, 1)]
 
 
 def _moments(weight: Tensor, x: Tensor, powers: int, dims: Sequence[int]) -> list[Tensor]:
-    """Sums over ``dims`` of ``weight * x^i`` for i = 0 ... powers - 1."""
+    """Return the sums over ``dims`` of ``weight * x^i`` for i = 0 ... powers - 1."""
     sums = []
     for power in range(powers):
         if power:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dynamic_network_architectures.building_blocks.helper import get_matching_instancenorm
 from torch import nn
 
-from ..blocks.dimensions import instance_norm, same_padding, spatial_dims
+from .dimensions import same_padding
 
 
 class PlainConvBlock(nn.Sequential):
@@ -17,7 +18,7 @@ class PlainConvBlock(nn.Sequential):
     """
 
     def __init__(self, in_channels: int, out_channels: int, conv_op: type[nn.Module], kernel_size: Sequence[int]):
-        norm, padding = instance_norm(spatial_dims(conv_op)), same_padding(kernel_size)
+        norm, padding = get_matching_instancenorm(conv_op), same_padding(kernel_size)
         layers: list[nn.Module] = []
         for width in (in_channels, out_channels):
             layers.append(conv_op(width, out_channels, tuple(kernel_size), padding=padding))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from nnunetv2_mamba.trainers.environment import environment
+from nnunetv2_mamba.trainers.computing_environment import computing_environment
 from nnunetv2_mamba.trainers.precision import AMP_VARIABLE
 
 KEY = "nnunetv2_mamba_environment"
@@ -78,7 +78,7 @@ def test_a_backend_that_cannot_be_used_stops_the_training_before_it_starts(make_
 def test_names_of_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
     named = {
-        device: environment(torch.device(device), "none", nn.Identity(), False)["device"]
+        device: computing_environment(torch.device(device), "none", nn.Identity(), False)["device"]
         for device in ("cuda:1", "mps")
     }
     assert named == {"cuda:1": "cuda, GPU 1", "mps": "mps"}

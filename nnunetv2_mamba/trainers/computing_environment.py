@@ -9,11 +9,13 @@ from nnunetv2_mamba.architectures.blocks.state_space import StateSpaceModel
 from nnunetv2_mamba.ops.backend_selection import choose_backend
 from nnunetv2_mamba.versions import installed_version
 
-Environment = dict[str, str | bool]
+ComputingEnvironment = dict[str, str | bool]
 
 
-def environment(device: torch.device, mixed_precision: str, network: nn.Module, compiled: bool) -> Environment:
-    """Plain values, which a checkpoint can hold and ``torch.load(weights_only=True)`` reads.
+def computing_environment(
+    device: torch.device, mixed_precision: str, network: nn.Module, compiled: bool
+) -> ComputingEnvironment:
+    """Return plain values, which a checkpoint can hold and ``torch.load(weights_only=True)`` reads.
 
     Args:
         mixed_precision: ``"fp16"``, ``"bf16"`` or ``"none"``.
