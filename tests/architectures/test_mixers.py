@@ -35,7 +35,7 @@ def test_who_sees_whom(mixer):
     (gradient,) = torch.autograd.grad(layer(tokens, (2, 3, 40))[0, 10].sum(), tokens)
     seen = gradient[0].abs().sum(1) > 0
     assert seen[10] and (int(seen.sum()) == 1) == (mixer == "none")
-    assert bool(seen.all()) == (mixer == "mamba")
+    assert bool(seen.all()) == mixer.startswith("mamba")
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -52,7 +52,7 @@ def test_every_path_visits_every_token(scan, grid):
     ("arguments", "message"),
     [
         ({"scan": "spiral"}, "scan must be one of unidirectional, .*ss3d_5; got 'spiral'"),
-        ({"mixer": "lstm"}, "mixer must be one of mamba, none, conv; got 'lstm'"),
+        ({"mixer": "lstm"}, "mixer must be one of mamba, mamba2, none, conv; got 'lstm'"),
     ],
 )
 def test_unknown_names_are_answered_with_those_there_are(arguments, message):
@@ -98,9 +98,12 @@ def test_two_mixers_of_one_name_are_refused():
 
 
 def test_scans_declare_that_checkpointing_keeps_them():
-    names = {operator.name() for operator in ops.KEPT_BY_CHECKPOINTING}
-    assert names == {"nnunetv2_mamba::directional_scan"}
-    layer = sequence_mixer("mamba", 8, nn.Conv3d)
-    with OperatorCalls() as calls:
-        layer(torch.randn(1, 24, 8), (2, 3, 4)).sum().backward()
-    assert all(calls.counts[name.split("::")[1]] == 1 for name in names)
+    scans = {"mamba": "directional_scan", "mamba2": "directional_ssd"}
+    assert {operator.name() for operator in ops.KEPT_BY_CHECKPOINTING} == {
+        f"nnunetv2_mamba::{s}" for s in scans.values()
+    }
+    for mixer, scan in scans.items():
+        layer = sequence_mixer(mixer, 8, nn.Conv3d)
+        with OperatorCalls() as calls:
+            layer(torch.randn(1, 24, 8), (2, 3, 4)).sum().backward()
+        assert calls.counts[scan] == 1, mixer

@@ -203,7 +203,7 @@ def test_another_patch_size_than_built_for(name):
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("segmamba", dict(mixer="lstm"), "mixer must be one of mamba, none, conv"),
+        ("segmamba", dict(mixer="lstm"), "mixer must be one of mamba, mamba2, none, conv"),
         ("segmamba", dict(gate="max"), "gate must be one of add, multiply"),
         ("segmamba", dict(dt_init="none"), "dt_init"),
         ("segmamba", dict(strides=[2, 2, 2]), r"strides\[0\]"),
@@ -220,7 +220,7 @@ def test_another_patch_size_than_built_for(name):
         ("transformer", dict(bottleneck_channels=24), "16 attention heads"),
         ("transformer", dict(d_state=4), "d_state"),
         ("conv bottleneck", dict(mixer="none"), "no effect"),
-        ("umamba bot", dict(mixer="lstm"), "mixer must be one of mamba, none, conv"),
+        ("umamba bot", dict(mixer="lstm"), "mixer must be one of mamba, mamba2, none, conv"),
         ("umamba bot", dict(conv_op=nn.Conv1d), "conv_op"),
         ("umamba bot", dict(n_blocks_per_stage=[2, 2]), "n_blocks_per_stage must hold 3"),
         ("umamba enc", dict(n_blocks_per_stage_decoder=[2, 0]), "n_blocks_per_stage_decoder must hold 2"),

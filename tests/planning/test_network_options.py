@@ -101,7 +101,7 @@ def test_what_is_no_option_of_the_network(network, options, message):
     ("option", "message"),
     [
         ("gate=max", "gate must be one of add, multiply; got 'max'"),
-        ("mixer=lstm", "mixer must be one of mamba, none, conv; got 'lstm'"),
+        ("mixer=lstm", "mixer must be one of mamba, mamba2, none, conv; got 'lstm'"),
         ("n_tom_layers_per_stage=[1]", "n_tom_layers_per_stage has 1 entries"),
         ("dt_init=3", "dt_init must be 'all' or 'first', got 3"),
         ("n_tom_layers_per_stage=two", "n_tom_layers_per_stage"),
