@@ -11,9 +11,9 @@ from dynamic_network_architectures.initialization.weight_init import InitWeights
 from torch import nn
 
 from ..blocks.half_precision import saturate_layers
+from ..blocks.mamba_layer import MambaLayer
 from ..contract import PlannedNetwork
 from ..topology import Topology
-from .mamba_layer import MambaLayer
 from .residual_block import ResidualBlock
 
 _WHY_ONE_PATCH = (
