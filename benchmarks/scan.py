@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
@@ -70,7 +70,34 @@ class Row:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    sections = (
+        against_the_reference,
+        against_torch,
+        against_the_roofline,
+        against_copies,
+        against_outputs,
+        against_the_roofline_in_kept_memory,  # last: it changes the process
+    )
+    measure(__doc__, SHAPES, sections, Path("scan_cpu.json"), extra_memory)
+
+
+def measure(
+    description: str,
+    shapes: list[tuple[int, ...]],
+    sections: Sequence[Callable[[Run], list[Row]]],
+    results: Path,
+    memory_of: Callable[[tuple[int, ...]], int],
+) -> None:
+    """The command: run all sections, print their rows, write them as JSON.
+
+    Args:
+        description: for the help.
+        shapes: the largest last, which --quick leaves out.
+        sections: each measures and gives its rows.
+        results: where to write by default.
+        memory_of: what a process of its own prints of a shape, see `memory_of_a_process`.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, and not the largest shape")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument(
@@ -79,36 +106,29 @@ def main() -> None:
         default="wall",
         help="cpu: the time the program had a core, which tells more on a busy machine; for one thread",
     )
-    parser.add_argument("--json", type=Path, default=Path("scan_cpu.json"), help="where to write the results")
-    parser.add_argument("--memory-of", type=int, nargs=4, help=argparse.SUPPRESS)  # a run of this program by itself
+    parser.add_argument("--json", type=Path, default=results, help="where to write the results")
+    parser.add_argument("--memory-of", type=int, nargs="+", help=argparse.SUPPRESS)  # a run of this program by itself
     arguments = parser.parse_args()
     if arguments.clock == "cpu" and arguments.threads > 1:
         parser.error("--clock cpu adds up the threads' times; use it with --threads 1")
     torch.set_num_threads(arguments.threads)
     if arguments.memory_of:
-        print(extra_memory(tuple(arguments.memory_of)))
+        print(memory_of(tuple(arguments.memory_of)))
         return
 
     load_before = os.getloadavg()[0]
     run = Run(
-        shapes=SHAPES[:-1] if arguments.quick else SHAPES,
+        shapes=shapes[:-1] if arguments.quick else shapes,
         rounds=3 if arguments.quick else 7,
         clock=time.process_time if arguments.clock == "cpu" else time.perf_counter,
     )
     rows = []
-    for make in (
-        against_the_reference,
-        against_torch,
-        against_the_roofline,
-        against_copies,
-        against_outputs,
-        against_the_roofline_in_kept_memory,  # last: it changes the process
-    ):
-        for row in make(run):
+    for section in sections:
+        for row in section(run):
             target = f"{row.target:8} {'yes' if row.reached else 'NO':3}"
             print(f"{row.what:50} {row.against:27} {row.ratio:8.2f}  {target}  {row.detail}", flush=True)
             rows.append(vars(row))
-    results = {
+    content = {
         "date": date.today().isoformat(),
         "machine": {
             "cpu": cpu_model(),
@@ -120,7 +140,7 @@ def main() -> None:
         "clock": arguments.clock,
         "rows": rows,
     }
-    arguments.json.write_text(json.dumps(results, indent=2) + "\n")
+    arguments.json.write_text(json.dumps(content, indent=2) + "\n")
 
 
 # ---- the rows ----
@@ -217,9 +237,7 @@ def against_outputs(run: Run) -> list[Row]:
     if not Path("/proc/self/clear_refs").exists():
         return rows
     for b, d, L, n in (shape for shape in run.shapes if shape[2] * shape[1] > 2**20):
-        command = [sys.executable, __file__, "--threads", str(torch.get_num_threads())]
-        command += ["--memory-of", *map(str, (b, d, L, n))]
-        extra = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+        extra = memory_of_a_process(__file__, (b, d, L, n))
         inputs = make_inputs(b, d, L, n)
         outputs = sum(t.nbytes for t in differentiable(inputs).values()) + inputs["u"].nbytes
         ratio = extra / outputs
@@ -227,6 +245,12 @@ def against_outputs(run: Run) -> list[Row]:
         what = f"memory of forward + backward {(b, d, L, n)}"
         rows.append(Row(what, "outputs and gradients", ratio, "<= 1.3", ratio <= 1.3, detail))
     return rows
+
+
+def memory_of_a_process(program: str, shape: tuple[int, ...]) -> int:
+    """What `program` prints for this shape in a process of its own."""
+    command = [sys.executable, program, "--threads", str(torch.get_num_threads()), "--memory-of", *map(str, shape)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 # ---- what is measured ----
@@ -321,13 +345,17 @@ def interleave(t: Tensor, slices: int) -> Tensor:
     return t.unflatten(1, (slices, -1)).transpose(1, 2).flatten(1, 2)
 
 
-def extra_memory(shape: tuple[int, int, int, int]) -> int:
+def extra_memory(shape: tuple[int, ...]) -> int:
     """Bytes by which forward and backward raise this process's peak of resident memory."""
     forward_and_backward(make_inputs(1, 1, 1, 1), "cpu")
-    inputs = make_inputs(*shape)
+    return raised_peak(make_inputs(*shape), partial(scan, backend="cpu"))
+
+
+def raised_peak(inputs: dict[str, Tensor], operator: Callable[[dict[str, Tensor]], Tensor]) -> int:
+    """Bytes by which the operator and its gradients raise this process's peak of resident memory."""
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = resident_bytes("VmRSS")
-    out = scan(inputs, "cpu")
+    out = operator(inputs)
     gradients = differentiate(out, inputs)
     peak = resident_bytes("VmHWM")
     del gradients

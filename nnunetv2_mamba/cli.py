@@ -6,38 +6,14 @@ import pickle
 import subprocess
 import sys
 import traceback
+from importlib import import_module
 
-from .commands import (
-    benchmark,
-    compare,
-    convert_freesurfer,
-    demo,
-    doctor,
-    evaluate,
-    export,
-    import_weights,
-    package,
-    plan,
-    predict_roi,
-)
 from .processes import Ended, signals_raise
 from .text import printable
 
-VERBS = {
-    "doctor": doctor,
-    "import-weights": import_weights,
-    "plan": plan,
-    "evaluate": evaluate,
-    "compare": compare,
-    "benchmark": benchmark,
-    "convert-freesurfer": convert_freesurfer,
-    "predict-roi": predict_roi,
-    "package": package,
-    "export": export,
-    "demo": demo,
-}
-
-
+# Each is a module in commands/, which has _ for -; in the order of the help.
+_NAMES = "doctor import-weights plan evaluate compare benchmark convert-freesurfer predict-roi package export demo"
+VERBS = {name: import_module(f".commands.{name.replace('-', '_')}", __package__) for name in _NAMES.split()}
 # Their messages are sentences for a user; what else is raised needs its name to be understood.
 _SPEAKING = (OSError, ValueError, RuntimeError, ImportError, pickle.UnpicklingError, subprocess.SubprocessError)
 

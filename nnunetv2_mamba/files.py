@@ -18,7 +18,7 @@ import stat
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,17 +44,9 @@ def written_whole(path: Path) -> Iterator[Path]:
     Raises:
         OSError: where the file cannot be written (a full disk, no permission), naming ``path``; nothing of it is left.
     """
-    remove_left_behind(path)
-    temporary = _temporary(path)
-    try:
+    with _named_at_last(path) as temporary:
         yield temporary
         _flush(temporary)
-        temporary.replace(path)
-    except OSError as error:
-        raise _naming(error, path, temporary) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    _flush_folder(path.parent)
 
 
 @contextmanager
@@ -64,16 +56,23 @@ def folder_made_whole(path: Path) -> Iterator[Path]:
     Raises:
         OSError: where it cannot be written, naming ``path``; nothing of it is left.
     """
+    with _named_at_last(path) as temporary:
+        temporary.mkdir()
+        yield temporary
+
+
+@contextmanager
+def _named_at_last(path: Path) -> Iterator[Path]:
+    """Give a temporary name; what has it afterwards is renamed to ``path`` if the block succeeds, else removed."""
     remove_left_behind(path)
     temporary = _temporary(path)
     try:
-        temporary.mkdir()
         yield temporary
         temporary.replace(path)
     except OSError as error:
         raise _naming(error, path, temporary) from error
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
     _flush_folder(path.parent)
 
 
@@ -204,10 +203,8 @@ def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError:  # still open on Windows, or another user's
-            return
+        with suppress(OSError):  # missing, still open on Windows, or another user's
+            path.unlink()
 
 
 def _flush(path: Path) -> None:

@@ -12,20 +12,31 @@ import os
 import signal
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 _handled: Counter[int] = Counter()  # how many handlers of this process are in force
 _fork = threading.local()  # held: the signals held back by the thread that forks
 
 
-def add(numbers: Iterable[int]) -> None:
-    """Handlers of these signals are in force from now on."""
-    _handled.update(map(int, numbers))
+@contextmanager
+def handled(numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Within, these signals call ``handler`` in this process. Afterwards their handlers are those of before.
 
-
-def remove(numbers: Iterable[int]) -> None:
-    """They no longer are."""
-    _handled.subtract(map(int, numbers))
+    Outside the main thread, where Python allows no handlers, nothing changes.
+    """
+    previous = {}
+    if threading.current_thread() is threading.main_thread():
+        previous = {int(number): signal.signal(number, handler) for number in numbers}
+    _handled.update(list(previous))
+    try:
+        yield
+    finally:
+        _handled.subtract(list(previous))
+        for number, old in previous.items():
+            if old is not None and signal.getsignal(number) == handler:  # None: not from Python, which cannot set it
+                signal.signal(number, old)
 
 
 def _hold_back() -> None:

@@ -19,12 +19,13 @@ from typing import BinaryIO
 import numpy as np
 import SimpleITK
 from nibabel import AnalyzeHeader, Nifti1Header, Nifti1Pair, Nifti2Header
+from nibabel.filename_parser import types_filenames
 from nibabel.freesurfer.mghformat import MGHHeader
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from tifffile import TiffFile, TiffFileError
 
-from .text import last_line
+from .text import last_line, listed
 
 _CHUNK = 1 << 16  # of compressed bytes at a time: they may grow a thousandfold
 _LINE = 1 << 16  # of a text header
@@ -65,7 +66,7 @@ def check_complete(file: Path) -> None:
 
 
 def whole_numbers(array: np.ndarray, file: Path) -> np.ndarray:
-    """The values of a label map as integers.
+    """Take the values of a label map as integers.
 
     Args:
         array: of any shape and type, such as a whole image or the different values in it.
@@ -81,7 +82,7 @@ def whole_numbers(array: np.ndarray, file: Path) -> np.ndarray:
     wrong = np.unique(array[~np.isfinite(array) | (array != np.rint(array))])
     if wrong.size:
         raise ValueError(
-            f"{file} has values that are no whole numbers: {_listed(wrong)}; labels must be. Round them where that is "
+            f"{file} has values that are no whole numbers: {listed(wrong)}; labels must be. Round them where that is "
             "what they mean, and write the file again as integers"
         )
     largest = np.abs(array).max(initial=0)
@@ -90,13 +91,8 @@ def whole_numbers(array: np.ndarray, file: Path) -> np.ndarray:
     return array.astype(np.int32 if largest <= np.iinfo(np.int32).max else np.int64)
 
 
-def _listed(values: np.ndarray, most: int = 10) -> str:
-    """Every digit of the values: 0.9999999 must not read as 1."""
-    return ", ".join(str(value) for value in values[:most]) + (", ..." if len(values) > most else "")
-
-
 def _check_regular(file: Path) -> None:
-    """A pipe would be waited for, a device read without end."""
+    """Refuse what is no regular file: a pipe would be waited for, a device read without end."""
     try:
         mode = file.stat().st_mode
     except OSError as error:
@@ -106,7 +102,7 @@ def _check_regular(file: Path) -> None:
 
 
 def _opened(file: Path) -> BinaryIO:
-    """The content; what is called ``.gz`` and is not compressed, ITK reads as well."""
+    """Open the content; what is called ``.gz`` and is not compressed, ITK reads as well."""
     with file.open("rb") as stream:
         compressed = stream.read(2) == b"\x1f\x8b"
     return gzip.open(file) if compressed and file.suffix.lower() in (".gz", ".mgz") else file.open("rb")
@@ -132,11 +128,10 @@ def _check_nifti(file: Path) -> None:
 
 
 def _check_pair(file: Path) -> None:
-    """NIfTI or Analyze in two files, of which either may be named."""
-    compressed = ".gz" if file.name.lower().endswith(".gz") else ""
-    stem = file.with_name(file.name.removesuffix(compressed)).with_suffix("")
-    header_file, voxels = (Path(f"{stem}{ending}{compressed}") for ending in (".hdr", ".img"))
-    if not voxels.exists() and not compressed:
+    """Check NIfTI or Analyze in two files, of which either may be named."""
+    names = types_filenames(str(file), (("header", ".hdr"), ("voxels", ".img")), trailing_suffixes=(".gz",))
+    header_file, voxels = Path(names["header"]), Path(names["voxels"])
+    if not voxels.exists() and voxels.suffix != ".gz":
         voxels = Path(f"{voxels}.gz")
     for part in (header_file, voxels):
         _check_regular(part)
@@ -154,7 +149,7 @@ def _check_pair(file: Path) -> None:
 
 
 def _bytes_of_voxels(header: AnalyzeHeader) -> int:
-    """What the voxels take, of a header that can be true."""
+    """Count the bytes of the voxels, of a header that can be true."""
     n_axes = int(header["dim"][0])
     shape = header["dim"][1 : n_axes + 1].tolist()
     if not 1 <= n_axes <= 7 or min(shape) < 1:
@@ -189,7 +184,7 @@ def _check_mgh(file: Path) -> None:
 
 
 def _check_meta(file: Path) -> None:
-    """MetaImage, with the voxels in the file or in one beside it."""
+    """Check a MetaImage, with the voxels in the file or in one beside it."""
     fields = {}
     with file.open("rb") as stream:
         while "ElementDataFile" not in fields and (line := stream.readline(_LINE)):
@@ -205,9 +200,7 @@ def _check_meta(file: Path) -> None:
         else:
             voxels, offset = file.parent / where, 0
             _check_regular(voxels)
-    information = read_header(file)
-    voxel = SimpleITK.Image(1, 1, 1, information.GetPixelID()).GetSizeOfPixelComponent()
-    expected = math.prod(information.GetSize()) * information.GetNumberOfComponents() * voxel
+    expected = _bytes_by_itk(file)
     with voxels.open("rb") as stream:
         stream.seek(offset)
         if not fields.get("CompressedData", "").startswith(("T", "t", "1")):
@@ -242,7 +235,7 @@ def _check_nrrd(file: Path) -> None:
 
 
 def _decompressed_size(chunks: Iterator[bytes]) -> int:
-    """Of a stream of zlib or gzip, which must have its end."""
+    """Count the bytes in a stream of zlib or gzip, which must have its end."""
     decompressor, size = zlib.decompressobj(wbits=47), 0
     for chunk in chunks:
         size += len(decompressor.decompress(chunk))
@@ -252,14 +245,19 @@ def _decompressed_size(chunks: Iterator[bytes]) -> int:
 
 
 def _check_gipl(file: Path) -> None:
-    information = read_header(file)
-    voxel = SimpleITK.Image(1, 1, 1, information.GetPixelID()).GetSizeOfPixelComponent()
     with _opened(file) as stream:
-        _check_size(stream, _GIPL_HEADER + math.prod(information.GetSize()) * voxel)
+        _check_size(stream, _GIPL_HEADER + _bytes_by_itk(file))
+
+
+def _bytes_by_itk(file: Path) -> int:
+    """Count the bytes of the voxels, of a header that ITK can read."""
+    header = read_header(file)
+    component = SimpleITK.Image(1, 1, 1, header.GetPixelID()).GetSizeOfPixelComponent()
+    return math.prod(header.GetSize()) * header.GetNumberOfComponents() * component
 
 
 def read_header(file: Path) -> SimpleITK.ImageFileReader:
-    """Size, spacing, origin and direction as ITK reads them, without the voxels.
+    """Read size, spacing, origin and direction as ITK does, without the voxels.
 
     Raises:
         RuntimeError: ITK's, with the reason in its last line.
@@ -290,7 +288,7 @@ def _check_png(file: Path) -> None:
 
 
 def _png_data(stream: BinaryIO) -> Iterator[bytes]:
-    """What the chunks of pixels hold, piece by piece."""
+    """Read what the chunks of pixels hold, piece by piece."""
     while len(head := stream.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
         if kind == b"IDAT":

@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -47,21 +46,10 @@ def signals_raise() -> Iterator[None]:
                 worker.terminate()
         raise KeyboardInterrupt if number == signal.SIGINT else Ended(number)
 
-    previous = {}
-    if threading.current_thread() is threading.main_thread():  # elsewhere Python allows no handlers
-        ours = [getattr(signal, name) for name in _ENDING if hasattr(signal, name)]
-        previous = {number: signal.getsignal(number) for number in (signal.SIGINT, *ours)}
-        previous = {n: old for n, old in previous.items() if old in (signal.SIG_DFL, signal.default_int_handler)}
-    for number in previous:
-        signal.signal(number, handle)
-    forked_children.add(previous)
-    try:
+    there = [signal.SIGINT, *(getattr(signal, name) for name in _ENDING if hasattr(signal, name))]
+    unhandled = [number for number in there if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)]
+    with forked_children.handled(unhandled, handle):
         yield
-    finally:
-        forked_children.remove(previous)
-        for number, old in previous.items():
-            if signal.getsignal(number) is handle:
-                signal.signal(number, old)
 
 
 def run_and_end_with_us(command: Sequence[str], patience: float = CHECKPOINT_TIME, **options: Any) -> int:

@@ -10,7 +10,7 @@ Regions = dict[str, tuple[int, ...]]
 
 
 def contradictions(labels: Mapping[str, object], regions_class_order: Sequence[int] | None) -> list[str]:
-    """What even a perfect network would get wrong, a sentence for each value of the voxels that it concerns.
+    """Say what even a perfect network would get wrong, a sentence for each value of the voxels that it concerns.
 
     nnU-Net writes a region after the other, each as its value of ``regions_class_order``, over those before
     (``LabelManager.convert_probabilities_to_segmentation``). A voxel must lie in the same regions before and after.
@@ -26,35 +26,36 @@ def contradictions(labels: Mapping[str, object], regions_class_order: Sequence[i
     if not regions or regions_class_order is None:
         return []
     order = [int(value) for value in regions_class_order]
-    wrong = {}
+    remedy = _remedy(regions)
+    found = []
     for value in sorted({value for values in regions.values() for value in values}):
         written = _written(value, regions, order)
         before, after = _holding(value, regions), _holding(written, regions)
         if before != after:
             named = [joined_by_and(names) or "no region" for names in (before, after)]
-            wrong[value] = f"voxels of {named[0]} (value {value}) as {written}, which is {named[1]}"
-    remedy = _remedy(regions)
-    return [
-        f"regions_class_order {order} contradicts the regions: nnU-Net writes {text}; {remedy}"
-        for text in wrong.values()
-    ]
+            found.append(
+                f"regions_class_order {order} contradicts the regions: nnU-Net writes voxels of {named[0]} "
+                f"(value {value}) as {written}, which is {named[1]}; {remedy}"
+            )
+    return found
+
+
+def values_of(label_or_region: object) -> tuple[int, ...]:
+    """List the values of a label (a number) or of a region (several); numbers written as text serve, as in nnU-Net."""
+    many = isinstance(label_or_region, list | tuple)
+    return tuple(int(value) for value in (label_or_region if many else [label_or_region]))
 
 
 def _regions(labels: Mapping[str, object]) -> Regions:
-    """As nnU-Net's label manager finds them: none unless a label has several values; neither background nor ignore."""
-    many = {name: value for name, value in labels.items() if isinstance(value, list | tuple)}
-    if not any(len(value) > 1 for value in many.values()):
+    """Find the regions as nnU-Net does: none unless a label has several values; neither background nor ignore."""
+    if not any(isinstance(value, list | tuple) and len(value) > 1 for value in labels.values()):
         return {}
-    values = {
-        name: tuple(int(part) for part in (value if name in many else (value,)))
-        for name, value in labels.items()
-        if name != "ignore"
-    }
+    values = {name: values_of(value) for name, value in labels.items() if name != "ignore"}
     return {name: found for name, found in values.items() if {*found} != {0}}
 
 
 def _written(value: int, regions: Regions, order: Sequence[int]) -> int:
-    """The value that nnU-Net writes where a voxel of ``value`` is predicted without an error."""
+    """Find the value that nnU-Net writes where a voxel of ``value`` is predicted without an error."""
     written = 0
     for region, own in zip(regions.values(), order, strict=False):  # of other lengths nnU-Net says that itself
         if value in region:
@@ -67,7 +68,7 @@ def _holding(value: int, regions: Regions) -> tuple[str, ...]:
 
 
 def _remedy(regions: Regions) -> str:
-    """The order that is right for the regions as they are listed, if there is one."""
+    """Name the order that is right for the regions as they are listed, if there is one."""
     last: dict[str, int] = {}
     for value in sorted({value for values in regions.values() for value in values}):
         holding = _holding(value, regions)

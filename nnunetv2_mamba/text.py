@@ -6,7 +6,7 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
 
 
 def printable(text: object) -> str:
-    """The text with control characters, line breaks and marks of direction written as Python escapes."""
+    """Write control characters, line breaks and marks of direction as Python escapes."""
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode("ascii")
         for character in str(text)
@@ -14,7 +14,7 @@ def printable(text: object) -> str:
 
 
 def short_reason(error: BaseException, limit: int = 200) -> str:
-    """An error on one line: its type, and the message up to its first empty line."""
+    """Write an error on one line: its type, and the message up to its first empty line."""
     words = str(error).strip().split("\n\n")[0].split()
     text = " ".join(words) or "no message"
     cut = text if len(text) <= limit else text[:limit].rsplit(" ", 1)[0] + " ..."
@@ -22,7 +22,7 @@ def short_reason(error: BaseException, limit: int = 200) -> str:
 
 
 def last_line(text: object, otherwise: str | None = None) -> str:
-    """The last line of a text or an error: ITK and tracebacks say there what is wrong, after where in the code.
+    """Take the last line of a text or an error: ITK and tracebacks say there what is wrong, after where in the code.
 
     Args:
         otherwise: for a text that is empty; None for the name of its type, which says something of an error.
@@ -32,30 +32,35 @@ def last_line(text: object, otherwise: str | None = None) -> str:
 
 
 def times(numbers: Iterable[float]) -> str:
-    """Sizes as ``96 x 96 x 64``."""
+    """Write sizes as ``96 x 96 x 64``."""
     return " x ".join(f"{number:g}" for number in numbers)
 
 
 def excerpt(value: object, limit: int = 100) -> str:
-    """How Python writes a value, cut where it is long: for messages that show what a file says."""
+    """Write a value as Python does, cut where it is long: for messages that show what a file says."""
     text = repr(value)
     return text if len(text) <= limit else f"{text[:limit]}..."
 
 
 def joined_by_and(names: Sequence[str]) -> str:
-    """``a``, ``a and b`` or ``a, b and c``."""
+    """Write ``a``, ``a and b`` or ``a, b and c``."""
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def first_few(items: Iterable[object], most: int = 10, separator: str = ", ") -> str:
-    """``a, b and 3 more``: a list for a message, cut where it is long."""
+    """Write ``a, b and 3 more``: a list for a message, cut where it is long."""
     texts = [str(item) for item in items]
     more = f" and {len(texts) - most} more" if len(texts) > most else ""
     return f"{separator.join(texts[:most])}{more}"
 
 
+def listed(values: Sequence[object], most: int = 10) -> str:
+    """Write ``1, 2, ...``: values for a message with all their digits, as 0.9999999 must not read as 1."""
+    return ", ".join(str(value) for value in values[:most]) + (", ..." if len(values) > most else "")
+
+
 def as_cell(text: str) -> str:
-    """The text for a cell of a CSV file: with an apostrophe before it where a spreadsheet would compute it.
+    """Write text for a cell of a CSV file: with an apostrophe before it where a spreadsheet would compute it.
 
     :func:`from_cell` takes it away again, so an apostrophe before such a character is doubled, too.
     """
@@ -63,5 +68,5 @@ def as_cell(text: str) -> str:
 
 
 def from_cell(text: str) -> str:
-    """What :func:`as_cell` was given."""
+    """Give back what :func:`as_cell` was given."""
     return text[1:] if text.startswith("'") and text[1:].startswith(_FORMULA_STARTS) else text

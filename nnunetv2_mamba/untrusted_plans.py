@@ -14,7 +14,7 @@ import pydoc
 import re
 import types
 import warnings
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,17 @@ _OLD_KEYS = (
     "pool_op_kernel_sizes",
     "conv_kernel_sizes",
 )
+# What nnU-Net finds by its name: the package in which it looks, and of what class therein it must be; None: a function.
+_OF_PLANS = {
+    "image_reader_writer": ("imageio", "base_reader_writer.BaseReaderWriter"),
+    "label_manager": ("utilities.label_handling", "label_handling.LabelManager"),
+}
+_RESAMPLING = ("resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities")
+_OF_CONFIGURATIONS = {
+    "preprocessor_name": ("preprocessing", "preprocessors.default_preprocessor.DefaultPreprocessor"),
+    "normalization_schemes": ("preprocessing.normalization", "default_normalization_schemes.ImageNormalization"),
+    **dict.fromkeys(_RESAMPLING, ("preprocessing.resampling", None)),
+}
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 # Keys whose numbers are widths or sizes; all other numbers count something, or are a kernel, a stride or a share.
 _WIDTHS = re.compile("feature|channel|dim|size|shape|width|grid|tokens")
@@ -64,23 +75,16 @@ def check_untrusted_plans(plans: Any, name: object) -> None:
     """
     try:
         resolved = _check_document(plans)
-        for key, configuration in resolved.items():
-            _at(key, _check_text, configuration)
-        _find_in_nnunet(plans, "image_reader_writer", "imageio", "imageio.base_reader_writer.BaseReaderWriter")
-        _find_in_nnunet(
-            plans, "label_manager", "utilities/label_handling", "utilities.label_handling.label_handling.LabelManager"
-        )
-        for key, configuration in resolved.items():
-            _at(key, _check_objects, configuration)
+        for check in (_check_text, _check_objects):
+            for key, configuration in resolved.items():
+                try:
+                    check(configuration)
+                except ValueError as error:
+                    raise ValueError(f"configuration {key!r}: {error}") from error
+        for key, wanted in _named(plans, _OF_PLANS):
+            _find_in_nnunet(key, wanted, *_OF_PLANS[key])
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-
-
-def _at(key: str, check: Callable[[dict], None], configuration: dict) -> None:
-    try:
-        check(configuration)
-    except ValueError as error:
-        raise ValueError(f"configuration {key!r}: {error}") from error
 
 
 # As text
@@ -93,9 +97,8 @@ def _check_document(plans: Any) -> dict[str, dict]:
     configurations = plans.get("configurations")
     _require(isinstance(configurations, dict), "'configurations' is no JSON object")
     _require(0 < len(configurations) <= _MOST_CONFIGURATIONS, f"has {len(configurations)} configurations")
-    for key in ("image_reader_writer", "label_manager"):
-        if key in plans:
-            _check_identifier(key, plans[key])
+    for key, name in _named(plans, _OF_PLANS):
+        _check_identifier(key, name)
     for key in ("transpose_forward", "transpose_backward"):
         value = plans.get(key, [0, 1, 2])
         whole = isinstance(value, list) and all(isinstance(axis, int) for axis in value)
@@ -116,44 +119,40 @@ def _check_depth(plans: dict) -> None:
         depth += 1
 
 
-def _inherited(configurations: dict, name: str) -> dict:
+def _inherited(configurations: dict, name: str, heirs: tuple[str, ...] = ()) -> dict:
     """The configuration over those that it inherits from, as nnU-Net resolves them."""
-    chain = []
-    while True:
-        _require(
-            isinstance(name, str) and name in configurations,
-            f"configuration {chain[-1]!r} inherits from {excerpt(name)}, which there is not" if chain else "",
-        )
-        _require(name not in chain, f"the configurations {', '.join(map(repr, chain))} inherit from each other")
-        _require(isinstance(configurations[name], dict), f"configuration {name!r} is no JSON object")
-        chain.append(name)
-        if "inherits_from" not in configurations[name]:
-            break
-        name = configurations[name]["inherits_from"]
-    resolved: dict = {}
-    for name in reversed(chain):
-        resolved.update(configurations[name])
-    return resolved
+    own = configurations[name]
+    _require(isinstance(own, dict), f"configuration {name!r} is no JSON object")
+    if "inherits_from" not in own:
+        return own
+    parent, heirs = own["inherits_from"], (*heirs, name)
+    _require(
+        isinstance(parent, str) and parent in configurations,
+        f"configuration {name!r} inherits from {excerpt(parent)}, which there is not",
+    )
+    _require(parent not in heirs, f"the configurations {', '.join(map(repr, heirs))} inherit from each other")
+    return {**_inherited(configurations, parent, heirs), **own}
 
 
 def _check_text(configuration: dict) -> None:
     _check_patch(configuration)
-    if "preprocessor_name" in configuration:
-        _check_identifier("preprocessor_name", configuration["preprocessor_name"])
     schemes = configuration.get("normalization_schemes", [])
     _require(isinstance(schemes, list) and len(schemes) <= 1024, "'normalization_schemes' is no list")
-    for scheme in schemes:
-        _check_identifier("normalization_schemes", scheme)
-    masks = configuration.get("use_mask_for_norm", [])
-    _require(isinstance(masks, list), "'use_mask_for_norm' is no list")
-    for key in ("resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities"):
-        if key in configuration:
-            _check_identifier(key, configuration[key])
+    for key, name in _named(configuration, _OF_CONFIGURATIONS):
+        _check_identifier(key, name)
+    _require(isinstance(configuration.get("use_mask_for_norm", []), list), "'use_mask_for_norm' is no list")
+    for key in _RESAMPLING:
         _require(isinstance(configuration.get(f"{key}_kwargs", {}), dict), f"'{key}_kwargs' is no JSON object")
     if "architecture" in configuration:
         _check_architecture(configuration["architecture"])
     elif "UNet_class_name" in configuration:
         _check_old_architecture(configuration)
+
+
+def _named(document: Mapping[str, Any], keys: Iterable[str]) -> list[tuple[str, Any]]:
+    """The key and the name of everything that the document lets nnU-Net find; normalization schemes are several."""
+    values = [(key, document[key]) for key in keys if key in document]
+    return [(key, name) for key, value in values for name in (value if key == "normalization_schemes" else [value])]
 
 
 def _check_patch(configuration: dict) -> None:
@@ -247,26 +246,13 @@ def _check_dotted(key: str, value: Any, beginnings: tuple[str, ...]) -> None:
 def _check_objects(configuration: dict) -> None:
     if "architecture" in configuration or "UNet_class_name" in configuration:
         _check_network(_as_architecture(configuration), configuration.get("patch_size"))
-    _find_in_nnunet(
-        configuration,
-        "preprocessor_name",
-        "preprocessing",
-        "preprocessing.preprocessors.default_preprocessor.DefaultPreprocessor",
-    )
-    for scheme in configuration.get("normalization_schemes", []):
-        _find_in_nnunet(
-            {"normalization_schemes": scheme},
-            "normalization_schemes",
-            "preprocessing/normalization",
-            "preprocessing.normalization.default_normalization_schemes.ImageNormalization",
-        )
-    for key in ("resampling_fn_data", "resampling_fn_seg", "resampling_fn_probabilities"):
-        function = _find_in_nnunet(configuration, key, "preprocessing/resampling", None)
-        if function is not None:
+    for key, name in _named(configuration, _OF_CONFIGURATIONS):
+        found = _find_in_nnunet(key, name, *_OF_CONFIGURATIONS[key])
+        if key in _RESAMPLING:
             try:
-                inspect.signature(function).bind(None, None, None, None, **configuration.get(f"{key}_kwargs", {}))
+                inspect.signature(found).bind(None, None, None, None, **configuration.get(f"{key}_kwargs", {}))
             except TypeError as error:
-                raise ValueError(f"'{key}_kwargs' does not fit {configuration[key]}: {error}") from error
+                raise ValueError(f"'{key}_kwargs' does not fit {name}: {error}") from error
 
 
 def _as_architecture(configuration: dict) -> dict[str, Any]:
@@ -313,15 +299,17 @@ def _located(name: str) -> Any:
     Else ``dynamic_network_architectures.architectures.unet.torch.hub.load`` would lead out of the package.
     """
     module, _, attribute = name.rpartition(".")
+    located = None
     try:
         if importlib.util.find_spec(module) is not None:
             located = pydoc.locate(name)
-            return _moved(attribute) if located is None else located
     except ModuleNotFoundError:  # a parent that is missing, or no package
-        return _moved(attribute) if name.startswith("dynamic_network_architectures.") else None
+        pass
     except Exception as error:  # whatever an import of a module that is there may raise
         raise ValueError(f"{name} cannot be imported: {error}") from error
-    return _moved(attribute) if name.startswith("dynamic_network_architectures.") else None
+    if located is None and name.startswith("dynamic_network_architectures."):
+        located = _moved(attribute)
+    return located
 
 
 def _moved(attribute: str) -> Any:
@@ -352,26 +340,24 @@ def _number_of_weights(network: type, arguments: dict[str, Any], patch_size: lis
     return sum(parameter.numel() for parameter in built.parameters())
 
 
-def _find_in_nnunet(document: Mapping[str, Any], key: str, folder: str, base: str | None) -> Any:
-    """What nnU-Net finds in one of its folders by the name under ``key``; None where there is no such key.
+def _find_in_nnunet(key: str, name: str, package: str, base: str | None) -> Any:
+    """What nnU-Net finds by the name under ``key`` in one of its packages.
 
     Args:
-        base: that it must be a subclass of, below nnunetv2; None for a function.
+        base: the class, in that package, that it must be a subclass of; None for a function.
     """
-    if key not in document:
-        return None
     import nnunetv2
     from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 
-    home = f"nnunetv2.{folder.replace('/', '.')}"
-    found = recursive_find_python_class(str(Path(nnunetv2.__path__[0], folder)), document[key], home)
+    home = f"nnunetv2.{package}"
+    found = recursive_find_python_class(str(Path(nnunetv2.__path__[0], *package.split("."))), name, home)
     if base is None:
         valid = isinstance(found, types.FunctionType)
     else:
-        valid = isinstance(found, type) and issubclass(found, pydoc.locate(f"nnunetv2.{base}"))
+        valid = isinstance(found, type) and issubclass(found, pydoc.locate(f"{home}.{base}"))
     _require(
         valid and found.__module__.startswith(f"{home}."),
-        f"{key!r} is {excerpt(document[key])}, which nnU-Net has not in {home}",
+        f"{key!r} is {excerpt(name)}, which nnU-Net has not in {home}",
     )
     return found
 

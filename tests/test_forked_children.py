@@ -25,7 +25,7 @@ def ended_by(pid: int) -> int | None:
     return None
 
 
-@pytest.mark.parametrize("handlers", [signals_raise, TerminationRequest])
+@pytest.mark.parametrize("handlers", [signals_raise, lambda: TerminationRequest().in_force()], ids=["raise", "note"])
 def test_a_signal_that_comes_before_the_child_runs_ends_it(handlers):
     with handlers():
         for _ in range(15):
@@ -38,7 +38,8 @@ def test_a_signal_that_comes_before_the_child_runs_ends_it(handlers):
 
 
 def test_the_handlers_come_back_into_force():
-    with TerminationRequest() as request:
+    request = TerminationRequest()
+    with request.in_force():
         pid = os.fork()
         if pid == 0:
             os._exit(0 if signal.getsignal(signal.SIGTERM) == signal.SIG_DFL else 1)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunetv2_mamba.regions import contradictions
+from nnunetv2_mamba.regions import contradictions, values_of
 
 NESTED = {"background": 0, "whole": [1, 2, 3], "core": [1, 2], "enhancing": 1}
 BRATS = {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]}
@@ -69,3 +69,8 @@ def test_a_sentence_names_regions_and_values():
 @pytest.mark.parametrize("order", ([3, 2, 1], None, []))
 def test_labels_that_are_no_regions_have_no_order(order):
     assert contradictions({"background": 0, "a": 1, "b": [2]}, order) == []
+
+
+@pytest.mark.parametrize(("given", "values"), [(3, (3,)), ("3", (3,)), ([1, "2"], (1, 2)), ((4,), (4,))])
+def test_values_of_labels_and_regions(given, values):
+    assert values_of(given) == values

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnunetv2_mamba.text import as_cell, excerpt, first_few, from_cell, joined_by_and, printable, times
+from nnunetv2_mamba.text import as_cell, excerpt, first_few, from_cell, joined_by_and, listed, printable, times
 
 
 @pytest.mark.parametrize(
@@ -68,3 +68,9 @@ def test_first_few():
     assert first_few(iter("abcd"), 2) == "a, b and 2 more"
     assert first_few("abc", 2, "; ") == "a; b and 1 more"
     assert first_few([]) == ""
+
+
+def test_listed():
+    """Nothing is said to be missing where nothing is, and no digit is lost."""
+    assert listed(range(10)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
+    assert listed([0.9999999, 2, 3], 2) == "0.9999999, 2, ..."

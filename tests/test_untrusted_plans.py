@@ -233,6 +233,8 @@ def nested(depth: int) -> list:
         ({**PLANS, "image_reader_writer": "np"}, "'np', which nnU-Net has not in nnunetv2.imageio"),
         ({**PLANS, "label_manager": "np"}, "'np', which nnU-Net has not"),
         ({**PLANS, "label_manager": None}, "'label_manager' must be"),
+        ({**PLANS, "label_manager": ["LabelManager"]}, "'label_manager' must be"),
+        ({**PLANS, "image_reader_writer": []}, "'image_reader_writer' must be"),
         ({**PLANS, "transpose_forward": [0, 1, 3]}, "no order of axes"),
         ({**PLANS, "transpose_backward": "012"}, "no order of axes"),
         ({**PLANS, "foreground_intensity_properties_per_channel": {"0": 1}}, "a JSON object for each channel"),
@@ -266,6 +268,8 @@ def nested(depth: int) -> list:
         (plans_of(normalization_schemes="ZScoreNormalization"), "no list"),
         (plans_of(use_mask_for_norm=None), "no list"),
         (plans_of(preprocessor_name="join"), "'join', which nnU-Net has not"),
+        (plans_of(preprocessor_name=["DefaultPreprocessor"]), "'preprocessor_name' must be"),
+        (plans_of(resampling_fn_seg=[]), "'resampling_fn_seg' must be"),
         (plans_of(preprocessor_name="__class__"), "'preprocessor_name' must be"),
         (plans_of(resampling_fn_seg="recursive_find_python_class"), "which nnU-Net has not"),
         (plans_of(resampling_fn_seg="torch"), "which nnU-Net has not"),
@@ -280,7 +284,7 @@ def nested(depth: int) -> list:
             "has neither an 'architecture' nor",
         ),
     ],
-    ids=range(58),
+    ids=range(62),
 )
 def test_plans_of_other_types_and_absurd_sizes(plans, message):
     with pytest.raises(ValueError, match=f"^plans.json: .*{message}"):

@@ -36,7 +36,7 @@ class Topology:
 
     @property
     def total_stride(self) -> tuple[int, ...]:
-        """Multiple that each axis of the input must have."""
+        """The multiple that each axis of the input must have."""
         return total_stride(self.strides)
 
     def check_input(self, x: torch.Tensor, channels: int) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from nnunetv2_mamba.evaluation.compare_results import compare_results
-from nnunetv2_mamba.evaluation.measure_all import evaluate
+from nnunetv2_mamba.evaluation.evaluate_pairings import evaluate_pairings
 from nnunetv2_mamba.evaluation.metric_options import MetricOptions
 from nnunetv2_mamba.evaluation.pairings import from_results
 from nnunetv2_mamba.evaluation.report.wording import findings
@@ -38,10 +38,10 @@ def evaluate_models(models: Models) -> None:
     """Write ``evaluation.csv`` and ``.json`` into the validation folders of the models' folds; resumes.
 
     Raises:
-        ValueError, OSError: as ``evaluation.pairings.from_results`` and ``evaluation.measure_all.evaluate``.
+        ValueError, OSError: as ``from_results`` and ``evaluate_pairings``.
     """
     folds = [model / fold for model, names in models.items() for fold in names]
-    evaluate([pairing for fold in folds for pairing in from_results(fold)], MetricOptions())
+    evaluate_pairings([pairing for fold in folds for pairing in from_results(fold)], MetricOptions())
 
 
 def compare_models(models: Models, output: Path) -> list[str]:

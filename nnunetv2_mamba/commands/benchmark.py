@@ -1,4 +1,4 @@
-"""``nnunetv2_mamba benchmark``."""
+"""The verb ``benchmark`` of the command ``nnunetv2_mamba``."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``nnunetv2_mamba compare``."""
+"""The verb ``compare`` of the command ``nnunetv2_mamba``."""
 
 import argparse
 from pathlib import Path

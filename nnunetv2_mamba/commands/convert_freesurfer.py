@@ -1,4 +1,4 @@
-"""``nnunetv2_mamba convert-freesurfer``."""
+"""The verb ``convert-freesurfer`` of the command ``nnunetv2_mamba``."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``nnunetv2_mamba demo``."""
+"""The verb ``demo`` of the command ``nnunetv2_mamba``."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``nnunetv2_mamba doctor``."""
+"""The verb ``doctor`` of the command ``nnunetv2_mamba``."""
 
 import argparse
 
@@ -6,7 +6,7 @@ HELP = "check this installation; exit code 1 and a remedy where it is broken"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """There are none."""
+    """The verb takes none."""
 
 
 def run(args: argparse.Namespace) -> int:

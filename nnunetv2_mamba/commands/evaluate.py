@@ -1,4 +1,4 @@
-"""``nnunetv2_mamba evaluate``."""
+"""The verb ``evaluate`` of the command ``nnunetv2_mamba``."""
 
 import argparse
 from pathlib import Path
@@ -34,10 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..evaluation.measure_all import evaluate
+    from ..evaluation.case_results import format_means
+    from ..evaluation.evaluate_pairings import evaluate_pairings
     from ..evaluation.metric_options import MetricOptions
     from ..evaluation.pairings import from_folders, from_results, shared_cases
-    from ..evaluation.summary import format_means
     from ..results.folds import TRAINING_CASES, note_on_left_out
 
     options = MetricOptions(args.nsd_tolerance, args.empty_distance)
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         notes = [note_on_left_out(args.folder)]
     else:
         pairings = [from_folders(args.folder, args.predictions, args.dataset_json, args.plans, args.output)]
-    tables = evaluate(pairings, options, args.np)
+    tables = evaluate_pairings(pairings, options, args.np)
     print(format_means(tables, options))
     if any(pairing.training_cases for pairing in pairings):
         notes.append(TRAINING_CASES)

@@ -1,4 +1,4 @@
-"""``nnunetv2_mamba export``."""
+"""The verb ``export`` of the command ``nnunetv2_mamba``."""
 
 import argparse
 from pathlib import Path

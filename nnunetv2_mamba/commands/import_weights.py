@@ -1,4 +1,4 @@
-"""``nnunetv2_mamba import-weights``."""
+"""The verb ``import-weights`` of the command ``nnunetv2_mamba``."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``nnunetv2_mamba package``."""
+"""The verb ``package`` of the command ``nnunetv2_mamba``."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``nnunetv2_mamba plan``."""
+"""The verb ``plan`` of the command ``nnunetv2_mamba``."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""``nnunetv2_mamba predict-roi``."""
+"""The verb ``predict-roi`` of the command ``nnunetv2_mamba``."""
 
 import argparse
 import math
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from ..freesurfer.folder_prediction import predict_cases
-    from ..freesurfer.two_stage import Stage, StageOptions, TwoStage
+    from ..freesurfer.two_stage import Stage, TwoStage
 
     if not 0 < args.step_size <= 1:
         raise ValueError(f"--step-size must be above 0 and at most 1, got {args.step_size:g}")
@@ -62,16 +62,15 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--box must be three lengths above 0")
     if args.margin is not None and not 0 <= args.margin < math.inf:
         raise ValueError(f"--margin must not be negative, got {args.margin:g}")
-    options = StageOptions(
-        use_folds=args.folds,
-        checkpoint_name=args.checkpoint,
-        tile_step_size=args.step_size,
-        use_mirroring=not args.disable_tta,
-        device=args.device or ("cuda" if torch.cuda.is_available() else "cpu"),
-    )
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    options = {
+        "tile_step_size": args.step_size,
+        "use_mirroring": not args.disable_tta,
+        "device": torch.device(device),
+    }
     models = TwoStage(
-        Stage.load(args.stage1, options),
-        Stage.load(args.stage2, options),
+        Stage.load(args.stage1, args.folds, args.checkpoint, **options),
+        Stage.load(args.stage2, args.folds, args.checkpoint, **options),
         args.stage1_labels,
         args.box,
         args.margin,

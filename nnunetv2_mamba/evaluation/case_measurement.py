@@ -21,7 +21,7 @@ def measure_files(
     """Measure a case, given as two files.
 
     Returns:
-        ``shape`` and ``spacing`` (mm) in the order of the array's axes, and ``metrics``, see ``measure``.
+        ``shape`` and ``spacing`` (mm) in the order of the array's axes, and ``metrics``, see ``measure_label_maps``.
 
     Raises:
         ValueError: for all that is wrong with the two files, each named.
@@ -39,11 +39,11 @@ def measure_files(
     if problems:
         raise ValueError("; ".join(problems))
     geometry = images[0].geometry
-    values = measure(*images, labels, options)
+    values = measure_label_maps(*images, labels, options)
     return {"shape": list(geometry.shape), "spacing": list(geometry.spacing), "metrics": values}
 
 
-def measure(
+def measure_label_maps(
     reference: LabelMap, prediction: LabelMap, labels: Labels, options: MetricOptions
 ) -> dict[str, dict[str, float]]:
     """Measure a case, given as two segmentations of the same geometry.
@@ -54,21 +54,23 @@ def measure(
     Returns:
         By nnU-Net's key of the label: nnU-Net's metrics by its names, then ours by those in ``metrics.METRICS``.
     """
-    indices = (reference.indices, np.where(reference.indices == 0, 0, prediction.indices))
+    shape = reference.geometry.shape
+    axes = [axis for axis, length in enumerate(shape) if length > 1] or [0]
+    spacing, shape = (np.array(lengths)[axes] for lengths in (reference.geometry.spacing, shape))
+    diagonal = float(np.linalg.norm(spacing * shape))
     counted = int(np.count_nonzero(reference.indices))
+    counting = np.where(reference.indices == 0, 0, prediction.indices)
+    indices = [array.reshape(shape) for array in (reference.indices, counting)]
     boxes = [find_objects(array, max_label=len(labels.known)) for array in indices]
-    axes, flat = _axes(reference.geometry.shape)
-    spacing = np.array(reference.geometry.spacing)[axes]
-    diagonal = float(np.linalg.norm(spacing * np.array(reference.geometry.shape)[axes]))
 
     results = {}
     for label in labels.measured:
         inside = np.isin(labels.known, label.values)
-        box = _joint([found[index] for found in boxes for index in np.flatnonzero(inside)])
+        box = _joint([found[index] for found in boxes for index in np.flatnonzero(inside)], len(axes))
         member = np.concatenate(([False], inside))
-        masks = [np.squeeze(member[array[box]], axis=flat) for array in indices]
+        masks = [member[array[box]] for array in indices]
         pair = MaskPair(*masks, tuple(spacing.tolist()), diagonal)
-        values = metrics.measure(pair, options)
+        values = metrics.measure_masks(pair, options)
         results[label.key] = {
             "Dice": values["dice"],
             "IoU": values["iou"],
@@ -83,13 +85,7 @@ def measure(
     return results
 
 
-def _axes(shape: tuple[int, ...]) -> tuple[list[int], tuple[int, ...]]:
-    """The axes along which there are surfaces, at least one, and the others, which have one voxel."""
-    axes = [axis for axis, length in enumerate(shape) if length > 1] or [0]
-    return axes, tuple(axis for axis in range(len(shape)) if axis not in axes)
-
-
-def _joint(boxes: list[tuple[slice, ...] | None]) -> tuple[slice, ...]:
-    """The smallest box around some, of which None are empty; one voxel if all are."""
-    boxes = [box for box in boxes if box is not None] or [(slice(0, 1),) * 3]
+def _joint(boxes: list[tuple[slice, ...] | None], n_axes: int) -> tuple[slice, ...]:
+    """Find the smallest box around some, of which None are empty; it is one voxel if all are."""
+    boxes = [box for box in boxes if box is not None] or [(slice(0, 1),) * n_axes]
     return tuple(slice(min(s.start for s in side), max(s.stop for s in side)) for side in zip(*boxes, strict=True))

@@ -12,7 +12,6 @@ from .comparison import Comparison
 from .evaluated_model import read_evaluated_model
 from .metrics import DEFAULT_METRICS
 from .provenance import check_alike, notes
-from .report.case_images import CaseImages
 from .report.report_files import make_files, write_files
 from .tables import read_metrics
 
@@ -51,5 +50,5 @@ def compare_results(
         name: [model for model, other in zip(models, names, strict=True) if other == name] for name in comparison.names
     }
     comparison = dataclasses.replace(comparison, notes=(*notes(models), *comparison.notes))
-    write_files(make_files(comparison, grouped, CaseImages(images, references)), output)
+    write_files(make_files(comparison, grouped, images, references), output)
     return comparison

@@ -7,6 +7,7 @@ the first of a pair.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -53,11 +54,12 @@ def compare_tables(
 
 
 def _joined(tables: Sequence[tuple[str, pd.DataFrame]], metric: str) -> pd.DataFrame:
-    """(case, label) x tables, each column called as its model."""
-    columns = []
-    for _, table in tables:
-        chosen = table[table["metric"] == metric].astype({"case": str, "label": str})
-        columns.append(chosen.set_index(["case", "label"])["value"])
+    """Join the values of a metric: (case, label) x tables, each column called as its model.
+
+    Raises:
+        ValueError: for cases, structures or single values that some tables lack or have twice, all of them.
+    """
+    columns = [table[table["metric"] == metric].set_index(["case", "label"])["value"] for _, table in tables]
     cases, labels = ({key for column in columns for key in column.index.unique(level)} for level in ("case", "label"))
     order = list(dict.fromkeys(label for column in columns for label in column.index.unique("label")))
     expected = pd.MultiIndex.from_product([sorted(cases), order], names=["case", "label"])
@@ -83,88 +85,80 @@ def _joined(tables: Sequence[tuple[str, pd.DataFrame]], metric: str) -> pd.DataF
 def _compare_metric(
     wide: pd.DataFrame, metric: str, labels: tuple[str, ...], seed: int
 ) -> tuple[list[StructureComparison], list[str]]:
-    notes = []
-    usable = {}
+    """Compare models by a metric; write a sentence for each structure that has no value."""
+    items, notes = [], []
     for label in labels:
         raw = wide.xs(label, level="label")
         if raw.notna().to_numpy().any():  # infinite counts: a model may predict in every case what is in no reference
-            usable[label] = _by_the_rules(raw, metric)
+            items.append((label, _by_the_rules(raw, metric), np.isinf(raw)))
         else:
             notes.append(f"{label} is in no image of any model, nor in a reference: left out of {metric}.")
-    items = [(label, values, _infinite(wide.xs(label, level="label"))) for label, values in usable.items()]
-    if len(usable) > 1:
-        mean = pd.concat(usable.values()).groupby(level="case").mean()
-        items.insert(0, (MEAN, mean, _infinite(wide).groupby(level="case").any()))
-    n_cases = wide.index.unique("case").size
+    if len(items) > 1:
+        mean = pd.concat([values for _, values, _ in items]).groupby(level="case").mean()
+        items.insert(0, (MEAN, mean, np.isinf(wide).groupby(level="case").any()))
     structures = []
     for position, (structure, values, infinite) in enumerate(items):
         rng = np.random.default_rng([seed, list(METRICS).index(metric), position])
-        structures.append(_compare_structure(metric, structure, values, infinite, n_cases, rng))
+        structures.append(_compare_structure(metric, structure, values, infinite, rng))
     return _adjusted(structures), notes
 
 
-def _infinite(values: pd.DataFrame) -> pd.DataFrame:
-    return values.abs() == np.inf
-
-
 def _by_the_rules(raw: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """cases x tables, finite: see ``RULES``."""
+    """Make all values finite as ``RULES`` says; both are cases x tables."""
     values = raw.dropna(how="all").fillna(METRICS[metric].best)
-    infinite = _infinite(values)
+    infinite = np.isinf(values)
     finite = values.to_numpy()[~infinite.to_numpy()]
     return values.mask(infinite, max(1.0, 2 * finite.max()) if finite.size else 1.0)
 
 
 def _compare_structure(
-    metric: str,
-    structure: str,
-    values: pd.DataFrame,
-    infinite: pd.DataFrame,
-    n_cases: int,
-    rng: np.random.Generator,
+    metric: str, structure: str, values: pd.DataFrame, infinite: pd.DataFrame, rng: np.random.Generator
 ) -> StructureComparison:
+    """Compare all models on one structure.
+
+    Args:
+        values: as ``_by_the_rules`` gives them, of the cases that count.
+        infinite: bool, of all cases x tables: where a distance was infinite.
+    """
     failures = infinite.sum().groupby(level=0).sum()
     # Rounded: the same mean summed in another order differs in the last bits and would not count as a tie.
     values = values.T.groupby(level=0, sort=False).mean().T.round(12)
     sign = -1.0 if METRICS[metric].lower_is_better else 1.0
-    scores = sign * values.to_numpy().T
-    ranks = ranking(scores, rng)
+    mean_ranks, ranks, shares = ranking(sign * values.to_numpy().T, rng)
     results = tuple(
-        Result(name, mean, low, high, int(failures[name]), float(mean_rank), int(rank), tuple(shares.tolist()))
-        for name, mean, (low, high), mean_rank, rank, shares in zip(
+        Result(name, mean, low, high, int(failures[name]), float(mean_rank), int(rank), tuple(own.tolist()))
+        for name, mean, (low, high), mean_rank, rank, own in zip(
             values.columns,
             values.mean().tolist(),
             mean_intervals(values.to_numpy().T, rng).tolist(),
-            ranks.mean_ranks,
-            ranks.ranks,
-            ranks.shares,
+            mean_ranks,
+            ranks,
+            shares,
             strict=True,
         )
     )
-    pairs = _pairs(values, sign, rng)
-    return StructureComparison(metric, structure, values, n_cases - len(values), results, pairs)
+    return StructureComparison(
+        metric, structure, values, len(infinite) - len(values), results, _pairs(values, sign, rng)
+    )
 
 
 def _pairs(values: pd.DataFrame, sign: float, rng: np.random.Generator) -> tuple[Pair, ...]:
-    """All pairs; ``p_holm`` is not adjusted yet."""
-    names = list(values.columns)
-    chosen = [(first, second) for i, first in enumerate(names) for second in names[i + 1 :]]
+    """Compare all pairs of models; ``p_holm`` is not adjusted yet."""
+    chosen = list(itertools.combinations(values.columns, 2))
     differences = np.stack([(values[first] - values[second]).round(12) for first, second in chosen])
     pairs = []
     intervals = mean_intervals(differences, rng).tolist()
     for (first, second), row, (low, high) in zip(chosen, differences, intervals, strict=True):
-        test = paired_test(sign * row)
-        counts = (test.positive, test.zero, test.negative)
-        pairs.append(Pair(first, second, float(row.mean()), low, high, test.p, test.p, test.rank_biserial, *counts))
+        p, rank_biserial = paired_test(sign * row)
+        wins, ties, losses = (int(np.count_nonzero(np.sign(sign * row) == won)) for won in (1, 0, -1))
+        pairs.append(Pair(first, second, float(row.mean()), low, high, p, p, rank_biserial, wins, ties, losses))
     return tuple(pairs)
 
 
 def _adjusted(structures: list[StructureComparison]) -> list[StructureComparison]:
-    """With Holm's p-values, in the families that ``Comparison`` describes."""
-    several = len(structures) > 1
-    families = [structures[:1], structures[1:]] if several else [structures]
+    """Put in Holm's p-values, in the families that ``Comparison`` describes."""
     adjusted = []
-    for family in families:
+    for family in (structures[:1], structures[1:]):
         p_values = iter(holm([pair.p for item in family for pair in item.pairs]).tolist())
         for item in family:
             pairs = tuple(dataclasses.replace(pair, p_holm=next(p_values)) for pair in item.pairs)

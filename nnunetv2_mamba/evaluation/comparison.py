@@ -64,7 +64,7 @@ class Pair:
 
     @property
     def better(self) -> str:
-        """The model that the test speaks for; of use where it is significant."""
+        """The model that the test speaks for, which means something where it is significant."""
         return self.first if self.rank_biserial > 0 else self.second
 
 
@@ -103,7 +103,7 @@ class Comparison:
     notes: tuple[str, ...]
 
     def of(self, metric: str) -> list[StructureComparison]:
-        """The comparisons of a metric; the first is the mean over structures, or the only structure."""
+        """Give the comparisons of a metric; the first is the mean over structures, or the only structure."""
         return [structure for structure in self.structures if structure.metric == metric]
 
     @property
@@ -112,19 +112,13 @@ class Comparison:
         return [items[0] for metric in self.metrics if (items := self.of(metric))]
 
     def values(self) -> pd.DataFrame:
-        """Tidy: result, metric, structure, case, value."""
-        parts = [
-            item.values.stack()
-            .rename_axis(["case", "result"])
-            .rename("value")
-            .reset_index()
-            .assign(metric=item.metric, structure=item.structure)
-            for item in self.structures
-        ]
-        return pd.concat(parts, ignore_index=True)[["result", "metric", "structure", "case", "value"]]
+        """Give all values as one tidy table with the columns result, metric, structure, case and value."""
+        parts = {(item.metric, item.structure): item.values.stack() for item in self.structures}
+        table = pd.concat(parts, names=["metric", "structure", "case", "result"]).rename("value").reset_index()
+        return table[["result", "metric", "structure", "case", "value"]]
 
     def as_dict(self) -> dict:
-        """For JSON: plain types; NaN (the interval of a single case) as None."""
+        """Give all but the values in JSON's types; NaN (the interval of a single case) becomes None."""
         structures = [
             {
                 "metric": item.metric,

@@ -27,20 +27,18 @@ class DataSet:
     Attributes:
         file: the ``dataset.json``.
         description: what it holds.
-        plans_file: the ``plans.json``, if there is one.
-        plans: what it holds.
+        plans: what ``plans.json`` holds, if there is one.
         ending: of the files.
     """
 
     file: Path
     description: dict
-    plans_file: Path | None
     plans: PlansManager | None
     ending: str
     labels: Labels
 
     def reader(self, references: Iterable[Path]) -> tuple[type[BaseReaderWriter], list[str]]:
-        """The plans' reader, else the one that nnU-Net takes for such files, with a note on what it passes over.
+        """Find the plans' reader, else the one that nnU-Net takes for such files, with a note on what it passes over.
 
         Raises:
             ValueError: nnU-Net has none.
@@ -60,14 +58,6 @@ class DataSet:
             f"{self.file} names the reader {named!r} (overwrite_image_reader_writer), which nnU-Net does not have: "
             f"{reader.__name__} was used, as nnU-Net does"
         ]
-
-    def of_plans(self, key: str) -> str:
-        """A name from the plans.
-
-        Raises:
-            ValueError: it is not there.
-        """
-        return _name_in(self.plans, key, self.plans_file)
 
 
 def read_data_set(dataset_json: Path, plans: Path | None) -> DataSet:
@@ -90,14 +80,14 @@ def read_data_set(dataset_json: Path, plans: Path | None) -> DataSet:
             f"{dataset_json}: 'overwrite_image_reader_writer' must be a reader's name, not {reader!r}; or leave it out"
         )
     manager = None if plans is None else _read_plans(plans)
-    return DataSet(dataset_json, description, plans, manager, ending, read_labels(description, manager, dataset_json))
+    return DataSet(dataset_json, description, manager, ending, read_labels(description, manager, dataset_json))
 
 
 def _read_plans(file: Path) -> PlansManager:
-    """Plans whose reader and label manager nnU-Net has; it takes its own label manager where they name none."""
+    """Read plans whose reader and label manager nnU-Net has; its own serves where they name no label manager."""
     plans = PlansManager(read_json_object(file))
     plans.plans.setdefault("label_manager", "LabelManager")
-    labels, reader = (_name_in(plans, key, file) for key in ("label_manager", "image_reader_writer"))
+    labels, reader = (name_in(plans, key, file) for key in ("label_manager", "image_reader_writer"))
     if plans.label_manager_class is None:
         raise ValueError(f"{file}: nnU-Net has no {labels!r} ('label_manager')")
     try:
@@ -107,7 +97,15 @@ def _read_plans(file: Path) -> PlansManager:
     return plans
 
 
-def _name_in(plans: PlansManager, key: str, file: Path) -> str:
+def name_in(plans: PlansManager, key: str, file: Path) -> str:
+    """Look up a name that plans must have.
+
+    Args:
+        file: where ``plans`` was read, for the message.
+
+    Raises:
+        ValueError: it is not there.
+    """
     value = plans.plans.get(key)
     if not isinstance(value, str) or not value:
         raise ValueError(f"{file} has no {key!r}, which nnU-Net's plans name; take the file that the training left")

@@ -10,34 +10,40 @@ import pandas as pd
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from ..image_files import check_complete, whole_numbers
+from ..text import listed
 
 
 @dataclass(frozen=True)
 class Geometry:
     """Shape and spacing in the order of the array's axes; origin and direction as the file's format gives them.
 
-    Formats without a place in space (PNG, TIFF) have neither of the latter.
+    Formats without a place in space (PNG, TIFF) have neither of the latter: they are empty.
     """
 
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
-    origin: tuple[float, ...] | None = None
-    direction: tuple[float, ...] | None = None
+    origin: tuple[float, ...] = ()
+    direction: tuple[float, ...] = ()
 
     def differences(self, other: Geometry) -> list[str]:
-        """What differs by more than rounding in a file: 1e-4 of a spacing or direction, 1 % of a voxel of an origin."""
-        voxel = min(self.spacing)
+        """Say what differs by more than rounding: 1e-4 of a spacing or a direction, 1 % of a voxel of an origin.
+
+        Each is compared on its own, so that the message names what a user can correct. Prediction and reference come
+        from the same image; what two programs that wrote it leave of its numbers, 32 bits or a few decimals, lies well
+        below, and nothing is resampled, so that a coarser rule would count voxels that do not lie on each other.
+        """
         tolerances = {
             "shape": {"rtol": 0, "atol": 0},
             "spacing": {"rtol": 1e-4, "atol": 0},
-            "origin": {"rtol": 0, "atol": 0.01 * voxel},
+            "origin": {"rtol": 0, "atol": 0.01 * min(self.spacing)},
             "direction": {"rtol": 0, "atol": 1e-4},
         }
-        return [
-            f"{name} {_show(getattr(self, name))} and {_show(getattr(other, name))}"
-            for name, tolerance in tolerances.items()
-            if not _close(getattr(self, name), getattr(other, name), tolerance)
-        ]
+        found = []
+        for name, tolerance in tolerances.items():
+            own, others = getattr(self, name), getattr(other, name)
+            if len(own) != len(others) or not np.allclose(own, others, **tolerance):
+                found.append(f"{name} {_show(own)} and {_show(others)}")
+        return found
 
 
 @dataclass(frozen=True)
@@ -75,8 +81,7 @@ def read_label_map(
     allowed = [*known, *([] if ignore is None else [ignore])]
     others = np.setdiff1d(whole_numbers(values, file), allowed)
     if len(others):
-        shown = ", ".join(map(str, others[:10])) + (", ..." if len(others) > 10 else "")
-        raise ValueError(f"{file} has values that are no label in dataset.json: {shown}")
+        raise ValueError(f"{file} has values that are no label in dataset.json: {listed(others)}")
     table = np.zeros(max(allowed) + 1, dtype=np.min_scalar_type(len(known)))
     table[list(known)] = np.arange(1, len(known) + 1)
     geometry = _geometry(array.shape[1:], properties)
@@ -86,8 +91,8 @@ def read_label_map(
 
 
 def _geometry(shape: tuple[int, ...], properties: dict) -> Geometry:
-    """From what nnU-Net's readers call ``properties``."""
-    origin = direction = None
+    """Take the geometry from what nnU-Net's readers call ``properties``."""
+    origin = direction = ()
     if "sitk_stuff" in properties:
         origin, direction = (properties["sitk_stuff"][key] for key in ("origin", "direction"))
     elif "nibabel_stuff" in properties:
@@ -95,15 +100,9 @@ def _geometry(shape: tuple[int, ...], properties: dict) -> Geometry:
         affine = np.asarray(affines.get("reoriented_affine", affines["original_affine"]))  # the array's
         origin = affine[:3, 3]
         direction = (affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)).ravel()
-    place = [None if numbers is None else tuple(map(float, numbers)) for numbers in (origin, direction)]
-    return Geometry(tuple(shape), tuple(map(float, properties["spacing"])), *place)
+    numbers = (properties["spacing"], origin, direction)
+    return Geometry(tuple(shape), *(tuple(map(float, lengths)) for lengths in numbers))
 
 
-def _close(first: tuple | None, second: tuple | None, tolerance: dict[str, float]) -> bool:
-    if first is None or second is None:
-        return first is second
-    return len(first) == len(second) and np.allclose(first, second, **tolerance)
-
-
-def _show(values: tuple | None) -> str:
-    return "none" if values is None else f"({', '.join(f'{value:.6g}' for value in values)})"
+def _show(values: tuple) -> str:
+    return f"({', '.join(f'{value:.6g}' for value in values)})" if values else "none"

@@ -8,7 +8,7 @@ from pathlib import Path
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from ..regions import contradictions
+from ..regions import contradictions, values_of
 
 _MOST = 1 << 24  # above it, the 32-bit numbers that nnU-Net's readers give are no longer all whole numbers
 
@@ -46,7 +46,7 @@ class Labels:
 
 
 def read_labels(dataset_json: dict, plans: PlansManager | None, file: Path = Path("dataset.json")) -> Labels:
-    """The labels of a data set; with plans, by the label manager that they name.
+    """Read the labels of a data set; with plans, by the label manager that they name.
 
     Args:
         file: where ``dataset_json`` was read, for messages.
@@ -60,17 +60,14 @@ def read_labels(dataset_json: dict, plans: PlansManager | None, file: Path = Pat
     if order is not None and not (isinstance(order, list | tuple) and all(type(value) is int for value in order)):
         raise ValueError(f"{file}: 'regions_class_order' must be a list of values, one for each region, not {order!r}")
     try:
-        if plans is None:
-            manager = LabelManager(labels, order)
-        else:
-            manager = plans.get_label_manager(dataset_json)
+        manager = LabelManager(labels, order) if plans is None else plans.get_label_manager(dataset_json)
     except (AssertionError, RuntimeError) as error:
         raise ValueError(f"nnU-Net cannot use the labels of {file}: {error}") from error
     measured = manager.foreground_regions if manager.has_regions else manager.foreground_labels
     if not measured:
         raise ValueError(f"{file} has no label besides the background")
     return Labels(
-        tuple(Label(names[frozenset(_values(value))], str(value), _values(value)) for value in measured),
+        tuple(Label(names[frozenset(values_of(value))], str(value), values_of(value)) for value in measured),
         tuple(int(value) for value in manager.all_labels),
         manager.ignore_label,
         tuple(contradictions(labels, order)) if manager.has_regions else (),
@@ -78,7 +75,7 @@ def read_labels(dataset_json: dict, plans: PlansManager | None, file: Path = Pat
 
 
 def _names(labels: object, file: Path) -> dict[frozenset[int], str]:
-    """The labels' names by their values."""
+    """Find the labels' names by their values."""
     if not isinstance(labels, dict):
         example = '{"background": 0, "liver": 1}'
         raise ValueError(f"{file}: 'labels' must give each name its value, as {example}; it is {labels!r}")
@@ -100,10 +97,9 @@ def _names(labels: object, file: Path) -> dict[frozenset[int], str]:
 
 
 def _value(value: object, name: str, file: Path) -> int:
-    """A label's value, which nnU-Net takes as a whole number, also where it is written as 1.0 or "1"."""
-    if isinstance(value, str) and value.isdecimal() and value.isascii():
-        value = int(value)
-    if isinstance(value, float) and value.is_integer():
+    """Read a label's value, which nnU-Net takes as a whole number, also where it is written as 1.0 or "1"."""
+    as_text = isinstance(value, str) and value.isdecimal() and value.isascii()
+    if as_text or (isinstance(value, float) and value.is_integer()):
         value = int(value)
     if type(value) is int and 0 <= value <= _MOST:
         return value
@@ -116,8 +112,3 @@ def _value(value: object, name: str, file: Path) -> int:
         f"{file}: the value of {name!r} in 'labels' must be a whole number from 0 to {_MOST}, or a list of such for a "
         f"region, not {value!r}"
     )
-
-
-def _values(label_or_region: int | list[int] | tuple[int, ...]) -> tuple[int, ...]:
-    many = isinstance(label_or_region, list | tuple)
-    return tuple(int(value) for value in label_or_region) if many else (int(label_or_region),)

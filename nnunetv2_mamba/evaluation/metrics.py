@@ -57,7 +57,7 @@ class Metric:
 
     @property
     def best(self) -> float:
-        """Where a prediction rightly lacks a label that the reference lacks, and another model's does not."""
+        """The value of a prediction that rightly lacks a label, where another model's does not."""
         return 0.0 if self.lower_is_better else 1.0
 
     @property
@@ -81,7 +81,7 @@ class Metric:
         """The heading of printed means."""
         return self.name + (f" [{self.unit}]" if self.unit else "") + self.condition.format_map(asdict(options))
 
-    def measure(self, pair: MaskPair, options: MetricOptions) -> float:
+    def value(self, pair: MaskPair, options: MetricOptions) -> float:
         """The value, also where one of the masks is empty; NaN where both are."""
         if pair.n_reference and pair.n_prediction:
             return float(self.function(pair, options))
@@ -95,13 +95,13 @@ class Metric:
 METRICS: dict[str, Metric] = {}
 
 
-def measure(pair: MaskPair, options: MetricOptions) -> dict[str, float]:
-    """All metrics of a pair of masks."""
-    return {name: metric.measure(pair, options) for name, metric in METRICS.items()}
+def measure_masks(pair: MaskPair, options: MetricOptions) -> dict[str, float]:
+    """Compute all metrics of a pair of masks."""
+    return {name: metric.value(pair, options) for name, metric in METRICS.items()}
 
 
 def rule_for_one_empty(options: MetricOptions) -> str:
-    """The values of a label that is in one image only, as a sentence."""
+    """Say which values a label gets that is in one image only."""
     distance = {"inf": "infinite", "diagonal": "the diagonal of the image in mm"}[options.empty_distance]
     names: dict[str, list[str]] = {}
     for metric in METRICS.values():
@@ -112,7 +112,7 @@ def rule_for_one_empty(options: MetricOptions) -> str:
 
 
 def _metric(title: str, definition: str, **fields: object) -> Callable[[Callable], Callable]:
-    """Enter a function as the metric of its name; the last, because the bootstrap's seed counts the entries before."""
+    """Enter a function as the metric of its name. New ones come last: the bootstrap's seed counts those before."""
 
     def enter(function: Callable[[MaskPair, MetricOptions], float]) -> Callable[[MaskPair, MetricOptions], float]:
         METRICS[function.__name__] = Metric(function.__name__, title, definition, function, **fields)

@@ -12,7 +12,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from ..files import is_hidden, read_json
 from ..results.folds import is_of_training_cases, validations
 from ..text import first_few
-from .data_set import DataSet, read_data_set
+from .data_set import DataSet, name_in, read_data_set
 from .measured_labels import Labels
 
 
@@ -22,14 +22,12 @@ class Pairing:
 
     Attributes:
         cases: reference and prediction by case, in the order of the files.
-        ending: of the files.
         output: folder for the results.
         training_cases: whether the predictions are of the cases that the model was trained on (``fold_all``).
         notes: what the reader of the means must know, as sentences without a full stop.
     """
 
     cases: dict[str, tuple[Path, Path]]
-    ending: str
     reader: type[BaseReaderWriter]
     labels: Labels
     output: Path
@@ -44,7 +42,7 @@ def from_folders(
     plans: Path | None = None,
     output: Path | None = None,
 ) -> Pairing:
-    """All files of two folders.
+    """Pair all files of two folders.
 
     Args:
         dataset_json: None for the one that nnU-Net wrote beside the predictions, or the one above the references.
@@ -70,7 +68,7 @@ def from_folders(
 
 
 def from_results(results: Path, output: Path | None = None) -> list[Pairing]:
-    """The validation of all folds of a trainer's results folder, or of the one fold that the folder is.
+    """Pair the validation of all folds of a trainer's results folder, or of the one fold that the folder is.
 
     ``fold_all`` is left out where there are others (``results.folds``); alone, its cases are training cases.
 
@@ -95,7 +93,7 @@ def from_results(results: Path, output: Path | None = None) -> list[Pairing]:
     base = os.environ.get("nnUNet_preprocessed")
     if not base:
         raise ValueError("nnUNet_preprocessed is not set, where the references of a validation are; set it")
-    preprocessed = Path(base) / data_set.of_plans("dataset_name")
+    preprocessed = Path(base) / name_in(data_set.plans, "dataset_name", top / "plans.json")
     if not (preprocessed / "gt_segmentations").is_dir():
         raise ValueError(
             f"{preprocessed / 'gt_segmentations'} is no folder; nnU-Net's preprocessing (nnUNetv2_preprocess) writes "
@@ -120,7 +118,7 @@ def from_results(results: Path, output: Path | None = None) -> list[Pairing]:
 
 
 def shared_cases(pairings: Iterable[Pairing]) -> str | None:
-    """A sentence on cases that several folds have: ``splits_final.json`` overlaps, or was changed."""
+    """Write of cases that several folds have, if any: ``splits_final.json`` overlaps, or was changed."""
     folds: dict[str, list[str]] = {}
     for pairing in pairings:
         for case in pairing.cases:
@@ -139,7 +137,7 @@ def shared_cases(pairings: Iterable[Pairing]) -> str | None:
 def _pairing(data_set: DataSet, cases: dict[str, tuple[Path, Path]], predictions: Path, output: Path) -> Pairing:
     reader, notes = data_set.reader([reference for reference, _ in cases.values()])
     notes = (*data_set.labels.contradictions, *notes)
-    return Pairing(cases, data_set.ending, reader, data_set.labels, output, is_of_training_cases(predictions), notes)
+    return Pairing(cases, reader, data_set.labels, output, is_of_training_cases(predictions), notes)
 
 
 def _folds(results: Path) -> list[Path]:
@@ -153,7 +151,7 @@ def _folds(results: Path) -> list[Path]:
 
 
 def _expected(fold: Path, preprocessed: Path, references: dict[str, Path]) -> Iterable[str]:
-    """The validation cases of a fold."""
+    """Find the validation cases of a fold."""
     name = fold.name.removeprefix("fold_")
     if name == "all":
         return references
@@ -174,7 +172,7 @@ def _expected(fold: Path, preprocessed: Path, references: dict[str, Path]) -> It
 
 
 def _files(folder: Path, ending: str) -> dict[str, Path]:
-    """Files by case, in nnU-Net's order; hidden ones, as macOS leaves beside others, are none."""
+    """Find the files by case, in nnU-Net's order, without hidden ones, as macOS leaves beside others."""
     if not folder.is_dir():
         raise ValueError(f"{folder} is no folder")
     files = [file for file in sorted(folder.iterdir()) if file.name.endswith(ending) and not is_hidden(file)]
@@ -188,7 +186,7 @@ def _pair(
     reference_folder: Path,
     prediction_folder: Path,
 ) -> dict[str, tuple[Path, Path]]:
-    """Reference and prediction of the expected cases, if there are both of all and no further prediction."""
+    """Pair the expected cases, if there are both files of all and no further prediction."""
     problems = {
         f"no reference in {reference_folder} for": sorted({*expected, *predictions} - {*references}),
         f"no prediction in {prediction_folder} for": sorted({*expected} - {*predictions}),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..results.folds import TRAINING_CASES, is_of_training_cases, note_on_left_out
@@ -14,7 +14,7 @@ from .tables import CSV
 
 
 def check_alike(models: Sequence[EvaluatedModel], metrics: Iterable[str]) -> None:
-    """Folders that record nothing pass; ``notes`` names them.
+    """Check that all tables were measured alike. Folders that record nothing pass; ``notes`` names them.
 
     Raises:
         ValueError: some tables were measured with other options or labels than others, in what the metrics depend on.
@@ -22,7 +22,7 @@ def check_alike(models: Sequence[EvaluatedModel], metrics: Iterable[str]) -> Non
     problems = []
     settings = [setting for name in metrics if name in METRICS for setting in METRICS[name].settings]
     for setting in dict.fromkeys([*settings, LABELS]):
-        found = _by_value(models, lambda record, key=setting.key: record.get(key))
+        found = _by_value(models, setting.key)
         if len(found) > 1:
             unit = f" [{setting.unit}]" if setting.unit else ""
             problems.append(f"{setting.name}{unit} differs: {_with_places(found)}")
@@ -34,7 +34,7 @@ def check_alike(models: Sequence[EvaluatedModel], metrics: Iterable[str]) -> Non
 
 
 def notes(models: Sequence[EvaluatedModel]) -> list[str]:
-    """Sentences on cases that were trained on, tables older than the predictions, and differences that may matter."""
+    """Write of cases that were trained on, tables older than the predictions, and differences that may matter."""
     found = []
     for model in models:
         found.append(note_on_left_out(model.path))
@@ -58,7 +58,7 @@ def notes(models: Sequence[EvaluatedModel]) -> list[str]:
             )
         if not model.evaluations or not all(model.evaluations.values()):
             found.append(f"{model.path}: not recorded how it was measured, so whether as the others is not known")
-    versions = _by_value(models, lambda record: record.get("versions"))
+    versions = _by_value(models, "versions")
     if len(versions) > 1:
         found.append(f"measured with different versions: {_with_places(versions)}")
     if others := _other_references(models):
@@ -66,11 +66,11 @@ def notes(models: Sequence[EvaluatedModel]) -> list[str]:
     return [f"{note}." for note in found if note]
 
 
-def _by_value(models: Sequence[EvaluatedModel], of: Callable[[dict], object]) -> dict[str, list[Path]]:
-    """Recorded values and where they hold: for all of a model, or for single folders of it."""
+def _by_value(models: Sequence[EvaluatedModel], key: str) -> dict[str, list[Path]]:
+    """Find the recorded values and where they hold: for all of a model, or for single folders of it."""
     found: dict[str, list[Path]] = {}
     for model in models:
-        values = {folder: _shown(of(record)) for folder, record in model.evaluations.items() if of(record) is not None}
+        values = {folder: _shown(record[key]) for folder, record in model.evaluations.items() if key in record}
         if len({*values.values()}) == 1:
             values = {model.path: next(iter(values.values()))}
         for path, value in values.items():
@@ -79,25 +79,22 @@ def _by_value(models: Sequence[EvaluatedModel], of: Callable[[dict], object]) ->
 
 
 def _shown(value: object) -> str:
-    """The same text for dicts in another order."""
+    """Write a value, with the same text for dicts in another order."""
     if isinstance(value, dict):
         return ", ".join(f"{key} {item}" for key, item in sorted(value.items()))
     return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _newer_predictions(folder: Path, model: EvaluatedModel) -> list[Path]:
-    """Predictions of a folder's table that were written after it, where they still are."""
-    table = folder / CSV
-    if not table.is_file():
-        return []
-    written = table.stat().st_mtime
+    """Find the predictions of a folder's table that were written after it, where they still are."""
+    written = (folder / CSV).stat().st_mtime
     recorded = [model.cases[case][1] for case in model.cases_of.get(folder, ())]
     files = [file if file.is_file() else folder / file.name for file in recorded]  # the folder may have been moved
     return [file for file in files if file.is_file() and file.stat().st_mtime > written]
 
 
 def _other_references(models: Sequence[EvaluatedModel]) -> str:
-    """The first case whose reference is not the same file in all models, and how many there are."""
+    """Name the first case whose reference is not the same file in all models, and say how many there are."""
     files: dict[str, dict[Path, None]] = {}
     for model in models:
         for case, (reference, _) in model.cases.items():

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
@@ -20,36 +19,22 @@ _EXACT = 50  # differences up to which scipy's method="auto" is exact
 _BATCH = 500  # resamples at a time: bounds the memory, not the result
 
 
-@dataclass(frozen=True)
-class PairedTest:
-    """A Wilcoxon signed-rank test.
+def paired_test(differences: np.ndarray) -> tuple[float, float]:
+    """Test by Wilcoxon's signed ranks whether differences, one per case, are symmetric about zero.
 
-    Attributes:
+    Returns:
         p: two-sided, of the differences that are not zero. Up to 50 of these: exact without ties; with ties, the
             distribution of the rank sum under flips of the signs, all of them up to 16 differences, else
             ``SIGN_FLIPS`` drawn ones (always the same). More than 50: the normal approximation with correction for
             ties and continuity. 1 where all differences are zero.
         rank_biserial: the matched-pairs rank-biserial correlation (Kerby 2014), from -1 (all differences negative) to 1
             (all positive); 0 where all are zero.
-        positive, zero, negative: how many differences are so.
     """
-
-    p: float
-    rank_biserial: float
-    positive: int
-    zero: int
-    negative: int
-
-
-def paired_test(differences: np.ndarray) -> PairedTest:
-    """Test whether differences, one per case, are symmetric about zero."""
     differences = np.asarray(differences, dtype=float)
-    positive, negative = int((differences > 0).sum()), int((differences < 0).sum())
-    zero = len(differences) - positive - negative
-    if zero == len(differences):
-        return PairedTest(1.0, 0.0, 0, zero, 0)
     # Zeros first: scipy chooses between exact and approximate with them, and so takes the approximation for few others
     nonzero = differences[differences != 0]
+    if not len(nonzero):
+        return 1.0, 0.0
     ranks = stats.rankdata(np.abs(nonzero))
     rank_biserial = np.average(np.sign(nonzero), weights=ranks)
     tied = len(np.unique(ranks)) < len(ranks)
@@ -65,21 +50,21 @@ def paired_test(differences: np.ndarray) -> PairedTest:
         ).pvalue
     else:
         p = stats.wilcoxon(nonzero, correction=True).pvalue
-    return PairedTest(float(p), float(rank_biserial), positive, zero, negative)
+    return float(p), float(rank_biserial)
 
 
 def smallest_p(n_cases: int) -> float:
-    """The smallest two-sided p-value that the exact test of so many cases can give: all of one sign, none zero."""
+    """Give the smallest two-sided p-value of the exact test of so many cases: all of one sign, none zero."""
     return min(1.0, 2.0 ** (1 - n_cases))
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """The p-values of one family of tests, adjusted so that its family-wise error keeps the level (Holm 1979)."""
+    """Adjust the p-values of one family of tests so that its family-wise error keeps the level (Holm 1979)."""
     return multipletests(p_values, alpha=ALPHA, method="holm")[1] if len(p_values) else np.array([])
 
 
 def mean_intervals(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Bootstrap confidence intervals of means: bias-corrected and accelerated (BCa), cases resampled.
+    """Compute bootstrap confidence intervals of means: bias-corrected and accelerated (BCa), cases resampled.
 
     Args:
         values: (rows, cases).
@@ -93,8 +78,7 @@ def mean_intervals(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         return np.full((len(values), 2), np.nan)
     with warnings.catch_warnings():
         # BCa divides by the spread of the values: without one it warns and gives NaN, replaced below
-        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
-        warnings.simplefilter("ignore", RuntimeWarning)
+        warnings.simplefilter("ignore", RuntimeWarning)  # scipy's DegenerateDataWarning is one
         interval = stats.bootstrap(
             (values,),
             np.mean,
@@ -109,26 +93,16 @@ def mean_intervals(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.where(constant, values[:, :1], np.stack([interval.low, interval.high], axis=1))
 
 
-@dataclass(frozen=True)
-class Ranking:
+def ranking(scores: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rank, then aggregate: every case ranks the models, and the means over cases rank them again.
-
-    Attributes:
-        mean_ranks: (models,): over cases; 1 is best, ties share the mean of their places.
-        ranks: (models,): places of the mean ranks; models with the same mean share the better place.
-        shares: (models, places): in which share of bootstrap samples of the cases a model took which place.
-    """
-
-    mean_ranks: np.ndarray
-    ranks: np.ndarray
-    shares: np.ndarray
-
-
-def ranking(scores: np.ndarray, rng: np.random.Generator) -> Ranking:
-    """Rank models by their scores, and see how stable the ranks are.
 
     Args:
         scores: (models, cases), higher is better.
+
+    Returns:
+        mean_ranks: (models,): over cases; 1 is best, ties share the mean of their places.
+        ranks: (models,): places of the mean ranks; models with the same mean share the better place.
+        shares: (models, places): in which share of bootstrap samples of the cases a model took which place.
     """
     per_case = stats.rankdata(-np.asarray(scores, dtype=float), axis=0)
     n_models, n_cases = per_case.shape
@@ -139,7 +113,7 @@ def ranking(scores: np.ndarray, rng: np.random.Generator) -> Ranking:
     places = _places(resampled)
     shares = np.stack([(places == place).mean(axis=0) for place in range(1, n_models + 1)], axis=1)
     mean_ranks = per_case.mean(axis=1)
-    return Ranking(mean_ranks, _places(mean_ranks[None])[0], shares)
+    return mean_ranks, _places(mean_ranks[None])[0], shares
 
 
 def _places(mean_ranks: np.ndarray) -> np.ndarray:

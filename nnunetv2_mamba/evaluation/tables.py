@@ -18,11 +18,11 @@ from ..text import as_cell, first_few, from_cell
 COLUMNS = ("case", "label", "metric", "value")
 _NAMES = ["case", "label", "metric"]
 CSV = "evaluation.csv"
-JSON = "evaluation.json"  # beside it, how it was measured; see summary
+JSON = "evaluation.json"  # beside it, how it was measured; see case_results
 
 
 def read_metrics(path: str | Path) -> pd.DataFrame:
-    """The table of one model.
+    """Read the table of one model.
 
     Args:
         path: an ``evaluation.csv``; a folder with one; or a folder with ``fold_*/validation/evaluation.csv``, such as
@@ -48,13 +48,13 @@ def read_metrics(path: str | Path) -> pd.DataFrame:
 
 
 def format_metrics(table: pd.DataFrame) -> str:
-    """The text of an ``evaluation.csv``: values to the last bit, ``nan`` and ``inf`` spelled out."""
+    """Write the text of an ``evaluation.csv``: values to the last bit, ``nan`` and ``inf`` spelled out."""
     safe = table.assign(**{name: table[name].map(as_cell) for name in _NAMES})
     return safe.to_csv(columns=list(COLUMNS), index=False, na_rep="nan", lineterminator="\n")
 
 
 def folders_of_tables(path: Path) -> list[Path]:
-    """Where the tables of a model are, or belong; a file that was renamed belongs to no folder."""
+    """Find where the tables of a model are, or belong; a file that was renamed belongs to no folder."""
     if path.is_file():
         return [path.parent] if path.name == CSV else []
     return [path] if (path / CSV).is_file() else validations(path) or [*path.glob("validation")]

@@ -72,7 +72,7 @@ def convert(
 
 
 def dataset_json(task: Task, n_cases: int) -> dict:
-    """nnU-Net's, with three keys that it ignores: ``freesurfer_ids``, ``orientation`` and, of crops, ``roi_box_mm``."""
+    """Make nnU-Net's ``dataset.json``, with ``freesurfer_ids``, ``orientation``, ``roi_box_mm``, which it ignores."""
     document = {
         "channel_names": {"0": "rescale_to_0_1"},  # nnU-Net chooses the normalisation by this name
         "labels": {"background": 0, **{name: label for label, name in enumerate(task.structures.values(), 1)}},
@@ -100,7 +100,7 @@ def _convert_all(subjects: Sequence[Subject], task: Task, dataset: Path, process
 
 
 def _convert_or_explain(subject: Subject, task: Task, dataset: Path) -> list[str] | str:
-    """The structures that the subject lacks, or what is wrong with it."""
+    """Convert a subject; give the structures that it lacks, or what is wrong with it."""
     try:
         return convert_subject(subject, task, dataset)
     except ValueError as error:
@@ -119,9 +119,8 @@ def convert_subject(subject: Subject, task: Task, dataset: Path) -> list[str]:
     image_file = dataset / "imagesTr" / f"{subject.name}_0000.nii.gz"
     label_file = dataset / "labelsTr" / f"{subject.name}.nii.gz"
     record, sources = dataset / "sources" / f"{subject.name}.json", _sources(subject)
-    if image_file.is_file() and label_file.is_file() and record.is_file():
-        if _is_record_of(record, sources):
-            return _lacking(voxels(read_volume(label_file)), task)
+    if image_file.is_file() and label_file.is_file() and _is_record_of(record, sources):
+        return _lacking(voxels(read_volume(label_file)), task)
     record.unlink(missing_ok=True)
     image = conformed(_image(subject.image), order=1)
     affine, array = image.affine, voxels(image)
@@ -130,7 +129,7 @@ def convert_subject(subject: Subject, task: Task, dataset: Path) -> list[str]:
         classes = classes_from_ids(aseg, task)
     else:
         classes = classes_from_ids(both_sides(*map(_labels, subject.subfields)), task)
-        hippocampi = largest_parts(aseg, list(HIPPOCAMPI))
+        hippocampi = largest_parts(aseg, HIPPOCAMPI)
         if not hippocampi.any():
             raise ValueError(f"{subject.aseg} has no hippocampus (ids {', '.join(map(str, HIPPOCAMPI))})")
         box = box_of_size(hippocampi, [task.box_mm] * 3)
@@ -142,7 +141,7 @@ def convert_subject(subject: Subject, task: Task, dataset: Path) -> list[str]:
 
 
 def _sources(subject: Subject) -> dict[str, list[int]]:
-    """Size and time of the subject's files, by which a change is told."""
+    """Record size and time of the subject's files, by which a change is told."""
     files = [file.resolve() for file in (subject.image, subject.aseg, *subject.subfields)]
     return {str(file): [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
 
@@ -150,12 +149,12 @@ def _sources(subject: Subject) -> dict[str, list[int]]:
 def _is_record_of(record: Path, sources: dict) -> bool:
     try:
         return read_json(record) == sources
-    except ValueError:  # damaged, by whatever: the subject is converted again
+    except (FileNotFoundError, ValueError):  # none yet, or damaged, by whatever: the subject is converted again
         return False
 
 
 def _image(file: Path) -> nibabel.Nifti1Image:
-    """The image with 0 for what is not finite, as ITK reads NIfTI: one NaN would spread over all that is resampled."""
+    """Read an image, 0 for what is not finite, as ITK reads NIfTI: a NaN would spread over all that is resampled."""
     volume = read_volume(file)
     array = voxels(volume)
     if array.dtype.kind == "f":

@@ -7,21 +7,17 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import nibabel
-import numpy as np
-from nibabel.spatialimages import SpatialImage
-
 from ..files import is_hidden
 from ..text import first_few, printable
 from .two_stage import TwoStage
-from .volumes import ENDINGS, nifti, open_volume, write_volume
+from .volumes import ENDINGS, on_grid_of, open_volume, write_volume
 
 _NIFTI = (".nii.gz", ".nii")
 _SHOWN = 5  # cases in a message
 
 
 def cases_in_folder(folder: Path, n_channels: int) -> dict[str, list[Path]]:
-    """The cases in a folder by name; hidden files and folders are passed over.
+    """Find the cases in a folder by name; hidden files and folders are passed over.
 
     Models of several channels need ``NAME_0000``, ``NAME_0001``, ... For models of one, the whole name is the case's,
     as in ``OAS1_0001.mgz``; only where all NIfTI files of the folder end in ``_0000``, as nnU-Net's do, theirs ends
@@ -55,17 +51,15 @@ def cases_in_folder(folder: Path, n_channels: int) -> dict[str, list[Path]]:
 
 
 def _names_and_channels(files: Sequence[Path], n_channels: int) -> list[tuple[str, int]]:
-    """Of each file; the channel is -1 where a name has none and needs one."""
-    stems = [next(file.name.removesuffix(end) for end in ENDINGS if file.name.endswith(end)) for file in files]
+    """Find the case and the channel of each file; the channel is -1 where a name has none and needs one."""
+    stems = {file: next(file.name.removesuffix(end) for end in ENDINGS if file.name.endswith(end)) for file in files}
     if n_channels > 1:
-        matches = [re.fullmatch(r"(.+)_([0-9]{4})", stem) for stem in stems]
-        return [(match[1], int(match[2])) if match else (stem, -1) for match, stem in zip(matches, stems, strict=True)]
-    are_nifti = [file.name.endswith(_NIFTI) for file in files]
-    as_nnunet = all(stem.endswith("_0000") for stem, is_nifti in zip(stems, are_nifti, strict=True) if is_nifti)
-    return [
-        (stem.removesuffix("_0000") if as_nnunet and is_nifti else stem, 0)
-        for stem, is_nifti in zip(stems, are_nifti, strict=True)
-    ]
+        matches = [(stem, re.fullmatch(r"(.+)_([0-9]{4})", stem)) for stem in stems.values()]
+        return [(match[1], int(match[2])) if match else (stem, -1) for stem, match in matches]
+    of_nifti = {file: stem for file, stem in stems.items() if file.name.endswith(_NIFTI)}
+    if all(stem.endswith("_0000") for stem in of_nifti.values()):
+        stems |= {file: stem.removesuffix("_0000") for file, stem in of_nifti.items()}
+    return [(stem, 0) for stem in stems.values()]
 
 
 def predict_cases(models: TwoStage, input_folder: Path, output_folder: Path, overwrite: bool = True) -> list[str]:
@@ -93,14 +87,13 @@ def predict_cases(models: TwoStage, input_folder: Path, output_folder: Path, ove
         start = time.perf_counter()
         try:
             segmentation, remarks = models.segment(files)
-            write_volume(_on_grid_of(open_volume(files[0]), segmentation), outputs[name])
+            write_volume(on_grid_of(open_volume(files[0]), segmentation), outputs[name])
         except Exception as error:  # one odd file must not end the others' night
             failed.append(name)
             print(f"{printable(name)}: FAILED: {_message(error)}", flush=True)
         else:
-            print(
-                f"{printable(name)}: {printable(', '.join(remarks))}, {time.perf_counter() - start:.1f} s", flush=True
-            )
+            took = time.perf_counter() - start
+            print(f"{printable(name)}: {printable(', '.join(remarks))}, {took:.1f} s", flush=True)
     return failed
 
 
@@ -121,15 +114,7 @@ def _identity(file: Path) -> tuple[int, int]:
     return information.st_dev, information.st_ino
 
 
-def _on_grid_of(image: SpatialImage, segmentation: np.ndarray) -> nibabel.Nifti1Image:
-    """With the header of a NIfTI image, which keeps both forms of its place in space and its unit."""
-    if not isinstance(image, nibabel.Nifti1Image):
-        return nifti(segmentation, image.affine)
-    return type(image)(segmentation, image.affine, image.header, dtype=segmentation.dtype)
-
-
 def _message(error: Exception) -> str:
     text = printable(" ".join(str(error).split()))
-    return (
-        text if text and isinstance(error, OSError | ValueError | RuntimeError) else f"{type(error).__name__}: {text}"
-    )
+    speaks = isinstance(error, OSError | ValueError | RuntimeError)  # of others the type says more than the text
+    return text if text and speaks else f"{type(error).__name__}: {text}"

@@ -11,7 +11,7 @@ Box = tuple[slice, ...]
 
 
 def largest_parts(segmentation: np.ndarray, labels: Sequence[int]) -> np.ndarray:
-    """Mask of the largest connected part of each of the labels, so that a stray voxel does not move a box."""
+    """Mask the largest connected part of each of the labels, so that a stray voxel does not move a box."""
     mask = np.zeros(segmentation.shape, dtype=bool)
     for label in labels:
         parts, n_parts = ndimage.label(segmentation == label)
@@ -22,7 +22,7 @@ def largest_parts(segmentation: np.ndarray, labels: Sequence[int]) -> np.ndarray
 
 
 def box_of_size(mask: np.ndarray, size: Sequence[int]) -> Box:
-    """A box of the size (voxels per axis) with the region in its middle.
+    """Put a box of the size (voxels per axis) around the region, which is in its middle.
 
     It is moved where it would leave the volume, cut where the volume is smaller, and larger where the region is.
 
@@ -40,7 +40,7 @@ def box_of_size(mask: np.ndarray, size: Sequence[int]) -> Box:
 
 
 def box_with_margin(mask: np.ndarray, margin: Sequence[int]) -> Box:
-    """The region's bounding box and ``margin`` voxels per axis around it, as far as the volume goes.
+    """Put a box around the region, ``margin`` voxels per axis larger on each side, as far as the volume goes.
 
     Raises:
         ValueError: for an empty mask.

@@ -16,7 +16,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from ..files import written_whole
 from ..image_files import check_complete
 from ..text import last_line, times
-from .volumes import grid_difference, itk_affine, nifti, open_volume, voxels
+from .volumes import grid_difference, itk_affine, on_grid_of, open_volume, voxels
 
 _REORIENTED = "RAS"  # what nnU-Net's readers that reorient turn images to
 
@@ -41,7 +41,7 @@ class Scan:
     axes: np.ndarray
 
     def turned_to(self, orientation: str) -> Scan:
-        """With its axes permuted and flipped to an orientation like ``LIA``; no voxel changes its place in space."""
+        """Permute and flip the axes to an orientation like ``LIA``; no voxel changes its place in space."""
         axes = axcodes2ornt(tuple(orientation))
         turn = ornt_transform(self.axes, axes)
         spacing = np.empty(3)
@@ -50,11 +50,11 @@ class Scan:
         return replace(self, array=array, spacing=tuple(spacing[::-1].tolist()), axes=axes)
 
     def to_file(self, array: np.ndarray) -> np.ndarray:
-        """An array (z, y, x) on this grid, on that of the file (x, y, z)."""
+        """Turn an array on this grid (z, y, x) to that of the file (x, y, z)."""
         return apply_orientation(array.T, ornt_transform(self.axes, self.file_axes))
 
     def from_file(self, array: np.ndarray) -> np.ndarray:
-        """An array (x, y, z) on the grid of the file, on this one (z, y, x)."""
+        """Turn an array on the grid of the file (x, y, z) to this one (z, y, x)."""
         return apply_orientation(array, ornt_transform(self.file_axes, self.axes)).T
 
 
@@ -73,15 +73,14 @@ def read_scan(files: Sequence[Path], reader: type[BaseReaderWriter]) -> Scan:
         channels = [_read_channel(file, reader, Path(folder)) for file in files]
     first, place = channels[0]
     for file, (other, other_place) in zip(files[1:], channels[1:], strict=True):
-        shapes = (scan.array.shape[:0:-1] for scan in (first, other))
-        difference = grid_difference(next(shapes), place, next(shapes), other_place)
+        difference = grid_difference(first.array.shape[:0:-1], place, other.array.shape[:0:-1], other_place)
         if difference:
             raise ValueError(f"{files[0].name} and {file.name} are on different voxel grids: {difference}")
     return replace(first, array=np.concatenate([scan.array for scan, _ in channels]))
 
 
 def _read_channel(file: Path, reader: type[BaseReaderWriter], folder: Path) -> tuple[Scan, np.ndarray]:
-    """One file, and the matrix from its voxels x, y, z to mm."""
+    """Read one file, and the matrix from its voxels x, y, z to mm."""
     image = open_volume(file)
     readable = _readable(image, file, folder)
     try:
@@ -101,23 +100,19 @@ def _read_channel(file: Path, reader: type[BaseReaderWriter], folder: Path) -> t
 
 
 def _readable(image: SpatialImage, file: Path, folder: Path) -> Path:
-    """A file that nnU-Net's readers know and that is whole: the file itself, or a copy in the folder."""
-    if isinstance(image, nibabel.Nifti1Image):
-        if len(nibabel.load(file).shape) == 3:
-            check_complete(file)
-            return file
-        array = voxels(image)
-        copy = type(image)(array, image.affine, image.header, dtype=array.dtype)
-    else:
+    """Give a whole file that nnU-Net's readers know: the file itself, or a copy in the folder."""
+    if not isinstance(image, nibabel.Nifti1Image):
         _axes(file, image.affine)  # refuses what has none
-        copy = nifti(voxels(image), image.affine)
+    elif len(nibabel.load(file).shape) == 3:
+        check_complete(file)
+        return file
     with written_whole(folder / "image.nii") as temporary:  # one at a time: it is read at once
-        nibabel.save(copy, temporary)
+        nibabel.save(on_grid_of(image, voxels(image)), temporary)
     return folder / "image.nii"
 
 
 def _place(file: Path, properties: dict) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The matrix of the array as read, and the orientations of the file and of the array."""
+    """Find the matrix of the array as read, and the orientations of the file and of the array."""
     if "sitk_stuff" in properties:
         stuff = properties["sitk_stuff"]
         affine = itk_affine(stuff["spacing"], stuff["origin"], stuff["direction"])

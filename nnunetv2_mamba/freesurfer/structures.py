@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-HIPPOCAMPI = {17: "Left-Hippocampus", 53: "Right-Hippocampus"}
+HIPPOCAMPI = (17, 53)  # left and right
 
-_SIDED = ("Left", "Right")
+# FreeSurfer's files of the left and of the right side use the same ids; in one volume they are told apart by this.
+_SIDES = {"Left": 1000, "Right": 2000}
 _ASEG = {
     4: "Left-Lateral-Ventricle",
     5: "Left-Inf-Lat-Vent",
@@ -60,8 +61,6 @@ _SUBFIELDS = {
     215: "hippocampal_fissure",
     226: "HP_tail",
 }
-# FreeSurfer's files of the left and of the right side use the same ids; in one volume they are told apart by this.
-SIDE_OFFSETS = (1000, 2000)
 
 
 @dataclass(frozen=True)
@@ -83,32 +82,28 @@ TASKS = {
     "subcortical": Task("Subcortical", _ASEG),
     "hippocampus": Task(
         "HippocampalSubfields",
-        {
-            number + offset: f"{side}-{name}"
-            for side, offset in zip(_SIDED, SIDE_OFFSETS, strict=True)
-            for number, name in _SUBFIELDS.items()
-        },
+        {number + offset: f"{side}-{name}" for side, offset in _SIDES.items() for number, name in _SUBFIELDS.items()},
         box_mm=96,
     ),
 }
 
 
 def classes_from_ids(ids: np.ndarray, task: Task) -> np.ndarray:
-    """FreeSurfer ids to the labels of the data set (uint8, same shape); what is no structure of the task becomes 0."""
+    """Turn FreeSurfer ids into the data set's labels (uint8, same shape); what the task has not becomes 0."""
     table = np.zeros(max(task.structures) + 1, dtype=np.uint8)
     table[list(task.structures)] = np.arange(1, len(task.structures) + 1)
     return table[np.where((ids >= 0) & (ids < len(table)), ids, 0)]
 
 
 def both_sides(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """The subfields of the left and the right file in one volume, with the task's ids; other labels become 0.
+    """Put the subfields of both files into one volume, with the task's ids; other labels become 0.
 
     Raises:
         ValueError: where a voxel is of both sides.
     """
     subfields = [
         np.where(np.isin(side, list(_SUBFIELDS)), side + offset, 0)
-        for side, offset in zip((left, right), SIDE_OFFSETS, strict=True)
+        for side, offset in zip((left, right), _SIDES.values(), strict=True)
     ]
     overlap = np.count_nonzero(np.logical_and(*subfields))
     if overlap:

@@ -66,9 +66,8 @@ def find_subjects(
 
 def _subject(folder: Path, image: str, subfields_pattern: str | None) -> Subject:
     mri = folder / "mri"
-    subfields = ()
-    if subfields_pattern is not None:
-        subfields = tuple(_only_match(mri, f"{side}.{subfields_pattern}") for side in ("lh", "rh"))
+    sides = () if subfields_pattern is None else ("lh", "rh")
+    subfields = tuple(_only_match(mri, f"{side}.{subfields_pattern}") for side in sides)
     subject = Subject(folder.name, mri / image, mri / "aseg.mgz", subfields)
     missing = [file for file in (subject.image, subject.aseg) if not file.is_file()]
     if missing:

@@ -4,30 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations, product
 from pathlib import Path
 
 import numpy as np
-import torch
 from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from ..files import read_json_object
+from ..regions import values_of
 from ..text import times
+from ..untrusted_plans import check_untrusted_plans
 from .roi import Box, box_of_size, box_with_margin, largest_parts
 from .scans import Scan, read_scan
 
+_ORIENTATIONS = ["".join(ends) for axes in permutations(("LR", "AP", "IS")) for ends in product(*axes)]
 _LONGEST_MESSAGE = 500  # of nnU-Net's: one of missing weights names them all
-
-
-@dataclass(frozen=True)
-class StageOptions:
-    """How models are loaded and run; the names are those of nnU-Net's predictor."""
-
-    use_folds: Sequence[str] | None = None
-    checkpoint_name: str = "checkpoint_final.pth"
-    tile_step_size: float = 0.5
-    use_mirroring: bool = True
-    device: str = "cpu"
 
 
 class Stage:
@@ -35,6 +27,7 @@ class Stage:
 
     Attributes:
         predictor: nnU-Net's.
+        dataset_json: of the data set that the model was trained on.
         reader: nnU-Net's class that read the images the model was trained on.
         orientation: in which the model was trained, as ``LIA``; None where it takes images as the reader gives them.
 
@@ -43,40 +36,44 @@ class Stage:
     """
 
     def __init__(self, predictor: nnUNetPredictor):
-        self.predictor = predictor
+        self.predictor, self.dataset_json = predictor, predictor.dataset_json
         name = predictor.plans_manager.image_reader_writer_class.__name__  # all that a stand-in for nnU-Net's has
         self.reader = recursive_find_reader_writer_by_name(name)
         if ".nii.gz" not in self.reader.supported_file_endings:
             raise ValueError(f"a model of images that nnU-Net's {name} reads cannot be used: it knows no NIfTI")
         self.orientation = None if name.endswith("WithReorient") else self.dataset_json.get("orientation")
-        if self.orientation is not None:
-            _check_orientation(self.orientation)
+        if self.orientation not in (None, *_ORIENTATIONS):
+            raise ValueError(
+                f"the model's dataset.json names an orientation that is none, as LIA is: {self.orientation!r}"
+            )
 
     @classmethod
-    def load(cls, folder: Path, options: StageOptions) -> Stage:
+    def load(
+        cls, folder: Path, use_folds: Sequence[str] | None, checkpoint_name: str, **predictor_options: object
+    ) -> Stage:
         """Load a model as nnU-Net does, which unpickles its checkpoints: only models that you trust.
+
+        Args:
+            use_folds: None for all that have such a checkpoint.
+            predictor_options: of nnU-Net's predictor, such as ``device`` and ``use_mirroring``.
 
         Raises:
             FileNotFoundError: where the folder has no such folds or checkpoint.
             ValueError: for a folder that is no model of nnU-Net's, a model that needs the prediction of another one (a
                 cascade's second), or plans that name what no plans need.
         """
-        predictor = nnUNetPredictor(
-            tile_step_size=options.tile_step_size,
-            use_mirroring=options.use_mirroring,
-            device=torch.device(options.device),
-        )
-        folds = options.use_folds or predictor.auto_detect_available_folds(str(folder), options.checkpoint_name)
+        predictor = nnUNetPredictor(**predictor_options)
+        folds = use_folds or predictor.auto_detect_available_folds(str(folder), checkpoint_name)
         if not folds:
             raise FileNotFoundError(
-                f"{folder} has no folder fold_0, fold_1, ... with {options.checkpoint_name}; see -f and -chk"
+                f"{folder} has no folder fold_0, fold_1, ... with {checkpoint_name}; see -f and -chk"
             )
-        for fold in options.use_folds or ():
-            if not (folder / f"fold_{fold}" / options.checkpoint_name).is_file():
-                raise FileNotFoundError(f"{folder} has no fold_{fold}/{options.checkpoint_name}; see -f and -chk")
+        for fold in folds:
+            if not (folder / f"fold_{fold}" / checkpoint_name).is_file():
+                raise FileNotFoundError(f"{folder} has no fold_{fold}/{checkpoint_name}; see -f and -chk")
         _check_documents(folder)
         try:
-            predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), options.checkpoint_name)
+            predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), checkpoint_name)
         except OSError:
             raise
         except Exception as error:  # of a folder in which something is missing or does not fit, nnU-Net raises anything
@@ -87,20 +84,16 @@ class Stage:
         return cls(predictor)
 
     @property
-    def dataset_json(self) -> dict:
-        return self.predictor.dataset_json
-
-    @property
     def n_channels(self) -> int:
-        """Of the images; nnU-Net takes the older key ``modality``, too."""
+        """The number of the images' channels; nnU-Net takes the older key ``modality``, too."""
         return len(self.dataset_json.get("modality") or self.dataset_json["channel_names"])
 
     def turned(self, scan: Scan) -> Scan:
-        """A scan that this model's reader has read, as the model was trained."""
+        """Turn a scan that this model's reader has read as the model was trained."""
         return scan if self.orientation is None else scan.turned_to(self.orientation)
 
     def segment(self, array: np.ndarray, spacing: Sequence[float]) -> np.ndarray:
-        """The model's labels (z, y, x; as nnU-Net uint8, or uint16 of more than 254 labels) of an array of images.
+        """Segment an array of images: labels (z, y, x) in uint8, or uint16 of more than 254, as nnU-Net does.
 
         Args:
             array: (channels, z, y, x), float32.
@@ -109,13 +102,13 @@ class Stage:
         images = np.ascontiguousarray(array)
         return self.predictor.predict_single_npy_array(images, {"spacing": list(spacing)}, None, None, False)
 
-    def values(self, structures: Sequence[str]) -> dict[str, list[int]]:
-        """The voxel values of structures, given by name or as a number.
+    def values(self, structures: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """Look up the voxel values of structures, given by name or as a number.
 
         Raises:
             ValueError: for a structure that the model does not segment.
         """
-        labels = {name: values for name, values in self._labels().items() if values != [0]}
+        labels = self._labels()
         by_number = {str(values[0]): name for name, values in labels.items() if len(values) == 1}
         result = {}
         for structure in structures:
@@ -128,11 +121,11 @@ class Stage:
         return result
 
     def freesurfer_ids(self) -> np.ndarray | None:
-        """Table from label to FreeSurfer id (uint16); None where the model's data set has no ``freesurfer_ids``."""
+        """Make a table from label to FreeSurfer id (uint16), or None where the data set has no ``freesurfer_ids``."""
         ids = self.dataset_json.get("freesurfer_ids")
         if ids is None:
             return None
-        labels = {name: values for name, values in self._labels().items() if values != [0]}
+        labels = self._labels()
         unknown = [name for name, values in labels.items() if name not in ids or len(values) != 1]
         if unknown:
             raise ValueError(f"freesurfer_ids in the model's dataset.json has no id of {', '.join(unknown)}")
@@ -147,15 +140,13 @@ class Stage:
             table[value] = ids[name]
         return table
 
-    def _labels(self) -> dict[str, list[int]]:
-        """Every structure's values; nnU-Net takes numbers written as text, too."""
-        return {
-            name: [int(number) for number in (value if isinstance(value, list | tuple) else [value])]
-            for name, value in self.dataset_json["labels"].items()
-        }
+    def _labels(self) -> dict[str, tuple[int, ...]]:
+        """Read every structure's values, without the background's."""
+        labels = {name: values_of(value) for name, value in self.dataset_json["labels"].items()}
+        return {name: values for name, values in labels.items() if values != (0,)}
 
     def trained_box_mm(self) -> list[float]:
-        """Edges of the boxes that the model was trained on, else of its patch; in the order of nnU-Net's axes.
+        """Find the edges of the boxes the model was trained on, else of its patch, in the order of nnU-Net's axes.
 
         Raises:
             ValueError: where neither is known, as of a 2D model.
@@ -236,20 +227,10 @@ class TwoStage:
         return box_of_size(region, np.rint(np.array(edges) / spacing).astype(int).tolist())
 
 
-def _check_orientation(orientation: object) -> None:
-    axes = {frozenset("LR"), frozenset("AP"), frozenset("IS")}
-    letters = orientation if isinstance(orientation, str) else ""
-    if len(letters) != 3 or {axis for axis in axes if axis & set(letters)} != axes or not set(letters) <= set("LRAPIS"):
-        raise ValueError(f"the model's dataset.json names an orientation that is none, as LIA is: {orientation!r}")
-
-
 def _check_documents(folder: Path) -> None:
     """Check what a model is built from; where a file is missing, nnU-Net says so."""
     plans, dataset = folder / "plans.json", folder / "dataset.json"
     if dataset.is_file():
         read_json_object(dataset)
     if plans.is_file():
-        content = read_json_object(plans)
-        from ..untrusted_plans import check_untrusted_plans
-
-        check_untrusted_plans(content, str(plans))
+        check_untrusted_plans(read_json_object(plans), str(plans))

@@ -14,7 +14,7 @@ from nibabel.spatialimages import SpatialImage
 
 from ..files import written_whole
 from ..image_files import check_complete, read_header
-from ..text import last_line, times
+from ..text import last_line, listed, times
 
 ENDINGS = (".nii.gz", ".nii", ".mgz", ".mgh")
 ORIENTATION = "LIA"  # of FreeSurfer's conformed volumes: the axes run to the left, down and to the front
@@ -45,12 +45,12 @@ def open_volume(file: Path) -> SpatialImage:
 
 
 def read_volume(file: Path) -> SpatialImage:
-    """As :func:`open_volume`, with the affine matrix in mm; of NIfTI files that of ITK, with which nnU-Net reads.
+    """Open a volume with the affine matrix in mm, of NIfTI files that of ITK, with which nnU-Net reads.
 
     nibabel knows no units and prefers the sform where NIfTI's two forms and the spacing contradict each other.
 
     Raises:
-        FileNotFoundError, ValueError: as there, and for an extent that cannot be of a head (a wrong unit).
+        FileNotFoundError, ValueError: as ``open_volume``, and for an extent that cannot be of a head (a wrong unit).
     """
     image = open_volume(file)
     if isinstance(image, nibabel.Nifti1Image):
@@ -70,7 +70,7 @@ def _affine_by_itk(file: Path) -> np.ndarray:
 
 
 def itk_affine(spacing: tuple[float, ...], origin: tuple[float, ...], direction: tuple[float, ...]) -> np.ndarray:
-    """The matrix (4, 4) from voxels x, y, z to mm to the right, the front and up, as NIfTI and FreeSurfer have it."""
+    """Make the matrix (4, 4) from voxels x, y, z to mm to the right, the front and up, as NIfTI has it."""
     affine = np.eye(4)
     affine[:3, :3] = np.reshape(direction, (len(spacing), -1))[:3, :3] * np.array(spacing[:3])
     affine[:3, 3] = origin[:3]
@@ -78,7 +78,7 @@ def itk_affine(spacing: tuple[float, ...], origin: tuple[float, ...], direction:
 
 
 def voxels(image: SpatialImage) -> np.ndarray:
-    """The array as the file has it, in the machine's byte order.
+    """Read the array as the file has it, in the machine's byte order.
 
     Raises:
         ValueError: where the file is damaged, naming it.
@@ -94,7 +94,7 @@ def voxels(image: SpatialImage) -> np.ndarray:
 
 
 def label_voxels(image: SpatialImage) -> np.ndarray:
-    """The array as int32. What is a whole number in single precision, which nnU-Net's readers have, is taken as that.
+    """Read labels as int32. What is whole in single precision, which nnU-Net's readers have, is taken as that.
 
     Raises:
         ValueError: where voxels are no whole numbers, naming the file and some of the values.
@@ -105,14 +105,13 @@ def label_voxels(image: SpatialImage) -> np.ndarray:
         labels = single.astype(np.int32)
     wrong = labels != single
     if wrong.any():
-        values = np.unique(array[wrong])
-        shown = ", ".join(repr(value.item()) for value in values[:5]) + (", ..." if len(values) > 5 else "")
+        shown = listed(np.unique(array[wrong]).tolist(), 5)
         raise ValueError(f"{image.get_filename()} has values that are no whole numbers, so they are no labels: {shown}")
     return labels
 
 
 def reoriented(image: SpatialImage, orientation: str) -> SpatialImage:
-    """The image with its axes permuted and flipped to the orientation (of oblique images, to the nearest one).
+    """Permute and flip the axes of an image to the orientation (of oblique images, to the nearest one).
 
     No voxel changes its value or its place in space.
     """
@@ -120,7 +119,10 @@ def reoriented(image: SpatialImage, orientation: str) -> SpatialImage:
 
 
 def conformed(image: SpatialImage, order: int) -> SpatialImage:
-    """The image in LIA at 1 mm: resampled about its centre where it has other voxels, else only turned.
+    """Bring an image to LIA at 1 mm: it is resampled about its centre where it has other voxels, else only turned.
+
+    Voxels count as 1 mm within a thousandth, because resampling is not free: over the 256 voxels of a head that is a
+    quarter of a voxel, while every interpolated image is blurred.
 
     Args:
         order: of the spline that interpolates; 0 for labels, which takes the nearest voxel's.
@@ -136,7 +138,12 @@ def conformed(image: SpatialImage, order: int) -> SpatialImage:
 def grid_difference(
     shape: tuple[int, ...], affine: np.ndarray, other_shape: tuple[int, ...], other_affine: np.ndarray
 ) -> str | None:
-    """How two voxel grids differ, in words; None where each corner lies within 1 % of a voxel of the other's."""
+    """Say how two voxel grids differ; None where each corner lies within 1 % of the smallest voxel of the other's.
+
+    Corners, because what is compared here is put together voxel by voxel, or cut with one box: what counts is how far a
+    voxel lies from its partner at the worst place, however the files describe it (a turn too small to see in a
+    direction moves a far corner). One per cent is more than what 32-bit numbers of a header leave.
+    """
     if shape != other_shape:
         return f"shape {times(shape)} and {times(other_shape)}"
     corners = np.array(np.meshgrid(*((0, n - 1) for n in shape))).reshape(3, -1)
@@ -160,9 +167,16 @@ def write_volume(image: nibabel.Nifti1Image, file: Path) -> None:
 
 
 def nifti(array: np.ndarray, affine: np.ndarray, **options) -> nibabel.Nifti1Image:
-    """An image whose place in space is in both of NIfTI's forms, because some programs read one, some the other."""
+    """Make an image with its place in both of NIfTI's forms, because some programs read one, some the other."""
     image = nibabel.Nifti1Image(array, affine, dtype=array.dtype, **options)
     image.set_sform(affine, code=1)
     image.set_qform(affine, code=1)
     image.header.set_xyzt_units("mm")
     return image
+
+
+def on_grid_of(image: SpatialImage, array: np.ndarray) -> nibabel.Nifti1Image:
+    """Make an image on the grid of another, of a NIfTI image with its header: both forms of its place, and its unit."""
+    if not isinstance(image, nibabel.Nifti1Image):
+        return nifti(array, image.affine)
+    return type(image)(array, image.affine, image.header, dtype=array.dtype)

@@ -4,7 +4,7 @@ import torch
 
 
 def median_frequency_weights(voxels: torch.Tensor) -> torch.Tensor:
-    """Median frequency balancing (Eigen & Fergus, ICCV 2015): the median class frequency over each class's own.
+    """Balance classes by the median frequency over each class's own (Eigen & Fergus, ICCV 2015).
 
     Args:
         voxels: ``(classes,)``, how many voxels of each class the training data hold.

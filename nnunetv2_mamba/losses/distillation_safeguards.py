@@ -34,7 +34,7 @@ class Ramp:
 
 
 def standardised(logits: torch.Tensor) -> torch.Tensor:
-    """Logit standardisation: ``(z - mean_c z) / (std_c z + 1e-7)`` over the classes (dim 1), for teacher and student.
+    """Standardise logits of teacher or student over the classes (dim 1): ``(z - mean_c z) / (std_c z + 1e-7)``.
 
     Sun et al., "Logit Standardization in Knowledge Distillation", CVPR 2024. Teacher and student then agree when their
     logits do up to shift and scale, so that one temperature suits both.
@@ -62,7 +62,7 @@ class UncertaintyWeights(nn.Module):
         self.log_variances = nn.Parameter(-(2 * torch.tensor(weights, dtype=torch.float32)).log())
 
     def forward(self, terms: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-        """Args: ``terms`` and ``shares`` float ``(n,)``. Returns the sum, a scalar."""
+        """Add up ``terms`` with their ``shares``, both float ``(n,)``; returns a scalar."""
         return (shares * ((terms + self._FLOOR) * (-self.log_variances).exp() + self.log_variances) / 2).sum()
 
 
@@ -91,7 +91,7 @@ class ClassBrake:
         self.braked = torch.zeros(students, classes, dtype=torch.bool, device=device)
 
     def update(self, dice: torch.Tensor) -> None:
-        """After an epoch: ``dice`` float ``(students, 2, classes)``, teacher then student, NaN for an absent class."""
+        """Take in an epoch's ``dice``: float ``(students, 2, classes)``, teacher first; NaN for an absent class."""
         average = self._DECAY * self._dice + (1 - self._DECAY) * dice
         average = torch.where(self._dice.isnan(), dice, average)
         self._set(torch.where(dice.isnan(), self._dice, average))

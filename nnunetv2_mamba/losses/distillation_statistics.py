@@ -9,7 +9,7 @@ from torch import distributed
 
 
 @dataclass(frozen=True)
-class Summary:
+class EpochMeans:
     """Means over an epoch, on the CPU.
 
     Attributes:
@@ -42,18 +42,18 @@ class EpochStatistics:
         self._scales = scales
 
     def add_losses(self, segmentation: list[torch.Tensor], distillation: list[torch.Tensor]) -> None:
-        """The losses of one iteration, scalars, per scale and per student."""
+        """Add the losses of one iteration, scalars, per scale and per student."""
         count = self._losses.new_ones(())
         self._losses += torch.stack([count, *(loss.detach().float() for loss in (*segmentation, *distillation))])
 
     def add_gate(self, student: int, gate: torch.Tensor, valid: torch.Tensor) -> None:
-        """``gate`` float and ``valid`` bool, both ``(batch, decisions, *grid)``."""
+        """Add a gate: ``gate`` is float and ``valid`` bool, both ``(batch, decisions, *grid)``."""
         self._gated[student] += torch.stack([((1 - gate) * valid).sum(), valid.sum()])
 
     def add_decisions(
         self, student: int, teacher: torch.Tensor, own: torch.Tensor, truth: torch.Tensor, valid: torch.Tensor
     ) -> None:
-        """Predictions of the teacher and of the student itself, bool ``(batch, classes, *grid)`` as ``truth``."""
+        """Add predictions of the teacher and of the student itself, bool ``(batch, classes, *grid)`` as ``truth``."""
         axes = (0, *range(2, truth.ndim))
         truth = truth & valid
         size = truth.sum(axes)
@@ -66,12 +66,12 @@ class EpochStatistics:
         for sums in (self._losses, self._gated, self._overlaps):
             distributed.all_reduce(sums)
 
-    def read(self) -> Summary:
-        """The means since the last ``read``; starts the next epoch."""
+    def read(self) -> EpochMeans:
+        """Read the means since the last ``read``, and start the next epoch."""
         losses, gate, overlaps = (sums.to("cpu", copy=True) for sums in (self._losses, self._gated, self._overlaps))
         for sums in (self._losses, self._gated, self._overlaps):
             sums.zero_()
         count, segmentation, distillation = losses.split([1, self._scales, len(gate)])
         gated, valid = gate.unbind(1)
         both, predicted, size = overlaps.unbind(2)
-        return Summary(segmentation / count, distillation / count, gated / valid, 2 * both / (predicted + size))
+        return EpochMeans(segmentation / count, distillation / count, gated / valid, 2 * both / (predicted + size))

@@ -23,13 +23,13 @@ class ExclusiveClasses:
         self.ignore_label = ignore_label
 
     def valid(self, target: torch.Tensor) -> torch.Tensor:
-        """bool ``(batch, 1, *grid)``: False where the target says to ignore."""
+        """Find the voxels that count: bool ``(batch, 1, *grid)``, False where the target says to ignore."""
         if self.ignore_label is None:
             return torch.ones_like(target, dtype=torch.bool)
         return target != self.ignore_label
 
     def truth(self, target: torch.Tensor, classes: int) -> torch.Tensor:
-        """bool ``(batch, classes, *grid)``: which classes a voxel has; ignored voxels count as background."""
+        """Say which classes a voxel has: bool ``(batch, classes, *grid)``; ignored voxels count as background."""
         labels = torch.where(self.valid(target), target, 0).long()
         one_hot = torch.zeros(len(target), classes, *target.shape[2:], dtype=torch.bool, device=target.device)
         return one_hot.scatter_(1, labels, True)
@@ -38,26 +38,26 @@ class ExclusiveClasses:
         return logits.softmax(1)
 
     def decisions(self, probabilities: torch.Tensor) -> torch.Tensor:
-        """bool, shaped as ``probabilities``: the classes predicted."""
+        """Find the classes predicted: bool, shaped as ``probabilities``."""
         return torch.zeros_like(probabilities, dtype=torch.bool).scatter_(
             1, probabilities.argmax(1, keepdim=True), True
         )
 
     def likelihood(self, probabilities: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        """Probability given to the truth, per decision."""
+        """Give the probability of the truth, per decision."""
         return (probabilities * truth).sum(1, keepdim=True)
 
     def agree(self, decisions: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        """bool per decision: prediction equals truth."""
+        """Say per decision whether the prediction equals the truth; bool."""
         return (decisions & truth).any(1, keepdim=True)
 
     def concerns(self, classes: torch.Tensor, decisions: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        """bool per decision: truth or prediction is one of ``classes`` (bool ``(classes,)``)."""
+        """Say per decision whether truth or prediction is one of ``classes`` (bool ``(classes,)``); bool."""
         selected = classes.view(-1, *[1] * (truth.ndim - 2))
         return ((decisions | truth) & selected).any(1, keepdim=True)
 
     def divergence(self, teacher: torch.Tensor, student_logits: torch.Tensor) -> torch.Tensor:
-        """``KL(teacher || softmax(student_logits))`` per voxel; ``teacher`` are probabilities."""
+        """Compute ``KL(teacher || softmax(student_logits))`` per voxel; ``teacher`` are probabilities."""
         return (torch.xlogy(teacher, teacher) - teacher * student_logits.log_softmax(1)).sum(1, keepdim=True)
 
 
@@ -74,36 +74,36 @@ class Regions:
         self.ignore_channel = ignore_channel
 
     def valid(self, target: torch.Tensor) -> torch.Tensor:
-        """bool ``(batch, 1, *grid)``: False where the target says to ignore."""
+        """Find the voxels that count: bool ``(batch, 1, *grid)``, False where the target says to ignore."""
         if self.ignore_channel:
             return ~target[:, -1:].bool()
         return torch.ones_like(target[:, :1], dtype=torch.bool)
 
     def truth(self, target: torch.Tensor, classes: int) -> torch.Tensor:
-        """bool ``(batch, classes, *grid)``: which regions a voxel belongs to."""
+        """Say which regions a voxel belongs to: bool ``(batch, classes, *grid)``."""
         return target[:, :classes].bool()
 
     def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         return logits.sigmoid()
 
     def decisions(self, probabilities: torch.Tensor) -> torch.Tensor:
-        """bool, shaped as ``probabilities``: the regions predicted."""
+        """Find the regions predicted: bool, shaped as ``probabilities``."""
         return probabilities > 0.5
 
     def likelihood(self, probabilities: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        """Probability given to the truth, per decision."""
+        """Give the probability of the truth, per decision."""
         return torch.where(truth, probabilities, 1 - probabilities)
 
     def agree(self, decisions: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        """bool per decision: prediction equals truth."""
+        """Say per decision whether the prediction equals the truth; bool."""
         return decisions == truth
 
     def concerns(self, classes: torch.Tensor, decisions: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-        """bool per decision: it is about one of ``classes`` (bool ``(classes,)``)."""
+        """Say per decision whether it is about one of ``classes`` (bool ``(classes,)``); bool."""
         return classes.view(-1, *[1] * (truth.ndim - 2)).expand_as(truth)
 
     def divergence(self, teacher: torch.Tensor, student_logits: torch.Tensor) -> torch.Tensor:
-        """Bernoulli KL per voxel and region; ``teacher`` are probabilities."""
+        """Compute Bernoulli's KL per voxel and region; ``teacher`` are probabilities."""
         cross_entropy = functional.binary_cross_entropy_with_logits(student_logits, teacher, reduction="none")
         return cross_entropy + torch.xlogy(teacher, teacher) + torch.xlogy(1 - teacher, 1 - teacher)
 

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from .distillation_gates import GATES
 from .distillation_safeguards import ClassBrake, Ramp, standardised
-from .distillation_statistics import EpochStatistics, Summary
+from .distillation_statistics import EpochMeans, EpochStatistics
 from .label_kinds import ExclusiveClasses, LabelKind
 
 TEACHERS = ("final", "fused", "ema")
@@ -19,7 +19,7 @@ _NEGLIGIBLE = 1e-5
 
 
 def students_of(weights: Sequence[float]) -> list[int]:
-    """The scales that learn from the teacher: all below full resolution that the segmentation loss weighs."""
+    """Find the scales that learn from the teacher: all below full resolution that the segmentation loss weighs."""
     return [scale for scale in range(1, len(weights)) if weights[scale] > _NEGLIGIBLE * sum(weights)]
 
 
@@ -103,7 +103,7 @@ class SelfDistillationLoss(nn.Module):
         self.uncertainty = uncertainty if self.students else None
 
     def weight_at(self, progress: float) -> float:
-        """``lambda(t)`` after a share ``progress`` of the training."""
+        """Give ``lambda(t)`` after a share ``progress`` of the training."""
         return self.distillation_weight * self.ramp(progress)
 
     def forward(
@@ -113,7 +113,9 @@ class SelfDistillationLoss(nn.Module):
         teacher_logits: torch.Tensor | None = None,
         progress: float = 1.0,
     ) -> torch.Tensor:
-        """Args:
+        """Compute the loss.
+
+        Args:
             outputs: logits ``(batch, classes, *grid)`` per scale, highest resolution first, then the fused logits if
                 they are the teacher; or a tensor, without deep supervision.
             target: nnU-Net's, one per scale.
@@ -135,14 +137,14 @@ class SelfDistillationLoss(nn.Module):
         self.statistics.add_losses(losses, terms)
         return self._combine(total, terms, progress) if terms else total
 
-    def end_epoch(self, distributed: bool) -> Summary:
+    def end_epoch(self, distributed: bool) -> EpochMeans:
         """Read the statistics of the epoch, of all processes if ``distributed``, and set the brake for the next."""
         if distributed:
             self.statistics.sum_over_processes()
-        summary = self.statistics.read()
+        means = self.statistics.read()
         if self.brake is not None:
-            self.brake.update(summary.dice)
-        return summary
+            self.brake.update(means.dice)
+        return means
 
     def _combine(self, segmentation: torch.Tensor, terms: list[torch.Tensor], progress: float) -> torch.Tensor:
         if self.uncertainty is not None:
@@ -167,7 +169,7 @@ class SelfDistillationLoss(nn.Module):
         teacher_logits: torch.Tensor | None,
         progress: float,
     ) -> list[torch.Tensor]:
-        """``KD_s`` of every student; without gradient as long as the ramp is 0, for the statistics alone."""
+        """Compute ``KD_s`` of every student, without gradient while the ramp is 0, for the statistics alone."""
         if self.teacher != "ema":
             teacher_logits = outputs[0 if self.teacher == "final" else -1]
         elif teacher_logits is None:
@@ -187,7 +189,7 @@ class SelfDistillationLoss(nn.Module):
     def _term(
         self, index: int, logits: torch.Tensor, target: torch.Tensor, plain: torch.Tensor, softened: torch.Tensor
     ) -> torch.Tensor:
-        """``KD_s``. ``plain`` and ``softened``: the teacher at full resolution, at temperature 1 and ``tau``."""
+        """Compute ``KD_s``; ``plain`` and ``softened``: the teacher at full resolution, temperature 1 and ``tau``."""
         with torch.no_grad():
             plain, softened = (functional.interpolate(p, logits.shape[2:], mode="area") for p in (plain, softened))
             truth, valid = self.kind.truth(target, logits.shape[1]), self.kind.valid(target)

@@ -27,8 +27,8 @@ def checkpoint_content(trainer: nnUNetTrainer, network: nn.Module) -> dict[str, 
     """What nnU-Net's ``save_checkpoint`` writes.
 
     Args:
-        trainer: an initialised one.
-        network: its network, not wrapped.
+        trainer: nnU-Net's, initialised.
+        network: the trainer's, not wrapped by DistributedDataParallel or torch.compile.
     """
     return {
         "network_weights": network.state_dict(),
@@ -51,7 +51,7 @@ def restore(trainer: nnUNetTrainer, network: nn.Module, content: Mapping[str, An
 
     Args:
         trainer: whose attributes are set.
-        network: its network, not wrapped.
+        network: the trainer's, not wrapped by DistributedDataParallel or torch.compile.
         content: of a file that nnU-Net's trainer or one of this package wrote.
     """
     names = network.state_dict().keys()

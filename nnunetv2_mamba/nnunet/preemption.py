@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import signal
-import threading
-from collections.abc import Callable
-from types import TracebackType
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from nnunetv2_mamba import forked_children
 
@@ -20,7 +18,7 @@ class Preempted(Exception):  # noqa: N818  (not an error)
 
 
 class TerminationRequest:
-    """While entered, SIGTERM and a cluster's warnings set ``received`` in this process instead of ending it.
+    """While in force, SIGTERM and a cluster's warnings set ``received`` in this process instead of ending it.
 
     A warning is left to whoever handles or ignores it already. Forked children die of the signals as ever. Outside the
     main thread, where Python allows no handlers, nothing changes.
@@ -31,34 +29,25 @@ class TerminationRequest:
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
-        self._previous: dict[signal.Signals, Any] = {}
-        self._taken: list[signal.Signals] = []
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Within, signals are noted."""
+        warnings = [getattr(signal, name) for name in _WARNINGS if hasattr(signal, name)]
+        unhandled = [number for number in warnings if signal.getsignal(number) == signal.SIG_DFL]
+        interrupt = signal.getsignal(signal.SIGINT)
+        try:
+            with forked_children.handled([signal.SIGTERM, *unhandled], self._handle):
+                yield
+        finally:
+            if self.received is not None and interrupt is not None:  # None: not from Python, which cannot set it
+                signal.signal(signal.SIGINT, interrupt)
 
     def _handle(self, number: int, frame: object) -> None:
         if self.received is None:
             self.received = signal.Signals(number)
             # With several GPUs nnU-Net's parent process dies of the same signal, and torch interrupts its children then
-            self._replace(signal.SIGINT, signal.SIG_IGN)
-
-    def _replace(self, number: signal.Signals, handler: Any) -> None:
-        self._previous[number] = signal.signal(number, handler)
-
-    def __enter__(self) -> TerminationRequest:
-        if threading.current_thread() is threading.main_thread():
-            self._replace(signal.SIGTERM, self._handle)
-            for number in (getattr(signal, name) for name in _WARNINGS if hasattr(signal, name)):
-                if signal.getsignal(number) == signal.SIG_DFL:
-                    self._replace(number, self._handle)
-        self._taken = list(self._previous)
-        forked_children.add(self._taken)
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: TracebackType | None) -> None:
-        forked_children.remove(self._taken)
-        for number, handler in self._previous.items():
-            if handler is not None:  # None: not from Python, which cannot put it back
-                signal.signal(number, handler)
-        self._previous = {}
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def check(self) -> None:
         """Raise Preempted if a signal has come."""
@@ -73,7 +62,7 @@ class TerminationRequest:
         Raises:
             SystemExit: with 128 + the signal's number, as a shell reports a process that the signal ends.
         """
-        with self:
+        with self.in_force():
             try:
                 training()
             except Exception:  # also what follows when the signal hit the data loading processes first

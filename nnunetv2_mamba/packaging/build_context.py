@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..files import folder_made_whole, remove_left_behind
 from .inference_settings import Choices, InferenceSettings
-from .model_files import ModelDescription, check_reader, copy_for_inference, open_model
+from .model_files import ModelDescription, copy_for_inference, open_model
 from .platforms import PLATFORMS, Platform
 from .trial import try_model
 from .wheel import pinned_requirements, write_wheel
@@ -27,6 +27,7 @@ _FROM_INDEX = re.compile("torch(vision|audio)?==")  # built for one CUDA version
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*"
 _IMAGE = re.compile(rf"(?:[a-z0-9.-]+:\d+/)?{_COMPONENT}(?:/{_COMPONENT})*(?::\w[\w.-]{{0,127}})?", re.ASCII)
 _URL = re.compile(r"[a-z]+://[A-Za-z0-9_.~:/@%+=-]+")
+_REMEDY = "give -o a folder that is new or empty"
 _FINISHED = ".package-finished"  # in an output that was there, until its contents have moved up
 
 
@@ -36,13 +37,13 @@ class Request:
 
     Attributes:
         source: the model's folder or ZIP.
-        platform: name of one of ``platforms.PLATFORMS``.
-        folds: as ``["0", "all"]``; None for all there are.
-        options: of the platform, by name (``Platform.options``).
+        platform: the name of one of ``platforms.PLATFORMS``.
+        folds: which are packaged, as ``["0", "all"]``; None for all there are.
+        options: the platform's own (``Platform.options``), by name.
         gpu: whether the image has CUDA.
         torch_index: pip's index for PyTorch; None for PyTorch's CPU builds or, with a GPU, PyPI's.
-        image: name of the Docker image.
-        choices: the model's way to be run; its folds are replaced by those found.
+        image: the name of the Docker image.
+        choices: how the model is run; the folds in it are replaced by those found.
     """
 
     source: Path
@@ -75,7 +76,7 @@ def _made_or_filled(output: Path) -> Iterator[Path]:
     An empty folder stays the one that it is: it may be a mount point, a link to one, or the current folder.
     """
     if output.is_symlink() and not output.exists():
-        raise FileExistsError(f"{output} is a link to nothing")
+        raise FileExistsError(f"{output} is a link to nothing; {_REMEDY}")
     if not output.exists():
         output.parent.mkdir(parents=True, exist_ok=True)
         with folder_made_whole(output) as folder:
@@ -85,7 +86,7 @@ def _made_or_filled(output: Path) -> Iterator[Path]:
     if output.is_dir():
         remove_left_behind(finished)
     if not output.is_dir() or any(output.iterdir()):
-        raise FileExistsError(f"{output} exists and is not an empty folder")
+        raise FileExistsError(f"{output} exists and is not an empty folder; {_REMEDY}")
     with folder_made_whole(finished) as folder:
         yield folder
     for path in sorted(finished.iterdir()):
@@ -96,7 +97,6 @@ def _made_or_filled(output: Path) -> Iterator[Path]:
 def _write(request: Request, context: Path) -> ModelDescription:
     _check_names(request)
     model = copy_for_inference(open_model(request.source), context / "model", request.folds, request.choices.checkpoint)
-    check_reader(model)
     platform = PLATFORMS[request.platform]
     settings = _settings(request, platform, model)
     settings.write(context / "inference.json")
@@ -150,13 +150,15 @@ def _check_names(request: Request) -> None:
             f"--image must be a name that Docker takes, such as name, user/name:tag, got {request.image!r}"
         )
     if request.torch_index is not None and not _URL.fullmatch(request.torch_index):
-        raise ValueError(f"--torch-index must be a URL, got {request.torch_index!r}")
+        raise ValueError(
+            f"--torch-index must be a URL, such as https://download.pytorch.org/whl/cu126, got {request.torch_index!r}"
+        )
 
 
 def _settings(request: Request, platform: Platform, model: ModelDescription) -> InferenceSettings:
     for name in sorted(request.options.keys() - platform.options.keys()):
         owners = [other.name for other in PLATFORMS.values() if name in other.options]
-        raise ValueError(f"--{name} is for {', '.join(owners) or 'no platform'}")
+        raise ValueError(f"--{name} is for {', '.join(owners) or 'no platform'}; leave it out for {platform.name}")
     return InferenceSettings(
         platform.name,
         n_channels=len(model.channel_names),

@@ -16,6 +16,7 @@ from nnunetv2.inference.export_prediction import convert_predicted_logits_to_seg
 from ..image_files import check_complete
 from .image_io import as_nifti, count_non_finite, read_geometry
 from .inference_settings import Choices
+from .model_files import read_model
 from .network_loading import load_model
 from .tile_predictor import TilePredictor
 from .time_budget import MARGIN, Effort, Guard, ladder
@@ -35,11 +36,11 @@ class CasePredictor:
     """A model of ``copy_for_inference``, ready to segment.
 
     Args:
-        folder: the model's.
+        folder: where the model is.
         choices: how it is run.
         device: ``cuda``, ``cpu`` or ``mps``.
         clock: seconds; the time budget is kept on it.
-        name: of the model in messages; ``folder`` where None.
+        name: what messages call the model; ``folder`` where None.
 
     Attributes:
         model: what was loaded.
@@ -57,7 +58,7 @@ class CasePredictor:
         name: object = None,
     ):
         self._choices, self._clock = choices, clock
-        self.model = load_model(folder, choices.folds, choices.checkpoint, name)
+        self.model = load_model(read_model(folder, choices.folds, choices.checkpoint, name))
         self._tiles = TilePredictor(self.model, choices.precision, device, clock)
         self._pass_seconds: float | None = None
 

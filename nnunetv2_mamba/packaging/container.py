@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..text import printable
+from .image_io import check_writable, write_atomically
 from .inference_settings import InferenceSettings
 from .platforms import PLATFORMS, CaseFiles
 
@@ -34,7 +35,8 @@ def main(argv: list[str] | None = None) -> int:
         platform = PLATFORMS[settings.platform]
         output = args.output or Path(platform.output)
         cases = platform.find_cases(args.input or Path(platform.input), output, settings)
-        _check_outputs(cases)
+        for folder in {case.output.parent for case in cases if not case.problem}:
+            check_writable(folder)
         predictor = load_predictor(args.weights or Path(settings.model), settings)
     except Exception as error:  # all that a model's or a user's files may do; one line and exit code 1
         return _failure("inference", error)
@@ -58,13 +60,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights", type=Path, help="folder of the model (default: the container's)")
     parser.add_argument("--parameters_file", type=Path, help="MLCube may pass it; not used")
     return parser
-
-
-def _check_outputs(cases: list[CaseFiles]) -> None:
-    from .image_io import check_writable
-
-    for folder in {case.output.parent for case in cases if not case.problem}:
-        check_writable(folder)
 
 
 def load_predictor(model: Path, settings: InferenceSettings) -> CasePredictor:
@@ -99,8 +94,6 @@ def segment_case(case: CaseFiles, predictor: CasePredictor, started: float) -> N
     Args:
         started: on ``time.perf_counter``, when the case's time budget began.
     """
-    from .image_io import write_atomically
-
     if case.problem:
         raise ValueError(case.problem)
     result = predictor.segment(case.images, started)

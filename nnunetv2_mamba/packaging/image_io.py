@@ -14,7 +14,7 @@ from ..files import written_whole
 from ..image_files import read_header
 from ..text import last_line, times
 
-# Of origins and spacings in mm and of direction cosines: what NIfTI's 32-bit numbers leave of equal geometries.
+# How far origins and spacings (mm) and direction cosines may differ: NIfTI's 32-bit numbers leave that of equal ones.
 _TOLERANCE = 1e-3
 
 

@@ -16,11 +16,11 @@ class Choices:
     """How the model is run.
 
     Attributes:
-        folds: whose predictions are averaged, as ``("0", "1")``.
+        folds: those whose predictions are averaged, as ``("0", "1")``.
         checkpoint: name of the file in each fold's folder.
-        mirroring: test-time mirroring over the axes that the model was trained with.
+        mirroring: whether tiles are mirrored, too, over the axes that the model was trained with.
         step_size: stride of the sliding window as a share of the patch, above 0 and at most 1.
-        precision: of the network's forward: ``default`` is nnU-Net's (fp16 on CUDA, else fp32).
+        precision: what the network computes in: ``default`` is nnU-Net's (fp16 on CUDA, else fp32).
         time_budget: seconds per case, or None; see ``time_budget.py``.
     """
 
@@ -45,12 +45,12 @@ class InferenceSettings:
     """A container's ``inference.json``.
 
     Attributes:
-        platform: its name.
+        platform: the name of one of ``platforms.PLATFORMS``.
         channels: where the model's input channels come from, in their order, as the platform calls them; empty where
             it numbers them.
         output: folder of the segmentation below the output, as ``images/organs``, where the platform has several.
         model: folder of the model in the container.
-        n_channels: of the model.
+        n_channels: how many channels the model takes.
         gpu: whether the image has CUDA, so that running on the CPU would be a surprise.
     """
 

@@ -1,4 +1,4 @@
-"""A trained nnU-Net model as files: found in a folder or ZIP, checked, and reduced to what inference needs."""
+"""A trained nnU-Net model as files: found in a folder or ZIP, read and checked, reduced to what inference needs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
@@ -26,6 +26,7 @@ from .model_checks import channels_of, check_configuration, check_dataset, check
 
 # Names go into a Dockerfile, YAML and scripts.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+_DOCUMENTS = ("dataset.json", "plans.json")
 _MOST_MEMBERS = 100_000  # of a ZIP
 _JSON_BYTES = 64 << 20
 _CHECKPOINT_BYTES = 16 << 30
@@ -38,9 +39,8 @@ class ModelDescription:
     """What there is to know of a model without its weights.
 
     Attributes:
-        folds: that were copied.
-        channel_names: of the input, in their order.
-        reader: nnU-Net's class that reads the images.
+        folds: those that were copied.
+        channel_names: those of the input, in their order.
     """
 
     trainer: str
@@ -48,7 +48,24 @@ class ModelDescription:
     dataset: str
     folds: tuple[str, ...]
     channel_names: tuple[str, ...]
-    reader: str
+
+
+class ModelContent(NamedTuple):
+    """What nnU-Net's predictor reads of a model, checked, as plain data.
+
+    Attributes:
+        name: what messages call the model.
+        plans, dataset: what the JSON files say.
+        trainer, configuration: names in the checkpoints, the same in all of them.
+        checkpoints: by their files in the model's folder, ``fold_0/checkpoint_final.pth``, as of ``read_checkpoint``.
+    """
+
+    name: str
+    plans: dict[str, Any]
+    dataset: dict[str, Any]
+    trainer: str
+    configuration: str
+    checkpoints: dict[str, dict[str, Any]]
 
 
 def open_model(source: Path) -> Path | zipfile.Path:
@@ -57,13 +74,21 @@ def open_model(source: Path) -> Path | zipfile.Path:
     Nothing is unpacked: the members of a ZIP are read one by one.
 
     Raises:
-        FileNotFoundError: where there is nothing.
+        FileNotFoundError: where there is nothing, or a JSON file is missing.
         ValueError: for a ZIP that is damaged, has no model or several, or a member that points out of it.
     """
-    if source.is_dir():
-        return source
     if not source.exists():
         raise FileNotFoundError(f"{source} does not exist")
+    model = source if source.is_dir() else _in_zip(source)
+    for file in (model / name for name in _DOCUMENTS):
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{file} is missing: give the folder TRAINER__PLANS__CONFIGURATION of nnU-Net's results"
+            )
+    return model
+
+
+def _in_zip(source: Path) -> zipfile.Path:
     try:
         with zipfile.ZipFile(source) as archive:
             names = archive.namelist()
@@ -82,76 +107,118 @@ def open_model(source: Path) -> Path | zipfile.Path:
     return zipfile.Path(source, "" if folders[0] == "." else f"{folders[0]}/")
 
 
+def find_folds(source: Path | zipfile.Path, folds: Sequence[str] | None, checkpoint: str) -> tuple[str, ...]:
+    """The folds that are asked for, each once; for None all the numbered ones that have the checkpoint, else ``all``.
+
+    Raises:
+        FileNotFoundError: where there is none, or one that is asked for has no such checkpoint.
+    """
+    names = [match[1] for path in source.iterdir() if (match := re.fullmatch(r"fold_(0|[1-9][0-9]*|all)", path.name))]
+    present = [fold for fold in names if (source / f"fold_{fold}" / checkpoint).is_file()]
+    present.sort(key=lambda fold: (fold == "all", len(fold), fold))  # 10 after 9
+    if not present:
+        raise FileNotFoundError(f"{source} has no fold_0, fold_1, ... with {checkpoint}; see --checkpoint")
+    if folds is None:
+        return tuple(fold for fold in present if fold != "all") or ("all",)
+    missing = [fold for fold in folds if fold not in present]
+    if missing:
+        raise FileNotFoundError(
+            f"{source / f'fold_{missing[0]}' / checkpoint} is missing; folds with it: {', '.join(present)}"
+        )
+    return tuple(dict.fromkeys(folds))
+
+
+def read_model(source: Path | zipfile.Path, folds: Sequence[str], checkpoint: str, name: object = None) -> ModelContent:
+    """Read what ``initialize_from_trained_model_folder`` of nnU-Net's predictor does, of a model of anybody's.
+
+    nnU-Net unpickles checkpoints with the objects in them and calls what the plans name as a network. Here all is read
+    as plain data and checked.
+
+    Args:
+        source: as from ``open_model``.
+        folds: whose checkpoints are read.
+        checkpoint: name of the file in the folders ``fold_*``.
+        name: what messages call the model; ``source`` where None.
+
+    Raises:
+        OSError: for a file that is missing or cannot be read.
+        ValueError: for a file that is not what it should be, naming it.
+        pickle.UnpicklingError: for a checkpoint with anything but plain data in it.
+    """
+    name = str(source if name is None else name).rstrip("/")
+    dataset, plans = (parse_json(_read(source / file, _JSON_BYTES), source / file) for file in _DOCUMENTS)
+    dataset_file, plans_file = (f"{name}/{file}" for file in _DOCUMENTS)
+    _require(plans, ("configurations", "dataset_name", "image_reader_writer"), plans_file)
+    check_dataset(dataset, dataset_file)
+    check_untrusted_plans(plans, plans_file)
+    files = [f"fold_{fold}/{checkpoint}" for fold in folds]
+    checkpoints = {file: read_checkpoint(source / file) for file in files}
+    kinds = {(content["trainer_name"], content["init_args"]["configuration"]) for content in checkpoints.values()}
+    if len(kinds) > 1:
+        raise ValueError(f"the folds of {name} are different models: {sorted(kinds)}; take those of one")
+    trainer, configuration = kinds.pop()
+    patch_size = check_configuration(configuration, plans, dataset, plans_file)
+    for file, content in checkpoints.items():
+        check_mirroring(content["inference_allowed_mirroring_axes"], patch_size, f"{name}/{file}")
+    return ModelContent(name, plans, dataset, trainer, configuration, checkpoints)
+
+
 def copy_for_inference(
     source: Path | zipfile.Path, target: Path, folds: Sequence[str] | None, checkpoint: str
 ) -> ModelDescription:
     """Check a model and copy what prediction needs: plans, data set's description and the weights of some folds.
 
-    Optimizer state, logs and everything else in the checkpoints is left out. Checkpoints are read as plain data.
+    Optimizer state, logs and everything else in the checkpoints is left out.
 
     Args:
         source: as from ``open_model``.
         target: a folder, made here.
-        folds: as ``["0", "all"]``; None for all the numbered ones that have the checkpoint, else ``all``.
+        folds: as ``["0", "all"]``, or None; see ``find_folds``.
         checkpoint: name of the file in the folders ``fold_*``.
 
     Raises:
-        FileNotFoundError: for a file that is missing.
-        ValueError: for a file that is not what it should be, or a model that a container could not run.
-        pickle.UnpicklingError: for a checkpoint with anything but plain data in it.
+        OSError, ValueError, pickle.UnpicklingError: as ``find_folds`` and ``read_model``; ValueError also for a model
+            that a container could not run.
     """
-    plans, dataset = (_read_json(source / name) for name in ("plans.json", "dataset.json"))
-    _require(plans, ("configurations", "dataset_name", "image_reader_writer"), source / "plans.json")
+    folds = find_folds(source, folds, checkpoint)
+    model = read_model(source, folds, checkpoint)
     for key in ("dataset_name", "image_reader_writer"):
-        _check_name(plans[key], key, source / "plans.json")
-    check_dataset(dataset, source / "dataset.json")
-    folds = _folds(source, folds, checkpoint)
-    check_untrusted_plans(plans, source / "plans.json")
+        _check_name(model.plans[key], key, source / "plans.json")
+    check_trainer(model)
+    _check_reader(model.plans["image_reader_writer"])
     target.mkdir(parents=True)
-    for name, document in (("plans.json", plans), ("dataset.json", dataset)):
+    for name, document in zip(_DOCUMENTS, (model.dataset, model.plans), strict=True):
         (target / name).write_text(json.dumps(document, indent=2), encoding="utf-8")
-    kinds, mirroring = set(), {}
-    for fold in folds:
-        file = source / f"fold_{fold}" / checkpoint
-        slim = read_checkpoint(file)
-        kinds.add((slim["trainer_name"], slim["init_args"]["configuration"]))
-        mirroring[file] = slim["inference_allowed_mirroring_axes"]
-        (target / f"fold_{fold}").mkdir()
-        torch.save(slim, target / f"fold_{fold}" / checkpoint)
-    if len(kinds) > 1:
-        raise ValueError(f"the folds of {source} are different models: {sorted(kinds)}")
-    trainer, configuration = kinds.pop()
-    patch_size = check_configuration(configuration, plans, dataset, source / "plans.json")
-    for file, axes in mirroring.items():
-        check_mirroring(axes, patch_size, file)
-    _check_trainer(trainer, source)
-    names = tuple(channels_of(dataset).values())
-    return ModelDescription(trainer, configuration, plans["dataset_name"], folds, names, plans["image_reader_writer"])
+    for file, content in model.checkpoints.items():
+        (target / file).parent.mkdir()
+        torch.save(content, target / file)
+    names = tuple(channels_of(model.dataset).values())
+    return ModelDescription(model.trainer, model.configuration, model.plans["dataset_name"], folds, names)
 
 
-def check_reader(model: ModelDescription) -> None:
-    """Check that a container can feed the model: images arrive as NIfTI or are turned into it.
+def check_trainer(model: ModelContent) -> None:
+    """Check that the model's trainer is one of nnU-Net as released or of this package.
 
     Raises:
-        ValueError: where the reader that the model was trained with knows no NIfTI, or would not be in the container.
+        ValueError: where it is not installed, or comes from elsewhere.
     """
     try:
-        reader = recursive_find_reader_writer_by_name(model.reader)
-    except RuntimeError as error:
-        raise ValueError(f"nnU-Net has no image reader {model.reader} here") from error
+        module = recursive_find_trainer_class_by_name(model.trainer).__module__
+    except (RuntimeError, AssertionError, TypeError) as error:  # of no such name, or of something else
+        raise ValueError(f"the trainer {model.trainer} of {model.name} is not installed here") from error
+    if not _in_the_container(module):
+        raise ValueError(f"the trainer {model.trainer} comes from {module}{_NOT_THERE}")
+
+
+def _check_reader(name: str) -> None:
+    """Refuse an image reader, which nnU-Net has, that a container could not feed: images arrive as NIfTI or are turned
+    into it."""
+    reader = recursive_find_reader_writer_by_name(name)
     if ".nii.gz" not in reader.supported_file_endings:
         endings = ", ".join(reader.supported_file_endings)
-        raise ValueError(f"the model was trained on files of {model.reader} ({endings}), which no platform here sends")
+        raise ValueError(f"the model was trained on files of {name} ({endings}), which no platform here sends")
     if not _in_the_container(reader.__module__):
-        raise ValueError(f"the image reader {model.reader} comes from {reader.__module__}{_NOT_THERE}")
-
-
-def _read_json(file: Path | zipfile.Path) -> Any:
-    if not file.is_file():
-        raise FileNotFoundError(
-            f"{file} is missing: give the folder TRAINER__PLANS__CONFIGURATION of nnU-Net's results"
-        )
-    return parse_json(_read(file, _JSON_BYTES), file)
+        raise ValueError(f"the image reader {name} comes from {reader.__module__}{_NOT_THERE}")
 
 
 def _read(file: Path | zipfile.Path, limit: int, most_compressed: float = float("inf")) -> bytes:
@@ -170,31 +237,15 @@ def _read(file: Path | zipfile.Path, limit: int, most_compressed: float = float(
         raise ValueError(f"{file} is damaged: {error}") from error
 
 
-def _require(document: Any, keys: Sequence[str], file: Path | zipfile.Path) -> None:
+def _require(document: Any, keys: Sequence[str], file: object) -> None:
     missing = [key for key in keys if key not in document] if isinstance(document, dict) else keys
     if missing:
         raise ValueError(f"{file} is not nnU-Net's: it has no {', '.join(missing)}")
 
 
-def _check_name(name: Any, what: str, file: Path | zipfile.Path) -> None:
+def _check_name(name: Any, what: str, file: object) -> None:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(f"{file}: the {what} is {name!r}; it must be of letters, digits and _ . + - only")
-
-
-def _folds(source: Path | zipfile.Path, folds: Sequence[str] | None, checkpoint: str) -> tuple[str, ...]:
-    names = [match[1] for path in source.iterdir() if (match := re.fullmatch(r"fold_(0|[1-9][0-9]*|all)", path.name))]
-    present = [fold for fold in names if (source / f"fold_{fold}" / checkpoint).is_file()]
-    present.sort(key=lambda fold: (fold == "all", len(fold), fold))  # 10 after 9
-    if not present:
-        raise FileNotFoundError(f"{source} has no fold_0, fold_1, ... with {checkpoint}; see --checkpoint")
-    if folds is None:
-        return tuple(fold for fold in present if fold != "all") or ("all",)
-    missing = [fold for fold in folds if fold not in present]
-    if missing:
-        raise FileNotFoundError(
-            f"{source / f'fold_{missing[0]}' / checkpoint} is missing; folds with it: {', '.join(present)}"
-        )
-    return tuple(dict.fromkeys(folds))
 
 
 def read_checkpoint(file: Path | zipfile.Path) -> dict[str, Any]:
@@ -222,15 +273,6 @@ def read_checkpoint(file: Path | zipfile.Path) -> dict[str, Any]:
         "init_args": {"configuration": arguments["configuration"]},
         "inference_allowed_mirroring_axes": checkpoint.get("inference_allowed_mirroring_axes"),
     }
-
-
-def _check_trainer(trainer: str, source: Path | zipfile.Path) -> None:
-    try:
-        module = recursive_find_trainer_class_by_name(trainer).__module__
-    except (RuntimeError, AssertionError, TypeError) as error:  # of no such name, or of something else
-        raise ValueError(f"the trainer {trainer} of {source} is not installed here") from error
-    if not _in_the_container(module):
-        raise ValueError(f"the trainer {trainer} comes from {module}{_NOT_THERE}")
 
 
 def _in_the_container(module: str) -> bool:

@@ -1,29 +1,28 @@
 """One patch forward of a trained model as an ONNX or torch.export file, checked against the network before it is kept.
 
-The scan is written out by the ``torch`` backend: its steps become nodes of the graph, so the file needs neither this
+The scan is written out in operations of PyTorch: its steps become nodes of the graph, so the file needs neither this
 package nor its operators. What that costs grows with the patch, and past ``MAX_STEPS`` it is refused.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
 from torch import nn
+from torch.export import ExportedProgram
 
-from nnunetv2_mamba.ops import backend_selection
 from nnunetv2_mamba.ops.backends import torch_chunked
 from nnunetv2_mamba.ops.scan_arguments import ScanArguments
 
 from ..files import written_whole
 from ..text import times
-from .model_files import copy_for_inference, open_model
+from .model_files import check_trainer, find_folds, open_model, read_model
 from .network_loading import load_model
+from .trial import variables_as_in_the_container
 
 ENDINGS = {"onnx": ".onnx", "torch-export": ".pt2"}
 # Steps of all scans of the network together; a step is about ten nodes. Larger graphs have not been seen to finish.
@@ -40,7 +39,8 @@ def export(
         source: the model's folder or ZIP.
         output: file to write; it appears complete and checked, or not at all.
         kind: ``onnx`` or ``torch-export``.
-        fold: None for the first.
+        fold: as ``0`` or ``all``; None for the first.
+        checkpoint: name of the file in the fold's folder.
 
     Returns:
         What was exported and how far it is from the network.
@@ -57,12 +57,11 @@ def export(
         network, x, name = _load(source, fold, checkpoint)
         with torch.inference_mode():
             expected = network(x).numpy()
-        _refuse_long_scans(network, x, name, kind)
-        try:
-            result = {"onnx": _to_onnx, "torch-export": _to_torch_export}[kind](network, x, file)
-        except Exception as error:  # the exporters raise what they like
-            reason = f"{type(error).__name__}: {error}"[:500]
-            raise ValueError(f"{name} cannot be exported with {kind}: {reason}") from error
+        with _failure_named(f"{name} cannot be exported with {kind}"):
+            program = _traced(network, x)
+        _refuse_long_scans(program, x, name, kind)
+        with _failure_named(f"{name} cannot be exported with {kind}"):
+            result = {"onnx": _to_onnx, "torch-export": _to_torch_export}[kind](program, x, file)
         difference = float(np.abs(result - expected).max() / np.abs(expected).max())
         if not difference <= TOLERANCE:
             raise ValueError(
@@ -72,49 +71,39 @@ def export(
     return f"{name}, input {tuple(x.shape)}, output {result.shape}, largest difference {difference:.1e}"
 
 
+@contextmanager
+def _failure_named(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # the exporters raise what they like
+        raise ValueError(f"{what}: {f'{type(error).__name__}: {error}'[:500]}") from error
+
+
 def _load(source: Path, fold: str | None, checkpoint: str) -> tuple[nn.Module, torch.Tensor, str]:
     """The network of a fold, an input for it and its name."""
-    with tempfile.TemporaryDirectory() as folder:
-        slim = Path(folder) / "model"
-        model = copy_for_inference(open_model(source), slim, None if fold is None else [fold], checkpoint)
-        loaded = load_model(slim, model.folds[:1], checkpoint, source)
-    shape = (1, loaded.n_channels, *loaded.configuration.patch_size)
+    folder = open_model(source)
+    (fold, *_) = find_folds(folder, None if fold is None else [fold], checkpoint)
+    content = read_model(folder, [fold], checkpoint, source)
+    check_trainer(content)
+    model = load_model(content)
+    shape = (1, model.n_channels, *model.configuration.patch_size)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    return loaded.network.eval(), x, f"{model.trainer} (fold {model.folds[0]})"
+    return model.network.eval(), x, f"{model.trainer} (fold {fold})"
 
 
-def _to_torch_export(network: nn.Module, x: torch.Tensor, file: Path) -> np.ndarray:
-    torch.export.save(_program(network, x), file)
-    with torch.inference_mode():
-        return torch.export.load(file).module()(x).numpy()
+def _traced(network: nn.Module, x: torch.Tensor) -> ExportedProgram:
+    """The network as a graph in which the package's operators are nodes, whichever backend this user asks for."""
+    with torch.no_grad(), variables_as_in_the_container():
+        return torch.export.export(network, (x,))
 
 
-def _to_onnx(network: nn.Module, x: torch.Tensor, file: Path) -> np.ndarray:
-    import onnxruntime
-
-    torch.onnx.export(_program(network, x), (x,), dynamo=True, verbose=False).save(file)
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    (result,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    return result
-
-
-def _program(network: nn.Module, x: torch.Tensor) -> torch.export.ExportedProgram:
-    with torch.no_grad(), _scanned_by(torch_chunked.scan_forward):
-        return torch.export.export(network, (x,)).run_decompositions()
-
-
-def _refuse_long_scans(network: nn.Module, x: torch.Tensor, name: str, kind: str) -> None:
+def _refuse_long_scans(program: ExportedProgram, x: torch.Tensor, name: str, kind: str) -> None:
     steps = 0
-
-    def count(scan: ScanArguments) -> tuple[torch.Tensor, torch.Tensor]:
-        nonlocal steps
-        batch, directions, length, channels = scan.delta.shape
-        chunks = torch_chunked.states_shape(batch, directions, length, channels, scan.A.shape[-1])[2]
-        steps += 2 * directions * -(-length // chunks)  # every chunk is walked twice, all chunks at once
-        return torch_chunked.scan_forward(scan)
-
-    with torch.inference_mode(), _scanned_by(count):
-        network(x)
+    for _, node in _nodes(program.graph_module):
+        if node.target is torch.ops.nnunetv2_mamba.directional_scan.default:
+            delta, A = (argument.meta["val"].shape for argument in node.args[1:3])
+            chunks = torch_chunked.states_shape(*delta, A[-1])[2]
+            steps += 2 * delta[1] * -(-delta[2] // chunks)  # every chunk is walked twice, all chunks at once
     if steps > MAX_STEPS[kind]:
         raise ValueError(
             f"the scans of {name} take {steps} steps for a patch of {times(x.shape[2:])}, and each step "
@@ -123,24 +112,41 @@ def _refuse_long_scans(network: nn.Module, x: torch.Tensor, name: str, kind: str
         )
 
 
-@contextmanager
-def _scanned_by(scan_forward: Callable) -> Iterator[None]:
-    """Have scans and convolutions made of plain operations, in place of the custom operators of the chosen backend.
+def _to_torch_export(program: ExportedProgram, x: torch.Tensor, file: Path) -> np.ndarray:
+    torch.export.save(_in_plain_operations(program, x), file)
+    with torch.inference_mode():
+        return torch.export.load(file).module()(x).numpy()
 
-    No exporter can look into those. Which backend the environment asks for does not matter here.
+
+def _to_onnx(program: ExportedProgram, x: torch.Tensor, file: Path) -> np.ndarray:
+    import onnxruntime
+
+    torch.onnx.export(_in_plain_operations(program, x), (x,), dynamo=True, verbose=False).save(file)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (result,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+    return result
+
+
+def _in_plain_operations(program: ExportedProgram, x: torch.Tensor) -> ExportedProgram:
+    """The program with the package's operators, into which no exporter can look, written out.
+
+    They are replaced before a second trace, because in a table of decompositions nothing may be written in place.
     """
-    backend = SimpleNamespace(
-        directional_scan=lambda scan: scan_forward(scan)[0],
-        causal_conv1d=lambda x, weight, bias, paths, activation: torch_chunked.conv_forward(
-            x, weight, bias, paths, activation == "silu"
-        ),
-    )
-    resolve, load = backend_selection.resolve, backend_selection.load
-    backend_selection.resolve, backend_selection.load = (
-        (lambda *asked: backend_selection.COMPOSED[0]),
-        (lambda name: backend),
-    )
-    try:
-        yield
-    finally:
-        backend_selection.resolve, backend_selection.load = resolve, load
+    operators = torch.ops.nnunetv2_mamba
+    plain = {  # the last argument is the backend
+        operators.directional_scan.default: lambda *inputs: torch_chunked.scan_forward(ScanArguments(*inputs[:-1])),
+        operators.causal_conv1d.default: lambda *inputs: torch_chunked.conv_forward(*inputs[:-1]),
+    }
+    module = program.module()
+    for part, node in _nodes(module):
+        if node.target in plain:
+            node.target = plain[node.target]
+            part.recompile()
+    with torch.no_grad():
+        return torch.export.export(module, (x,)).run_decompositions()
+
+
+def _nodes(module: nn.Module) -> list[tuple[torch.fx.GraphModule, torch.fx.Node]]:
+    """All nodes with the graph that each is in: regions in which autocast is off have graphs of their own."""
+    parts = [part for part in module.modules() if isinstance(part, torch.fx.GraphModule)]
+    return [(part, node) for part in parts for node in part.graph.nodes]

@@ -22,9 +22,10 @@ class TilePredictor(nnUNetPredictor):
     nnU-Net keeps what a run is asked for on its predictor; ``predict`` takes it as arguments and sets it each time.
 
     Args:
-        precision: of the network's forward; ``default`` is nnU-Net's.
+        model: what is run.
+        precision: what the network computes in; ``default`` is nnU-Net's choice.
         device: ``cuda``, ``cpu`` or ``mps``.
-        clock: seconds.
+        clock: gives the time in seconds.
     """
 
     def __init__(self, model: LoadedModel, precision: str, device: str, clock: Callable[[], float]):

@@ -42,9 +42,9 @@ def try_model(folder: Path, settings: InferenceSettings, name: object) -> None:
     weights.
 
     Args:
-        folder: the model's, as of ``copy_for_inference``.
-        settings: the container's.
-        name: of the model in messages.
+        folder: where the model is, as ``copy_for_inference`` writes it.
+        settings: what the container is told.
+        name: what messages call the model.
 
     Raises:
         OSError, ValueError, pickle.UnpicklingError: where the container could not, or where one patch needs more memory
@@ -52,7 +52,7 @@ def try_model(folder: Path, settings: InferenceSettings, name: object) -> None:
     """
     precision = "default" if settings.gpu else settings.choices.precision  # a GPU's is not the CPU's
     choices = replace(settings.choices, precision=precision, time_budget=None)
-    with _variables_as_in_the_container():
+    with variables_as_in_the_container():
         predictor = CasePredictor(folder, choices, "cpu", name=name)
         try:
             _check_cost(predictor.model)
@@ -68,8 +68,8 @@ def try_model(folder: Path, settings: InferenceSettings, name: object) -> None:
 
 
 @contextmanager
-def _variables_as_in_the_container() -> Iterator[None]:
-    """Without what this user asks of the scan and of nnU-Net, which may be for a GPU."""
+def variables_as_in_the_container() -> Iterator[None]:
+    """Run without the variables with which this user asks something of the scan and of nnU-Net, maybe for a GPU."""
     asked = {key: os.environ.pop(key) for key in (ENVIRONMENT_VARIABLE, "nnUNet_compile") if key in os.environ}
     try:
         yield
@@ -78,7 +78,7 @@ def _variables_as_in_the_container() -> Iterator[None]:
 
 
 class _CannotTryError(ValueError):
-    """With a sentence for the user."""
+    """The message is a sentence for the user."""
 
 
 def _check_cost(model: LoadedModel) -> None:

@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import zipfile
-from email.parser import HeaderParser
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 
@@ -52,10 +51,8 @@ def pinned_requirements(wheel: Path) -> list[str]:
     Raises:
         ValueError: where something is missing.
     """
-    with zipfile.ZipFile(wheel) as archive:
-        file = next(name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
-        document = HeaderParser().parsestr(archive.read(file).decode())
-    pending = [(Requirement(line), "") for line in document.get_all("Requires-Dist", [])]
+    (ours,) = metadata.distributions(path=[str(wheel)])  # a ZIP is searched as a folder is
+    pending = [(Requirement(line), "") for line in ours.requires or []]
     versions: dict[str, str] = {}
     seen = set()
     while pending:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from dynamic_network_architectures.building_blocks.helper import convert_dim_to_conv_op
-from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunetv2_mamba.architectures.from_plans import stage_arguments, with_options
-from nnunetv2_mamba.memory.estimate import GIB, MemoryEstimate, architecture_memory
+from nnunetv2_mamba.memory.estimate import GIB, MemoryEstimate, architecture_memory, usable_bytes
 from nnunetv2_mamba.nnunet.largest_batch_planner import MIN_BATCH, UNLIMITED
+
+from .dataset_checks import channel_names, label_manager
 
 if TYPE_CHECKING:
     from .planners import MambaPlanner
@@ -35,7 +36,7 @@ class BatchSearch:
         self.match, self.matched = planner.match, configuration
         if self.match is not None and configuration not in self.match.available_configurations:
             self.matched = "3d_fullres"
-        self.budget = planner.budget(self.matched)
+        self.budget = self._budget()
         self._traced: dict[tuple[int, ...], MemoryEstimate] = {}  # of the smallest batch, by patch
 
     def largest_batch(self, patch: tuple[int, ...]) -> int:
@@ -95,6 +96,13 @@ class BatchSearch:
                 "little of an image to learn from; give a larger --gpu-memory"
             )
 
+    def _budget(self) -> float:
+        """Bytes that a training may take: of the GPU, or as much as the plans to match take with nnU-Net's trainer."""
+        if self.match is None:
+            return usable_bytes(self.planner.UNet_vram_target_GB)
+        plan = self.match.get_configuration(self.matched)
+        return self._memory(plan.configuration["architecture"], plan.batch_size, plan.patch_size, "sgd").total
+
     def _n_stages(self, patch: Sequence[int]) -> int:
         return len(self.planner.topology(self.spacing, patch, self.planner.max_pool)[0])
 
@@ -115,18 +123,15 @@ class BatchSearch:
         return estimate.fixed + growing * math.prod(patch) / math.prod(reference)
 
     def _trace(self, patch: tuple[int, ...], batch: int) -> MemoryEstimate:
-        description = self.planner.dataset_json
-        channels = len(description.get("channel_names") or description["modality"])
-        labels = LabelManager(description["labels"], description.get("regions_class_order"))
-        estimate = architecture_memory(
-            self.architecture(patch),
-            (batch, channels, *patch),
-            labels.num_segmentation_heads,
-            self.trainer.recipe.optimizer,
-        )
+        estimate = self._memory(self.architecture(patch), batch, patch, self.trainer.recipe.optimizer)
         if batch == MIN_BATCH:
             self._traced[patch] = estimate
         return estimate
+
+    def _memory(self, architecture: dict[str, Any], batch: int, patch: Sequence[int], optimizer: str) -> MemoryEstimate:
+        description = self.planner.dataset_json
+        shape = (batch, len(channel_names(description)), *patch)
+        return architecture_memory(architecture, shape, label_manager(description).num_segmentation_heads, optimizer)
 
     def _nothing_fits(self, patch: Sequence[int]) -> ValueError:
         if not self._traced:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-from nnunetv2_mamba.architectures.contract import PlannedNetwork
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -35,25 +33,3 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
 
 def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
-
-
-def check_options(
-    name: str, network_class: type[PlannedNetwork], fixed: Mapping[str, Any], options: Mapping[str, Any]
-) -> None:
-    """Refuse what is no option of the network, or what makes it the network that it is.
-
-    Args:
-        name: of the network.
-        network_class: its class.
-        fixed: options that its trainer sets.
-        options: the user's.
-
-    Raises:
-        ValueError: naming the option. Values are checked by the constructor.
-    """
-    known = [name for name in network_class.option_names() if name not in fixed]
-    for key, value in options.items():
-        if key in fixed and fixed[key] != value:
-            raise ValueError(f"--option {key}={value}: {name} is {network_class.__name__} with {key}={fixed[key]}")
-        if key not in known and key not in fixed:
-            raise ValueError(f"--option {key}: {name} has the options {', '.join(known)}")

@@ -14,14 +14,12 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mamba.architectures.registry import NETWORKS, RegisteredNetwork
 from nnunetv2_mamba.files import write_json
-from nnunetv2_mamba.memory.estimate import plan_memory, usable_bytes
 from nnunetv2_mamba.nnunet.largest_batch_planner import UNLIMITED, LargestBatchPlanner
 from nnunetv2_mamba.nnunet.names import CONFIGURATIONS
 from nnunetv2_mamba.trainers import FULL_LENGTH
 from nnunetv2_mamba.trainers.base import nnUNetTrainerMamba
 
 from .batch_search import BatchSearch
-from .network_options import check_options
 
 DEFAULT_GPU_MEMORY = 8  # GiB, as nnU-Net's own planner
 # What decides how a case is preprocessed, in a plan's configuration
@@ -77,8 +75,6 @@ class MambaPlanner(LargestBatchPlanner):
             suppress_transpose,
         )
         self.match, self.options = match, options
-        self._as_default = overwrite_target_spacing is None and not suppress_transpose
-        self._budgets: dict[str, float] = {}
 
     @classmethod
     def network_name(cls) -> str:
@@ -86,16 +82,18 @@ class MambaPlanner(LargestBatchPlanner):
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any]) -> None:
-        """Raise ValueError for options that the network does not have."""
-        check_options(cls.network_name(), cls.trainer.network_class, cls.trainer.network_options, options)
+        """Refuse what is no option of the network, or would make it another one than the trainer's.
 
-    def budget(self, configuration: str) -> float:
-        """Bytes that a training may take: of the GPU, or as much as this configuration of the plans to match."""
-        if self.match is None:
-            return usable_bytes(self.UNet_vram_target_GB)
-        if configuration not in self._budgets:  # tracing takes seconds
-            self._budgets[configuration] = plan_memory(self.match, configuration, self.dataset_json)[0].total
-        return self._budgets[configuration]
+        Raises:
+            ValueError: naming the option. Values are checked by the network's constructor.
+        """
+        name, network_class, fixed = cls.network_name(), cls.trainer.network_class, cls.trainer.network_options
+        known = [option for option in network_class.option_names() if option not in fixed]
+        for key, value in options.items():
+            if key in fixed and fixed[key] != value:
+                raise ValueError(f"--option {key}={value}: {name} is {network_class.__name__} with {key}={fixed[key]}")
+            if key not in known and key not in fixed:
+                raise ValueError(f"--option {key}: {name} has the options {', '.join(known)}")
 
     def search_of(self, configuration: str, spacing: tuple[float, ...]) -> BatchSearch:
         return BatchSearch(self, configuration, spacing)
@@ -108,7 +106,8 @@ class MambaPlanner(LargestBatchPlanner):
 
     def generate_data_identifier(self, configuration_name: str) -> str:
         """nnU-Net's default for ``2d`` and ``3d_fullres``, which are preprocessed alike, so that data can be shared."""
-        if self._as_default and configuration_name in ("2d", "3d_fullres"):
+        as_default = self.overwrite_target_spacing is None and not self.suppress_transpose
+        if as_default and configuration_name in ("2d", "3d_fullres"):
             return f"nnUNetPlans_{configuration_name}"
         return super().generate_data_identifier(configuration_name)
 

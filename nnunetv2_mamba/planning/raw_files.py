@@ -63,9 +63,13 @@ def _in_folders(folder: Path, description: dict[str, Any]) -> dict[str, Case]:
         if not needed.is_dir():
             raise ValueError(f"{needed} is no folder; put the {needed.name.removesuffix('Tr')} of the cases there")
     names = sorted(entry.name for entry in images.iterdir())
-    _refuse_hidden(images, [name for name in names if is_hidden(Path(name)) and name.endswith(ending)])
-    found = _by_channel(names, ending)
-    if odd := [name for name in names if name.endswith(ending) and not _image(ending).fullmatch(name)]:
+    if hidden := [name for name in names if is_hidden(Path(name)) and name.endswith(ending)]:
+        raise ValueError(
+            f"{images} has hidden files, which nnU-Net takes for images: {first_few(hidden, _SHOWN)}; "
+            f"remove them (macOS leaves such files beside what it copies: find '{images}' -name '._*' -delete)"
+        )
+    found, odd = _by_channel([name for name in names if name.endswith(ending)], ending)
+    if odd:
         raise ValueError(
             f"{images} has files without a channel's number: {first_few(odd, _SHOWN)}; "
             f"rename them to CASE_0000{ending}, one for each channel"
@@ -78,25 +82,16 @@ def _in_folders(folder: Path, description: dict[str, Any]) -> dict[str, Case]:
     }
 
 
-def _image(ending: str) -> re.Pattern[str]:
-    return re.compile(rf"(.+)_([0-9]{{4}}){re.escape(ending)}", re.DOTALL)
-
-
-def _by_channel(names: Iterable[str], ending: str) -> dict[str, list[str]]:
-    """Channels' numbers by case."""
+def _by_channel(names: Iterable[str], ending: str) -> tuple[dict[str, list[str]], list[str]]:
+    """Channels' numbers by case, and the names that have none."""
     found: dict[str, list[str]] = {}
+    odd = []
     for name in names:
-        if match := _image(ending).fullmatch(name):
+        if match := re.fullmatch(r"(.+)_([0-9]{4})", name.removesuffix(ending), re.DOTALL):
             found.setdefault(match[1], []).append(match[2])
-    return found
-
-
-def _refuse_hidden(images: Path, hidden: list[str]) -> None:
-    if hidden:
-        raise ValueError(
-            f"{images} has hidden files, which nnU-Net takes for images: {first_few(hidden, _SHOWN)}; "
-            f"remove them (macOS leaves such files beside what it copies: find '{images}' -name '._*' -delete)"
-        )
+        else:
+            odd.append(name)
+    return found, odd
 
 
 def _refuse_other_endings(images: Path, names: list[str], found: dict[str, list[str]], ending: str) -> None:

@@ -12,31 +12,31 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nnunetv2_mamba.losses.distillation_statistics import Summary
+from nnunetv2_mamba.losses.distillation_statistics import EpochMeans
 
 Record = dict[str, Any]
 
 
 def record(
-    epoch: int, weight: float, scales: Sequence[int], students: Sequence[int], foreground: slice, summary: Summary
+    epoch: int, weight: float, scales: Sequence[int], students: Sequence[int], foreground: slice, means: EpochMeans
 ) -> Record:
     """Return the record of an epoch in plain numbers, which a checkpoint can hold.
 
     Args:
         epoch: its index.
         weight: the distillation weight at its end.
-        scales: the scale of each entry of ``summary.segmentation``; 0 is full resolution.
-        students: the scale of each entry of what ``summary`` says about students.
+        scales: the scale of each entry of ``means.segmentation``; 0 is full resolution.
+        students: the scale of each entry of what ``means`` says about students.
         foreground: the classes to average the Dice over.
-        summary: what the epoch's statistics say.
+        means: what the epoch's statistics say.
     """
-    losses = zip(scales, summary.segmentation.tolist(), strict=True)
+    losses = zip(scales, means.segmentation.tolist(), strict=True)
     rows: dict[int, Record] = {scale: {"segmentation": loss} for scale, loss in losses}
-    dice = torch.nanmean(summary.dice[..., foreground], dim=-1)
+    dice = torch.nanmean(means.dice[..., foreground], dim=-1)
     for index, scale in enumerate(students):
         rows[scale] |= {
-            "distillation": summary.distillation[index].item(),
-            "gated": summary.gated[index].item(),
+            "distillation": means.distillation[index].item(),
+            "gated": means.gated[index].item(),
             "teacher_dice": dice[index, 0].item(),
             "student_dice": dice[index, 1].item(),
         }

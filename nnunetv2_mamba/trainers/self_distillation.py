@@ -169,11 +169,11 @@ class SelfDistillationTrainer(nnUNetTrainerMamba):
     def on_train_epoch_end(self, train_outputs: list[dict]) -> None:
         super().on_train_epoch_end(train_outputs)
         loss = self.loss
-        summary = loss.end_epoch(self.is_ddp)
+        means = loss.end_epoch(self.is_ddp)
         scales = (loss.supervised, loss.students, loss.kind.foreground)
         last = self.current_epoch + (self.num_iterations_per_epoch - 1) / self.num_iterations_per_epoch
         weight = loss.weight_at(last / self.num_epochs)
-        self.history.append(record(self.current_epoch, weight, *scales, summary))
+        self.history.append(record(self.current_epoch, weight, *scales, means))
         for line in lines(self.history[-1]):
             self.print_to_log_file(line)
         for index, scale in enumerate(loss.students if loss.brake is not None else []):

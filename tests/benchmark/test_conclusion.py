@@ -29,7 +29,7 @@ def preprocessed(tiny_dataset: TinyDataset, tmp_path, monkeypatch):
             plans.write_text(json.dumps(json.loads(plans.read_text()) | {"dataset_name": name}))
     monkeypatch.setenv("nnUNet_preprocessed", str(base))
     monkeypatch.setattr(
-        "nnunetv2_mamba.evaluation.measure_all.default_num_processes", 1
+        "nnunetv2_mamba.evaluation.evaluate_pairings.default_num_processes", 1
     )  # every spawned one imports torch
     return base
 

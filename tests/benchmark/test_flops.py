@@ -6,7 +6,7 @@ from tiny_dataset import TinyDataset
 
 from nnunetv2_mamba.benchmark.checks import trainer_class
 from nnunetv2_mamba.benchmark.flops import forward_flops
-from nnunetv2_mamba.ops import causal_conv1d, directional_scan, scan_order
+from nnunetv2_mamba.ops import causal_conv1d, directional_scan, directional_ssd, scan_order
 from nnunetv2_mamba.ops.flops import flop_counter
 
 
@@ -22,6 +22,17 @@ def test_scan_and_convolution_are_counted():
         causal_conv1d(u, torch.randn(directions, channels, taps), None, paths)
     positions = batch * directions * length * channels
     assert counter.get_total_flops() == positions * (7 * states + 3) + positions * 2 * taps
+
+
+def test_mamba_2s_scan_is_counted():
+    batch, length, heads, width, states = 2, 6, 2, 3, 5
+    paths = scan_order.bidirectional((length,), torch.device("cpu"))
+    u, delta = torch.randn(batch, length, heads * width), torch.randn(batch, 2, length, heads)
+    A, D = -torch.rand(2, heads), torch.randn(2, heads)
+    B = C = torch.randn(batch, 2, length, 1, states)
+    with flop_counter() as counter:
+        directional_ssd(u, delta, A, B, C, paths, D)
+    assert counter.get_total_flops() == batch * 2 * length * heads * (width * (5 * states + 3) + 2)
 
 
 @pytest.mark.parametrize(("trainer", "plans"), [("nnUNetTrainer", "nnUNetPlans"), ("SegMamba", "tinySegMambaPlans")])

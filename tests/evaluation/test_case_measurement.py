@@ -16,13 +16,12 @@ from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReori
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
-from nnunetv2_mamba.evaluation.case_measurement import measure as measure_images
-from nnunetv2_mamba.evaluation.case_measurement import measure_files
+from nnunetv2_mamba.evaluation.case_measurement import measure_files, measure_label_maps
 from nnunetv2_mamba.evaluation.label_map import Geometry, LabelMap
 from nnunetv2_mamba.evaluation.mask_pair import MaskPair
 from nnunetv2_mamba.evaluation.measured_labels import read_labels
 from nnunetv2_mamba.evaluation.metric_options import MetricOptions
-from nnunetv2_mamba.evaluation.metrics import measure as measure_metrics
+from nnunetv2_mamba.evaluation.metrics import measure_masks
 
 LABELS = {"labels": {"background": 0, "left": 1, "right": 2, "both ends": 5}}
 REGIONS = {
@@ -74,7 +73,7 @@ def test_all_labels_at_once_equal_each_label_alone(dataset, tmp_path):
         assert {name: found[name] for name in by_nnunet} == by_nnunet
         counted = reference != labels.ignore
         masks = [np.isin(array, label.values) & counted for array in (reference, prediction)]
-        values = measure_metrics(MaskPair(*masks, SPACING, np.nan), MetricOptions())
+        values = measure_masks(MaskPair(*masks, SPACING, np.nan), MetricOptions())
         assert {name: found[name] for name in values} == pytest.approx(values, rel=1e-6)
         assert (found["dice"], found["iou"]) == (by_nnunet["Dice"], by_nnunet["IoU"])
     assert result["shape"] == [18, 22, 20] and result["spacing"] == pytest.approx(SPACING)
@@ -87,10 +86,10 @@ def test_counting_takes_few_bytes_a_voxel():
     indices[0][40:44, 40:44, 40:44] = indices[1][41:45, 40:44, 40:44] = 2
     images = [LabelMap(array, Geometry(shape, SPACING)) for array in indices]
     labels = read_labels({"labels": {"background": 0, "left": 1}}, None)
-    measure_images(*images, labels, MetricOptions())  # imports
+    measure_label_maps(*images, labels, MetricOptions())  # imports
     tracemalloc.start()
     try:
-        metrics = measure_images(*images, labels, MetricOptions())["1"]
+        metrics = measure_label_maps(*images, labels, MetricOptions())["1"]
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -125,7 +124,7 @@ def test_labels_in_one_image_or_none(tmp_path):
 def test_an_image_of_one_slice_is_a_plane(tmp_path):
     """Its surface is the contour, as in a file of two dimensions, where nnU-Net makes up a thickness."""
     reference, prediction = (ball((40, 40), (20, c), 12).astype(np.uint8) for c in (18, 21))
-    expected = measure_metrics(MaskPair(reference > 0, prediction > 0, (0.5, 0.9), np.nan), MetricOptions())
+    expected = measure_masks(MaskPair(reference > 0, prediction > 0, (0.5, 0.9), np.nan), MetricOptions())
     files = [tmp_path / f"{name}.nii.gz" for name in ("reference", "prediction")]
     for slices in (lambda a: a, lambda a: a[None], lambda a: a[:, None], lambda a: a[..., None]):
         for file, array in zip(files, (reference, prediction), strict=True):
@@ -155,7 +154,7 @@ def test_png_and_tiff(tmp_path):
         found = measure_files(*files, reader, read_labels(LABELS, None), MetricOptions())["metrics"]["1"]
         spacing = SPACING if ending == ".tif" else (1, 1)
         masks = [np.squeeze(np.roll(array, shift, axis=-1) == 1) for shift in (0, 2)]
-        expected = measure_metrics(MaskPair(*masks, spacing, np.nan), MetricOptions())
+        expected = measure_masks(MaskPair(*masks, spacing, np.nan), MetricOptions())
         assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-6)
 
 

@@ -21,7 +21,7 @@ from nnunetv2_mamba.evaluation.compare_tables import compare_tables
 from nnunetv2_mamba.evaluation.evaluated_model import read_evaluated_model
 from nnunetv2_mamba.evaluation.metrics import METRICS
 from nnunetv2_mamba.evaluation.provenance import notes
-from nnunetv2_mamba.evaluation.report.overlays import extremes
+from nnunetv2_mamba.evaluation.report.case_images import extremes
 from nnunetv2_mamba.evaluation.report.report_files import values_csv, write_files
 from nnunetv2_mamba.evaluation.report.summary_tables import overview
 from nnunetv2_mamba.evaluation.report.wording import findings

@@ -24,7 +24,7 @@ NAMES = ("dice", "iou", "volume_similarity", "hd95", "assd", "nsd")  # that are 
 
 def measure(reference, prediction, spacing, **options):
     diagonal = float(np.linalg.norm(np.multiply(reference.shape, spacing)))
-    values = metrics.measure(MaskPair(reference, prediction, spacing, diagonal), MetricOptions(**options))
+    values = metrics.measure_masks(MaskPair(reference, prediction, spacing, diagonal), MetricOptions(**options))
     return {name: values[name] for name in NAMES}
 
 
@@ -209,7 +209,7 @@ def test_no_such_distance():
 def test_a_perfect_prediction_has_the_best_value_and_a_missing_one_does_not(metric):
     mask, empty = box((6, 6, 6), (1, 2, 2), (4, 5, 5)), np.zeros((6, 6, 6), dtype=bool)
     perfect, missing, invented, absent = (
-        metric.measure(MaskPair(*pair, (1.0, 2.0, 1.0), 15.0), MetricOptions())
+        metric.value(MaskPair(*pair, (1.0, 2.0, 1.0), 15.0), MetricOptions())
         for pair in ((mask, mask), (mask, empty), (empty, mask), (empty, empty))
     )
     assert perfect == metric.best and np.isnan(absent)
@@ -240,7 +240,7 @@ def test_surface_distances_are_computed_once_and_only_where_they_are_used(monkey
     monkeypatch.setattr(mask_pair, "get_mask_edges", lambda *a, **k: calls.append(a) or get_mask_edges(*a, **k))
     mask = box((6, 6, 6), (1, 2, 2), (4, 5, 5))
     pair = MaskPair(mask, mask, (1, 1, 1), 1.0)
-    METRICS["dice"].measure(pair, MetricOptions())
+    METRICS["dice"].value(pair, MetricOptions())
     assert not calls
-    metrics.measure(pair, MetricOptions())
+    metrics.measure_masks(pair, MetricOptions())
     assert len(calls) == 1

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from nnunetv2_mamba.evaluation.case_results import format_means
 from nnunetv2_mamba.evaluation.metric_options import MetricOptions
 from nnunetv2_mamba.evaluation.metrics import METRICS
 from nnunetv2_mamba.evaluation.statistics import mean_intervals, smallest_p
-from nnunetv2_mamba.evaluation.summary import format_means
 from nnunetv2_mamba.evaluation.tables import COLUMNS, format_metrics, read_metrics
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+import torch
 from commands import run
 from subjects import LIA
 from tiny_dataset import DATASET_ID, NAME, TinyDataset
@@ -83,7 +84,7 @@ def test_an_input_is_not_written_over(tmp_path, monkeypatch, capsys):
         "one": two_stage.Stage(FakePredictor({"left": 1, "right": 2})),
         "two": two_stage.Stage(FakePredictor({"left": 1, "right": 2})),
     }
-    monkeypatch.setattr(two_stage.Stage, "load", lambda folder, options: stages[folder.name])
+    monkeypatch.setattr(two_stage.Stage, "load", lambda folder, *choices, **options: stages[folder.name])
     monkeypatch.chdir(tmp_path)
     (tmp_path / "in").mkdir()
     file = tmp_path / "in" / "pat.nii.gz"
@@ -99,13 +100,13 @@ def test_an_input_is_not_written_over(tmp_path, monkeypatch, capsys):
 
 def test_failed_cases_are_told_by_the_exit_code(monkeypatch, capsys):
     loaded, failed = [], ["blank"]
-    monkeypatch.setattr(two_stage.Stage, "load", lambda folder, options: loaded.append((folder.name, options)))
+    monkeypatch.setattr(two_stage.Stage, "load", lambda *choices, **options: loaded.append((*choices, options)))
     monkeypatch.setattr(folder_prediction, "predict_cases", lambda *arguments, **options: failed)
     command = ["predict-roi", *FOLDERS, "-f", "0", "all", "--step-size", "0.1667", "--disable_tta", "-device", "cpu"]
     assert main(command) == 1
     assert capsys.readouterr().err == "nnunetv2_mamba predict-roi: 1 cases failed: blank\n"
-    options = two_stage.StageOptions(["0", "all"], "checkpoint_final.pth", 0.1667, False, "cpu")
-    assert loaded == [("one", options), ("two", options)]
+    options = {"tile_step_size": 0.1667, "use_mirroring": False, "device": torch.device("cpu")}
+    assert loaded == [(Path(name), ["0", "all"], "checkpoint_final.pth", options) for name in ("one", "two")]
     failed.clear()
     assert main(command) == 0
 

@@ -137,11 +137,11 @@ def test_mgz_as_freesurfer_writes_it_is_taken(tmp_path):
 
 def test_structures_by_name_or_number():
     stage = Stage(FakePredictor({"left": 1, "both": [1, 2]}))
-    assert stage.values(["left", "both"]) == {"left": [1], "both": [1, 2]}
-    assert stage.values(["1"]) == {"left": [1]}
+    assert stage.values(["left", "both"]) == {"left": (1,), "both": (1, 2)}
+    assert stage.values(["1"]) == {"left": (1,)}
     assert Stage(FakePredictor({"left": "1", "both": ["1", "2"]})).values(["1", "both"]) == {
-        "left": [1],
-        "both": [1, 2],
+        "left": (1,),
+        "both": (1, 2),
     }
     for wrong in ("amygdala", "7", "background", "0"):
         with pytest.raises(ValueError, match=f"no structure '{wrong}'; it has left, both"):

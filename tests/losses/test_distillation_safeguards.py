@@ -36,8 +36,8 @@ def test_the_ramp_scales_the_distillation():
 def test_statistics_are_kept_while_the_ramp_is_zero():
     loss = make_loss()
     loss(make_outputs(), make_target(), progress=0.0)
-    summary = loss.end_epoch(distributed=False)
-    assert (summary.distillation > 0).all() and summary.dice.isfinite().all()
+    means = loss.end_epoch(distributed=False)
+    assert (means.distillation > 0).all() and means.dice.isfinite().all()
 
 
 def test_uncertainty_weights_start_as_given_and_settle_at_the_logarithm():

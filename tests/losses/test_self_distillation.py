@@ -287,22 +287,22 @@ def test_statistics_are_means_of_the_epoch():
     loss.statistics.read()
     for batch in outputs:
         loss(batch, target)
-    summary = loss.end_epoch(distributed=False)
-    torch.testing.assert_close(summary.distillation, terms.mean(0))
+    means = loss.end_epoch(distributed=False)
+    torch.testing.assert_close(means.distillation, terms.mean(0))
     segmentation = [[loss.segmentation_loss(o[s], target[s]).item() for s in range(3)] for o in outputs]
-    torch.testing.assert_close(summary.segmentation, torch.tensor(segmentation).mean(0))
+    torch.testing.assert_close(means.segmentation, torch.tensor(segmentation).mean(0))
     for index, scale in enumerate((1, 2)):
         labels = torch.cat([target[scale]] * 2)[:, 0]
         valid = labels != IGNORE
         pooled = torch.cat([nn.functional.adaptive_avg_pool3d(o[0].softmax(1), o[scale].shape[2:]) for o in outputs])
         teacher, student = pooled.argmax(1), torch.cat([o[scale] for o in outputs]).argmax(1)
         wrong = (teacher != labels)[valid].float().mean()
-        torch.testing.assert_close(summary.gated[index], wrong)
+        torch.testing.assert_close(means.gated[index], wrong)
         for source, predicted in enumerate((teacher, student)):
             for label in range(3):
                 a, b = (predicted == label) & valid, (labels == label) & valid
                 dice = 2 * (a & b).sum() / (a.sum() + b.sum())
-                torch.testing.assert_close(summary.dice[index, source, label], dice)
+                torch.testing.assert_close(means.dice[index, source, label], dice)
 
 
 def test_statistics_of_an_epoch_know_nothing_of_the_one_before():

@@ -25,7 +25,8 @@ def _wait(started: multiprocessing.synchronize.Event) -> None:
 def test_forked_children_still_die_of_it(number):
     fork = multiprocessing.get_context("fork")
     started = fork.Event()
-    with TerminationRequest() as request:
+    request = TerminationRequest()
+    with request.in_force():
         child = fork.Process(target=_wait, args=(started,))
         child.start()
         assert started.wait(60)
@@ -43,7 +44,8 @@ def test_forked_children_still_die_of_it(number):
 def test_a_warning_that_somebody_else_handles_is_left_to_them(number, taken):
     before = signal.signal(number, taken)
     try:
-        with TerminationRequest() as request:
+        request = TerminationRequest()
+        with request.in_force():
             assert signal.getsignal(number) == taken
             os.kill(os.getpid(), number)
             request.check()
@@ -53,7 +55,8 @@ def test_a_warning_that_somebody_else_handles_is_left_to_them(number, taken):
 
 def test_outside_the_main_thread_nothing_changes():
     def enter() -> None:
-        with TerminationRequest() as request:
+        request = TerminationRequest()
+        with request.in_force():
             handlers.append(signal.getsignal(signal.SIGTERM))
             request.check()
 
@@ -62,3 +65,14 @@ def test_outside_the_main_thread_nothing_changes():
     thread.start()
     thread.join()
     assert handlers == [signal.getsignal(signal.SIGTERM)]
+
+
+def test_what_interrupts_is_ignored_from_then_on_and_handled_as_before_afterwards():
+    before, request = signal.getsignal(signal.SIGINT), TerminationRequest()
+    with request.in_force():
+        assert signal.getsignal(signal.SIGINT) == before
+        os.kill(os.getpid(), signal.SIGTERM)
+        request_received = request.received
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    assert request_received == signal.SIGTERM
+    assert signal.getsignal(signal.SIGINT) == before and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import inspect
 from importlib.metadata import entry_points
+from types import SimpleNamespace
 
 import pytest
 import torch
 from nnunetv2.experiment_planning import plan_and_preprocess_api
 from nnunetv2.experiment_planning.experiment_planners.default_experiment_planner import ExperimentPlanner
 from nnunetv2.experiment_planning.experiment_planners.network_topology import get_pool_and_conv_props
+from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.run import run_training
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.training.loss.compound_losses import DC_and_CE_loss
@@ -48,7 +52,7 @@ METHODS = {
     "train_step": ["batch"],
     "validation_step": ["batch"],
 }
-# Who calls what of this package's classes: the trainer's and the planner's methods.
+# Who calls what of this package's classes: the trainer's, the planner's and the predictor's methods.
 CALLS = {
     nnUNetTrainer.initialize: {
         "build_network_architecture", "_do_i_compile", "configure_optimizers", "_build_loss",
@@ -77,6 +81,21 @@ CALLS = {
     run_training.run_training_entry: {"run_training", "ArgumentParser", "set_num_threads"},
     run_training.run_training: {"get_trainer_from_args", "maybe_load_checkpoint", "perform_actual_validation"},
     run_training.get_trainer_from_args: {"recursive_find_trainer_class_by_name"},
+    nnUNetPredictor.predict_logits_from_preprocessed_data: {
+        "list_of_parameters", "load_state_dict", "predict_sliding_window_return_logits",
+    },
+    nnUNetPredictor.predict_sliding_window_return_logits: {
+        "_internal_get_sliding_window_slicers", "_internal_predict_sliding_window_return_logits", "autocast",
+    },
+    nnUNetPredictor._internal_get_sliding_window_slicers: {
+        "compute_steps_for_sliding_window", "configuration_manager", "patch_size", "tile_step_size",
+    },
+    nnUNetPredictor._internal_predict_sliding_window_return_logits: {"_internal_maybe_mirror_and_predict"},
+    # packaging/model_files.py and network_loading.py do the same with files of anybody's.
+    nnUNetPredictor.initialize_from_trained_model_folder: {
+        "PlansManager", "get_configuration", "determine_num_input_channels", "recursive_find_trainer_class_by_name",
+        "get_label_manager", "num_segmentation_heads", "build_network_architecture", "load_state_dict",
+    },
 }  # fmt: skip
 # What is read of a trainer that is constructed, and of one that is initialised.
 ATTRIBUTES = {
@@ -121,7 +140,7 @@ def test_loading_takes_a_file_or_its_content_in_one_argument():
 
 @pytest.mark.parametrize("function", CALLS, ids=lambda function: function.__qualname__)
 def test_calls_of(function):
-    assert CALLS[function] <= set(function.__code__.co_names)
+    assert CALLS[function] <= set(inspect.unwrap(function).__code__.co_names)
 
 
 @pytest.mark.parametrize("name", sorted(ATTRIBUTES))
@@ -177,6 +196,61 @@ def test_checkpoints_in_the_order_in_which_a_training_continues():
 
 def test_the_latest_checkpoint_is_called_so():
     assert CHECKPOINTS[1] in nnUNetTrainer.on_epoch_end.__code__.co_consts
+
+
+def test_what_the_predictor_reads_of_a_model():
+    """``initialize_from_trained_model_folder``, which packaging/model_files.py does with plain data."""
+    constants = nnUNetPredictor.initialize_from_trained_model_folder.__code__.co_consts
+    assert {
+        "dataset.json", "plans.json", "trainer_name", "init_args", "configuration", "network_weights",
+        "inference_allowed_mirroring_axes",
+    } <= set(constants)  # fmt: skip
+
+
+def test_what_a_loaded_model_is_given_to_the_predictor_as():
+    """``manual_initialization`` takes a LoadedModel's fields in their order."""
+    assert list(inspect.signature(nnUNetPredictor.manual_initialization).parameters) == [
+        "self", "network", "plans_manager", "configuration_manager", "parameters", "dataset_json", "trainer_name",
+        "inference_allowed_mirroring_axes",
+    ]  # fmt: skip
+
+
+class Tiles(nnUNetPredictor):
+    """Notes the tiles that the predictor has it predict, in place of a network."""
+
+    def __init__(self, patch_size: list[int], axes: tuple[int, ...] | None):
+        super().__init__(device=torch.device("cpu"), allow_tqdm=False)
+        self.tiles: list[tuple[int, ...]] = []
+        self.configuration_manager = SimpleNamespace(patch_size=patch_size)
+        self.label_manager = SimpleNamespace(num_segmentation_heads=2)
+        self.network, self.allowed_mirroring_axes = torch.nn.Identity(), axes
+        self.list_of_parameters = [{}]
+
+    def _internal_maybe_mirror_and_predict(self, x: torch.Tensor) -> torch.Tensor:
+        self.tiles.append(tuple(x.shape))
+        return torch.cat((x, x), dim=1)
+
+
+@pytest.mark.parametrize(
+    ("patch", "shape", "n_tiles"), [([4, 4, 4], (1, 6, 4, 3), 2), ([4, 4], (1, 3, 6, 4), 6), ([4, 4], (1, 1, 2, 2), 1)]
+)
+def test_the_tiles_of_the_predictor_go_through_the_method_that_packaging_overrides(patch, shape, n_tiles):
+    """``_internal_maybe_mirror_and_predict``, once for each of ``_internal_get_sliding_window_slicers``."""
+    predictor = Tiles(patch, None)
+    logits = predictor.predict_logits_from_preprocessed_data(torch.zeros(shape))
+    assert logits.shape == (2, *shape[1:])
+    assert predictor.tiles == [(1, 1, *patch)] * n_tiles
+
+
+def test_the_predictor_runs_the_network_on_every_mirrored_tile():
+    """As many passes as ``packaging.tile_predictor`` counts: two for each axis that may be mirrored."""
+    predictor, passes = Tiles([4, 4, 4], (0, 2)), []
+    predictor.network = lambda x: passes.append(x) or x
+    for mirrored, n_passes in ((False, 1), (True, 4)):
+        predictor.use_mirroring = mirrored
+        passes.clear()
+        nnUNetPredictor._internal_maybe_mirror_and_predict(predictor, torch.rand(1, 1, 4, 4, 4))
+        assert len(passes) == n_passes
 
 
 def test_configurations_are_named_at_the_end_of_the_identifier():
@@ -242,6 +316,8 @@ def test_a_budgets_batch_size_in_the_plans_is_the_trainers(tiny_dataset):
     [
         (plan_and_preprocess_api.extract_fingerprint_dataset, {"dataset_id", "num_processes", "clean", "verbose"}),
         (plan_and_preprocess_api.preprocess_dataset, {"dataset_id", "plans_identifier", "configurations"}),
+        (DefaultPreprocessor.run_case_npy, {"data", "seg", "properties", "plans_manager", "dataset_json"}),
+        (convert_predicted_logits_to_segmentation_with_correct_shape, {"predicted_logits", "properties_dict"}),
     ],
 )
 def test_arguments_of(function, names):

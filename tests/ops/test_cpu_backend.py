@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from scan_cases import assert_same, make_case, run_conv
+from scan_cases import MAKERS, assert_same, make_case, make_ssd_case, run_conv
 
 from nnunetv2_mamba.ops.backends import cpu, cpu_build, cpu_library
 
@@ -45,12 +45,13 @@ def make_conv(channels=40, length=LONG, width=4, dtype=torch.float32):
 @pytest.mark.parametrize("number", [2, 3, 64])
 def test_same_bits_every_time(threads, batch, number):
     threads(number)
-    case = make_case(batch=batch, directions=3, length=LONG, channels=40, state_size=6)
     tensors, paths = make_conv()
-    scan, conv = case.run_with_gradients("cpu"), run_conv(tensors, paths, "silu", "cpu")
+    cases = [make(batch=batch, directions=3, length=LONG, channels=40, state_size=6) for make in MAKERS.values()]
+    scans, conv = [case.run_with_gradients("cpu") for case in cases], run_conv(tensors, paths, "silu", "cpu")
     for _ in range(5):
-        for name, value in case.run_with_gradients("cpu").items():
-            assert torch.equal(value, scan[name]), name
+        for case, scan in zip(cases, scans, strict=True):
+            for name, value in case.run_with_gradients("cpu").items():
+                assert torch.equal(value, scan[name]), name
         for name, value in run_conv(tensors, paths, "silu", "cpu").items():
             assert torch.equal(value, conv[name]), name
 
@@ -58,8 +59,9 @@ def test_same_bits_every_time(threads, batch, number):
 @needs_kernels
 @pytest.mark.parametrize("number", [2, 5, 64])
 @pytest.mark.parametrize("state_size", [6, 200])
-def test_number_of_threads_does_not_matter(threads, number, state_size):
-    case = make_case(batch=1, directions=3, length=LONG, channels=40, state_size=state_size)
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_number_of_threads_does_not_matter(threads, number, state_size, make):
+    case = make(batch=1, directions=3, length=LONG, channels=40, state_size=state_size)
     tensors, paths = make_conv()
     threads(1)
     scan, conv = case.run_with_gradients("cpu"), run_conv(tensors, paths, "silu", "cpu")
@@ -75,8 +77,9 @@ def test_every_instruction_set(fresh_library, monkeypatch, instruction_set, dtyp
     monkeypatch.setenv("NNUNETV2_MAMBA_CPU_ISA", instruction_set)
     forward, gradient = (1e-6, 1e-5) if dtype == torch.float32 else (1e-13, 1e-12)
     for channels in CHANNELS:
-        case = make_case(length=150, channels=channels, state_size=5, dtype=dtype)
-        assert_same(case.run_with_gradients("cpu"), case.run_with_gradients("reference"), forward, gradient)
+        for make in MAKERS.values():
+            case = make(length=150, channels=channels, state_size=5, dtype=dtype)
+            assert_same(case.run_with_gradients("cpu"), case.run_with_gradients("reference"), forward, gradient)
         tensors, paths = make_conv(channels, 150, dtype=dtype)
         expected = run_conv(tensors, paths, "silu", "reference")
         assert_same(run_conv(tensors, paths, "silu", "cpu"), expected, forward, gradient)
@@ -93,8 +96,11 @@ def test_an_unknown_instruction_set_is_a_reason(fresh_library, monkeypatch):
 @pytest.mark.parametrize("length", [1, 15, 16, 17, 63, 64, 65, 129])
 @pytest.mark.parametrize("state_size", [1, 9, 40])
 def test_around_tiles_groups_and_chunks(length, state_size):
-    case = make_case(length=length, channels=17, state_size=state_size)
-    assert_same(case.run_with_gradients("cpu"), case.run_with_gradients("reference"))
+    for case in (
+        make_case(length=length, channels=17, state_size=state_size),
+        make_ssd_case(length=length, channels=34, heads=2, state_size=state_size),
+    ):
+        assert_same(case.run_with_gradients("cpu"), case.run_with_gradients("reference"))
 
 
 @needs_kernels

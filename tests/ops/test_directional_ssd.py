@@ -64,22 +64,6 @@ def test_a_token_that_forgets_all_does_not_blur_the_next_decays(backend, device)
     assert_same(case.run_with_gradients(backend), truth(case))
 
 
-@every_backend
-@pytest.mark.parametrize("threads", [2, 5, 64])
-def test_number_of_threads_does_not_matter(backend, device, threads):
-    case = make_ssd_case(batch=1, directions=3, length=900, channels=40, state_size=6, heads=5, groups=1).to(device)
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        expected = case.run_with_gradients(backend)
-        torch.set_num_threads(threads)
-        first = case.run_with_gradients(backend)
-        assert_same(first, expected, forward=1e-6, gradient=1e-5)
-        assert_same(case.run_with_gradients(backend), first, forward=0, gradient=0)
-    finally:
-        torch.set_num_threads(before)
-
-
 def test_the_definition_by_hand():
     """Two heads of one channel, one state, two steps backwards: s = B2 u2, then s = e^{-a} s + B1 u1."""
     out = directional_ssd(

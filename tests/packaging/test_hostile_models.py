@@ -180,9 +180,11 @@ def test_a_pipe_is_no_checkpoint(tmp_path):
 def test_members_of_a_zip_are_bounded_before_they_are_unpacked(model, tmp_path, monkeypatch):
     (model / "plans.json").write_bytes(b" " * ((64 << 20) + 1))
     with pytest.raises(ValueError, match=r"plans.json has 67108865 bytes in \d+ of the ZIP"):
-        copy_for_inference(open_model(zipped(model, tmp_path / "m.zip")), tmp_path / "slim", None, "x.pth")
+        copy_for_inference(
+            open_model(zipped(model, tmp_path / "m.zip")), tmp_path / "slim", None, "checkpoint_final.pth"
+        )
     with pytest.raises(ValueError, match="plans.json has 67108865 bytes"):
-        copy_for_inference(model, tmp_path / "slim", None, "x.pth")
+        copy_for_inference(model, tmp_path / "slim", None, "checkpoint_final.pth")
 
 
 def test_checkpoints_in_a_zip_are_bounded(model, tmp_path, monkeypatch):
@@ -308,3 +310,16 @@ def test_modality_in_place_of_channel_names(model, tmp_path):
     found = copy_for_inference(model, tmp_path / "slim", None, "checkpoint_final.pth")
     assert found.channel_names == tuple(dataset["modality"].values())
     assert CasePredictor(tmp_path / "slim", Choices(("0",)), "cpu").model.n_channels == 4
+
+
+def test_folds_of_different_models_are_refused(trained_model, tmp_path):
+    folder = shutil.copytree(trained_model.folder, tmp_path / "model")
+    file = folder / "fold_1/checkpoint_final.pth"
+    torch.save({**torch.load(file, weights_only=False), "trainer_name": "nnUNetTrainerSegMamba"}, file)
+    for use in (
+        lambda folds: copy_for_inference(folder, tmp_path / f"slim_{len(folds)}", folds, "checkpoint_final.pth"),
+        lambda folds: CasePredictor(folder, Choices(tuple(folds)), "cpu"),
+    ):
+        with pytest.raises(ValueError, match="are different models: .*nnUNetTrainerSegMamba.*; take those of one"):
+            use(["0", "1"])
+        use(["0"])

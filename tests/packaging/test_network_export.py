@@ -1,4 +1,5 @@
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.architectures.blocks.mixers import sequence_mixer
 from nnunetv2_mamba.cli import main
-from nnunetv2_mamba.ops import backend_selection
 from nnunetv2_mamba.packaging import network_export as module
 from nnunetv2_mamba.packaging.network_export import export
 
@@ -84,9 +84,10 @@ class OneLayer(torch.nn.Module):
 def test_the_graph_has_no_operator_of_ours_whatever_backend_is_asked_for(monkeypatch, asked):
     monkeypatch.setenv("NNUNETV2_MAMBA_SCAN", asked)
     network, x = OneLayer().eval(), torch.randn(1, 6, 4)
-    program = module._program(network, x)
+    program = module._in_plain_operations(module._traced(network, x), x)
     assert not [node for node in program.graph.nodes if "nnunetv2_mamba" in str(node.target)]
     torch.testing.assert_close(program.module()(x), network(x))
+    assert os.environ["NNUNETV2_MAMBA_SCAN"] == asked
 
 
 def test_long_scans_are_refused(trained_model, tmp_path, monkeypatch):
@@ -99,9 +100,9 @@ def test_long_scans_are_refused(trained_model, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("exporter", "message"),
     [
-        (lambda network, x, file: network(x).detach().numpy() + 1, "differs from the network"),
-        (lambda network, x, file: np.full((1,), np.nan), "differs from the network by nan"),
-        (lambda network, x, file: 1 / 0, "cannot be exported with torch-export: ZeroDivisionError"),
+        (lambda program, x, file: program.module()(x).detach().numpy() + 1, "differs from the network"),
+        (lambda program, x, file: np.full((1,), np.nan), "differs from the network by nan"),
+        (lambda program, x, file: 1 / 0, "cannot be exported with torch-export: ZeroDivisionError"),
     ],
 )
 def test_what_is_not_the_network_is_not_kept(trained_model, tmp_path, monkeypatch, exporter, message):
@@ -116,12 +117,19 @@ def test_the_ending_is_checked_before_anything_else(tmp_path):
         export(tmp_path / "no-model", tmp_path / "network.pt2", "onnx")
 
 
-def test_the_backends_are_back_afterwards(trained_model, tmp_path, monkeypatch):
-    before = backend_selection.resolve, backend_selection.load
-    monkeypatch.setitem(module.MAX_STEPS, "onnx", 0)
-    with pytest.raises(ValueError, match="not exported"):
+def test_only_the_fold_that_is_exported_is_read(trained_model, tmp_path):
+    folder = shutil.copytree(trained_model.folder, tmp_path / "model")
+    (folder / "fold_0/checkpoint_final.pth").write_bytes(b"")
+    assert module._load(folder, "1", "checkpoint_final.pth")[2] == "nnUNetTrainerUMambaBot (fold 1)"
+    with pytest.raises(ValueError, match="fold_0/checkpoint_final.pth is damaged"):
+        module._load(folder, None, "checkpoint_final.pth")
+
+
+def test_what_cannot_be_traced_is_named(trained_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.export, "export", lambda *arguments: 1 / 0)
+    with pytest.raises(ValueError, match=r"nnUNetTrainerUMambaBot \(fold 0\) cannot be exported with onnx: ZeroDiv"):
         export(trained_model.folder, tmp_path / "network.onnx", "onnx")
-    assert (backend_selection.resolve, backend_selection.load) == before
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("place", ["nowhere/network.onnx", "folder.onnx"])

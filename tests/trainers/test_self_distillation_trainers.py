@@ -21,7 +21,7 @@ from tiny_dataset import NAME, TinyDataset
 from torch import nn
 
 from nnunetv2_mamba.architectures.msd_kmamba.kan.basis import BasisConv
-from nnunetv2_mamba.losses.distillation_statistics import Summary
+from nnunetv2_mamba.losses.distillation_statistics import EpochMeans
 from nnunetv2_mamba.trainers import nnUNetTrainerMSDKMamba
 from nnunetv2_mamba.trainers.distillation_history import lines, record
 from nnunetv2_mamba.trainers.ema_teacher import EMATeacher
@@ -108,8 +108,8 @@ def test_log_picture_and_history(make, variant):
 
 def test_record_and_lines_say_whose_dice_it_is_and_leave_the_background_out():
     dice = torch.tensor([[[0.9, 0.2, 0.4, math.nan], [0.9, 0.5, 0.9, math.nan]]])
-    summary = Summary(torch.tensor([-0.5, 0.25]), torch.tensor([0.125]), torch.tensor([0.75]), dice)
-    entry = record(3, 0.5, [0, 1], [1], slice(1, None), summary)
+    means = EpochMeans(torch.tensor([-0.5, 0.25]), torch.tensor([0.125]), torch.tensor([0.75]), dice)
+    entry = record(3, 0.5, [0, 1], [1], slice(1, None), means)
     assert (entry["epoch"], entry["weight"]) == (3, 0.5) and entry["scales"][0] == {"segmentation": -0.5}
     assert lines(entry) == [
         "Scale 0: segmentation loss -0.5000",

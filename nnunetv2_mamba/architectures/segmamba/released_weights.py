@@ -41,7 +41,7 @@ def build_segmamba(state: State, tom_residual: bool) -> SegMamba:
 
 
 def _modules(n_trunk: int, n_tom_layers: list[int]) -> dict[str, str]:
-    """Their module names to ours."""
+    """Return our module name for each of theirs."""
     modules = {"vit.downsample_layers.0.0": "encoder.stages.0.downsample"}
     for i in range(n_trunk):
         theirs, ours = f"vit.gscs.{i}", f"encoder.stages.{i}.gated_conv"

@@ -3,105 +3,116 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
+from ...regions import values_of
 from ..comparison import Comparison
-from ..evaluated_model import EvaluatedModel, Repetitions
+from ..evaluated_model import Repetitions
 from ..metrics import METRICS
 from .html import Illustration, Section
-from .overlays import CaseFiles, extremes, find_image, overlay
+from .overlays import ShownCase, overlay
 from .style import COLOURS
 
 _TITLE = "Worst, median and best case"
 
 
-@dataclass(frozen=True)
-class CaseImages:
-    """Folders given by the user: ``images`` in nnU-Net's naming and ``references``; None: those of the data set in
-    nnUNet_raw, and those that the evaluation read."""
+def section_of_cases(
+    comparison: Comparison, models: Repetitions, images: Path | None, references: Path | None
+) -> Section:
+    """Draw the cases, by the mean over the models of the first metric, or say what is missing.
 
-    images: Path | None = None
-    references: Path | None = None
+    Args:
+        images: folder with images in nnU-Net's naming; None for that of the data set in nnUNet_raw.
+        references: folder with references; None for those that the evaluation read.
 
-    def section(self, comparison: Comparison, models: Repetitions) -> Section:
-        """The cases by the mean over the models of the first metric, or a sentence that says what is missing.
-
-        Raises:
-            ValueError: if a folder that the user named lacks a file.
-        """
-        items = comparison.of(comparison.metrics[0])
-        if not items:
-            return Section(_TITLE, ("No cases: nothing was compared.",))
-        values = items[0].values
-        metric = METRICS[items[0].metric]
-        sign = -1 if metric.lower_is_better else 1
-        chosen = extremes((sign * values.mean(axis=1)).to_dict())
-        illustrations = []
-        for kind, name in chosen.items():
-            try:
-                case = self._files(name, models)
-                labels = _labels(models)
-                captions = {title: metric.number(values.loc[name, title]) for title in comparison.names}
-                figure, alt = overlay(case, labels, captions)
-            except ValueError as error:
-                if self.images or self.references:
-                    raise
-                return Section(_TITLE, (f"No images: {error}. --images and --references name the folders.",))
-            caption = (
-                f"{kind.capitalize()} case: {name}. Below each model: {metric.heading}, {items[0].structure}. "
-                "Slices with most of the reference's foreground; cropped to the structures."
-                + (" Colours repeat: there are more structures than colours." if len(labels) > len(COLOURS) else "")
-            )
-            illustrations.append(Illustration(f"case_{kind}", figure, caption, alt, photo=True))
-        return Section(
-            _TITLE,
-            (
-                f"Chosen by the mean over the models of {metric.heading} ({items[0].structure}), so that no "
-                "model chooses; of repeated trainings the first is shown.",
-            ),
-            illustrations=tuple(illustrations),
+    Raises:
+        ValueError: if a folder that the user named lacks a file.
+    """
+    items = comparison.of(comparison.metrics[0])
+    if not items:
+        return Section(_TITLE, ("No cases: nothing was compared.",))
+    values = items[0].values
+    metric = METRICS[items[0].metric]
+    sign = -1 if metric.lower_is_better else 1
+    illustrations = []
+    for kind, name in extremes((sign * values.mean(axis=1)).to_dict()).items():
+        try:
+            case = _files(name, models, images, references)
+            labels = _labels(models)
+            captions = {title: metric.number(values.loc[name, title]) for title in comparison.names}
+            figure, alt = overlay(case, labels, captions)
+        except ValueError as error:
+            if images or references:
+                raise
+            return Section(_TITLE, (f"No images: {error}. --images and --references name the folders.",))
+        caption = (
+            f"{kind.capitalize()} case: {name}. Below each model: {metric.heading}, {items[0].structure}. "
+            "Slices with most of the reference's foreground; cropped to the structures."
+            + (" Colours repeat: there are more structures than colours." if len(labels) > len(COLOURS) else "")
         )
+        illustrations.append(Illustration(f"case_{kind}", figure, caption, alt, photo=True))
+    chosen_by = (
+        f"Chosen by the mean over the models of {metric.heading} ({items[0].structure}), so that no "
+        "model chooses; of repeated trainings the first is shown."
+    )
+    return Section(_TITLE, (chosen_by,), illustrations=tuple(illustrations))
 
-    def _files(self, name: str, models: Repetitions) -> CaseFiles:
-        predictions, reference, image = {}, None, None
-        for title, (model, *_) in models.items():
-            if name not in model.cases:
-                raise ValueError(f"{model.path} does not say which files belong to {name}; evaluate writes it")
-            given, predictions[title] = model.cases[name]
-            reference = reference or given
-            ending = predictions[title].name.removeprefix(name)
-            image = image or self._image(model, name, ending)
-        if self.references is not None:
-            reference = self.references / f"{name}{ending}"
-        for file in (reference, *predictions.values()):
-            if not file.is_file():
-                raise ValueError(f"no file {file}")
-        if image is None:
-            raise ValueError(f"nnUNet_raw has no image of {name}")
-        return CaseFiles(name, image, reference, predictions)
 
-    def _image(self, model: EvaluatedModel, name: str, ending: str) -> Path | None:
-        if self.images is not None:
-            return find_image(self.images, name, ending)
-        raw, dataset = os.environ.get("nnUNet_raw"), model.dataset or model.plans.get("dataset_name")
-        if not raw or not dataset:
-            return None
-        return find_image(Path(raw) / dataset / "imagesTr", name, ending)
+def extremes(scores: dict[str, float]) -> dict[str, str]:
+    """Choose the worst, the median and the best case by a score, higher is better; fewer if there are fewer cases."""
+    ordered = sorted(scores, key=lambda case: (scores[case], case))
+    chosen = {"worst": ordered[0], "median": ordered[(len(ordered) - 1) // 2], "best": ordered[-1]}
+    return {kind: case for i, (kind, case) in enumerate(chosen.items()) if case not in list(chosen.values())[:i]}
+
+
+def _files(name: str, models: Repetitions, images: Path | None, references: Path | None) -> ShownCase:
+    """Find the files of a case; a model that was trained several times shows its first training.
+
+    Raises:
+        ValueError: for what is missing.
+    """
+    files = {}
+    for title, (model, *_) in models.items():
+        if name not in model.cases:
+            raise ValueError(f"{model.path} does not say which files belong to {name}; evaluate writes it")
+        files[title] = model.cases[name]
+    predictions = {title: prediction for title, (_, prediction) in files.items()}
+    reference, prediction = next(iter(files.values()))
+    ending = prediction.name.removeprefix(name)
+    if references is not None:
+        reference = references / f"{name}{ending}"
+    folder = images or _raw_images(models)
+    if folder is None:
+        raise ValueError(f"nnUNet_raw has no image of {name}")
+    image = folder / f"{name}_0000{ending}"  # the first channel
+    if not image.is_file():
+        raise ValueError(f"no image {image}")
+    for file in (reference, *predictions.values()):
+        if not file.is_file():
+            raise ValueError(f"no file {file}")
+    return ShownCase(name, image, reference, predictions)
+
+
+def _raw_images(models: Repetitions) -> Path | None:
+    """Find the images of the data set, where it is known and nnUNet_raw is set."""
+    raw = os.environ.get("nnUNet_raw")
+    datasets = (model.dataset or model.plans.get("dataset_name") for model, *_ in models.values())
+    dataset = next(filter(None, datasets), None)
+    return Path(raw) / dataset / "imagesTr" if raw and dataset else None
 
 
 def _labels(models: Repetitions) -> dict[int, str]:
-    """Names by value. Regions have several values, of which each keeps the name of its smallest region."""
+    """Find the names by value. Regions have several values, of which each keeps the name of its smallest region."""
     names: dict[int, str] = {}
     for model in (model for own in models.values() for model in own):
         given = model.dataset_json.get("labels", {})
         if not isinstance(given, dict):
             raise ValueError(f"{model.path / 'dataset.json'}: 'labels' must give each name its value")
-        labels = {name: value if isinstance(value, list) else [value] for name, value in given.items()}
+        labels = {name: values_of(value) for name, value in given.items() if name != "ignore"}
         for name, values in sorted(labels.items(), key=lambda item: len(item[1])):
             for value in values:
-                if value and name != "ignore":
-                    names.setdefault(int(value), name)
+                if value:
+                    names.setdefault(value, name)
     if not names:
         raise ValueError("no results folder has a dataset.json with the labels' names")
     return names

@@ -23,7 +23,7 @@ _MANY_POINTS = 4000  # from here on points are pixels in the vector files too
 
 
 def paired_dots(items: Sequence[StructureComparison]) -> tuple[Figure, str]:
-    """Every case a line over the models, one panel per structure, the means with their intervals beside it."""
+    """Draw every case as a line over the models, one panel per structure, with means and their intervals beside it."""
     names = list(items[0].values.columns)
     figure, axes = panels(len(items), 0.85 + 0.42 * len(names), sharey=True)
     pixels = sum(item.values.size for item in items) > _MANY_POINTS
@@ -44,7 +44,7 @@ def paired_dots(items: Sequence[StructureComparison]) -> tuple[Figure, str]:
 
 
 def boxes(items: Sequence[StructureComparison]) -> tuple[Figure, str]:
-    """Median, quartiles and range of the cases, one panel per structure."""
+    """Draw median, quartiles and range of the cases, one panel per structure."""
     names = list(items[0].values.columns)
     figure, axes = panels(len(items), 0.85 + 0.34 * len(names), sharey=True)
     pixels = sum(item.values.size for item in items) > _MANY_POINTS
@@ -61,17 +61,17 @@ def boxes(items: Sequence[StructureComparison]) -> tuple[Figure, str]:
 
 
 def significance(items: Sequence[StructureComparison]) -> tuple[Figure, str]:
-    """Who is significantly better than whom, one panel per structure; p-values adjusted by Holm."""
+    """Draw who is significantly better than whom, one panel per structure, with Holm's p-values."""
     names = list(items[0].values.columns)
-    figure, axes = panels(len(items), 3.3, square=True)
+    figure, axes = panels(len(items), 3.3)
     colours = ListedColormap(["#f0b27a", "#eeeeee", "#85b8dd"])
     for panel, item in zip(axes, items, strict=True):
         cells = np.ma.masked_all((len(names), len(names)))
         for pair in item.pairs:
             first, second = names.index(pair.first), names.index(pair.second)
             won = 0 if not pair.significant else 1 if pair.better == pair.first else -1
-            cells[first, second], cells[second, first] = won, -won
             for row, column, sign in ((first, second, won), (second, first, -won)):
+                cells[row, column] = sign
                 word = {1: "better\n", 0: "", -1: "worse\n"}[sign]
                 size = max(4.5, 8 - 0.4 * len(names))
                 panel.text(column, row, word + p_value(pair.p_holm), ha="center", va="center", fontsize=size)
@@ -81,9 +81,10 @@ def significance(items: Sequence[StructureComparison]) -> tuple[Figure, str]:
         panel.set_yticks(
             range(len(names)), [f"{wrapped(name, 22)} ({n})" for n, name in zip(numbers, names, strict=True)]
         )
-        if panel is not axes[0] and not panel.get_subplotspec().is_first_col():
+        if not panel.get_subplotspec().is_first_col():
             panel.set_yticklabels(numbers)
         panel.set_title(wrapped(item.structure, 40))
+        panel.set_box_aspect(1)
         panel.grid(False)
         panel.spines[:].set_visible(False)
         panel.tick_params(length=0)
@@ -99,15 +100,13 @@ def significance(items: Sequence[StructureComparison]) -> tuple[Figure, str]:
     return figure, f"Matrix of adjusted p-values, {METRICS[items[0].metric].heading}: {found}."
 
 
-def cost_versus_score(item: StructureComparison, costs: dict[str, dict[str, float]]) -> tuple[Figure, str] | None:
-    """Mean score of each model over each cost that is known, or None if none is.
+def cost_versus_score(item: StructureComparison, costs: dict[str, dict[str, float]]) -> tuple[Figure, str]:
+    """Draw the mean score of each model over each cost that is known.
 
     Args:
-        costs: of ``results.costs.median_costs``, by model.
+        costs: of ``results.costs.median_costs``, by model; one cost of one model at least.
     """
     known = [key for key in COSTS if any(key in cost for cost in costs.values())]
-    if not known:
-        return None
     figure, axes = panels(len(known), 3.0, sharey=True)
     for panel, key in zip(axes, known, strict=True):
         for place, result in enumerate(item.results):
@@ -135,7 +134,7 @@ def cost_versus_score(item: StructureComparison, costs: dict[str, dict[str, floa
 
 
 def learning_curves(curves: dict[str, dict[str, list[dict[int, float]]]]) -> tuple[Figure, str] | None:
-    """Thin: each fold; thick: their mean. None where no model has a training log.
+    """Draw each fold thin and their mean thick; None where no model has a training log.
 
     Args:
         curves: by model, by name in ``nnunet_log.CURVES``: the mean over folds, then each fold.

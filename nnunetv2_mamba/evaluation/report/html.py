@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 
 from .summary_tables import Table
 
-DPI = 150
-_LARGE = 500_000  # characters of one picture; a report of 30 structures, 7 models and 3 metrics stays below 10 MB
+_DPI = 150
+_LARGE = 375_000  # bytes of one picture; a report of 30 structures, 7 models and 3 metrics stays below 10 MB
 # Spaces within an interval and after a sign: lines break elsewhere.
 _TOGETHER = re.compile(r"(?<=\d,) (?=-?\d)|(?<=[=<]) (?=\d)|(?<=\bp) (?=[=<])")
 
@@ -43,7 +43,7 @@ class Section:
 
 
 def render(title: str, lead: str, findings: list[str], notes: list[str], sections: list[Section]) -> str:
-    """The whole file."""
+    """Write the whole file."""
     loader = PackageLoader("nnunetv2_mamba.evaluation.report", package_path="")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     environment.filters["data_uri"] = data_uri
@@ -54,16 +54,21 @@ def render(title: str, lead: str, findings: list[str], notes: list[str], section
 
 
 def data_uri(illustration: Illustration) -> Markup:
-    """The picture itself: lines stay lines, unless there are so many that the file could not be mailed any more."""
+    """Put the picture into a URI. Lines stay lines, unless so many that the file could not be mailed any more."""
     if illustration.photo:
-        return Markup(f"data:image/png;base64,{_encoded(illustration.figure, 'png')}")
-    lines = _encoded(illustration.figure, "svg")
+        return _uri("png", picture(illustration.figure, "png"))
+    lines = picture(illustration.figure, "svg")
     if len(lines) < _LARGE:
-        return Markup(f"data:image/svg+xml;base64,{lines}")
-    return Markup(f"data:image/webp;base64,{_encoded(illustration.figure, 'webp', pil_kwargs={'quality': 75})}")
+        return _uri("svg+xml", lines)
+    return _uri("webp", picture(illustration.figure, "webp", pil_kwargs={"quality": 75}))
 
 
-def _encoded(figure: Figure, file_format: str, **options: Any) -> str:
+def _uri(kind: str, content: bytes) -> Markup:
+    return Markup(f"data:image/{kind};base64,{base64.b64encode(content).decode()}")
+
+
+def picture(figure: Figure, ending: str, **options: Any) -> bytes:
+    """Make the content of a file with the figure; ``options`` are those of ``savefig``."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=file_format, dpi=DPI, **options)
-    return base64.b64encode(buffer.getvalue()).decode()
+    figure.savefig(buffer, format=ending, dpi=_DPI, **options)
+    return buffer.getvalue()

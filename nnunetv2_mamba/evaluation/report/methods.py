@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable
 
+from ...text import times
 from ...versions import installed_version
 from ..comparison import RULES, Comparison
 from ..evaluated_model import EvaluatedModel, Repetitions
@@ -26,29 +27,34 @@ REFERENCES = (
 
 
 def paragraphs(comparison: Comparison, models: Repetitions) -> list[str]:
-    """Plain text, for the report and for a paper."""
+    """Write the paragraphs in plain text, for the report and for a paper."""
     return [_training(comparison, models), _measuring(models), _testing(comparison), " ".join(RULES)]
 
 
 def model_table(comparison: Comparison, models: Repetitions) -> Table:
-    """What stands behind each name; unknown where nothing is recorded."""
-    rows = []
-    for name in comparison.names:
-        own = models[name]
-        folds = [fold for model in own for fold in model.folds]
-        rows.append(
-            (
-                name,
-                *(_set(model.name and model.name[place] for model in own) for place in range(3)),
-                _set(fold.name for fold in folds),
-                _set(fold.seed for fold in folds),
-                _set(fold.epochs for fold in folds),
-                _set(fold.hardware for fold in folds),
-                _set(_versions(fold.versions) for fold in folds),
-            )
+    """Make a table of what stands behind each name; unknown where nothing is recorded."""
+    rows = [
+        (
+            name,
+            *(_set(model.name and model.name[place] for model in models[name]) for place in range(3)),
+            *_of_folds(models[name]),
         )
+        for name in comparison.names
+    ]
     head = ("model", "trainer", "plans", "configuration", "folds", "seeds", "epochs", "hardware", "trained with")
     return Table("What was compared", head, tuple(rows))
+
+
+def _of_folds(models: list[EvaluatedModel]) -> tuple[str, ...]:
+    """Write names, seeds, epochs, hardware and versions of the folds of a model's trainings."""
+    folds = [fold for model in models for fold in model.folds]
+    return (
+        _set(fold.name for fold in folds),
+        _set(fold.seed for fold in folds),
+        _set(fold.epochs for fold in folds),
+        _set(fold.hardware for fold in folds),
+        _set(_versions(fold.versions) for fold in folds),
+    )
 
 
 def _training(comparison: Comparison, models: Repetitions) -> str:
@@ -71,54 +77,43 @@ def _trainer(model: EvaluatedModel) -> str:
 
 
 def _details(models: list[EvaluatedModel]) -> str:
-    """How a model was trained, but for the trainer's name; the plans are those of its first path."""
-    folds = [fold for model in models for fold in model.folds]
-    if not folds:
+    """Say how a model was trained, but for the trainer's name; the plans are those of its first path."""
+    if not any(model.folds for model in models):
         return "nothing is recorded of the training"
     first = models[0]
     plan = first.configuration
     texts = [f"{first.name.plans}, {first.name.configuration}"]
     if "patch_size" in plan:
-        texts.append(f"patch {' x '.join(map(str, plan['patch_size']))}")
+        texts.append(f"patch {times(plan['patch_size'])}")
     if "batch_size" in plan:
         texts.append(f"batch size {plan['batch_size']}")
     if "spacing" in plan:
-        texts.append(f"spacing {' x '.join(f'{length:g}' for length in plan['spacing'])} mm")
-    return (
-        f"{', '.join(texts)}; folds {_set(fold.name for fold in folds)}; seeds "
-        f"{_set(fold.seed for fold in folds)}; epochs "
-        f"{_set(fold.epochs for fold in folds)}; on "
-        f"{_set(fold.hardware for fold in folds)} with "
-        f"{_set(_versions(fold.versions) for fold in folds)}"
-    )
+        texts.append(f"spacing {times(plan['spacing'])} mm")
+    folds, seeds, epochs, hardware, versions = _of_folds(models)
+    return f"{', '.join(texts)}; folds {folds}; seeds {seeds}; epochs {epochs}; on {hardware} with {versions}"
 
 
 def _measuring(models: Repetitions) -> str:
     found = [record for own in models.values() for model in own for record in model.evaluations.values() if record]
     if not found:
         return "How the metrics were measured is not recorded beside the tables."
+    settings = dict.fromkeys(setting for metric in METRICS.values() for setting in metric.depends_on)
     texts = [
         "Every case was evaluated at its own spacing in the geometry of its reference. Definitions: "
         + "; ".join(f"{_title(key)}: {text}" for key, text in found[0].get("definitions", {}).items())
         + ".",
-        *_numbers(found),
-        f" Measured with {_set(_versions(item.get('versions', {})) for item in found)}.",
+        *(
+            f"{setting.name[0].upper()}{setting.name[1:]} is {_set(record.get(setting.key) for record in found)} "
+            f"{setting.unit}."
+            for setting in settings
+        ),
+        f"Measured with {_set(_versions(item.get('versions', {})) for item in found)}.",
     ]
-    return "".join(texts)
-
-
-def _numbers(records: list[dict]) -> list[str]:
-    """What was chosen of the numbers that metrics depend on, as sentences."""
-    settings = dict.fromkeys(setting for metric in METRICS.values() for setting in metric.depends_on)
-    return [
-        f" {setting.name[0].upper()}{setting.name[1:]} is "
-        f"{_set(record.get(setting.key) for record in records)} {setting.unit}."
-        for setting in settings
-    ]
+    return " ".join(texts)
 
 
 def _title(name: str) -> str:
-    """Of a metric, also of one that another version had."""
+    """Give a metric's title, or its name, where another version had it and this one has not."""
     return METRICS[name].title if name in METRICS else name
 
 
@@ -147,6 +142,6 @@ def _versions(versions: dict) -> str | None:
 
 
 def _set(values: Iterable[object]) -> str:
-    """The different values, in order; what is not recorded is said once."""
+    """Write the different values in order; what is not recorded is said once."""
     texts = dict.fromkeys("not recorded" if value is None else str(value) for value in values)
     return ", ".join(texts) or "not recorded"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,16 +10,17 @@ import SimpleITK
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from scipy.ndimage import find_objects
 
 from ...image_files import check_complete
-from .style import COLOURS, wrapped
+from .style import COLOURS, colour, wrapped
 
 PLANES = ("axial", "coronal", "sagittal")
 _MARGIN = 0.15  # around the structures, as a share of their box
 
 
 @dataclass(frozen=True)
-class CaseFiles:
+class ShownCase:
     """Files of a case: image, reference, and a prediction by model."""
 
     name: str
@@ -29,8 +29,8 @@ class CaseFiles:
     predictions: dict[str, Path]
 
 
-def overlay(case: CaseFiles, labels: dict[int, str], captions: dict[str, str]) -> tuple[Figure, str]:
-    """Planes are rows; image, reference and predictions are columns.
+def overlay(case: ShownCase, labels: dict[int, str], captions: dict[str, str]) -> tuple[Figure, str]:
+    """Draw a case: planes are rows; image, reference and predictions are columns.
 
     The slices are those with most of the reference's foreground, whatever the predictions look like there. Anatomical
     left is on the right, as in radiology.
@@ -42,9 +42,9 @@ def overlay(case: CaseFiles, labels: dict[int, str], captions: dict[str, str]) -
     Raises:
         ValueError: if the files cannot be read or their shapes differ.
     """
-    image = _window(_oriented(case.image))
-    reference, spacing = _voxels(_oriented(case.reference))
-    predictions = {name: _voxels(_oriented(file))[0] for name, file in case.predictions.items()}
+    image = _window(_oriented(case.image)[0])
+    reference, spacing = _oriented(case.reference)
+    predictions = {name: _oriented(file)[0] for name, file in case.predictions.items()}
     for name, array in {"image": image, **predictions}.items():
         if array.shape != reference.shape:
             raise ValueError(f"{case.name}: {name} has the shape {array.shape}, the reference {reference.shape}")
@@ -53,7 +53,7 @@ def overlay(case: CaseFiles, labels: dict[int, str], captions: dict[str, str]) -
     planes = [0, 1, 2] if min(reference.shape) > 1 else [int(np.argmin(reference.shape))]  # an image of one slice
     box = _box(shown)
     values = sorted(labels)
-    colours = ListedColormap([COLOURS[i % len(COLOURS)] for i in range(len(values))])
+    colours = ListedColormap([colour(place) for place in range(len(values))])
 
     sizes = [(side.stop - side.start) * length for side, length in zip(box, spacing, strict=True)]
     heights = [sizes[1] if axis == 0 else sizes[0] for axis in planes]
@@ -62,20 +62,17 @@ def overlay(case: CaseFiles, labels: dict[int, str], captions: dict[str, str]) -
     figure = Figure(figsize=(width * len(columns) + 0.4, width * sum(heights) / widest + 1.0), layout="constrained")
     axes = figure.subplots(len(planes), len(columns), squeeze=False, gridspec_kw={"height_ratios": heights})
     for number, (row, axis) in enumerate(zip(axes, planes, strict=True)):
-        index = int((shown > 0).sum(axis=tuple(other for other in range(3) if other != axis)).argmax())
-        rest = [other for other in range(3) if other != axis]
+        rest = tuple(other for other in range(3) if other != axis)
+        index = int((shown > 0).sum(axis=rest).argmax())
         cut = tuple(index if other == axis else box[other] for other in range(3))
         look = {"aspect": spacing[rest[0]] / spacing[rest[1]], "origin": "upper" if axis == 0 else "lower"}
         for panel, (name, mask) in zip(row, columns.items(), strict=True):
             panel.imshow(image[cut], cmap="gray", vmin=0, vmax=1, **look)
             if mask is not None:
-                found = np.ma.masked_all(mask[cut].shape)
-                for place, value in enumerate(values):
-                    found[mask[cut] == value] = place
+                found = np.ma.masked_where(~np.isin(mask[cut], values), np.searchsorted(values, mask[cut]))
                 style = {"cmap": colours, "vmin": -0.5, "vmax": len(values) - 0.5, "interpolation": "nearest"}
                 panel.imshow(found, alpha=0.55, **style, **look)
-            panel.set_xticks([])
-            panel.set_yticks([])
+            panel.set(xticks=[], yticks=[])
             panel.grid(False)
             panel.spines[:].set_visible(False)
             if number == 0:
@@ -88,27 +85,12 @@ def overlay(case: CaseFiles, labels: dict[int, str], captions: dict[str, str]) -
     return figure, f"Case {case.name}: image, reference and predictions in {len(planes)} planes. {scores}."
 
 
-def extremes(scores: dict[str, float]) -> dict[str, str]:
-    """The worst, the median and the best case by a score where higher is better; fewer if there are fewer cases."""
-    ordered = sorted(scores, key=lambda case: (scores[case], case))
-    chosen = {"worst": ordered[0], "median": ordered[(len(ordered) - 1) // 2], "best": ordered[-1]}
-    return {kind: case for i, (kind, case) in enumerate(chosen.items()) if case not in list(chosen.values())[:i]}
-
-
-def find_image(folder: Path, case: str, file_ending: str) -> Path:
-    """The first channel of a case in nnU-Net's naming.
+def _oriented(file: Path) -> tuple[np.ndarray, tuple[float, ...]]:
+    """Read voxels and their sizes, with the axes up, to the back and to the left where the image has a place.
 
     Raises:
-        ValueError: if it is not there.
+        ValueError: for a file that is damaged or cannot be read, naming it.
     """
-    image = folder / f"{case}_0000{file_ending}"
-    if not image.is_file():
-        raise ValueError(f"no image {image}")
-    return image
-
-
-def _oriented(file: Path) -> SimpleITK.Image:
-    """Axes from right to left, front to back, below to above; images without a place in space as they are."""
     check_complete(file)
     try:
         image = SimpleITK.ReadImage(str(file))
@@ -118,25 +100,22 @@ def _oriented(file: Path) -> SimpleITK.Image:
         image = SimpleITK.VectorIndexSelectionCast(image, 0)
     if image.GetDimension() == 2:
         image = SimpleITK.JoinSeries(image)
-    return SimpleITK.DICOMOrient(image, "LPS")
-
-
-def _voxels(image: SimpleITK.Image) -> tuple[np.ndarray, Sequence[float]]:
+    image = SimpleITK.DICOMOrient(image, "LPS")
     return SimpleITK.GetArrayFromImage(image), image.GetSpacing()[::-1]
 
 
-def _window(image: SimpleITK.Image) -> np.ndarray:
-    """Grey values from 0 to 1, without the extremes."""
-    values = SimpleITK.GetArrayFromImage(image).astype(np.float32)
+def _window(image: np.ndarray) -> np.ndarray:
+    """Bring grey values to the range from 0 to 1, cutting the extremes."""
+    values = image.astype(np.float32)
     low, high = np.percentile(values, (0.5, 99.5))
     return ((values - low) / max(float(high - low), 1e-6)).clip(0, 1)
 
 
 def _box(mask: np.ndarray) -> tuple[slice, ...]:
-    """Around all structures, with a margin."""
+    """Find a box around all structures, with a margin."""
+    (bounds,) = find_objects((mask != 0).astype(np.uint8))
     sides = []
-    for axis in range(3):
-        occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(3) if other != axis)))
-        margin = 3 + int(_MARGIN * (occupied[-1] - occupied[0]))
-        sides.append(slice(max(0, occupied[0] - margin), min(mask.shape[axis], occupied[-1] + margin + 1)))
+    for side, length in zip(bounds, mask.shape, strict=True):
+        margin = 3 + int(_MARGIN * (side.stop - 1 - side.start))
+        sides.append(slice(max(0, side.start - margin), min(length, side.stop + margin)))
     return tuple(sides)

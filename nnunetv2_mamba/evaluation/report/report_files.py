@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from datetime import date
 from pathlib import Path
@@ -16,8 +15,8 @@ from ..comparison import Comparison
 from ..evaluated_model import Repetitions
 from ..metrics import METRICS
 from . import figures, methods, summary_tables
-from .case_images import CaseImages
-from .html import DPI, Illustration, Section, render
+from .case_images import section_of_cases
+from .html import Illustration, Section, picture, render
 from .style import style
 from .wording import findings
 
@@ -33,35 +32,36 @@ _COST = "Mean and its 95 % confidence interval; costs as in the table."
 _CURVES = "Means over the folds that have reached an epoch; thin: single folds. Dice of random patches, not of cases."
 
 
-def make_files(comparison: Comparison, models: Repetitions, case_images: CaseImages) -> dict[str, bytes]:
-    """What goes into the files, by their names in the output; the report is the last."""
+def make_files(
+    comparison: Comparison, models: Repetitions, images: Path | None = None, references: Path | None = None
+) -> dict[str, bytes]:
+    """Make what goes into the files, by their names in the output; the report is the last.
+
+    Args:
+        images, references: as for ``case_images.section_of_cases``.
+    """
     cost = {name: median_costs(fold.cost for model in own for fold in model.folds) for name, own in models.items()}
-    tables = _tables(comparison, cost)
     texts = methods.paragraphs(comparison, models)
     content = comparison.as_dict() | {"findings": findings(comparison), "costs": cost}
-    written = {
-        "comparison.json": json.dumps(content, indent=1, allow_nan=False) + "\n",
-        "values.csv": values_csv(comparison),
-        "table.md": "\n".join(summary_tables.markdown(table) for table in tables),
-        "table.tex": "\n".join(summary_tables.latex(table) for table in tables),
-        "methods.txt": "\n\n".join(map(printable, [*texts, *methods.REFERENCES])) + "\n",
-    }
-    figure_files = {}
     with style():
-        sections = [
-            Section("Result", tables=(tables[0],)),
+        numbers = [
+            Section("Result", tables=(summary_tables.overview(comparison),)),
             *(_of_metric(comparison, item.metric) for item in comparison.overall),
             _cost(comparison, cost),
+        ]
+        sections = [
+            *numbers,
             _curves(models),
-            case_images.section(comparison, models),
+            section_of_cases(comparison, models, images, references),
             Section("Methods", tuple(texts), (methods.model_table(comparison, models),)),
             Section("References", methods.REFERENCES),
         ]
-        for illustration in (item for section in sections for item in section.illustrations):
-            for ending in ("png", "pdf"):
-                buffer = io.BytesIO()
-                illustration.figure.savefig(buffer, format=ending, dpi=DPI)
-                figure_files[f"figures/{illustration.name}.{ending}"] = buffer.getvalue()
+        figure_files = {
+            f"figures/{illustration.name}.{ending}": picture(illustration.figure, ending)
+            for section in sections
+            for illustration in section.illustrations
+            for ending in ("png", "pdf")
+        }
         datasets = {model.dataset for own in models.values() for model in own if model.dataset}
         where = f" on {', '.join(sorted(datasets))}" if datasets else ""
         lead = (
@@ -70,7 +70,16 @@ def make_files(comparison: Comparison, models: Repetitions, case_images: CaseIma
             f"Written by nnunetv2_mamba compare on {date.today().isoformat()}."
         )
         title = f"Comparison of {len(comparison.names)} segmentation models{where}"
-        written["report.html"] = render(title, lead, findings(comparison), list(comparison.notes), sections)
+        report = render(title, lead, content["findings"], list(comparison.notes), sections)
+    tables = [table for section in numbers for table in section.tables]
+    written = {
+        "comparison.json": json.dumps(content, indent=1, allow_nan=False) + "\n",
+        "values.csv": values_csv(comparison),
+        "table.md": "\n".join(map(summary_tables.markdown, tables)),
+        "table.tex": "\n".join(map(summary_tables.latex, tables)),
+        "methods.txt": "\n\n".join(map(printable, [*texts, *methods.REFERENCES])) + "\n",
+        "report.html": report,
+    }
     return figure_files | {name: text.encode("utf-8") for name, text in written.items()}
 
 
@@ -87,31 +96,20 @@ def write_files(files: dict[str, bytes], output: Path) -> None:
 
 
 def values_csv(comparison: Comparison) -> str:
-    """Names that a spreadsheet would take for formulas have an apostrophe before them."""
+    """Write all values; names that a spreadsheet would take for formulas have an apostrophe before them."""
     values = comparison.values()
     values = values.assign(**{name: values[name].map(as_cell) for name in ("result", "structure", "case")})
     return values.to_csv(index=False, lineterminator="\n")
 
 
-def _tables(comparison: Comparison, cost: dict[str, dict[str, float]]) -> list[summary_tables.Table]:
-    """What goes into the files: overview, pairs, structures, costs."""
-    tables = [summary_tables.overview(comparison)]
-    for item in comparison.overall:
-        tables.append(summary_tables.main_pairs(comparison, item.metric))
-        tables.append(summary_tables.per_structure(comparison, item.metric))
-    costs_known = summary_tables.cost_table(cost)
-    return tables if costs_known is None else [*tables, costs_known]
-
-
 def _of_metric(comparison: Comparison, metric: str) -> Section:
     items = comparison.of(metric)
-    drawn = [
+    illustrations = []
+    for name, draw, caption in (
         ("paired", figures.paired_dots, _PAIRED),
         ("boxes", figures.boxes, _BOXES),
         ("significance", figures.significance, _MATRIX),
-    ]
-    illustrations = []
-    for name, draw, caption in drawn:
+    ):
         figure, alt = draw(items)
         illustrations.append(Illustration(f"{name}_{metric}", figure, caption, alt))
     single = summary_tables.single_pairs(comparison, metric)
@@ -125,12 +123,12 @@ def _of_metric(comparison: Comparison, metric: str) -> Section:
 
 def _cost(comparison: Comparison, cost: dict[str, dict[str, float]]) -> Section:
     table = summary_tables.cost_table(cost)
-    drawn = next((figures.cost_versus_score(item, cost) for item in comparison.overall), None)
-    if table is None or drawn is None:
+    if table is None:
         return Section(
             "Cost", ("No costs: the fold folders have no cost.json, which nnunetv2_mamba benchmark writes.",)
         )
-    return Section("Cost", (), (table,), (Illustration("cost", drawn[0], _COST, drawn[1]),))
+    drawn = [figures.cost_versus_score(item, cost) for item in comparison.overall[:1]]
+    return Section("Cost", (), (table,), tuple(Illustration("cost", figure, _COST, alt) for figure, alt in drawn))
 
 
 def _curves(models: Repetitions) -> Section:

@@ -31,7 +31,7 @@ _SETTINGS = {
 
 @contextmanager
 def style() -> Iterator[None]:
-    """The settings of all figures, whatever the user's matplotlibrc says."""
+    """Apply the settings of all figures, whatever the user's matplotlibrc says."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(_SETTINGS)
@@ -43,7 +43,7 @@ def colour(position: int) -> str:
 
 
 def marker(position: int) -> str:
-    """Changes with every model, and pairs up with other colours once these are used up."""
+    """Give a model's marker: it changes with every model, and meets other colours once these are used up."""
     return MARKERS[(position + position // len(COLOURS)) % len(MARKERS)]
 
 
@@ -51,17 +51,12 @@ def wrapped(name: str, width: int = 26) -> str:
     return "\n".join(textwrap.wrap(name, width)) or name
 
 
-def panels(
-    count: int, height: float, columns: int = 3, sharey: bool = False, square: bool = False
-) -> tuple[Figure, list[Axes]]:
-    """A figure with a grid of ``count`` panels of ``height`` inches, or square ones."""
-    columns = 2 if count == 4 else min(columns, count)
+def panels(count: int, height: float, sharey: bool = False) -> tuple[Figure, list[Axes]]:
+    """Make a figure with a grid of ``count`` panels of ``height`` inches."""
+    columns = 2 if count == 4 else min(3, count)
     rows = -(-count // columns)
     figure = Figure(figsize=(_WIDTH if columns > 1 else 0.7 * _WIDTH, rows * height + 0.3), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False, sharey=sharey).ravel().tolist()
     for unused in axes[count:]:
         unused.remove()
-    for panel in axes[:count]:
-        if square:
-            panel.set_box_aspect(1)
     return figure, axes[:count]

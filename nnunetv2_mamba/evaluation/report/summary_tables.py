@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...results.costs import COSTS
 from ...text import printable
-from ..comparison import Comparison, StructureComparison
+from ..comparison import Comparison, Result, StructureComparison
 from ..metrics import METRICS
 from .wording import p_value, verdict, with_interval
 
@@ -23,13 +23,13 @@ class Table:
 
 
 def overview(comparison: Comparison) -> Table:
-    """Models x metrics: mean with its interval, rank; the best mean of a metric is bold."""
+    """Make a table of models x metrics: mean with its interval, rank; the best mean of a metric is bold."""
     head, columns, bold = ["model"], [list(comparison.names)], set()
     items = comparison.overall
     for item in items:
         metric = METRICS[item.metric]
         head += [f"{metric.heading}, {metric.direction}", "rank (first place)"]
-        columns.append([_mean(item, i) for i in range(len(item.results))])
+        columns.append([_mean(result, item.metric) for result in item.results])
         columns.append([f"{result.rank} ({result.rank_shares[0]:.0%})" for result in item.results])
         best = (min if metric.lower_is_better else max)(result.mean for result in item.results)
         bold |= {(row, len(columns) - 2) for row, result in enumerate(item.results) if result.mean == best}
@@ -43,17 +43,18 @@ def overview(comparison: Comparison) -> Table:
 
 
 def per_structure(comparison: Comparison, metric: str) -> Table:
-    """Structures x models: mean with its interval."""
+    """Make a table of structures x models: mean with its interval."""
     items = comparison.of(metric)
     rows = [
-        (item.structure, str(len(item.values)), *(_mean(item, i) for i in range(len(item.results)))) for item in items
+        (item.structure, str(len(item.values)), *(_mean(result, item.metric) for result in item.results))
+        for item in items
     ]
     caption = f"{METRICS[metric].heading} ({METRICS[metric].direction}): mean with its 95 % confidence interval"
     return Table(caption, ("structure", "cases", *comparison.names), tuple(rows))
 
 
 def main_pairs(comparison: Comparison, metric: str) -> Table:
-    """All pairs of models on the mean over structures, or on the only structure."""
+    """List all pairs of models on the mean over structures, or on the only structure."""
     item = comparison.of(metric)[0]
     caption = (
         f"{METRICS[metric].heading}, {item.structure}, {len(item.values)} cases: mean difference with its 95 % "
@@ -64,7 +65,7 @@ def main_pairs(comparison: Comparison, metric: str) -> Table:
 
 
 def single_pairs(comparison: Comparison, metric: str) -> Table | None:
-    """All pairs of models on every structure; None where there is only one."""
+    """List all pairs of models on every structure; None where there is only one."""
     rows, bold = [], set()
     for item in comparison.of(metric)[1:]:
         own, strong = _pair_rows(item)
@@ -96,7 +97,7 @@ def _pair_rows(item: StructureComparison) -> tuple[tuple[tuple[str, ...], ...], 
 
 
 def cost_table(costs: dict[str, dict[str, float]]) -> Table | None:
-    """Models x costs, or None if none is known."""
+    """Make a table of models x costs, or None if none is known."""
     known = [key for key in COSTS if any(key in cost for cost in costs.values())]
     if not known:
         return None
@@ -114,7 +115,7 @@ def markdown(table: Table) -> str:
 
 
 def latex(table: Table) -> str:
-    """For the packages booktabs and graphicx."""
+    """Write a table for the packages booktabs and graphicx."""
     head, *rows = (" & ".join(cells) + r" \\" for cells in _cells(table, for_latex, r"\textbf{{{}}}"))
     lines = [
         r"\begin{table}",
@@ -134,7 +135,7 @@ def latex(table: Table) -> str:
 
 
 def _cells(table: Table, escape: Callable[[str], str], bold: str) -> Iterator[list[str]]:
-    """The head and the rows, escaped; ``bold`` is a format."""
+    """Escape the head and the rows; ``bold`` is a format."""
     yield [escape(text) for text in table.head]
     for i, row in enumerate(table.rows):
         yield [bold.format(escape(text)) if (i, j) in table.bold else escape(text) for j, text in enumerate(row)]
@@ -154,17 +155,16 @@ _LATEX = {
 
 
 def for_latex(text: str) -> str:
-    """Text in which nothing is a command; line breaks become spaces."""
+    """Escape a text, in which nothing is then a command; line breaks become spaces."""
     return "".join(_LATEX.get(sign, sign) for sign in printable(" ".join(text.split())))
 
 
 def _for_markdown(text: str) -> str:
-    """Text in which nothing is a tag, a link or a column."""
+    """Escape a text, in which nothing is then a tag, a link or a column."""
     text = printable(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join(f"\\{sign}" if sign in r"\`*_[]|" else sign for sign in text)
 
 
-def _mean(item: StructureComparison, position: int) -> str:
-    result = item.results[position]
+def _mean(result: Result, metric: str) -> str:
     failures = f", {result.failures} failed" if result.failures else ""
-    return with_interval(result.mean, result.low, result.high, item.metric) + failures
+    return with_interval(result.mean, result.low, result.high, metric) + failures

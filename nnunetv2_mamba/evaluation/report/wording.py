@@ -10,7 +10,7 @@ from ..metrics import METRICS
 
 
 def with_interval(value: float, low: float, high: float, metric: str) -> str:
-    """``0.8123 [0.8011, 0.8230]``."""
+    """Write a mean with its interval as ``0.8123 [0.8011, 0.8230]``."""
     shown = METRICS[metric].number
     return shown(value) if math.isnan(low) else f"{shown(value)} [{shown(low)}, {shown(high)}]"
 
@@ -28,16 +28,16 @@ def verdict(pair: Pair) -> str:
 
 
 def finding(item: StructureComparison) -> str:
-    """One paragraph: what the comparison shows of one metric on one structure, and what it does not."""
+    """Write one paragraph: what the comparison shows of one metric on one structure, and what it does not."""
     metric = METRICS[item.metric]
     lower = metric.lower_is_better
-    by_mean = sorted(item.results, key=lambda result: result.mean if lower else -result.mean)
-    best = by_mean[0]
-    head = f"{metric.heading}, {item.structure}, {len(item.values)} cases: "
-    tied = [result.name for result in by_mean if result.mean == best.mean]
-    mean = with_interval(best.mean, best.low, best.high, item.metric)
-    head += f"{joined_by_and(tied)} {'has' if len(tied) == 1 else 'have'} the "
-    head += f"{'lowest' if lower else 'highest'} mean, {mean}. "
+    best = (min if lower else max)(item.results, key=lambda result: result.mean)
+    tied = [result.name for result in item.results if result.mean == best.mean]
+    head = (
+        f"{metric.heading}, {item.structure}, {len(item.values)} cases: {joined_by_and(tied)} "
+        f"{'has' if len(tied) == 1 else 'have'} the {'lowest' if lower else 'highest'} mean, "
+        f"{with_interval(best.mean, best.low, best.high, item.metric)}. "
+    )
     n_significant = sum(pair.significant for pair in item.pairs)
     if not n_significant:
         between = "the two models" if len(item.results) == 2 else "any two models"
@@ -63,7 +63,7 @@ def finding(item: StructureComparison) -> str:
 
 
 def findings(comparison: Comparison) -> list[str]:
-    """One paragraph per metric, and what holds for all where something was not found."""
+    """Write one paragraph per metric, and what holds for all where something was not found."""
     items = comparison.overall
     texts = [finding(item) for item in items]
     if any(not pair.significant for item in items for pair in item.pairs):
@@ -84,7 +84,7 @@ def _p(p: float) -> str:
 
 
 def _open(pairs: tuple[Pair, ...] | list[Pair], metric: str) -> str:
-    """How large the differences may be that were not found."""
+    """Say how large the differences may be that were not found."""
     least = min(pair.p_holm for pair in pairs)
     ends = [abs(end) for pair in pairs for end in (pair.low, pair.high) if not math.isnan(end)]
     p = f"{'smallest ' if len(pairs) > 1 else ''}p {_p(least)}"

@@ -1,7 +1,7 @@
 """The platforms, one module each: every module here is imported, and those of platforms register what they hold.
 
-Command line, containers, tests and documentation are made from the registry. A platform is its module and the folder
-``packaging/templates/NAME``.
+Command line, containers, tests and documentation are made from the registry. A platform is its module and, where its
+files differ from the common ones, the folder ``packaging/templates/NAME``.
 """
 
 from importlib import import_module

@@ -30,12 +30,13 @@ class Platform(ABC):
     """A platform that runs containers. A subclass's docstring is its paragraph in the documentation, in Markdown.
 
     The files of a build context are the templates ``packaging/templates/NAME``, and those of ``templates/common`` that
-    are not in it; a template of a platform fills the blocks of the common one. How a container is called is in
-    templates only, and a case is found here without knowing of it.
+    are not in it; a template of a platform fills the blocks of the common one. A platform that calls the container as
+    the common ones do needs no folder. How a container is called is in templates only, and a case is found here without
+    knowing of it.
 
     Attributes:
-        name: of ``package --for``, of ``inference.json`` and of the folder of templates.
-        title: for the reader.
+        name: what ``package --for``, ``inference.json`` and the folder of templates, if any, call it.
+        title: what a reader knows it as.
         reads, writes: a case's files, in Markdown.
         called_as: how the platform starts the container, in Markdown.
         user: whose rights the container has, in Markdown.

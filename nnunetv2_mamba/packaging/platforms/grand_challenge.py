@@ -82,7 +82,10 @@ class GrandChallenge(Platform):
                 f"{input_folder / 'inputs.json'} has several images ({', '.join(wanted)}): package with --interface "
                 "SLUG=0"
             )
-        images = tuple(_only_image(input_folder / _folder(slug, sockets, input_folder)) for slug in wanted)
+        for slug in wanted:
+            if slug not in sockets:
+                raise ValueError(f"{input_folder / 'inputs.json'} has no image {slug}; it has {', '.join(sockets)}")
+        images = tuple(_only_image(input_folder / sockets[slug]) for slug in wanted)
         return [CaseFiles(images[0].name.removesuffix(ENDING), images, output_folder / settings.output / "output.mha")]
 
 
@@ -107,12 +110,6 @@ def _image_sockets(file: Path) -> dict[str, str]:
     if not images:
         raise ValueError(f"{file} names no image")
     return images
-
-
-def _folder(slug: str, sockets: dict[str, str], input_folder: Path) -> str:
-    if slug not in sockets:
-        raise ValueError(f"{input_folder / 'inputs.json'} has no image {slug}; it has {', '.join(sockets)}")
-    return sockets[slug]
 
 
 def _only_image(folder: Path) -> Path:

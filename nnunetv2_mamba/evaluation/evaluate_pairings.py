@@ -21,16 +21,18 @@ from tqdm import tqdm
 
 from ..files import read_json, write_json, write_text
 from .case_measurement import measure_files
+from .case_results import evaluation_json, evaluation_table, versions
 from .metric_options import MetricOptions
 from .metrics import METRICS
 from .pairings import Pairing
-from .summary import summarize, to_table, versions
 from .tables import CSV, JSON, format_metrics
 
 FINISHED = "evaluation_cases"
 
 
-def evaluate(pairings: list[Pairing], options: MetricOptions, processes: int | None = None) -> list[pd.DataFrame]:
+def evaluate_pairings(
+    pairings: list[Pairing], options: MetricOptions, processes: int | None = None
+) -> list[pd.DataFrame]:
     """Measure all cases and write ``evaluation.json`` and ``evaluation.csv`` into each pairing's output.
 
     Finished cases are kept in a folder ``evaluation_cases`` there. They are not measured again unless a file, the
@@ -50,33 +52,31 @@ def evaluate(pairings: list[Pairing], options: MetricOptions, processes: int | N
         raise ValueError(f"-np must be at least 1, got {processes}")
     jobs = [(number, case) for number, pairing in enumerate(pairings) for case in pairing.cases]
     processes = min(processes or min(default_num_processes, os.cpu_count() or 1), len(jobs))
-    results: list[dict[str, dict]] = [{} for _ in pairings]
-    problems = []
     for pairing in pairings:
         (pairing.output / FINISHED).mkdir(parents=True, exist_ok=True)
-    with tqdm(total=len(jobs), desc="evaluate", unit="case") as progress:
-        for (number, case), result in _measure_all(pairings, jobs, options, processes):
-            if isinstance(result, ValueError):
-                problems.append(str(result))
-            else:
-                results[number][case] = result
-            progress.update()
+    measured = _measure_all(pairings, jobs, options, processes)
+    results = dict(tqdm(measured, total=len(jobs), desc="evaluate", unit="case"))
+    problems = sorted(str(result) for result in results.values() if isinstance(result, ValueError))
     if problems:
-        raise ValueError(f"{len(problems)} of {len(jobs)} cases cannot be evaluated: {'; '.join(sorted(problems))}")
-    return [_write(pairing, options, found) for pairing, found in zip(pairings, results, strict=True)]
+        raise ValueError(f"{len(problems)} of {len(jobs)} cases cannot be evaluated: {'; '.join(problems)}")
+    return [
+        _write(pairing, options, {case: results[number, case] for case in pairing.cases})
+        for number, pairing in enumerate(pairings)
+    ]
 
 
 def _measure_all(
     pairings: list[Pairing], jobs: list[tuple[int, str]], options: MetricOptions, processes: int
 ) -> Iterator[tuple[tuple[int, str], dict | ValueError]]:
+    """Give each job, the number of a pairing and a case, with its result, as they are finished."""
     if processes == 1:
         for number, case in jobs:
-            yield (number, case), _measure(pairings[number], case, options)
+            yield (number, case), _result(pairings[number], case, options)
         return
     # spawn: a fork of a process with torch's threads may hang
     pool = ProcessPoolExecutor(processes, get_context("spawn"), initializer=_prepare_worker)
     try:
-        futures = {pool.submit(_measure, pairings[number], case, options): (number, case) for number, case in jobs}
+        futures = {pool.submit(_result, pairings[number], case, options): (number, case) for number, case in jobs}
         for future in as_completed(futures):
             yield futures[future], future.result()
     except BrokenProcessPool as error:
@@ -86,13 +86,13 @@ def _measure_all(
 
 
 def _prepare_worker() -> None:
-    """Ctrl-C is the parent's to handle, and a worker ends with it, however it ends."""
+    """Leave Ctrl-C to the parent, and end when the parent ends, however it does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=lambda: (parent_process().join(), os._exit(1)), daemon=True).start()
 
 
-def _measure(pairing: Pairing, case: str, options: MetricOptions) -> dict | ValueError:
-    """The result of a case, of an earlier run if it holds; an error is returned, so that others can be added to it."""
+def _result(pairing: Pairing, case: str, options: MetricOptions) -> dict | ValueError:
+    """Measure a case, unless an earlier run has; an error is returned, so that others can be added to it."""
     reference, prediction = pairing.cases[case]
     file = pairing.output / FINISHED / f"{case}.json"
     try:
@@ -108,7 +108,7 @@ def _measure(pairing: Pairing, case: str, options: MetricOptions) -> dict | Valu
 
 
 def _read_kept(file: Path, key: str) -> dict | None:
-    """The result of an earlier run, where it is there, belongs to ``key`` and is what was written."""
+    """Read the result of an earlier run, where it is there, belongs to ``key`` and is what was written."""
     try:
         kept = read_json(file)
     except (FileNotFoundError, ValueError):  # none yet, or damaged
@@ -124,13 +124,13 @@ def _digest(result: object) -> str:
 
 @functools.cache
 def _definitions() -> str:
-    """A digest of the files that say what is computed, for those who change a metric."""
+    """Make a digest of the files that say what is computed, for those who change a metric."""
     files = sorted(Path(__file__).parent.glob("*.py"))
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _key(pairing: Pairing, case: str, options: MetricOptions) -> str:
-    """A digest of all that the result depends on."""
+    """Make a digest of all that the result depends on."""
     settings = [
         asdict(pairing.labels),
         asdict(options),
@@ -148,9 +148,9 @@ def _key(pairing: Pairing, case: str, options: MetricOptions) -> str:
 
 
 def _write(pairing: Pairing, options: MetricOptions, results: dict[str, dict]) -> pd.DataFrame:
-    table = to_table(pairing, results)
+    table = evaluation_table(pairing, results)
     csv = pairing.output / CSV
-    csv.unlink(missing_ok=True)  # never an old table beside a new summary
-    write_json(pairing.output / JSON, summarize(pairing, options, results), indent=1)
+    csv.unlink(missing_ok=True)  # never an old table beside a new evaluation.json
+    write_json(pairing.output / JSON, evaluation_json(pairing, options, results), indent=1)
     write_text(csv, format_metrics(table))
     return table

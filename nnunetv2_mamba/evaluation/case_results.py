@@ -1,4 +1,4 @@
-"""The results of all cases, as nnU-Net's ``summary.json`` has them, as ours, and as a table."""
+"""The results of all cases as they are written: as a document like nnU-Net's ``summary.json``, and as a table."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _MEANS = (
 )
 
 
-def summarize(pairing: Pairing, options: MetricOptions, results: dict[str, dict]) -> dict:
-    """What ``evaluation.json`` holds.
+def evaluation_json(pairing: Pairing, options: MetricOptions, results: dict[str, dict]) -> dict:
+    """Give what ``evaluation.json`` holds.
 
     nnU-Net's ``metric_per_case``, ``mean`` and ``foreground_mean``, with the metrics of ``metrics.METRICS`` among
     nnU-Net's, and ``evaluation``, which says what was measured, and how.
@@ -40,7 +40,12 @@ def summarize(pairing: Pairing, options: MetricOptions, results: dict[str, dict]
     ]
     keys = [label.key for label in pairing.labels.measured]
     names = list(per_case[0]["metrics"][keys[0]])
-    means = {key: {name: _nanmean([case["metrics"][key][name] for case in per_case]) for name in names} for key in keys}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a label that no case has: NaN
+        means = {
+            key: {name: float(np.nanmean([case["metrics"][key][name] for case in per_case])) for name in names}
+            for key in keys
+        }
     return {
         "foreground_mean": {name: float(np.mean([means[key][name] for key in keys])) for name in names},
         "mean": means,
@@ -61,8 +66,8 @@ def summarize(pairing: Pairing, options: MetricOptions, results: dict[str, dict]
     }
 
 
-def to_table(pairing: Pairing, results: dict[str, dict]) -> pd.DataFrame:
-    """The rows of ``evaluation.csv``."""
+def evaluation_table(pairing: Pairing, results: dict[str, dict]) -> pd.DataFrame:
+    """Give the rows of ``evaluation.csv``."""
     rows = [
         (case, label.name, metric, results[case]["metrics"][label.key][metric])
         for case in pairing.cases
@@ -73,18 +78,12 @@ def to_table(pairing: Pairing, results: dict[str, dict]) -> pd.DataFrame:
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that the values may depend on."""
+    """Give the versions of the packages that the values may depend on."""
     return {name: installed_version(name) for name in ("nnunetv2-mamba", "nnunetv2", "monai", "scipy", "numpy")}
 
 
-def _nanmean(values: list[float]) -> float:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of a label that no case has: NaN
-        return float(np.nanmean(values))
-
-
 def format_means(tables: list[pd.DataFrame], options: MetricOptions) -> str:
-    """Lines of text: the mean of every metric over the cases of each label; one that several folds have counts once."""
+    """Write the mean of every metric over the cases of each label; a case that several folds have counts once."""
     table = pd.concat(tables, ignore_index=True)
     cases = table.groupby(["case", "label", "metric"], sort=False)["value"].mean()
     means = cases.groupby(["label", "metric"], sort=False).mean().unstack()[list(METRICS)]

@@ -20,7 +20,8 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from segmentation_folders import DATASET, write_cases, write_folders, write_image, write_json, write_results
 
 from nnunetv2_mamba.cli import main
-from nnunetv2_mamba.evaluation import measure_all
+from nnunetv2_mamba.evaluation import evaluate_pairings as module
+from nnunetv2_mamba.evaluation.evaluate_pairings import evaluate_pairings
 from nnunetv2_mamba.evaluation.metric_options import MetricOptions
 from nnunetv2_mamba.evaluation.metrics import METRICS
 from nnunetv2_mamba.evaluation.pairings import from_folders
@@ -37,8 +38,8 @@ def folders(tmp_path):
 @pytest.fixture
 def measured(monkeypatch):
     """Names of the prediction files that are measured."""
-    names, measure = [], measure_all.measure_files
-    monkeypatch.setattr(measure_all, "measure_files", lambda *a: names.append(a[1].name.split(".")[0]) or measure(*a))
+    names, measure = [], module.measure_files
+    monkeypatch.setattr(module, "measure_files", lambda *a: names.append(a[1].name.split(".")[0]) or measure(*a))
     return names
 
 
@@ -166,7 +167,7 @@ def test_finished_cases_are_not_measured_again(folders, measured, monkeypatch):
     assert again("--nsd-tolerance", 2, "--empty-distance", "diagonal") == CASES
     write_json(references.parent / "dataset.json", {**DATASET, "labels": {"background": 0, "one": 1, "two": 2}})
     assert again() == CASES
-    monkeypatch.setattr(measure_all, "versions", lambda: {"monai": "9"})
+    monkeypatch.setattr(module, "versions", lambda: {"monai": "9"})
     assert again() == CASES
     (predictions / "evaluation_cases" / "a.json").write_text('{"key": ')
     assert again() == ["a"]
@@ -178,7 +179,7 @@ def test_killed_and_started_again(moment, folders, tmp_path, measured):
     references, predictions = folders
 
     def die_in_the_third_case():
-        place, name = {"measuring": (measure_all, "measure_files"), "writing": (measure_all.os, "fsync")}[moment]
+        place, name = {"measuring": (module, "measure_files"), "writing": (module.os, "fsync")}[moment]
         fatal = {"measuring": 3, "writing": 5}[moment]  # two for each case that is written: the file and its folder
         original, calls = getattr(place, name), []
 
@@ -216,7 +217,7 @@ def test_a_disk_that_is_full(folders, monkeypatch, capsys):
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(measure_all.os, "fsync", full)
+    monkeypatch.setattr(module.os, "fsync", full)
     assert evaluate(folders) == 1
     assert f"No space left on device: '{folders[1] / 'evaluation.json'}'" in error_line(capsys)
     assert not (folders[1] / "evaluation.csv").exists() and not list(folders[1].glob(".partial*"))
@@ -402,7 +403,7 @@ def test_a_worker_that_is_killed(folders, monkeypatch):
     """As the system does where memory runs out: an error with a remedy, not a wait for ever."""
     pairing = from_folders(*folders)
     started = []
-    submit = measure_all.ProcessPoolExecutor.submit
+    submit = module.ProcessPoolExecutor.submit
 
     def kill_after(self, *arguments):
         future = submit(self, *arguments)
@@ -412,9 +413,9 @@ def test_a_worker_that_is_killed(folders, monkeypatch):
                 os.kill(process.pid, signal.SIGKILL)
         return future
 
-    monkeypatch.setattr(measure_all.ProcessPoolExecutor, "submit", kill_after)
+    monkeypatch.setattr(module.ProcessPoolExecutor, "submit", kill_after)
     with pytest.raises(OSError, match="killed, maybe for memory; run again with a smaller -np"):
-        measure_all.evaluate([pairing], MetricOptions(), 2)
+        evaluate_pairings([pairing], MetricOptions(), 2)
     monkeypatch.undo()
-    (table,) = measure_all.evaluate([pairing], MetricOptions(), 1)
+    (table,) = evaluate_pairings([pairing], MetricOptions(), 1)
     assert set(table["case"]) == set(CASES)
