@@ -127,8 +127,10 @@ class SegMamba(PlannedNetwork):
         fue: feature-level uncertainty estimation on the skip connections (paper; a reconstruction).
         dt_init: ``"first"`` (code) or ``"all"``: which directions get Mamba's initial step sizes.
         tom_residual: False for checkpoints from before 5 June 2024.
-        mixer: ``"mamba"``, or a control: ``"none"`` (identity) or ``"conv"`` (depthwise convolution of about as many
-            weights) in place of the state-space part.
+        mixer: ``"mamba"``, ``"mamba2"``, or a control: ``"none"`` (identity) or ``"conv"`` (depthwise convolution of
+            about as many weights) in place of the state-space part.
+        d_state: state size.
+        headdim: width of a head of Mamba-2; see :func:`.directional_ssd.head_size` for widths that do not fit.
 
     Raises:
         ValueError: for arguments that do not fit each other, and in ``forward`` for an input that does not fit.
@@ -146,12 +148,15 @@ class SegMamba(PlannedNetwork):
         dt_init: str = "first",
         tom_residual: bool = True,
         mixer: str = "mamba",
+        d_state: int = 16,
+        headdim: int = 64,
         **planned_by_name: Any,
     ):
         super().__init__(*planned, **planned_by_name)
         topology, conv_op = self.topology, self.conv_op
         n_tom_layers = per_stage("n_tom_layers_per_stage", n_tom_layers_per_stage, topology.n_stages - 1)
-        tom_options = {"residual": tom_residual, "dt_init": dt_init, "mixer": mixer}
+        tom_options = {"residual": tom_residual, "dt_init": dt_init, "mixer": mixer, "d_state": d_state}
+        tom_options["headdim"] = headdim
 
         def make_stage(level: int, downsample: nn.Module, width: int) -> _Stage:
             kernel = topology.kernel_sizes[level]

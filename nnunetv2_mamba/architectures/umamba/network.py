@@ -131,8 +131,10 @@ class UMambaBot(_UMamba):
             resolution has as many as the first stage.
         n_blocks_per_stage_decoder: the same for the ``n_stages - 1`` stages of the decoder, deepest first; default 2,
             and 1 in the shallower half.
-        mixer: ``"mamba"``, or a control: ``"none"`` (identity) or ``"conv"`` (depthwise convolution of about as many
-            weights) in place of causal convolution and scan.
+        mixer: ``"mamba"``, ``"mamba2"``, or a control: ``"none"`` (identity) or ``"conv"`` (depthwise convolution of
+            about as many weights) in place of causal convolution and scan.
+        d_state: state size.
+        headdim: width of a head of Mamba-2; see :func:`.directional_ssd.head_size` for widths that do not fit.
 
     Raises:
         ValueError: for arguments that do not fit each other, and in ``forward`` for an input that does not fit.
@@ -144,11 +146,14 @@ class UMambaBot(_UMamba):
         n_blocks_per_stage: Sequence[int] | None = None,
         n_blocks_per_stage_decoder: Sequence[int] | None = None,
         mixer: str = "mamba",
+        d_state: int = 16,
+        headdim: int = 64,
         **planned_by_name: Any,
     ):
         super().__init__(*planned, **planned_by_name)
         layers: list[nn.Module] = [nn.Identity() for _ in range(self.topology.n_stages - 1)]
-        layers.append(MambaLayer(self.topology.features[-1], self.conv_op, mixer=mixer))
+        options = {"mixer": mixer, "d_state": d_state, "headdim": headdim}
+        layers.append(MambaLayer(self.topology.features[-1], self.conv_op, **options))
         self.build(layers, n_blocks_per_stage, n_blocks_per_stage_decoder)
 
 
@@ -177,18 +182,21 @@ class UMambaEnc(_UMamba):
         n_blocks_per_stage: Sequence[int] | None = None,
         n_blocks_per_stage_decoder: Sequence[int] | None = None,
         mixer: str = "mamba",
+        d_state: int = 16,
+        headdim: int = 64,
         patch_size: Sequence[int],
         **planned_by_name: Any,
     ):
         super().__init__(*planned, **planned_by_name)
         topology = self.topology
+        options = {"mixer": mixer, "d_state": d_state, "headdim": headdim}
         layers: list[nn.Module] = []
         for level, (width, grid) in enumerate(zip(topology.features, topology.grids(patch_size), strict=True)):
             if len(grid) == 2 and (topology.n_stages - level) % 2 == 0:
                 layers.append(nn.Identity())
             else:
                 channel_grid = grid if math.prod(grid) <= width else None
-                layers.append(MambaLayer(width, self.conv_op, channel_grid, mixer))
+                layers.append(MambaLayer(width, self.conv_op, channel_grid, **options))
         self.build(layers, n_blocks_per_stage, n_blocks_per_stage_decoder)
         self.patch_size = tuple(patch_size)
         self.bound_to_patch_size = any(isinstance(layer, MambaLayer) and layer.channels_as_tokens for layer in layers)
