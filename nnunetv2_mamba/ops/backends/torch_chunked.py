@@ -17,6 +17,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from ..scan_arguments import ScanArguments, ScanGradients
+from .torch_gradients import GradientSums, of_direction
 
 _STATE_ELEMENTS = 2**17  # state elements walked at once; 512 KiB in fp32
 _SHORTEST_CHUNK = 64
@@ -51,25 +52,14 @@ def scan_forward(scan: ScanArguments) -> tuple[Tensor, Tensor]:
 
 def scan_backward(grad_out: Tensor, scan: ScanArguments, states: Tensor) -> ScanGradients:
     """The gradients, from that of the result and the states of `scan_forward`."""
-    A, D, z = scan.A, scan.D, scan.z
-    grad_y = grad_out.to(A.dtype)
-    if z is not None:
-        gate = z.to(A.dtype)
-        ungated = A.new_zeros(grad_out.shape)
-        grad_y = grad_y * F.silu(gate)
-    du = A.new_zeros(scan.u.shape)
-    ddelta, dB, dC = (t.new_empty(t.shape) for t in (scan.delta, scan.B, scan.C))
-    dA = torch.zeros_like(A)
-    dD = None if D is None else torch.zeros_like(D)
-    ddelta_bias = None if scan.delta_bias is None else torch.zeros_like(scan.delta_bias)
-
+    sums = GradientSums(grad_out, scan)
     for k in range(scan.delta.shape[1]):
         path = _Path(scan, k)
         states_of_blocks = path.states_of_blocks(states[:, k])
-        adjoint = path.final_adjoints(grad_y)
+        adjoint = path.final_adjoints(sums.ungated_output)
         dA_k = torch.zeros_like(adjoint)
         for block in path.blocks_backwards():
-            g = block.gather(grad_y)
+            g = block.gather(sums.ungated_output)
             state = states_of_blocks.pop()
             h = [state.clone(), *(after.clone() for after in block.walk(state))]
             dx, ddl, dB_block, dC_block = (torch.empty_like(v) for v in (block.x, block.dl, block.B, block.C))
@@ -83,31 +73,27 @@ def scan_backward(grad_out: Tensor, scan: ScanArguments, states: Tensor) -> Scan
             ddl = block.valid(ddl.addcmul_(dx, block.u))
             if scan.delta_softplus:
                 ddl *= torch.sigmoid(block.raw_delta)
-            if ddelta_bias is not None:
-                ddelta_bias[k] += ddl.sum((0, 1))
+            if sums.delta_bias is not None:
+                sums.delta_bias[k] += ddl.sum((0, 1))
             du_block = dx * block.dl
-            if D is not None:
-                du_block.addcmul_(D[k], g)
-                dD[k] += (g * block.u).sum((0, 1, 2))
-            if z is not None:
-                ungated[:, block.tokens] += block.valid(block.output(h[1:]))
-            _of_direction(du, k)[:, block.tokens] += block.valid(du_block)
-            ddelta[:, k, block.tokens] = ddl.to(ddelta.dtype)
-            dB[:, k, block.tokens] = block.valid(dB_block).to(dB.dtype)
-            dC[:, k, block.tokens] = block.valid(dC_block).to(dC.dtype)
-        dA[k] = dA_k.sum((0, 1)).T
-
-    dz = None
-    if z is not None:
-        dz = torch.ops.aten.silu_backward(ungated.mul_(grad_out), gate).to(z.dtype)
-    return ScanGradients(du.to(scan.u.dtype), ddelta, dA, dB, dC, dD, ddelta_bias, dz)
+            if scan.D is not None:
+                du_block.addcmul_(scan.D[k], g)
+                sums.D[k] += (g * block.u).sum((0, 1, 2))
+            if scan.z is not None:
+                sums.output[:, block.tokens] += block.valid(block.output(h[1:]))
+            of_direction(sums.u, k)[:, block.tokens] += block.valid(du_block)
+            sums.delta[:, k, block.tokens] = ddl.to(sums.delta.dtype)
+            sums.B[:, k, block.tokens] = block.valid(dB_block).to(sums.B.dtype)
+            sums.C[:, k, block.tokens] = block.valid(dC_block).to(sums.C.dtype)
+        sums.A[k] = dA_k.sum((0, 1)).T
+    return sums.result()
 
 
 def conv_forward(x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor, silu: bool) -> Tensor:
     """The causal depthwise convolution along each path, (b, K, L, d) in x's dtype."""
     out = x.new_empty(x.shape[0], *paths.shape, x.shape[-1])
     for k, path in enumerate(paths.long()):
-        y = _convolve(_of_direction(x, k)[:, path].to(weight.dtype), weight[k], None if bias is None else bias[k])
+        y = _convolve(of_direction(x, k)[:, path].to(weight.dtype), weight[k], None if bias is None else bias[k])
         out[:, k, path] = (F.silu(y) if silu else y).to(out.dtype)
     return out
 
@@ -121,7 +107,7 @@ def conv_backward(
     dweight = torch.empty_like(weight)
     dbias = None if bias is None else torch.empty_like(bias)
     for k, path in enumerate(paths.long()):
-        x_k = _of_direction(x, k)[:, path].to(weight.dtype)
+        x_k = of_direction(x, k)[:, path].to(weight.dtype)
         grad = grad_out[:, k, path].to(weight.dtype)
         if silu:
             y = _convolve(x_k, weight[k], None if bias is None else bias[k])
@@ -134,7 +120,7 @@ def conv_backward(
             dweight[k, :, tap] = (grad[:, lag:] * x_k[:, : length - lag]).sum((0, 1))
         if dbias is not None:
             dbias[k] = grad.sum((0, 1))
-        _of_direction(dx, k)[:, path] += dx_k
+        of_direction(dx, k)[:, path] += dx_k
     return dx.to(x.dtype), dweight, dbias
 
 
@@ -156,16 +142,11 @@ def _chunk_length(batch: int, length: int, channels: int, state_size: int) -> in
     return -(-length // chunks)
 
 
-def _of_direction(t: Tensor, k: int) -> Tensor:
-    """(b, L, m) of direction k, from (b, K, L, m) or from what all directions share."""
-    return t if t.ndim == 3 else t[:, k]
-
-
 class _Path:
     """One direction, cut into chunks that are walked side by side, a block of steps at a time."""
 
     def __init__(self, scan: ScanArguments, k: int) -> None:
-        self.u, self.delta, self.B, self.C = (_of_direction(t, k) for t in (scan.u, scan.delta, scan.B, scan.C))
+        self.u, self.delta, self.B, self.C = (of_direction(t, k) for t in (scan.u, scan.delta, scan.B, scan.C))
         self.A = scan.A[k].T.contiguous()  # (n, d): channels innermost, where the work vectorises
         self.D = None if scan.D is None else scan.D[k]
         self.delta_bias = None if scan.delta_bias is None else scan.delta_bias[k]

@@ -9,6 +9,7 @@
 // tiles.
 #include "kernels.h"
 #include "ordered_rows.h"
+#include "scan_passes.h"
 #include "simd.h"
 
 namespace nm {
@@ -771,38 +772,10 @@ struct Backward : Walk<T> {
   }
 };
 
-template <class T>
-size_t scratch_bytes(const ScanArgs<T>& a, int64_t channels, bool backward) {
-  Arena arena{nullptr};
-  if (backward)
-    Backward<T>(a, Item<T>(), channels, arena);
-  else
-    Forward<T>(a, Item<T>(), channels, arena);
-  return (size_t)arena.next;
-}
-
-template <class T, class Pass, void (Pass::*WORK)()>
-void run(const ScanArgs<T>& a, const Item<T>& item, void* scratch) {
-  Arena arena{(char*)scratch};
-  (Pass(a, item, item.channel_end - item.channel_begin, arena).*WORK)();
-}
-
-template <class T>
-SsdKernels<T> kernels() {
-  typedef Forward<T> F;
-  typedef Backward<T> B;
-  return {{W<T>,
-           scratch_bytes<T>,
-           run<T, F, &F::run>,
-           run<T, B, &B::run>,
-           run<T, F, &F::summarise>,
-           run<T, B, &B::summarise>}};
-}
-
 }  // namespace
 
-void get(SsdKernels<float>& to) { to = kernels<float>(); }
-void get(SsdKernels<double>& to) { to = kernels<double>(); }
+void get(SsdKernels<float>& to) { set_kernels<float, Forward<float>, Backward<float>>(to); }
+void get(SsdKernels<double>& to) { set_kernels<double, Forward<double>, Backward<double>>(to); }
 
 }  // namespace NM_ISA
 }  // namespace nm

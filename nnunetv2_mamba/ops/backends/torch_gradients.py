@@ -1,0 +1,43 @@
+"""What the backends in torch share: where gradients are summed over the directions, and what the gate does to them."""
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from ..scan_arguments import ScanArguments, ScanGradients
+
+
+class GradientSums:
+    """The gradients of a scan while its directions are walked.
+
+    Attributes:
+        ungated_output: of what the gate multiplies, (b, L, d).
+        u, A, D, delta_bias: sums over the directions walked so far, in A's dtype; None where the scan has none.
+        delta, B, C: of the directions walked so far, in their own dtype.
+        output: the sum of the ungated outputs, which the gradient of the gate needs; None without a gate.
+    """
+
+    def __init__(self, grad_out: Tensor, scan: ScanArguments) -> None:
+        self._scan, self._grad_out = scan, grad_out
+        self.u, self.A = scan.A.new_zeros(scan.u.shape), torch.zeros_like(scan.A)
+        self.delta, self.B, self.C = (torch.empty_like(t) for t in (scan.delta, scan.B, scan.C))
+        self.D = None if scan.D is None else torch.zeros_like(scan.D)
+        self.delta_bias = None if scan.delta_bias is None else torch.zeros_like(scan.delta_bias)
+        self.ungated_output, self.output = grad_out.to(scan.A.dtype), None
+        if scan.z is not None:
+            self._gate = scan.z.to(scan.A.dtype)
+            self.output = scan.A.new_zeros(grad_out.shape)
+            self.ungated_output = self.ungated_output * F.silu(self._gate)
+
+    def result(self) -> ScanGradients:
+        """The gradients, once all directions are walked."""
+        dz = None
+        if self.output is not None:
+            dz = torch.ops.aten.silu_backward(self.output.mul_(self._grad_out), self._gate).to(self._scan.z.dtype)
+        du = self.u.to(self._scan.u.dtype)
+        return ScanGradients(du, self.delta, self.A, self.B, self.C, self.D, self.delta_bias, dz)
+
+
+def of_direction(t: Tensor, k: int) -> Tensor:
+    """(b, L, m) of direction k, from (b, K, L, m) or from what all directions share."""
+    return t if t.ndim == 3 else t[:, k]
