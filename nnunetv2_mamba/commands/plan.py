@@ -19,9 +19,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="option of the network, such as gate=multiply, for training and prediction; may be repeated",
+        help="option of the network, such as scan=hilbert, for training and prediction; may be repeated",
     )
-    parser.add_argument("--plans-name", metavar="PLANS", help="name of the plans; needed with --option")
+    parser.add_argument(
+        "--plans-name", metavar="PLANS", help="name of the plans (default: made of network, options, memory)"
+    )
     parser.add_argument("-c", nargs="+", metavar="CONFIGURATION", help="preprocess only these (default: all)")
     parser.add_argument("-np", type=int, metavar="N", help="processes for check, fingerprint and preprocessing")
     parser.add_argument(

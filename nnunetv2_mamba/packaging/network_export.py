@@ -157,7 +157,7 @@ def _in_plain_operations(program: ExportedProgram, x: torch.Tensor) -> ExportedP
 def _diagonal_scatter(
     x: torch.Tensor, src: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1
 ) -> torch.Tensor:
-    """Do as ``torch.diagonal_scatter`` with a square, without writing in place, which torch's exporter to ONNX refuses."""
+    """Do as ``torch.diagonal_scatter`` with a square, without writing in place, which ONNX's exporter refuses."""
     square = x.movedim((dim1, dim2), (-2, -1))
     assert offset == 0 and square.shape[-1] == square.shape[-2]
     on_diagonal = torch.eye(square.shape[-1], dtype=torch.bool, device=x.device)

@@ -24,6 +24,7 @@ from ..text import times
 from ..untrusted_plans import check_untrusted_plans
 from .dataset_checks import read_description
 from .integrity import check_integrity
+from .network_options import name_of_options
 from .planners import DEFAULT_GPU_MEMORY, PLANNERS
 from .raw_files import find_cases
 
@@ -52,7 +53,7 @@ def plan(
         integrity_check: whether every image and label map is read and checked first, as nnU-Net's
             ``--verify_dataset_integrity`` does.
         options: of the network, written into the plans, from which training and prediction take them.
-        plans_name: needed with options; None for a name made of the network's and the memory's.
+        plans_name: None for a name made of the network's, the options' and the memory's.
 
     Returns:
         The plans file.
@@ -72,7 +73,7 @@ def plan(
             raise ValueError(f"no configuration {configuration!r}; nnU-Net has {', '.join(CONFIGURATIONS)}")
     PLANNERS[network].check_options(options)
     if options and plans_name is None:
-        raise ValueError("--option makes other plans than the network's own: give them a name with --plans-name")
+        plans_name = _plans_name(network + name_of_options(options), gpu_memory, match)
     if plans_name is not None and not re.fullmatch(r"[\w-]*Plans[\w-]*", plans_name, re.ASCII):
         raise ValueError(f"--plans-name must be letters, digits, _ and -, with 'Plans' in it; got {plans_name!r}")
     raw, preprocessed = _folders(dataset_id)

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from nnunetv2_mamba.architectures.blocks.fusion import check_fusion
+from nnunetv2_mamba.architectures.blocks.mixers import check_mixer
+from nnunetv2_mamba.architectures.blocks.scan_paths import check_scan
+
+# What can be said of a value before the data set is read; the constructor checks all of them.
+_CHECKS: dict[str, Callable[[Any], str]] = {"fusion": check_fusion, "mixer": check_mixer, "scan": check_scan}
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -25,7 +33,7 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
         try:
             options[key] = json.loads(value, parse_constant=_no_number)
         except ValueError:
-            if not value.replace("_", "").isalnum():
+            if not _is_word(value):
                 raise ValueError(f"--option {pair}: the value is neither a word nor JSON") from None
             options[key] = value
     return options
@@ -33,3 +41,34 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
 
 def _no_number(name: str) -> Any:
     raise ValueError(f"{name} is no JSON")
+
+
+def _is_word(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[\w+]+", value) is not None
+
+
+def name_of_options(options: Mapping[str, Any]) -> str:
+    """What plans with these options are called after: ``{"scan": "hilbert+reverse"}`` gives ``ScanHilbertReverse``.
+
+    Raises:
+        ValueError: if a value is neither a word nor a whole number.
+    """
+    words = []
+    for key, value in sorted(options.items()):
+        if not _is_word(value) and not (isinstance(value, int) and value >= 0):  # bool is int
+            raise ValueError(f"--option {key}={value} makes no name for the plans: give them one with --plans-name")
+        words += re.split(r"[_+]+", f"{key}_{value}")
+    return "".join(word[:1].upper() + word[1:] for word in words)
+
+
+def check_values(options: Mapping[str, Any]) -> None:
+    """Refuse values that no network takes, as far as they are known without building it.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    for key in options.keys() & _CHECKS.keys():
+        try:
+            _CHECKS[key](options[key])
+        except ValueError as error:
+            raise ValueError(f"--option {key}={options[key]}: {error}") from None

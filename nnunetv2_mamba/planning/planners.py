@@ -20,6 +20,7 @@ from nnunetv2_mamba.trainers import FULL_LENGTH
 from nnunetv2_mamba.trainers.base import nnUNetTrainerMamba
 
 from .batch_search import BatchSearch
+from .network_options import check_values
 
 DEFAULT_GPU_MEMORY = 8  # GiB, as nnU-Net's own planner
 # What decides how a case is preprocessed, in a plan's configuration
@@ -85,7 +86,7 @@ class MambaPlanner(LargestBatchPlanner):
         """Refuse what is no option of the network, or would make it another one than the trainer's.
 
         Raises:
-            ValueError: naming the option. Values are checked by the network's constructor.
+            ValueError: naming the option. Most values are checked by the network's constructor only.
         """
         name, network_class, fixed = cls.network_name(), cls.trainer.network_class, cls.trainer.network_options
         known = [option for option in network_class.option_names() if option not in fixed]
@@ -94,6 +95,7 @@ class MambaPlanner(LargestBatchPlanner):
                 raise ValueError(f"--option {key}={value}: {name} is {network_class.__name__} with {key}={fixed[key]}")
             if key not in known and key not in fixed:
                 raise ValueError(f"--option {key}: {name} has the options {', '.join(known)}")
+        check_values(options)
 
     def search_of(self, configuration: str, spacing: tuple[float, ...]) -> BatchSearch:
         return BatchSearch(self, configuration, spacing)

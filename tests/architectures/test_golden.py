@@ -7,6 +7,8 @@ Mistakes, of which a test here makes some, are a thousand times over the limit a
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from comparison import assert_close, difference
@@ -16,7 +18,7 @@ from golden_networks import RELEASED, features, per_released_parameter
 from torch import nn
 
 from nnunetv2_mamba.architectures.blocks.mixers import sequence_mixer
-from nnunetv2_mamba.architectures.blocks.scan_paths import PATHS, ScanPaths
+from nnunetv2_mamba.architectures.blocks.scan_paths import PATHS
 from nnunetv2_mamba.architectures.blocks.tokens import to_tokens, to_volume
 from nnunetv2_mamba.architectures.medsegmamba import released_weights as medsegmamba
 from nnunetv2_mamba.architectures.medsegmamba.ss3d import SS3D
@@ -110,7 +112,7 @@ def slices_along_the_raster(network: nn.Module, monkeypatch: pytest.MonkeyPatch)
         right = scan_order.tri_oriented(shape, device)
         return right[[0, 1, 0]].contiguous()
 
-    monkeypatch.setitem(PATHS, "tri_oriented", ScanPaths(3, paths))
+    monkeypatch.setitem(PATHS, "tri_oriented", SimpleNamespace(table=paths))
 
 
 def half_as_many_slices(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,7 +124,7 @@ def half_as_many_slices(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> 
         wrong = torch.arange(length, dtype=torch.int32).view(slices, -1).T.reshape(1, -1)
         return torch.cat([right[:2], wrong])
 
-    monkeypatch.setitem(PATHS, "tri_oriented", ScanPaths(3, paths))
+    monkeypatch.setitem(PATHS, "tri_oriented", SimpleNamespace(table=paths))
 
 
 def mamba_with_residual(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:

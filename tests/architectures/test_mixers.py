@@ -44,14 +44,17 @@ def test_every_path_visits_every_token(scan, grid):
     shape = GRIDS[grid][1]
     table = PATHS[scan].table(shape, torch.device("cpu"))
     length = torch.Size(shape).numel()
-    assert table.shape == (PATHS[scan].directions, length)
+    assert table.shape == (PATHS[scan].directions(len(shape)), length)
     assert torch.equal(table.sort(dim=1).values, torch.arange(length, dtype=torch.int32).expand_as(table))
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"scan": "spiral"}, "scan must be one of unidirectional, .*ss3d_5; got 'spiral'"),
+        ({"scan": "spiral"}, r"scan must be one of raster, .* random, or one of them and \+reverse; got 'spiral'"),
+        ({"scan": "hilbert+"}, r"got 'hilbert\+'"),
+        ({"scan": ["raster"]}, r"scan must be one of raster, .*; got \['raster'\]"),
+        ({"fusion": "mean"}, "fusion must be one of sum, learned; got 'mean'"),
         ({"mixer": "lstm"}, "mixer must be one of mamba, mamba2, none, conv; got 'lstm'"),
     ],
 )

@@ -28,7 +28,7 @@ def build(**options) -> tuple[MSDKMamba, torch.Tensor]:
 
 
 def stage(**options) -> BSAStage:
-    arguments = dict(n_mamba_layers=1, scan="bidirectional", mixer="mamba", kan="rational", kan_wiring="inline")
+    arguments = dict(scans=["bidirectional"], mixer="mamba", kan="rational", kan_wiring="inline")
     arguments |= dict(gate="add") | options
     return BSAStage(nn.Identity(), 8, nn.Conv3d, (3, 3, 3), **arguments)
 
@@ -96,7 +96,7 @@ def test_scans_see_before_and_behind():
 
 def test_number_of_directions():
     for scan, directions in (("bidirectional", 2), ("tri_oriented", 3)):
-        assert len(stage(scan=scan).mamba_layers[0].mamba.ssm.D) == directions
+        assert len(stage(scans=[scan]).mamba_layers[0].mamba.ssm.D) == directions
 
 
 def test_fused_head_is_the_weighted_sum_of_all_heads():
@@ -227,7 +227,7 @@ def test_widths_come_from_the_plan():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(scan="unidirectional"), "scan must be one of bidirectional, tri_oriented"),
+        (dict(scan="diagonal"), "scan must be one of raster, bidirectional, tri_oriented, .*; got 'diagonal'"),
         (dict(kan="fourier"), "kan must be one of"),
         (dict(kan_wiring="both"), "kan_wiring must be one of inline, skip"),
         (dict(layout="unetr"), "layout must be one of nnunet, segmamba"),

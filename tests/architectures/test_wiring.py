@@ -293,7 +293,7 @@ def test_sizes_of_a_mamba_block():
     control = sequence_mixer("conv", 40, nn.Conv3d).conv.conv
     # 3 x (3 + 2 x 16 + 4 + 16 + 1) of the scan and 3 x 5 of the causal convolution: 183
     assert control.kernel_size == (5, 5, 7) and control.groups == 80
-    with pytest.raises(ValueError, match="scan must be one of unidirectional, bidirectional, tri_oriented"):
+    with pytest.raises(ValueError, match="scan must be one of raster, bidirectional, tri_oriented"):
         sequence_mixer("mamba", 8, nn.Conv3d, scan="diagonal")
 
 

@@ -99,8 +99,14 @@ def test_ss3d_alternates_rows_and_columns_of_a_plane():
     assert torch.equal(scan_order.ss3d((2, 3), 1)[:2], scan_order.ss3d((2, 3), 0)[:2].flip(0))
 
 
+def test_ss3d_of_a_line_is_there_and_back():
+    assert scan_order.ss3d((3,), 4).tolist() == [[0, 1, 2], [2, 1, 0]]
+
+
 @pytest.mark.parametrize(
-    "table", [scan_order.unidirectional, scan_order.bidirectional, scan_order.tri_oriented], ids=lambda f: f.__name__
+    "table",
+    [scan_order.unidirectional, scan_order.bidirectional, scan_order.tri_oriented, scan_order.six_axes],
+    ids=lambda f: f.__name__,
 )
 @given(shape=shapes)
 def test_tables_are_permutations_ready_for_the_ops(table, shape):
@@ -114,6 +120,47 @@ def test_tri_oriented_directions():
     assert paths.tolist() == [[0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [0, 3, 1, 4, 2, 5]]
     assert scan_order.bidirectional((2, 3)).tolist() == paths[:2].tolist()
     assert scan_order.unidirectional((2, 3)).tolist() == paths[:1].tolist()
+
+
+@given(shape=shapes)
+def test_six_axes_are_rasters_with_each_axis_as_the_fastest_and_their_reversals(shape):
+    table = scan_order.six_axes(shape).numpy()
+    dims = len(shape)
+    assert len(table) == 2 * dims
+    for path, back in zip(table[:dims], table[dims:], strict=True):
+        assert np.array_equal(back, path[::-1])
+    fastest = {axis: scan_order.raster(shape, [*range(axis + 1, dims), *range(axis + 1)]) for axis in range(dims)}
+    assert {path.tobytes() for path in table[:dims]} == {order.tobytes() for order in fastest.values()}
+
+
+NAMES = ("raster", "bidirectional", "tri_oriented", "six_axes", "ss3d", "morton", "hilbert", "random")
+
+
+@pytest.mark.parametrize("name", NAMES)
+@given(shape=st.lists(st.integers(1, 6), min_size=1, max_size=3))
+def test_with_reverse_every_path_is_walked_both_ways(name, shape):
+    one, both = scan_order.table(name, shape), scan_order.table(f"{name}+reverse", shape)
+    assert torch.equal(both[: len(one)], one)
+    paths = [tuple(path) for path in both.tolist()]
+    assert {path[::-1] for path in paths} == {*paths}
+    assert torch.equal(both.sort(dim=1).values, torch.arange(np.prod(shape), dtype=torch.int32).expand_as(both))
+
+
+def test_reverse_adds_only_the_reversals_that_are_missing():
+    shape = (4, 5, 6)  # where no two paths coincide
+    counts = {name: len({*map(tuple, scan_order.table(f"{name}+reverse", shape).tolist())}) for name in NAMES}
+    assert counts == {
+        "raster": 2, "bidirectional": 2, "tri_oriented": 4, "six_axes": 6, "ss3d": 8, "morton": 2, "hilbert": 2,
+        "random": 2,
+    }  # fmt: skip
+    for name, count in counts.items():
+        assert scan_order.directions(f"{name}+reverse", 3) == count == len(scan_order.table(f"{name}+reverse", shape))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(4,), (3, 5), (2, 3, 4)])
+def test_number_of_directions(name, shape):
+    assert scan_order.directions(name, len(shape)) == len(scan_order.table(name, shape))
 
 
 def test_all_axis_orders_differ():
@@ -152,7 +199,9 @@ def test_a_table_made_under_fake_tensors_stays_there():
         (lambda: scan_order.inter_slice((2, 3), 2), "axis"),
         (lambda: scan_order.serpentine((2, 3), (0, 1), (True,)), "start"),
         (lambda: scan_order.ss3d((2, 3, 4), 6), "orientation"),
-        (lambda: scan_order.ss3d((2, 3, 4, 5), 0), "two or three axes"),
+        (lambda: scan_order.table("spiral", (2, 3)), "name must be one of raster, .* random, or one .* got 'spiral'"),
+        (lambda: scan_order.table("raster+reverse+reverse", (2, 3)), "got 'raster.reverse.reverse'"),
+        (lambda: scan_order.ss3d((2, 3, 4, 5), 0), "one to three axes"),
     ],
 )
 def test_errors_name_the_argument(call, message):

@@ -131,13 +131,21 @@ def test_a_graph_may_overwrite_its_table():
 
 @pytest.mark.parametrize(
     ("name", "grid", "options"),
-    [("unidirectional", [7], []), ("bidirectional", [2, 3], []), ("tri_oriented", GRID, []), ("ss3d", GRID, [4])],
+    [
+        ("raster", [7], []),
+        ("bidirectional", [2, 3], []),
+        ("tri_oriented", GRID, []),
+        ("ss3d", GRID, [4]),
+        ("six_axes", [2, 3], []),
+        ("hilbert+reverse", GRID, []),
+        ("random", [5], []),
+    ],
 )
 def test_opcheck_of_the_tables(name, grid, options):
     operator = torch.ops.nnunetv2_mamba.scan_order_table.default
     torch.library.opcheck(operator, (name, grid, torch.device("cpu"), options))
     made = operator(name, grid, torch.device("cpu"), options)
-    assert torch.equal(made, getattr(scan_order, name)(grid, *options))
+    assert torch.equal(made, scan_order.table(name, grid, "cpu", *options))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -12,7 +12,7 @@ from tiny_dataset import DATASET_ID, NAME
 
 from nnunetv2_mamba import cli
 from nnunetv2_mamba.planning import command
-from nnunetv2_mamba.planning.network_options import parse_options
+from nnunetv2_mamba.planning.network_options import name_of_options, parse_options
 from nnunetv2_mamba.planning.planners import PLANNERS
 
 PLANS = "nnUNetSegMambaGatePlans"
@@ -56,11 +56,57 @@ def test_training_and_prediction_have_the_options(planned, tiny_dataset, monkeyp
 
 
 def test_values():
+    assert parse_options(["scan=hilbert+reverse"]) == {"scan": "hilbert+reverse"}
     pairs = ["gate=multiply", "d_state=32", "dropout=0.1", "fue=true", "layers=[1,2]", "scan=tri_oriented"]
     assert parse_options(pairs) == {
         "gate": "multiply", "d_state": 32, "dropout": 0.1, "fue": True, "layers": [1, 2], "scan": "tri_oriented",
     }  # fmt: skip
     assert parse_options([]) == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"scan": "hilbert"}, "ScanHilbert"),
+        ({"scan": "six_axes+reverse"}, "ScanSixAxesReverse"),
+        ({"scan": "morton", "fusion": "learned"}, "FusionLearnedScanMorton"),
+        ({"fusion": "learned", "scan": "morton"}, "FusionLearnedScanMorton"),
+        ({"fue": True, "d_state": 32}, "DState32FueTrue"),
+    ],
+)
+def test_plans_are_called_after_their_options(options, name):
+    assert name_of_options(options) == name
+
+
+@pytest.mark.parametrize("value", [0.1, [1, 2], None, "a word", "../plans", -1, ""])
+def test_what_makes_no_name(value):
+    with pytest.raises(
+        ValueError, match="--option key=.* makes no name for the plans: give them one with --plans-name"
+    ):
+        name_of_options({"key": value})
+
+
+@pytest.mark.parametrize(
+    ("memory", "name"),
+    [
+        ({}, "nnUNetSegMambaFusionLearnedScanHilbertReversePlans"),
+        ({"gpu_memory": 24.0}, "nnUNetSegMambaFusionLearnedScanHilbertReverse24GPlans"),
+        ({"match": "nnUNetPlans"}, "nnUNetSegMambaFusionLearnedScanHilbertReverseAsDefaultPlans"),
+    ],
+)
+def test_a_scan_makes_plans_with_a_name_of_their_own(memory, name, tiny_dataset, monkeypatch):
+    class MadeError(Exception):
+        pass
+
+    def planner(dataset_id, memory, plans_name, match, options):
+        raise MadeError(plans_name, options)  # before anything is planned
+
+    planner.check_options, planner.__name__ = PLANNERS["SegMamba"].check_options, PLANNERS["SegMamba"].__name__
+    monkeypatch.setitem(command.PLANNERS, "SegMamba", planner)
+    options = {"scan": "hilbert+reverse", "fusion": "learned"}
+    with pytest.raises(MadeError) as made:
+        command.plan(DATASET_ID, "SegMamba", integrity_check=False, processes=1, options=options, **memory)
+    assert made.value.args == (name, options)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +169,11 @@ def test_every_network_has_options():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"options": {"gate": "add"}}, "--option makes other plans .* with --plans-name"),
+        ({"options": {"n_tom_layers_per_stage": [1, 2]}}, "--option n_tom_.* makes no name .* with --plans-name"),
+        ({"options": {"scan": "spiral"}}, "--option scan=spiral: scan must be one of raster, .*; got 'spiral'"),
+        ({"options": {"scan": "hilbert+"}}, "--option scan=hilbert.: scan must be one of raster"),
+        ({"options": {"scan": "hilbert", "fusion": "max"}}, "--option fusion=max: fusion must be one of sum, learned"),
+        ({"options": {"mixer": "lstm"}}, "--option mixer=lstm: mixer must be one of mamba, mamba2, none, conv"),
         ({"options": {"gates": 3}}, "--option gates"),
         ({"plans_name": "../Plans"}, "--plans-name must be letters, digits"),
         ({"plans_name": "mine"}, "with 'Plans' in it; got 'mine'"),

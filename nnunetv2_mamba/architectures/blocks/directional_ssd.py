@@ -9,6 +9,7 @@ from torch import nn
 
 from nnunetv2_mamba.ops import directional_ssd
 
+from .fusion import fusion_weight, weighted
 from .half_precision import saturated
 from .state_space import StateSpaceModel, initial_step_bias
 
@@ -35,14 +36,16 @@ class DirectionalSSD(StateSpaceModel):
         channels: width d of the tokens.
         directions: number K of paths.
         headdim: width that heads shall have; see :func:`head_size`.
+        fusion: see :func:`.fusion.fusion_weight`.
     """
 
-    def __init__(self, channels: int, directions: int, headdim: int):
+    def __init__(self, channels: int, directions: int, headdim: int, fusion: str = "sum"):
         super().__init__()
         self.heads = channels // head_size(channels, headdim)
         self.dt_bias = nn.Parameter(initial_step_bias(torch.empty(directions, self.heads)))
         self.A_log = nn.Parameter(torch.empty(directions, self.heads).uniform_(1, 16).log_())
         self.D = nn.Parameter(torch.ones(directions, self.heads))
+        self.fusion_weight = fusion_weight(fusion, directions, channels)
         for parameter in self.parameters():
             parameter._no_weight_decay = True
 
@@ -67,6 +70,7 @@ class DirectionalSSD(StateSpaceModel):
         Returns:
             ``(batch, length, channels)`` in token order.
         """
+        u = weighted(u, self.fusion_weight)
         scanned = directional_ssd(
             u, delta, -torch.exp(self.A_log.float()), B[..., None, :], C[..., None, :], paths,
             D=self.D.float(), delta_bias=self.dt_bias.float(), delta_softplus=True, z=z,
@@ -80,14 +84,14 @@ class SelectiveSSD(nn.Module):
     Takes the place of :class:`.DirectionalSSM`, with Mamba-2's scan.
 
     Args:
-        channels, directions, headdim: see :class:`DirectionalSSD`.
+        channels, directions, headdim, fusion: see :class:`DirectionalSSD`.
         d_state: state size n.
     """
 
-    def __init__(self, channels: int, directions: int, d_state: int, headdim: int):
+    def __init__(self, channels: int, directions: int, d_state: int, headdim: int, fusion: str = "sum"):
         super().__init__()
         self.d_state = d_state
-        self.ssd = DirectionalSSD(channels, directions, headdim)
+        self.ssd = DirectionalSSD(channels, directions, headdim, fusion)
         bound = channels**-0.5
         projection = torch.empty(directions, self.ssd.heads + 2 * d_state, channels).uniform_(-bound, bound)
         self.x_proj_weight = nn.Parameter(projection)

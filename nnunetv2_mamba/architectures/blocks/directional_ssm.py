@@ -7,6 +7,7 @@ from torch import nn
 
 from nnunetv2_mamba.ops import directional_scan
 
+from .fusion import fusion_weight, weighted
 from .half_precision import saturated
 from .state_space import StateSpaceModel, initial_step_bias
 
@@ -25,12 +26,21 @@ class DirectionalSSM(StateSpaceModel):
         dt_init: ``"all"`` draws every direction's initial step size from [0.001, 0.1] (Mamba's own initialisation);
             ``"first"`` does so for the first direction only and leaves the others at ``nn.Linear``'s default, which is
             what SegMamba's released code does (initial step about 0.69).
+        fusion: see :func:`.fusion.fusion_weight`.
 
     Raises:
-        ValueError: for an unknown ``dt_init``.
+        ValueError: for an unknown ``dt_init`` or ``fusion``.
     """
 
-    def __init__(self, channels: int, directions: int, d_state: int, dt_rank: int, dt_init: str = "all"):
+    def __init__(
+        self,
+        channels: int,
+        directions: int,
+        d_state: int,
+        dt_rank: int,
+        dt_init: str = "all",
+        fusion: str = "sum",
+    ):
         super().__init__()
         if dt_init not in ("all", "first"):
             raise ValueError(f"dt_init must be 'all' or 'first', got {dt_init!r}")
@@ -40,6 +50,7 @@ class DirectionalSSM(StateSpaceModel):
         self.dt_proj_bias = nn.Parameter(torch.empty(directions, channels))
         self.A_log = nn.Parameter(torch.empty(directions, channels, d_state))
         self.D = nn.Parameter(torch.ones(directions, channels))
+        self.fusion_weight = fusion_weight(fusion, directions, channels)
         for parameter in (self.dt_proj_bias, self.A_log, self.D):
             parameter._no_weight_decay = True
         self._reset_parameters(dt_init)
@@ -56,9 +67,9 @@ class DirectionalSSM(StateSpaceModel):
         self.A_log.copy_(torch.arange(1, self.d_state + 1).log().expand_as(self.A_log))
 
     @staticmethod
-    def weights_per_channel(directions: int, d_state: int, dt_rank: int) -> int:
-        """Number of parameters per channel: x_proj, dt_proj with its bias, A and D of every direction."""
-        return directions * ((dt_rank + 2 * d_state) + (dt_rank + 1) + d_state + 1)
+    def weights_per_channel(directions: int, d_state: int, dt_rank: int, fusion: str = "sum") -> int:
+        """Number of parameters per channel: x_proj, dt_proj with its bias, A, D and the fusion of every direction."""
+        return directions * ((dt_rank + 2 * d_state) + (dt_rank + 1) + d_state + 1 + (fusion == "learned"))
 
     def forward(self, u: torch.Tensor, paths: torch.Tensor, z: torch.Tensor | None = None) -> torch.Tensor:
         """Scan ``u`` along ``paths``.
@@ -79,7 +90,7 @@ class DirectionalSSM(StateSpaceModel):
         dt, B, C = projected.split((self.dt_rank, self.d_state, self.d_state), dim=-1)
         delta = saturated(dt @ self.dt_proj_weight.transpose(1, 2))
         scanned = directional_scan(
-            u, delta, -torch.exp(self.A_log.float()), B, C, paths,
+            weighted(u, self.fusion_weight), delta, -torch.exp(self.A_log.float()), B, C, paths,
             D=self.D.float(), delta_bias=self.dt_proj_bias.float(), delta_softplus=True, z=z,
         )  # fmt: skip
         return saturated(scanned)

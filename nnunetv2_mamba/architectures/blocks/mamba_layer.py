@@ -15,17 +15,17 @@ from .tokens import to_tokens, to_volume
 
 
 class MambaLayer(nn.Module):
-    """``Mamba(LayerNorm(tokens))``: one forward scan, no residual, in fp32 (or fp64) under any autocast.
+    """``Mamba(LayerNorm(tokens))``, no residual, in fp32 (or fp64) under any autocast.
 
-    The tokens are the raster of the volume. With ``channel_grid`` the roles are swapped: the tokens are the channels in
-    their order, and their width is the number of voxels, so that the weights belong to one size of the volume.
+    The tokens are the voxels. With ``channel_grid`` the roles are swapped: the tokens are the channels, a line in their
+    order, and their width is the number of voxels, so that the weights belong to one size of the volume.
 
     Args:
         channels: of the volume.
         conv_op: ``nn.Conv2d`` or ``nn.Conv3d``.
         channel_grid: the size of the volume, to take its channels as tokens.
         mixer: a name of ``blocks.mixers``. With channels as tokens, ``"conv"`` runs along the channels.
-        mixer_options: see :class:`.MixerOptions`.
+        scan, mixer_options: see :class:`.MixerOptions`.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class MambaLayer(nn.Module):
         conv_op: type[nn.Module],
         channel_grid: Sequence[int] | None = None,
         mixer: str = "mamba",
+        scan: str = "raster",
         **mixer_options: Any,
     ):
         super().__init__()
@@ -41,7 +42,7 @@ class MambaLayer(nn.Module):
         if channel_grid is not None:
             channels, conv_op = math.prod(channel_grid), nn.Conv1d
         self.norm = nn.LayerNorm(channels)
-        self.mamba = sequence_mixer(mixer, channels, conv_op, "unidirectional", **mixer_options)
+        self.mamba = sequence_mixer(mixer, channels, conv_op, scan, **mixer_options)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         channels, *grid = x.shape[1:]

@@ -1,37 +1,46 @@
-"""The orders in which scans walk a grid, by name."""
+"""The orders in which scans walk a grid, by name: what a network takes as ``scan``."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Sequence
+from itertools import count
+from typing import Any, NamedTuple
 
 import torch
 
 from nnunetv2_mamba.ops import scan_order
 
+ORIENTATIONS = 6  # of the serpentines
+REVERSE = "+reverse"
+
 
 class ScanPaths(NamedTuple):
     """One way to walk a grid.
 
-    Args:
-        directions: number of paths.
-        table: the paths on a grid, int32 ``(directions, length)``, on a device (see ``ops.scan_order``).
+    Attributes:
+        name: of a table of ``ops.scan_order``.
+        options: of that table.
     """
 
-    directions: int
-    table: Callable[[tuple[int, ...], torch.device], torch.Tensor]
+    name: str
+    options: tuple[int, ...] = ()
+
+    def directions(self, dims: int) -> int:
+        """Number of paths over a grid of ``dims`` axes."""
+        return scan_order.directions(self.name, dims)
+
+    def table(self, grid: Sequence[int], device: torch.device) -> torch.Tensor:
+        """The paths on a grid, int32 ``(directions, length)``, on a device (see ``ops.scan_order``)."""
+        return scan_order.table(self.name, grid, device, *self.options)
 
 
-def _ss3d(orientation: int) -> ScanPaths:
-    return ScanPaths(8, lambda grid, device: scan_order.ss3d(grid, orientation, device))
-
-
-# ss3d_0 to ss3d_5 are MedSegMamba's six orientations.
+# What a network takes; each with the reversals that it does not have yet, too.
+SCANS = ("raster", "bidirectional", "tri_oriented", "six_axes", "serpentine", "morton", "hilbert", "random")
+# What a layer takes. ss3d_0 to ss3d_5 are MedSegMamba's six orientations.
 PATHS = {
-    "unidirectional": ScanPaths(1, scan_order.unidirectional),
-    "bidirectional": ScanPaths(2, scan_order.bidirectional),
-    "tri_oriented": ScanPaths(3, scan_order.tri_oriented),
-    **{f"ss3d_{orientation}": _ss3d(orientation) for orientation in range(6)},
+    **{scan: ScanPaths(scan.replace("serpentine", "ss3d")) for name in SCANS for scan in (name, name + REVERSE)},
+    **{f"ss3d_{orientation}": ScanPaths("ss3d", (orientation,)) for orientation in range(ORIENTATIONS)},
+    "unidirectional": ScanPaths("raster"),  # as raster was called
 }
 
 
@@ -41,6 +50,33 @@ def scan_paths(scan: str) -> ScanPaths:
     Raises:
         ValueError: if there are none.
     """
-    if scan not in PATHS:
-        raise ValueError(f"scan must be one of {', '.join(PATHS)}; got {scan!r}")
-    return PATHS[scan]
+    return PATHS[check_scan(scan)]
+
+
+def check_scan(scan: Any) -> str:
+    """Return ``scan`` if paths have that name.
+
+    Raises:
+        ValueError: otherwise.
+    """
+    if not isinstance(scan, str) or scan not in PATHS:
+        raise ValueError(f"scan must be one of {', '.join(SCANS)}, or one of them and {REVERSE}; got {scan!r}")
+    return scan
+
+
+def scan_of_block(scan: str, block: int) -> str:
+    """What the block of this number, counted through a network, takes where the network takes ``scan``.
+
+    Serpentines change their orientation from block to block, as in MedSegMamba; others stay.
+
+    Raises:
+        ValueError: for an unknown ``scan``.
+    """
+    turning = check_scan(scan).removesuffix(REVERSE) == "serpentine"  # it has its reversals
+    return f"ss3d_{block % ORIENTATIONS}" if turning else scan
+
+
+def scans_of_stages(scan: str, n_blocks: Sequence[int]) -> list[list[str]]:
+    """The same for every block of every stage, where the stages have so many."""
+    blocks = count()
+    return [[scan_of_block(scan, next(blocks)) for _ in range(n)] for n in n_blocks]

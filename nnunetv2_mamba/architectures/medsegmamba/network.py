@@ -13,6 +13,7 @@ from ..blocks.depthwise_conv import DepthwiseConv
 from ..blocks.dimensions import same_padding
 from ..blocks.half_precision import saturate_layers
 from ..blocks.mixers import check_mixer, sequence_mixer
+from ..blocks.scan_paths import scan_of_block
 from ..blocks.tokens import to_tokens, to_volume
 from ..contract import PlannedNetwork
 from ..topology import Topology, total_stride
@@ -22,7 +23,6 @@ from .ss3d import SS3D, SS3D_MIXERS
 from .vss3d import VSS3DBlock
 
 BOTTLENECKS = ("ss3d", "tom", "transformer", "none", "conv")
-ORIENTATIONS = 6
 CONV_BOTTLENECK_KERNEL = 7
 TRANSFORMER_MLP_CHANNELS = 1728
 
@@ -106,6 +106,9 @@ class MedSegMamba(PlannedNetwork):
         headdim: width of a head of Mamba-2, default 64; see :func:`.directional_ssd.head_size` for widths that do not
             fit.
         expand: factor of the inner width of ``"ss3d"`` and ``"tom"``; default 1, with ``"tom"`` 2.
+        scan: the paths of ``"ss3d"`` and ``"tom"``, see ``docs/scan_orders.md``; default ``"serpentine"``, whose
+            orientation turns from block to block, with ``"tom"`` ``"tri_oriented"``.
+        fusion: ``"sum"`` of the paths or ``"learned"``, with a weight per path and channel.
         dropout, drop_path: rates inside the bottleneck.
         position_grid: size of the bottleneck grid for which ``"transformer"`` learns position embeddings (patch size
             over total stride); required there and refused elsewhere.
@@ -131,6 +134,8 @@ class MedSegMamba(PlannedNetwork):
         d_state: int | None = None,
         headdim: int | None = None,
         expand: int | None = None,
+        scan: str | None = None,
+        fusion: str = "sum",
         dropout: float = 0.1,
         drop_path: float = 0.3,
         position_grid: Sequence[int] | None = None,
@@ -144,6 +149,8 @@ class MedSegMamba(PlannedNetwork):
             raise ValueError(
                 f"d_state, headdim and expand have no effect with bottleneck={bottleneck!r}; leave them out"
             )
+        if (scan, fusion) != (None, "sum") and bottleneck not in ("ss3d", "tom"):
+            raise ValueError(f"scan and fusion have no effect with bottleneck={bottleneck!r}; leave them out")
         headdim = 64 if headdim is None else headdim
         if (position_grid is not None) != (bottleneck == "transformer"):
             raise ValueError("position_grid must be given with bottleneck='transformer', and only then")
@@ -158,14 +165,15 @@ class MedSegMamba(PlannedNetwork):
         def token_mixer(index: int) -> nn.Module | None:
             width, kernel = bottleneck_channels, kernels[-1]
             if bottleneck == "ss3d":
-                scan = f"ss3d_{index % ORIENTATIONS}"
-                options = {"d_state": d_state or 64, "expand": expand or 1, "headdim": headdim}
+                paths = scan_of_block("serpentine" if scan is None else scan, index)
+                options = {"d_state": d_state or 64, "expand": expand or 1, "headdim": headdim, "fusion": fusion}
                 if mixer in SS3D_MIXERS:
-                    return SS3D(width, conv_op, kernel, scan, dropout=dropout, mixer=mixer, **options)
-                return sequence_mixer(mixer, width, conv_op, scan, **options)
+                    return SS3D(width, conv_op, kernel, paths, dropout=dropout, mixer=mixer, **options)
+                return sequence_mixer(mixer, width, conv_op, paths, **options)
             if bottleneck == "tom":
-                options = {"d_state": d_state or 16, "expand": expand or 2, "headdim": headdim, "dt_init": "first"}
-                return sequence_mixer(mixer, width, conv_op, "tri_oriented", **options)
+                paths = scan_of_block("tri_oriented" if scan is None else scan, index)
+                options = {"d_state": d_state or 16, "expand": expand or 2, "headdim": headdim, "fusion": fusion}
+                return sequence_mixer(mixer, width, conv_op, paths, dt_init="first", **options)
             if bottleneck == "transformer":
                 return SelfAttention(width, conv_op, dropout=dropout, mixer=mixer)
             if bottleneck == "conv":

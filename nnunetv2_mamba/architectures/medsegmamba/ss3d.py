@@ -12,6 +12,7 @@ from ..blocks.depthwise_conv import DepthwiseConv, kernel_size_for
 from ..blocks.dimensions import spatial_dims
 from ..blocks.directional_ssd import SelectiveSSD
 from ..blocks.directional_ssm import DirectionalSSM
+from ..blocks.fusion import check_fusion
 from ..blocks.mixers import OWN_MIXERS, check_mixer
 from ..blocks.recompute import recomputed_but_for_scans
 from ..blocks.scan_paths import scan_paths
@@ -20,7 +21,7 @@ SS3D_MIXERS = (*OWN_MIXERS, "mamba2")
 
 
 class SS3D(nn.Module):
-    """Linear, depthwise convolution, SiLU, eight serpentine selective scans summed, LayerNorm, linear.
+    """Linear, depthwise convolution, SiLU, selective scans (eight serpentines) summed, LayerNorm, linear.
 
     Cao et al. 2024 (arXiv 2409.08307), variant "v5" of the released code: no gate and no causal convolution. The
     released code walks a 12x12x12 grid; here the same paths are generated for any grid, 2D too.
@@ -28,16 +29,18 @@ class SS3D(nn.Module):
     Args:
         d_model: width of the tokens; dt has rank ``ceil(d_model / 16)``.
         conv_op, kernel_size: of the depthwise convolution.
-        scan: a name of ``blocks.scan_paths.PATHS``: ``"ss3d_0"`` to ``"ss3d_5"``, which axes the paths run along.
+        scan: a name of ``blocks.scan_paths.PATHS``; ``"ss3d_0"`` to ``"ss3d_5"`` are the paper's, by the axes they run
+            along.
         d_state: state size.
         expand: factor of the inner width.
         dropout: after the output projection.
         mixer: ``"mamba"``; ``"mamba2"`` puts Mamba-2's scans in place of Mamba's, ``"none"`` the identity, ``"conv"`` a
             depthwise convolution of about as many weights as Mamba's.
         headdim: width of a head of Mamba-2; see :func:`.directional_ssd.head_size` for widths that do not fit.
+        fusion: see :class:`.DirectionalSSM`.
 
     Raises:
-        ValueError: for an unknown ``scan`` or ``mixer``.
+        ValueError: for an unknown ``scan``, ``mixer`` or ``fusion``.
     """
 
     def __init__(
@@ -51,20 +54,22 @@ class SS3D(nn.Module):
         dropout: float = 0.0,
         mixer: str = "mamba",
         headdim: int = 64,
+        fusion: str = "sum",
     ):
         super().__init__()
         self.mixer, self.scan = check_mixer(mixer, SS3D_MIXERS, " in SS3D"), scan
-        directions = scan_paths(scan).directions
+        check_fusion(fusion)
+        directions = scan_paths(scan).directions(spatial_dims(conv_op))
         dt_rank = math.ceil(d_model / 16)
         inner = expand * d_model
         self.in_proj = nn.Linear(d_model, inner, bias=False)
         self.depthwise_conv = DepthwiseConv(inner, conv_op, kernel_size)
         if mixer == "mamba":
-            self.ssm = DirectionalSSM(inner, directions, d_state, dt_rank)
+            self.ssm = DirectionalSSM(inner, directions, d_state, dt_rank, fusion=fusion)
         elif mixer == "mamba2":
-            self.ssm = SelectiveSSD(inner, directions, d_state, headdim)
+            self.ssm = SelectiveSSD(inner, directions, d_state, headdim, fusion)
         elif mixer == "conv":
-            weights = DirectionalSSM.weights_per_channel(directions, d_state, dt_rank)
+            weights = DirectionalSSM.weights_per_channel(directions, d_state, dt_rank, fusion)
             self.conv = DepthwiseConv(inner, conv_op, kernel_size_for(weights, spatial_dims(conv_op)))
         self.out_norm = nn.LayerNorm(inner)
         self.out_proj = nn.Linear(inner, d_model, bias=False)

@@ -14,6 +14,7 @@ from torch import nn
 from ..blocks.half_precision import saturate_layers, saturated
 from ..blocks.mixers import sequence_mixer
 from ..blocks.plain_conv import PlainConvBlock
+from ..blocks.scan_paths import scans_of_stages
 from ..blocks.tokens import to_tokens, to_volume
 from ..contract import PlannedNetwork
 from ..segmamba.gated_spatial_conv import GatedSpatialConv
@@ -22,7 +23,6 @@ from ..topology import Topology, per_stage
 from .fused_head import FusedHead
 from .kan import kan_block
 
-SCANS = ("bidirectional", "tri_oriented")
 WIRINGS = ("inline", "skip")
 LAYOUTS = ("nnunet", "segmamba")
 LAYER_SCALE = 1e-2  # how much of the KAN block the stage starts with
@@ -54,8 +54,7 @@ class BSAStage(nn.Module):
         channels: int,
         conv_op: type[nn.Module],
         kernel_size: Sequence[int],
-        n_mamba_layers: int,
-        scan: str,
+        scans: Sequence[str],
         mixer: str,
         kan: str,
         kan_wiring: str,
@@ -66,7 +65,7 @@ class BSAStage(nn.Module):
         self.downsample = downsample
         self.gated_conv = GatedSpatialConv(channels, conv_op, kernel_size, gate)
         self.mamba_layers = nn.ModuleList(
-            _MambaLayer(channels, conv_op, scan, mixer, **mixer_options) for _ in range(n_mamba_layers)
+            _MambaLayer(channels, conv_op, scan, mixer, **mixer_options) for scan in scans
         )
         self.kan = nn.Sequential(get_matching_instancenorm(conv_op)(channels), *kan_block(kan, channels, conv_op))
         if kan_wiring == "inline":
@@ -145,7 +144,8 @@ class MSDKMamba(PlannedNetwork):
     Args:
         planned, planned_by_name: see :class:`.PlannedNetwork`.
         n_mamba_layers_per_stage: Mamba layers of each of the ``n_stages - 1`` stages after the first.
-        scan: ``"bidirectional"`` (forward and reverse) or ``"tri_oriented"`` (inter-slice, too, as SegMamba).
+        scan: the paths of the Mamba layers; see ``docs/scan_orders.md``. ``"bidirectional"`` is forward and reverse,
+            ``"tri_oriented"`` inter-slice, too, as SegMamba.
         kan: ``"rational"``, ``"bspline"``, ``"rbf"``, or the control ``"mlp"``; see :func:`.msd_kmamba.kan.kan_block`.
         kan_wiring: ``"inline"`` or ``"skip"``; see :class:`BSAStage`.
         gate: ``"add"`` or ``"multiply"`` in the gated spatial convolution.
@@ -158,6 +158,7 @@ class MSDKMamba(PlannedNetwork):
             decoder. The latter with ``kan_wiring="skip"`` and widths 48, 96, 192, 384, 768 is SegMamba with two scans
             and a KAN.
         fused_head: whether deep supervision adds the fusion.
+        fusion: of the paths: their ``"sum"`` or ``"learned"``, with a weight per path and channel.
 
     Raises:
         ValueError: for arguments that do not fit each other, and in ``forward`` for an input that does not fit.
@@ -181,9 +182,10 @@ class MSDKMamba(PlannedNetwork):
         headdim: int = 64,
         layout: str = "nnunet",
         fused_head: bool = False,
+        fusion: str = "sum",
         **planned_by_name: Any,
     ):
-        choices = {"scan": (scan, SCANS), "kan_wiring": (kan_wiring, WIRINGS), "layout": (layout, LAYOUTS)}
+        choices = {"kan_wiring": (kan_wiring, WIRINGS), "layout": (layout, LAYOUTS)}
         for name, (value, allowed) in choices.items():
             if value not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
@@ -192,11 +194,12 @@ class MSDKMamba(PlannedNetwork):
         n_mamba_layers = per_stage("n_mamba_layers_per_stage", n_mamba_layers_per_stage, topology.n_stages - 1)
 
         def make_stage(level: int, downsample: nn.Module, width: int) -> BSAStage:
-            kernel, n_layers = topology.kernel_sizes[level], n_mamba_layers[level - 1]
-            kinds = {"scan": scan, "mixer": mixer, "kan": kan, "kan_wiring": kan_wiring, "gate": gate}
+            kernel = topology.kernel_sizes[level]
+            kinds = {"mixer": mixer, "kan": kan, "kan_wiring": kan_wiring, "gate": gate, "fusion": fusion}
             sizes = {"d_state": d_state, "headdim": headdim}
-            return BSAStage(downsample, width, conv_op, kernel, n_layers, **kinds, **sizes)
+            return BSAStage(downsample, width, conv_op, kernel, scans[level - 1], **kinds, **sizes)
 
+        scans = scans_of_stages(scan, n_mamba_layers)
         nnunet = layout == "nnunet"
         encoder_class, make_level = (MSDKMambaEncoder, _decoder_level) if nnunet else (SegMambaEncoder, decoder_level)
         self.encoder = encoder_class(self.input_channels, topology, conv_op, make_stage)

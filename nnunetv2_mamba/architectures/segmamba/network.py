@@ -13,6 +13,7 @@ from torch import nn
 from ..blocks.dimensions import same_padding
 from ..blocks.half_precision import saturate_layers
 from ..blocks.recompute import recomputed
+from ..blocks.scan_paths import scans_of_stages
 from ..contract import PlannedNetwork
 from ..topology import Topology, per_stage
 from .feature_uncertainty import FeatureLevelUncertaintyEstimation
@@ -30,7 +31,7 @@ class _Stage(nn.Module):
         channels: int,
         conv_op: type[nn.Module],
         kernel_size: Sequence[int],
-        n_tom_layers: int,
+        scans: Sequence[str],
         gate: str,
         fue: bool,
         tom_options: dict,
@@ -39,7 +40,7 @@ class _Stage(nn.Module):
         self.downsample = downsample
         self.gated_conv = GatedSpatialConv(channels, conv_op, kernel_size, gate)
         self.tom_layers = nn.Sequential(
-            *(TriOrientedMambaLayer(channels, conv_op, **tom_options) for _ in range(n_tom_layers))
+            *(TriOrientedMambaLayer(channels, conv_op, scan=scan, **tom_options) for scan in scans)
         )
         self.skip_mlp = nn.Sequential(
             get_matching_instancenorm(conv_op)(channels),
@@ -131,6 +132,8 @@ class SegMamba(PlannedNetwork):
             about as many weights) in place of the state-space part.
         d_state: state size.
         headdim: width of a head of Mamba-2; see :func:`.directional_ssd.head_size` for widths that do not fit.
+        scan: the paths of the Mamba layers; see ``docs/scan_orders.md``.
+        fusion: ``"sum"`` of the paths or ``"learned"``, with a weight per path and channel.
 
     Raises:
         ValueError: for arguments that do not fit each other, and in ``forward`` for an input that does not fit.
@@ -150,17 +153,20 @@ class SegMamba(PlannedNetwork):
         mixer: str = "mamba",
         d_state: int = 16,
         headdim: int = 64,
+        scan: str = "tri_oriented",
+        fusion: str = "sum",
         **planned_by_name: Any,
     ):
         super().__init__(*planned, **planned_by_name)
         topology, conv_op = self.topology, self.conv_op
         n_tom_layers = per_stage("n_tom_layers_per_stage", n_tom_layers_per_stage, topology.n_stages - 1)
-        tom_options = {"residual": tom_residual, "dt_init": dt_init, "mixer": mixer, "d_state": d_state}
-        tom_options["headdim"] = headdim
+        scans = scans_of_stages(scan, n_tom_layers)
+        tom_options = {"residual": tom_residual, "dt_init": dt_init, "mixer": mixer, "fusion": fusion}
+        tom_options |= {"d_state": d_state, "headdim": headdim}
 
         def make_stage(level: int, downsample: nn.Module, width: int) -> _Stage:
             kernel = topology.kernel_sizes[level]
-            return _Stage(downsample, width, conv_op, kernel, n_tom_layers[level - 1], gate, fue, tom_options)
+            return _Stage(downsample, width, conv_op, kernel, scans[level - 1], gate, fue, tom_options)
 
         self.encoder = SegMambaEncoder(self.input_channels, topology, conv_op, make_stage)
         self.decoder = self.make_decoder(partial(decoder_level, topology, conv_op))

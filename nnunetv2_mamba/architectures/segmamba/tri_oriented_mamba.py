@@ -24,7 +24,7 @@ class TriOrientedMambaLayer(nn.Module):
         residual: False reproduces checkpoints from before 5 June 2024, when the released code had no residual here.
         dt_init: ``"first"`` as in the released code, ``"all"`` as in Mamba (see :class:`DirectionalSSM`).
         mixer: a name of ``blocks.mixers``.
-        mixer_options: see :class:`.MixerOptions`.
+        scan, mixer_options: see :class:`.MixerOptions`.
     """
 
     def __init__(
@@ -34,12 +34,13 @@ class TriOrientedMambaLayer(nn.Module):
         residual: bool = True,
         dt_init: str = "first",
         mixer: str = "mamba",
+        scan: str = "tri_oriented",
         **mixer_options: Any,
     ):
         super().__init__()
         self.residual = residual
         self.norm = nn.LayerNorm(channels)
-        self.mamba = sequence_mixer(mixer, channels, conv_op, "tri_oriented", dt_init=dt_init, **mixer_options)
+        self.mamba = sequence_mixer(mixer, channels, conv_op, scan, dt_init=dt_init, **mixer_options)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         grid = x.shape[2:]

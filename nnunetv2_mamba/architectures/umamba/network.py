@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import count
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import nn
 
 from ..blocks.half_precision import saturate_layers
 from ..blocks.mamba_layer import MambaLayer
+from ..blocks.scan_paths import scan_of_block
 from ..contract import PlannedNetwork
 from ..topology import Topology
 from .residual_block import ResidualBlock
@@ -135,6 +137,8 @@ class UMambaBot(_UMamba):
             about as many weights) in place of causal convolution and scan.
         d_state: state size.
         headdim: width of a head of Mamba-2; see :func:`.directional_ssd.head_size` for widths that do not fit.
+        scan: the paths of the Mamba layer; see ``docs/scan_orders.md``. The paper's is ``"raster"``.
+        fusion: ``"sum"`` of the paths or ``"learned"``, with a weight per path and channel.
 
     Raises:
         ValueError: for arguments that do not fit each other, and in ``forward`` for an input that does not fit.
@@ -148,12 +152,14 @@ class UMambaBot(_UMamba):
         mixer: str = "mamba",
         d_state: int = 16,
         headdim: int = 64,
+        scan: str = "raster",
+        fusion: str = "sum",
         **planned_by_name: Any,
     ):
         super().__init__(*planned, **planned_by_name)
         layers: list[nn.Module] = [nn.Identity() for _ in range(self.topology.n_stages - 1)]
-        options = {"mixer": mixer, "d_state": d_state, "headdim": headdim}
-        layers.append(MambaLayer(self.topology.features[-1], self.conv_op, **options))
+        options = {"mixer": mixer, "d_state": d_state, "headdim": headdim, "fusion": fusion}
+        layers.append(MambaLayer(self.topology.features[-1], self.conv_op, scan=scan_of_block(scan, 0), **options))
         self.build(layers, n_blocks_per_stage, n_blocks_per_stage_decoder)
 
 
@@ -184,19 +190,22 @@ class UMambaEnc(_UMamba):
         mixer: str = "mamba",
         d_state: int = 16,
         headdim: int = 64,
+        scan: str = "raster",
+        fusion: str = "sum",
         patch_size: Sequence[int],
         **planned_by_name: Any,
     ):
         super().__init__(*planned, **planned_by_name)
-        topology = self.topology
-        options = {"mixer": mixer, "d_state": d_state, "headdim": headdim}
+        topology, blocks = self.topology, count()
+        options = {"mixer": mixer, "d_state": d_state, "headdim": headdim, "fusion": fusion}
         layers: list[nn.Module] = []
         for level, (width, grid) in enumerate(zip(topology.features, topology.grids(patch_size), strict=True)):
             if len(grid) == 2 and (topology.n_stages - level) % 2 == 0:
                 layers.append(nn.Identity())
             else:
                 channel_grid = grid if math.prod(grid) <= width else None
-                layers.append(MambaLayer(width, self.conv_op, channel_grid, **options))
+                of_block = scan_of_block(scan, next(blocks))
+                layers.append(MambaLayer(width, self.conv_op, channel_grid, scan=of_block, **options))
         self.build(layers, n_blocks_per_stage, n_blocks_per_stage_decoder)
         self.patch_size = tuple(patch_size)
         self.bound_to_patch_size = any(isinstance(layer, MambaLayer) and layer.channels_as_tokens for layer in layers)

@@ -15,6 +15,7 @@ from torch import nn
 
 from ..blocks.half_precision import saturate_inputs, saturate_layers
 from ..blocks.mamba_layer import MambaLayer
+from ..blocks.scan_paths import scan_of_block
 from ..contract import PlannedNetwork
 from ..topology import per_stage
 
@@ -41,6 +42,8 @@ class UMamba2(PlannedNetwork):
         expand: factor of the inner width.
         mixer: ``"mamba2"``, or a control: ``"none"`` (identity) or ``"conv"`` (depthwise convolution of about as many
             weights) in place of causal convolution and scan; both keep projections, gate and the norm after it.
+        scan: the paths of the Mamba layer; see ``docs/scan_orders.md``. The paper's is ``"raster"``.
+        fusion: ``"sum"`` of the paths or ``"learned"``, with a weight per path and channel.
         conv_bias, norm_op, norm_op_kwargs, dropout_op, dropout_op_kwargs, nonlin, nonlin_kwargs: of the convolutions,
             as in ``ResidualEncoderUNet``; the defaults are nnU-Net's: bias, affine instance norm, no dropout,
             LeakyReLU.
@@ -75,6 +78,8 @@ class UMamba2(PlannedNetwork):
         headdim: int = 80,
         expand: int = 2,
         mixer: str = "mamba2",
+        scan: str = "raster",
+        fusion: str = "sum",
         conv_bias: bool = True,
         norm_op: type[nn.Module] | None = None,
         norm_op_kwargs: Mapping[str, Any] | None = None,
@@ -108,8 +113,9 @@ class UMamba2(PlannedNetwork):
             {"inplace": True} if nonlin_kwargs is None else nonlin_kwargs,
             return_skips=True,
         )
-        layer_options = {"mixer": mixer, "d_state": d_state, "headdim": headdim, "expand": expand}
-        self.mamba_layer = MambaLayer(topology.features[-1], conv_op, controls_of="mamba2", **layer_options)
+        options = {"mixer": mixer, "d_state": d_state, "headdim": headdim, "expand": expand, "fusion": fusion}
+        options["scan"] = scan_of_block(scan, 0)
+        self.mamba_layer = MambaLayer(topology.features[-1], conv_op, controls_of="mamba2", **options)
         plain = UNetDecoder(self.encoder, self.num_classes, n_convs, deep_supervision=False)
         levels = list(zip(plain.transpconvs, plain.stages, strict=True))
         self.decoder = self.make_decoder(lambda level: levels[-1 - level])

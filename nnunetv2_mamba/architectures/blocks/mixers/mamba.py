@@ -23,23 +23,23 @@ class DirectionalMamba(GatedMixer):
 
     ``in_proj``, the gate and ``out_proj`` are shared; every direction has its own causal convolution and state-space
     parameters, and the directions are summed before the gate (SegMamba's "Mamba v3": ``scan="tri_oriented"``; the
-    original block: ``scan="unidirectional"``). Gating the sum once equals SegMamba's gating of each direction.
+    original block: ``scan="raster"``). Gating the sum once equals SegMamba's gating of each direction.
     """
 
     def __init__(self, options: MixerOptions):
         super().__init__(options)
-        directions, inner, d_conv = scan_paths(options.scan).directions, options.inner, options.d_conv
+        directions, inner, d_conv = options.directions, options.inner, options.d_conv
         self.scan = options.scan
         bound = d_conv**-0.5  # nn.Conv1d's default for a depthwise kernel
         self.conv_weight = nn.Parameter(torch.empty(directions, inner, d_conv).uniform_(-bound, bound))
         self.conv_bias = nn.Parameter(torch.empty(directions, inner).uniform_(-bound, bound))
-        self.ssm = DirectionalSSM(inner, directions, options.d_state, options.dt_rank, options.dt_init)
+        self.ssm = DirectionalSSM(inner, directions, options.d_state, options.dt_rank, options.dt_init, options.fusion)
 
     @classmethod
     def sequence_weights(cls, options: MixerOptions) -> int:
         """Causal convolution and state-space model of every direction."""
-        directions = scan_paths(options.scan).directions
-        per_channel = DirectionalSSM.weights_per_channel(directions, options.d_state, options.dt_rank)
+        directions, sizes = options.directions, (options.d_state, options.dt_rank)
+        per_channel = DirectionalSSM.weights_per_channel(directions, *sizes, options.fusion)
         return options.inner * (per_channel + directions * (options.d_conv + 1))
 
     def mix(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:

@@ -29,8 +29,8 @@ class DirectionalMamba2(GatedMixer):
     """
 
     def __init__(self, options: MixerOptions):
-        directions, inner, d_state = scan_paths(options.scan).directions, options.inner, options.d_state
-        ssd = DirectionalSSD(inner, directions, options.headdim)
+        directions, inner, d_state = options.directions, options.inner, options.d_state
+        ssd = DirectionalSSD(inner, directions, options.headdim, options.fusion)
         sizes = (inner, inner, directions * 2 * d_state, directions * ssd.heads)
         super().__init__(options, projected=sum(sizes))
         self.sizes, self.scan, self.d_state = sizes, options.scan, d_state
@@ -43,11 +43,12 @@ class DirectionalMamba2(GatedMixer):
 
     @classmethod
     def sequence_weights(cls, options: MixerOptions) -> int:
-        """Projections to B, C and the steps, causal convolution, A, D and dt bias of every direction."""
+        """Projections to B, C and the steps, causal convolution, A, D, dt bias and fusion of every direction."""
         heads = options.inner // head_size(options.inner, options.headdim)
         projected = (2 * options.d_state + heads) * options.d_model
         convolved = (options.inner + 2 * options.d_state) * (options.d_conv + 1)
-        return scan_paths(options.scan).directions * (projected + convolved + 3 * heads)
+        fusion = options.inner if options.fusion == "learned" else 0
+        return options.directions * (projected + convolved + 3 * heads + fusion)
 
     def mix(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
         paths = scan_paths(self.scan).table(tuple(grid), tokens.device)

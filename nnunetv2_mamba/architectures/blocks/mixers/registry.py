@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..dimensions import spatial_dims
+from ..fusion import check_fusion
 from ..scan_paths import scan_paths
 
 
@@ -24,6 +26,7 @@ class MixerOptions:
         d_state, d_conv, expand: state size, width of the causal convolution, factor of the inner width.
         dt_init: see :class:`~..directional_ssm.DirectionalSSM`.
         headdim: Mamba-2's width of a head; see :func:`~..directional_ssd.head_size`.
+        fusion: see :func:`~..fusion.fusion_weight`.
         controls_of: the mixer whose controls ``"none"`` and ``"conv"`` shall be.
     """
 
@@ -35,10 +38,17 @@ class MixerOptions:
     expand: int = 2
     dt_init: str = "all"
     headdim: int = 64
+    fusion: str = "sum"
     controls_of: str = "mamba"
 
     def __post_init__(self) -> None:
-        scan_paths(self.scan)  # raises ValueError for an unknown one
+        scan_paths(self.scan)  # these raise ValueError for an unknown one
+        check_fusion(self.fusion)
+
+    @property
+    def directions(self) -> int:
+        """Number of paths of the scan."""
+        return scan_paths(self.scan).directions(spatial_dims(self.conv_op))
 
     @property
     def inner(self) -> int:
@@ -107,6 +117,6 @@ def sequence_mixer(
     """The mixer of this name; see :class:`MixerOptions` for the arguments.
 
     Raises:
-        ValueError: for an unknown ``mixer`` or ``scan``.
+        ValueError: for an unknown ``mixer``, ``scan`` or ``fusion``.
     """
     return MIXERS[check_mixer(mixer)](MixerOptions(d_model, conv_op, scan, **options))

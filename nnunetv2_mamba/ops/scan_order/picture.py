@@ -1,0 +1,124 @@
+"""Pictures of scan orders: ``python -m nnunetv2_mamba.ops.scan_order.picture FOLDER`` draws the documentation's.
+
+SVG is text, so that a picture is the same wherever it is drawn. A path goes from dark to light; steps to a neighbour
+are thick, jumps are thin. A path and its reversal share a panel.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from .named_paths import paths
+
+# By file: the table, and the grids that it is drawn for.
+PICTURES = {
+    **{name: (name, ((8, 8), (4, 4, 4))) for name in ("raster", "bidirectional", "tri_oriented", "six_axes")},
+    "serpentine": ("ss3d", ((8, 8), (4, 4, 4))),
+    **{name: (name, ((8, 8), (4, 4, 4))) for name in ("morton", "hilbert", "random")},
+    "hilbert_odd": ("hilbert", ((7, 10), (5, 3, 4), (3, 5, 5))),
+}
+_STEP = 22, 38  # pixels between neighbours in a plane, in a volume
+_BEHIND = 15, 11  # pixels to the right and upwards from a slice of a volume to the one behind it
+_MARGIN, _TITLE = 14, 18
+# From dark to light, told apart by everybody: viridis without its yellow end (van der Walt & Smith, 2015)
+_COLOURS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98))
+
+
+def picture(name: str, grids: Sequence[Sequence[int]]) -> str:
+    """An SVG document: a row of panels for each grid, a panel for each path of the table of this name.
+
+    What has one path only is one row of all grids.
+
+    Args:
+        name: See `table`.
+        grids: Sizes, of two or three axes each.
+    """
+    rows = [list(_panels(name, grid)) for grid in grids]
+    if all(len(row) == 1 for row in rows):
+        rows = [[panel for row in rows for panel in row]]
+    width, height, content = 0, 0, []
+    for row in rows:
+        x = 0
+        for panel_width, _, panel in row:
+            content.append(f'<g transform="translate({x} {height})">\n{panel}\n</g>')
+            x += panel_width
+        width = max(width, x)
+        height += max(panel_height for _, panel_height, _ in row)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
+        'font-family="sans-serif" font-size="11" stroke-linecap="round">\n'
+        f'<rect width="{width}" height="{height}" rx="6" fill="#ffffff"/>\n' + "\n".join(content) + "\n</svg>\n"
+    )
+
+
+def _panels(name: str, grid: Sequence[int]) -> Iterator[tuple[int, int, str]]:
+    """Width, height and content of each panel."""
+    forward: dict[bytes, tuple[np.ndarray, bool]] = {}
+    for path in paths(name, grid):
+        back = path[::-1].tobytes()
+        forward[back if back in forward else path.tobytes()] = (
+            path[::-1] if back in forward else path,
+            back in forward,
+        )
+    for path, both_ways in forward.values():
+        yield _panel(path, grid, both_ways)
+
+
+def _panel(path: np.ndarray, grid: Sequence[int], both_ways: bool) -> tuple[int, int, str]:
+    voxels = np.stack(np.unravel_index(path, grid), axis=-1)
+    volume = np.concatenate([np.zeros((len(voxels), 3 - len(grid)), dtype=int), voxels], axis=1)
+    slices, height, width = (1,) * (3 - len(grid)) + tuple(grid)
+    step, right, up = _STEP[slices > 1], (slices - 1) * _BEHIND[0], (slices - 1) * _BEHIND[1]
+    x = _MARGIN + volume[:, 2] * step + volume[:, 0] * _BEHIND[0]
+    y = _TITLE + _MARGIN + volume[:, 1] * step + up - volume[:, 0] * _BEHIND[1]
+    points = list(zip(x.tolist(), y.tolist(), strict=True))
+    title = " × ".join(map(str, grid)) + (", there and back" if both_ways else "")
+    lines = [f'<text x="{_MARGIN - 4}" y="{_TITLE}" fill="#404040">{title}</text>']
+    lines += _steps(points, volume)
+    (x1, y1), (x2, y2) = points[0], points[-1]
+    lines.append(f'<circle cx="{x1}" cy="{y1}" r="4.5" fill="{_colour(0, 1)}"/>')
+    lines.append(f'<rect x="{x2 - 4}" y="{y2 - 4}" width="8" height="8" fill="{_colour(1, 1)}"/>')
+    size = (width - 1) * step + right + 2 * _MARGIN, (height - 1) * step + up + _TITLE + 2 * _MARGIN
+    return max(size[0], 6 * len(title) + _MARGIN), size[1], "\n".join(lines)
+
+
+def _steps(points: list[tuple[int, int]], volume: np.ndarray) -> Iterator[str]:
+    """The lines of a path; those in front are drawn later and, in a volume, with a white edge around them."""
+    last = len(points) - 1
+    paths = [f"M{x1} {y1}L{x2} {y2}" for (x1, y1), (x2, y2) in pairwise(points)]
+    near = np.abs(np.diff(volume, axis=0)).sum(axis=1) == 1
+    depths = volume[:-1, 0] + volume[1:, 0]
+    for depth in sorted(set(depths.tolist()), reverse=True):
+        here = np.flatnonzero(depths == depth).tolist()
+        if volume[:, 0].any():
+            edges = "".join(paths[index] for index in here if near[index])
+            yield f'<path d="{edges}" stroke="#fff" stroke-width="6" stroke-linecap="butt"/>'
+        for index in here:
+            width = 3 if near[index] else 0.7
+            yield f'<path d="{paths[index]}" stroke="{_colour(index, last)}" stroke-width="{width}"/>'
+
+
+def _colour(index: int, last: int) -> str:
+    place = index * (len(_COLOURS) - 1)
+    low = min(place // last, len(_COLOURS) - 2)
+    rest = place - low * last
+    return "#" + "".join(
+        f"{(start * (last - rest) + end * rest) // last:02x}"
+        for start, end in zip(_COLOURS[low], _COLOURS[low + 1], strict=True)
+    )
+
+
+def main(folder: str) -> None:
+    """Draw every one of ``PICTURES`` into a folder."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    for file, (name, grids) in PICTURES.items():
+        Path(folder, f"{file}.svg").write_text(picture(name, grids), encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
