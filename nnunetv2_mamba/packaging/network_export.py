@@ -107,7 +107,7 @@ def _refuse_long_scans(program: ExportedProgram, x: torch.Tensor, name: str, kin
         elif node.target is torch.ops.nnunetv2_mamba.directional_ssd.default:
             u, delta, _, B = (argument.meta["val"].shape for argument in node.args[:4])
             groups = torch_ssd.states_shape(*delta[:3], u[-1], B[-1])[2]
-            steps += 10 * delta[1] * groups  # a group of chunks is at most a hundred nodes
+            steps += delta[1] * (50 + 6 * groups)  # seen: five hundred nodes, and sixty for each group of chunks
     if steps > MAX_STEPS[kind]:
         raise ValueError(
             f"the scans of {name} take {steps} steps for a patch of {times(x.shape[2:])}, and each step "

@@ -122,10 +122,11 @@ def test_the_rule_of_heads(channels, headdim, size):
     assert head_size(channels, headdim) == size
 
 
+@pytest.mark.parametrize("fusion", ["sum", "learned"])
 @pytest.mark.parametrize("scan", PATHS)
-def test_its_convolution_is_as_large_as_what_it_replaces(scan):
+def test_its_convolution_is_as_large_as_what_it_replaces(scan, fusion):
     """Of one axis, where the kernel can have about any number of weights. Projections to x and z, and back, stay."""
-    options = {"scan": scan, "headdim": 4, "controls_of": "mamba2"}
+    options = {"scan": scan, "fusion": fusion, "headdim": 4, "controls_of": "mamba2"}
     mamba = sequence_mixer("mamba2", 8, nn.Conv1d, **options)
     replaced = sum(p.numel() for p in mamba.parameters()) - 2 * 16 * 8 - 8 * 16 - 16
     assert MIXERS["mamba2"].sequence_weights(MixerOptions(8, nn.Conv1d, **options)) == replaced

@@ -180,3 +180,17 @@ def test_blocks_of_a_plan_for_a_residual_encoder():
 def test_arguments_that_do_not_fit_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
         UMamba2(**SMALL | arguments)
+
+
+def test_other_scans_and_a_learned_fusion():
+    torch.manual_seed(0)
+    data = torch.randn(1, 2, 8, 16, 16)
+    results = {}
+    for scan in ("raster", "hilbert", "tri_oriented+reverse"):
+        torch.manual_seed(0)
+        network = UMamba2(**SMALL, n_blocks_per_stage=1, scan=scan, fusion="learned").eval()
+        with torch.no_grad():
+            results[scan] = network(data)
+        scanned = network.mamba_layer.mamba.ssd
+        assert len(scanned.D) == len(scanned.fusion_weight) == (4 if scan.endswith("reverse") else 1)
+    assert not torch.equal(results["raster"], results["hilbert"])
