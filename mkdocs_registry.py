@@ -156,9 +156,10 @@ LISTS: dict[str, Callable[[], Iterator[str]]] = {
 
 
 def on_config(config: Any) -> Any:
-    """A page per network in the navigation."""
+    """A page per network in the navigation, before what stands there."""
     pages = dict.fromkeys(f"networks/{network.page}.md" for network in NETWORKS.values())
-    next(section for section in config.nav if "Networks" in section)["Networks"] = list(pages)
+    section = next(section for section in config.nav if "Networks" in section)
+    section["Networks"] = [*pages, *section["Networks"]]
     return config
 
 

@@ -31,7 +31,7 @@ def weight(name: str, shape: Sequence[int]) -> np.ndarray:
         value = 1 + noise
     elif re.fullmatch(r"D(_[bs])?|Ds", last):
         value = 1 + noise / 2
-    elif "dt_proj" in name and last.endswith("bias"):
+    elif last == "dt_bias" or ("dt_proj" in name and last.endswith("bias")):
         value = noise - 2  # steps of 0.05 to 0.3: a token is remembered for some rows of the small grids
     elif len(shape) == 1:
         value = noise / 2 + (last == "weight")

@@ -11,12 +11,13 @@ from .msd_kmamba import MSDKMamba
 from .registry import NETWORKS
 from .segmamba import SegMamba
 from .umamba import UMambaBot, UMambaEnc
+from .umamba2 import UMamba2
 
 for _module in iter_modules(__path__):
     if _module.ispkg:
         import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["MSDKMamba", "MedSegMamba", "SegMamba", "UMambaBot", "UMambaEnc"]
+__all__ = ["MSDKMamba", "MedSegMamba", "SegMamba", "UMamba2", "UMambaBot", "UMambaEnc"]
 
 
 def __getattr__(name: str) -> type:

@@ -18,9 +18,12 @@ def stage_arguments(network_class: type[PlannedNetwork], planned: Mapping[str, A
         planned: ``arch_kwargs`` of the plan, with at least ``TOPOLOGY_KEYS``.
 
     Returns:
-        The plan's stages and the paper's widths.
+        The plan's stages, the paper's widths or the plan's, and what the network takes from plans of its relatives.
     """
     arguments = {key: planned[key] for key in TOPOLOGY_KEYS}
+    options = network_class.options_from_plan
+    if options and options[0] in planned:
+        arguments |= {key: planned[key] for key in options if key in planned}
     widths = planned.get("features_per_stage") if network_class.widths_from_plan else None
     arguments["features_per_stage"] = widths or network_class.default_features(planned["n_stages"])
     return arguments

@@ -33,6 +33,9 @@ CONTROLS = {
     "Conv": Variant("The control with a depthwise convolution in place of the state-space part.", {"mixer": "conv"}),
 }
 
+# Of the networks whose own mixer is Mamba.
+MAMBA2 = {"Mamba2": Variant("With Mamba-2 in place of Mamba.", {"mixer": "mamba2"})}
+
 
 @dataclass(frozen=True)
 class RegisteredNetwork:
@@ -56,7 +59,7 @@ class RegisteredNetwork:
     summary: str
     page: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    variants: Mapping[str, Variant] = field(default_factory=lambda: CONTROLS)
+    variants: Mapping[str, Variant] = field(default_factory=lambda: {**CONTROLS, **MAMBA2})
     max_pool: int | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
     training: str = "With nnU-Net's recipe: SGD 1e-2, Nesterov momentum 0.99, polynomial decay, deep supervision."

@@ -7,7 +7,9 @@ HELP = "turn published weights into a file for -pretrained_weights"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help="checkpoint of SegMamba, MedSegMamba or U-Mamba")
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="checkpoint of SegMamba, MedSegMamba, U-Mamba or U-Mamba2"
+    )
     parser.add_argument("-o", dest="output", type=Path, required=True, metavar="OUT.pth", help="file to write")
     parser.add_argument(
         "--no-tom-residual",

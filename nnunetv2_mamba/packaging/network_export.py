@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.export import ExportedProgram
 
-from nnunetv2_mamba.ops.backends import torch_chunked
+from nnunetv2_mamba.ops.backends import torch_chunked, torch_ssd
 from nnunetv2_mamba.ops.scan_arguments import ScanArguments
 
 from ..files import written_whole
@@ -104,6 +104,10 @@ def _refuse_long_scans(program: ExportedProgram, x: torch.Tensor, name: str, kin
             delta, A = (argument.meta["val"].shape for argument in node.args[1:3])
             chunks = torch_chunked.states_shape(*delta, A[-1])[2]
             steps += 2 * delta[1] * -(-delta[2] // chunks)  # every chunk is walked twice, all chunks at once
+        elif node.target is torch.ops.nnunetv2_mamba.directional_ssd.default:
+            u, delta, _, B = (argument.meta["val"].shape for argument in node.args[:4])
+            groups = torch_ssd.states_shape(*delta[:3], u[-1], B[-1])[2]
+            steps += delta[1] * (50 + 6 * groups)  # seen: five hundred nodes, and sixty for each group of chunks
     if steps > MAX_STEPS[kind]:
         raise ValueError(
             f"the scans of {name} take {steps} steps for a patch of {times(x.shape[2:])}, and each step "
@@ -135,6 +139,7 @@ def _in_plain_operations(program: ExportedProgram, x: torch.Tensor) -> ExportedP
     operators = torch.ops.nnunetv2_mamba
     plain = {  # the last argument is the backend
         operators.directional_scan.default: lambda *inputs: torch_chunked.scan_forward(ScanArguments(*inputs[:-1])),
+        operators.directional_ssd.default: lambda *inputs: torch_ssd.scan_forward(ScanArguments(*inputs[:-1])),
         operators.causal_conv1d.default: lambda *inputs: torch_chunked.conv_forward(*inputs[:-1]),
     }
     module = program.module()
@@ -142,8 +147,21 @@ def _in_plain_operations(program: ExportedProgram, x: torch.Tensor) -> ExportedP
         if node.target in plain:
             node.target = plain[node.target]
             part.recompile()
+    table = torch.export.default_decompositions()
+    table[torch.ops.aten.diagonal_scatter.default] = _diagonal_scatter
+    table[torch.ops.aten.empty_permuted.default] = lambda size, order, **options: torch.zeros(size, **options)
     with torch.no_grad():
-        return torch.export.export(module, (x,)).run_decompositions()
+        return torch.export.export(module, (x,)).run_decompositions(table)
+
+
+def _diagonal_scatter(
+    x: torch.Tensor, src: torch.Tensor, offset: int = 0, dim1: int = 0, dim2: int = 1
+) -> torch.Tensor:
+    """Do as ``torch.diagonal_scatter`` with a square, without writing in place, which ONNX's exporter refuses."""
+    square = x.movedim((dim1, dim2), (-2, -1))
+    assert offset == 0 and square.shape[-1] == square.shape[-2]
+    on_diagonal = torch.eye(square.shape[-1], dtype=torch.bool, device=x.device)
+    return torch.where(on_diagonal, src.unsqueeze(-1), square).movedim((-2, -1), (dim1, dim2))
 
 
 def _nodes(module: nn.Module) -> list[tuple[torch.fx.GraphModule, torch.fx.Node]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 
@@ -19,5 +20,5 @@ def checkpoint_activations(network: nn.Module) -> None:
             if isinstance(child, nn.ModuleList):
                 for index, stage in enumerate(child):
                     child[index] = checkpoint_wrapper(stage)
-            elif isinstance(child, nn.Sequential):
+            elif isinstance(child, nn.Sequential | StackedConvBlocks):
                 setattr(part, name, checkpoint_wrapper(child))

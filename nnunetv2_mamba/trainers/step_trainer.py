@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -52,7 +53,12 @@ class StepTrainer(RecipeTrainer):
         progress = epoch / self.num_epochs
         self.lr_scheduler.step(epoch)
         self.optimizer.zero_grad(set_to_none=True)
-        loss = sum(self._forward_backward(part, share, progress) for part, share in self.micro_batches(batch))
+        parts = list(self.micro_batches(batch))
+        losses = []
+        for number, (part, share) in enumerate(parts, start=1):
+            with self._gradients_averaged_after(last=number == len(parts)):
+                losses.append(self._forward_backward(part, share, progress))
+        loss = sum(losses)
         if self.grad_scaler is not None:
             self.grad_scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(self._trained_parameters(), self.recipe.gradient_clip)
@@ -71,6 +77,10 @@ class StepTrainer(RecipeTrainer):
     def _trained_parameters(self) -> list[nn.Parameter]:
         """Return the network's, and what else is trained: the loss may learn weights of its terms."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def _gradients_averaged_after(self, last: bool) -> AbstractContextManager:
+        """Let DistributedDataParallel average the gradients of all processes once a step, with its last part."""
+        return nullcontext() if last or not self.is_ddp else self.network.no_sync()
 
     def _forward_backward(self, batch: dict, share: float, progress: float) -> torch.Tensor:
         loss = self._loss_of(*self.on_device(batch), share, progress)

@@ -41,6 +41,12 @@ UMAMBA = {"encoder.stem": "encoder.stem", "mamba_layer": "encoder.mamba_layers.3
     for name in [f"encoder.{part}.{i}" for part in ("stages", "mamba_layers") for i in range(4)]
     + [f"decoder.stages.{i}" for i in range(3)]
 }
+UMAMBA2 = {
+    name: name
+    for name in ["encoder.stem", "mamba_layer"]
+    + [f"encoder.stages.{i}" for i in range(4)]
+    + [f"decoder.stages.{i}" for i in range(3)]
+}
 
 
 @dataclass
@@ -76,6 +82,7 @@ RELEASED = {
             Released(f"umamba_{variant}", ("head 0", "head 1", "head 2"), UMAMBA)
             for variant in ("bot_3d", "bot_2d", "enc_3d", "enc_2d")
         ),
+        *(Released(f"umamba2_{dims}", ("head 0", "head 1", "head 2"), UMAMBA2) for dims in ("3d", "2d")),
     )
 }
 

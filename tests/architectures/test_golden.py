@@ -22,7 +22,7 @@ from nnunetv2_mamba.architectures.blocks.scan_paths import PATHS
 from nnunetv2_mamba.architectures.blocks.tokens import to_tokens, to_volume
 from nnunetv2_mamba.architectures.medsegmamba import released_weights as medsegmamba
 from nnunetv2_mamba.architectures.medsegmamba.ss3d import SS3D
-from nnunetv2_mamba.architectures.released_weights.mamba import stack_directions
+from nnunetv2_mamba.architectures.released_weights.mamba import MAMBA, MAMBA2, stack_directions
 from nnunetv2_mamba.architectures.released_weights.state import rename_modules
 from nnunetv2_mamba.ops import scan_order
 
@@ -131,6 +131,22 @@ def mamba_with_residual(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> 
     network.encoder.mamba_layers[-1].register_forward_hook(lambda _module, inputs, output: output + inputs[0])
 
 
+def mamba2_with_residual(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    network.mamba_layer.register_forward_hook(lambda _module, inputs, output: output + inputs[0])
+
+
+def norm_before_the_gate(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = network.mamba_layer.mamba
+    scan = block.ssd.forward
+    norm = block.norm
+
+    def gated_after(u, delta, B, C, paths, z):
+        return norm(scan(u, delta, B, C, paths)) * nn.functional.silu(z)
+
+    monkeypatch.setattr(block.ssd, "forward", gated_after)
+    block.norm = nn.Identity()
+
+
 def linear_upsampling(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     network.decoder.upsamplings[0][0].mode = "bilinear"
 
@@ -145,6 +161,8 @@ def linear_upsampling(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> No
         ("segmamba", half_as_many_slices),
         ("umamba_enc_2d", mamba_with_residual),
         ("umamba_bot_2d", linear_upsampling),
+        ("umamba2_2d", mamba2_with_residual),
+        ("umamba2_2d", norm_before_the_gate),
     ],
 )
 def test_mistakes_are_far_over_the_limit(name, mistake, monkeypatch):
@@ -173,11 +191,14 @@ def test_ss3d(orientation, size):
     assert_close(golden.samples_of(name, output), golden.expected(name), LIMIT)
 
 
-def test_official_mamba1_block_is_the_unidirectional_case():
-    golden = GoldenFile("mamba1")
+@pytest.mark.parametrize(
+    ("mixer", "names", "options"), [("mamba", MAMBA, {}), ("mamba2", MAMBA2, {"d_state": 16, "headdim": 12})]
+)
+def test_official_blocks_are_the_unidirectional_case(mixer, names, options):
+    golden = GoldenFile("mamba1" if mixer == "mamba" else mixer)
     state = golden.state_dict()
-    stack_directions(state, "")
-    mamba = sequence_mixer("mamba", 24, nn.Conv3d, scan="unidirectional")
+    stack_directions(state, "", names=names)
+    mamba = sequence_mixer(mixer, 24, nn.Conv3d, scan="unidirectional", **options)
     mamba.load_state_dict(state)
     x = golden.input().requires_grad_()
     output = mamba.double()(x, (37, 1, 1))

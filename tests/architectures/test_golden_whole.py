@@ -11,6 +11,7 @@ from functools import partial
 import pytest
 import torch
 from comparison import assert_close
+from mamba2_written_out import mamba2
 from shared_files import SHARED, why_absent
 from torch import nn
 
@@ -21,7 +22,7 @@ from nnunetv2_mamba.architectures.medsegmamba.group_norm_conv import ConvBlock, 
 from nnunetv2_mamba.architectures.medsegmamba.ss3d import SS3D
 from nnunetv2_mamba.architectures.medsegmamba.vss3d import VSS3DBlock
 from nnunetv2_mamba.architectures.released_weights import build_from_released
-from nnunetv2_mamba.architectures.released_weights.mamba import stack_directions
+from nnunetv2_mamba.architectures.released_weights.mamba import MAMBA2, stack_directions
 from nnunetv2_mamba.architectures.released_weights.state import rename_modules
 from nnunetv2_mamba.architectures.segmamba import released_weights as segmamba
 from nnunetv2_mamba.architectures.segmamba.gated_spatial_conv import GatedSpatialConv
@@ -97,6 +98,21 @@ def test_umamba(file):
         assert_close(seen[name], reference["intermediates"][name])
 
 
+@pytest.mark.parametrize("file", ["umamba2_bot.pt", "umamba2_bot_2d.pt"])
+def test_umamba2(file):
+    """All heads, and the features before and after the Mamba layer; theirs in float32 but for the scan."""
+    reference = golden(file)
+    network = build_from_released(reference["state_dict"], strides=reference["config"]["strides"]).eval()
+    seen = {}
+    network.mamba_layer.register_forward_hook(lambda _m, inputs, out: seen.update(mamba_in=inputs[0], mamba_out=out))
+    with torch.no_grad():
+        logits = network(reference["input"])
+    for ours, theirs in zip(logits, reference["output"], strict=True):
+        assert_close(ours, theirs, relative=1e-5)
+    for name, features in reference["intermediates"].items():
+        assert_close(seen[name], features, relative=1e-5)
+
+
 def test_intermediate_features_of_segmamba():
     reference = golden("segmamba_true_depth.pt")
     network = build_from_released(reference["state_dict"]).eval()
@@ -144,6 +160,18 @@ def test_official_mamba1_block_is_the_unidirectional_case():
     mamba.load_state_dict(state)
     with torch.no_grad():
         assert_close(mamba(reference["input"], (37, 1, 1)), reference["output"])
+
+
+def test_official_mamba2_block_is_the_unidirectional_case():
+    reference = golden("mamba2_layer.pt")
+    state = dict(reference["state_dict"])
+    with torch.no_grad():
+        assert_close(mamba2(state, reference["input"]), reference["output"], relative=1e-6)
+    mixer = sequence_mixer("mamba2", 48, nn.Conv3d, scan="unidirectional", d_state=16, headdim=24)
+    stack_directions(state, "", names=MAMBA2)
+    mixer.load_state_dict(state)
+    with torch.no_grad():
+        assert_close(mixer(reference["input"], (7, 11, 1)), reference["output"], relative=1e-6)
 
 
 def test_gated_spatial_conv():

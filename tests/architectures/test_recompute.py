@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunetv2_mamba.architectures.blocks.half_precision import saturate_layers, saturated
-from nnunetv2_mamba.architectures.blocks.mixers import gated, mamba, sequence_mixer
+from nnunetv2_mamba.architectures.blocks.mixers import gated, mamba, mamba2, sequence_mixer
 from nnunetv2_mamba.architectures.blocks.recompute import recomputed
 from nnunetv2_mamba.architectures.medsegmamba import ss3d
 from nnunetv2_mamba.architectures.segmamba.unetr_block import UnetrResBlock
@@ -133,10 +133,15 @@ def test_segmamba_compiles_whole():
 
 
 GRID = (3, 4, 5)
+SCAN_LAYERS = ["mamba", "ss3d", "mamba2", "ss3d with mamba2"]
 
 
 def scan_layer(kind: str) -> tuple[nn.Module, Tensor]:
-    layer = sequence_mixer("mamba", 8, nn.Conv3d) if kind == "mamba" else ss3d.SS3D(8, nn.Conv3d, (3, 3, 3), "ss3d_0")
+    block, _, mixer = kind.partition(" with ")
+    if block == "ss3d":
+        layer = ss3d.SS3D(8, nn.Conv3d, (3, 3, 3), "ss3d_0", mixer=mixer or "mamba")
+    else:
+        layer = sequence_mixer(kind, 8, nn.Conv3d)
     return layer, torch.randn(2, 60, 8)
 
 
@@ -145,20 +150,23 @@ def layer_gradients(layer: nn.Module, forward: Callable[..., Tensor], tokens: Te
 
 
 def keep_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (mamba, ss3d):
+    for module in (mamba, mamba2, ss3d):
         monkeypatch.setattr(module, "recomputed_but_for_scans", lambda function, *inputs: function(*inputs))
 
 
-def test_a_scan_is_not_computed_again_but_what_it_reads_is():
-    layer, tokens = scan_layer("mamba")
+@pytest.mark.parametrize(
+    ("kind", "scan", "convolutions"), [("mamba", "directional_scan", 1), ("mamba2", "directional_ssd", 2)]
+)
+def test_a_scan_is_not_computed_again_but_what_it_reads_is(kind, scan, convolutions):
+    layer, tokens = scan_layer(kind)
     with OperatorCalls() as calls:
         layer_gradients(layer, layer, tokens)
-    expected = dict(directional_scan=1, directional_scan_backward=1, causal_conv1d=2, causal_conv1d_backward=1)
-    assert calls.counts == expected
+    expected = {scan: 1, f"{scan}_backward": 1}
+    assert calls.counts == expected | {"causal_conv1d": 2 * convolutions, "causal_conv1d_backward": convolutions}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("kind", ["mamba", "ss3d"])
+@pytest.mark.parametrize("kind", SCAN_LAYERS)
 def test_around_a_scan_gradients_are_the_plain_ones_to_the_last_bit(kind, dtype, monkeypatch):
     layer, tokens = scan_layer(kind)
     with torch.autocast("cpu", dtype, enabled=dtype is not torch.float32):
@@ -178,14 +186,14 @@ def test_around_a_scan_nothing_of_every_direction_is_kept(kind, monkeypatch):
     assert step_sizes in kept_sizes(lambda: layer(tokens, GRID))
 
 
-@pytest.mark.parametrize("kind", ["mamba", "ss3d"])
+@pytest.mark.parametrize("kind", SCAN_LAYERS)
 def test_a_layer_with_a_scan_compiles_whole(kind):
     layer, tokens = scan_layer(kind)
     compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(layer_gradients(layer, compiled, tokens), layer_gradients(layer, layer, tokens))
 
 
-@pytest.mark.parametrize("kind", ["mamba", "ss3d"])
+@pytest.mark.parametrize("kind", SCAN_LAYERS)
 def test_around_a_scan_autocast_may_have_cast_the_weights_before(kind):
     layer, tokens = scan_layer(kind)
     with torch.autocast("cpu", torch.bfloat16):

@@ -15,7 +15,7 @@ from golden_files import GoldenFile
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from torch import nn
 
-from nnunetv2_mamba.architectures import MedSegMamba, SegMamba, UMambaBot, UMambaEnc
+from nnunetv2_mamba.architectures import MedSegMamba, SegMamba, UMamba2, UMambaBot, UMambaEnc
 from nnunetv2_mamba.architectures.released_weights import build_from_released, convert
 
 
@@ -112,10 +112,10 @@ def test_convert_for_pretrained_weights(tmp_path, segmamba_state):
 
 
 def with_copies(state):
-    """The released U-Mamba registers its encoder in the decoder too, and the layers of later blocks twice."""
+    """U-Mamba and U-Mamba2 register their encoder in the decoder too, and layers of a block twice."""
     state = dict(state)
     for layer, copy in (("conv", "all_modules.0"), ("norm", "all_modules.1")):
-        for conv in (".conv1.", ".conv2."):
+        for conv in (".conv1.", ".conv2.", ".skip.1.", ".convs.0.", ".convs.1."):
             kept, copied = f"{conv}{layer}.", f"{conv}{copy}."
             state |= {key.replace(kept, copied): value for key, value in state.items() if kept in key}
     return state | {f"decoder.{key}": value for key, value in state.items() if key.startswith("encoder.")}
@@ -222,3 +222,60 @@ def test_convert_reports_files_that_are_not_weights(tmp_path):
         convert(source, tmp_path / "out.pth")
     with pytest.raises(OSError):
         convert(tmp_path / "absent.pt", tmp_path / "out.pth")
+
+
+@pytest.fixture(params=["3d", "2d"])
+def umamba2_state(request):
+    return with_copies(GoldenFile(f"umamba2_{request.param}").state_dict())
+
+
+def test_umamba2_is_read_from_its_weights_alone(umamba2_state):
+    network = build_from_released({"network_weights": umamba2_state})
+    assert isinstance(network, UMamba2)
+    assert network.topology.features == (8, 12, 16, 40) and network.input_channels == 2
+    assert [len(stage.blocks) for stage in network.encoder.stages] == [1, 2, 2, 1]
+    assert [len(stage.convs) for stage in network.decoder.stages] == [1, 2, 1]
+    assert (network.mamba_layer.mamba.d_state, network.mamba_layer.mamba.ssd.heads) == (32, 4)
+    volume = len(network.topology.strides[0]) == 3
+    assert network.topology.total_stride == ((4, 8, 8) if volume else (8, 8))
+
+
+def test_every_key_of_umamba2_is_needed_and_copies_are_compared(umamba2_state):
+    expected = build_from_released(umamba2_state).state_dict()
+    for key in [*list(umamba2_state)[::23], "mamba_layer.mamba.dt_bias", "mamba_layer.norm.bias"]:
+        without = {name: value for name, value in umamba2_state.items() if name != key}
+        if key.startswith("decoder.encoder.") or ".all_modules." in key:
+            assert all(torch.equal(expected[k], v) for k, v in build_from_released(without).state_dict().items())
+            with pytest.raises(ValueError, match="damaged"):
+                build_from_released(umamba2_state | {key: umamba2_state[key] + 1})
+        else:
+            with pytest.raises(ValueError):
+                build_from_released(without)
+    with pytest.raises(ValueError, match=r"unknown keys \['click\.weight'\]"):
+        build_from_released(umamba2_state | {"click.weight": torch.zeros(1)})
+
+
+def test_plans_of_umamba2s_checkpoint_must_agree_with_its_weights(umamba2_state, tmp_path):
+    """nnU-Net has had the strides among the network's arguments since its version 2.4."""
+    right = [list(stride) for stride in build_from_released(umamba2_state).topology.strides]
+    wrong = [*right[:-1], right[0]]
+
+    def checkpoint(strides):
+        architecture = {"arch_kwargs": {"strides": strides}}
+        configurations = {"3d_fullres": {"patch_size": [8, 16, 24], "architecture": architecture}}
+        plans = {"plans": {"configurations": configurations}, "configuration": "3d_fullres"}
+        return {"network_weights": umamba2_state, "init_args": plans}
+
+    build_from_released(checkpoint(right))
+    for given in (checkpoint(wrong), umamba2_state):
+        with pytest.raises(ValueError, match="the weights have the strides .* but the plan says"):
+            build_from_released(given, strides=wrong if given is umamba2_state else None)
+    source, target = tmp_path / "theirs.pth", tmp_path / "ours.pth"
+    torch.save(checkpoint(right), source)
+    assert "UMamba2: 2 channels in, 3 out" in convert(source, target)
+    network = build_from_released(umamba2_state)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    load_pretrained_weights(network, target)
+    assert all(value.any() for key, value in network.state_dict().items() if ".seg_layers." not in key)

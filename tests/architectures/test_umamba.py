@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from nnunetv2_mamba.architectures import MedSegMamba, UMambaBot, UMambaEnc
+from nnunetv2_mamba.architectures.blocks.mamba_layer import MambaLayer
 from nnunetv2_mamba.architectures.blocks.mixers import MIXERS
 from nnunetv2_mamba.architectures.from_plans import network_from_plans
-from nnunetv2_mamba.architectures.umamba.mamba_layer import MambaLayer
 
 NNUNET = dict(n_stages=6, conv_op=nn.Conv3d, kernel_sizes=3, strides=[1, 2, 2, 2, 2, 2])
 SMALL = dict(

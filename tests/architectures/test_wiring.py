@@ -13,6 +13,7 @@ from torch.nn import functional
 from nnunetv2_mamba.architectures import MedSegMamba, MSDKMamba, SegMamba, UMambaBot, UMambaEnc
 from nnunetv2_mamba.architectures.blocks.depthwise_conv import DepthwiseConv, kernel_size_for
 from nnunetv2_mamba.architectures.blocks.directional_ssm import DirectionalSSM
+from nnunetv2_mamba.architectures.blocks.mamba_layer import MambaLayer
 from nnunetv2_mamba.architectures.blocks.mixers.mamba import DirectionalMamba
 from nnunetv2_mamba.architectures.blocks.mixers.registry import MIXERS, sequence_mixer
 from nnunetv2_mamba.architectures.blocks.plain_conv import PlainConvBlock
@@ -26,7 +27,6 @@ from nnunetv2_mamba.architectures.segmamba.gated_spatial_conv import GatedSpatia
 from nnunetv2_mamba.architectures.segmamba.tri_oriented_mamba import TriOrientedMambaLayer
 from nnunetv2_mamba.architectures.segmamba.unetr_block import UnetrResBlock
 from nnunetv2_mamba.architectures.topology import make_topology
-from nnunetv2_mamba.architectures.umamba.mamba_layer import MambaLayer
 from nnunetv2_mamba.architectures.umamba.residual_block import ResidualBlock
 
 GRID = (2, 3, 4)

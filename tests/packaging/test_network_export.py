@@ -72,18 +72,19 @@ def test_the_command_changes_no_environment(monkeypatch, capsys, option, kind):
 
 
 class OneLayer(torch.nn.Module):
-    def __init__(self):
+    def __init__(self, mixer: str = "mamba"):
         super().__init__()
-        self.layer = sequence_mixer("mamba", 4, torch.nn.Conv2d, scan="bidirectional", d_state=2)
+        self.layer = sequence_mixer(mixer, 4, torch.nn.Conv2d, scan="bidirectional", d_state=2)
 
     def forward(self, x):
         return self.layer(x, (2, 3))
 
 
 @pytest.mark.parametrize("asked", [pytest.param("auto", marks=pytest.mark.slow), "reference"])
-def test_the_graph_has_no_operator_of_ours_whatever_backend_is_asked_for(monkeypatch, asked):
+@pytest.mark.parametrize("mixer", ["mamba", "mamba2"])
+def test_the_graph_has_no_operator_of_ours_whatever_backend_is_asked_for(monkeypatch, mixer, asked):
     monkeypatch.setenv("NNUNETV2_MAMBA_SCAN", asked)
-    network, x = OneLayer().eval(), torch.randn(1, 6, 4)
+    network, x = OneLayer(mixer).eval(), torch.randn(1, 6, 4)
     program = module._in_plain_operations(module._traced(network, x), x)
     assert not [node for node in program.graph.nodes if "nnunetv2_mamba" in str(node.target)]
     torch.testing.assert_close(program.module()(x), network(x))

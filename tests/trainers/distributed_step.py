@@ -18,16 +18,19 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunetv2_mamba import trainers
 from nnunetv2_mamba.architectures import registry
 
-NETWORKS = [name for name, network in registry.NETWORKS.items() if name == network.network_class.__name__]
+# One of every class of networks, and one that accumulates the gradients of two batches.
+NAMES = [name for name, network in registry.NETWORKS.items() if name == network.network_class.__name__]
+NAMES.append("UMamba2Paper")
 CONFIGURATIONS = ("2d", "3d_fullres")  # Dice over the batch and over each sample
 
 
 def make_trainers(dataset_json: Path, plans: Path) -> dict[str, trainers.nnUNetTrainerSegMamba]:
     made = {}
-    for network in NETWORKS:
+    for name in NAMES:
+        trainer = getattr(trainers, f"nnUNetTrainer{name}")
         for configuration in CONFIGURATIONS:
-            document = json.loads((plans / f"tiny{network}Plans.json").read_text())
-            made[f"{network} {configuration}"] = getattr(trainers, f"nnUNetTrainer{network}")(
+            document = json.loads((plans / f"tiny{trainer.network_class.__name__}Plans.json").read_text())
+            made[f"{name} {configuration}"] = trainer(
                 plans={**document, "continue_training": False},
                 configuration=configuration,
                 fold=0,
@@ -38,7 +41,7 @@ def make_trainers(dataset_json: Path, plans: Path) -> dict[str, trainers.nnUNetT
 
 
 def step(trainer: trainers.nnUNetTrainerSegMamba, samples: slice) -> dict[str, object]:
-    """A step on ``samples`` of a batch of two: the loss, the clipped gradients, the new weights."""
+    """A step on ``samples`` of every batch, of two: the loss, the clipped gradients, the new weights."""
     torch.manual_seed(0)
     torch.set_default_dtype(torch.float64)  # biases before a norm have a gradient of 0, in fp32 mere rounding
     try:
@@ -46,6 +49,19 @@ def step(trainer: trainers.nnUNetTrainerSegMamba, samples: slice) -> dict[str, o
     finally:
         torch.set_default_dtype(torch.float32)
     network = trainer.bare_network().eval()  # no dropout
+    batches = [batch(trainer, samples) for _ in range(getattr(trainer.recipe, "batches_per_step", 1))]
+    trainer.dataloader_train = iter(batches[1:])
+    result = trainer.train_step(batches[0])
+    parameters = {name: parameter for name, parameter in network.named_parameters() if parameter.grad is not None}
+    return {
+        "loss": float(result["loss"]),
+        "gradients": {name: parameter.grad for name, parameter in parameters.items()},
+        "weights": {name: parameter.detach() for name, parameter in parameters.items()},
+    }
+
+
+def batch(trainer: trainers.nnUNetTrainerSegMamba, samples: slice) -> dict[str, object]:
+    """The ``samples`` of the next batch of two that is drawn."""
     patch_size = trainer.configuration_manager.patch_size
     images = torch.randn(2, trainer.num_input_channels, *patch_size, dtype=torch.float64)
     labels = (images[:, :1] > 0.8).long() + (images[:, 1:2] > 0.3)
@@ -54,13 +70,7 @@ def step(trainer: trainers.nnUNetTrainerSegMamba, samples: slice) -> dict[str, o
         torch.nn.functional.interpolate(labels.double(), scale_factor=scale, mode="nearest-exact")
         for scale in trainer._get_deep_supervision_scales()
     ]
-    result = trainer.train_step({"data": images[samples], "target": [target[samples] for target in targets]})
-    parameters = {name: parameter for name, parameter in network.named_parameters() if parameter.grad is not None}
-    return {
-        "loss": float(result["loss"]),
-        "gradients": {name: parameter.grad for name, parameter in parameters.items()},
-        "weights": {name: parameter.detach() for name, parameter in parameters.items()},
-    }
+    return {"data": images[samples], "target": [target[samples] for target in targets]}
 
 
 def main(rank: int, meeting_point: str, dataset_json: str, plans: str, output: str) -> None:

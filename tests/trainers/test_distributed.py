@@ -43,9 +43,9 @@ def one_process(tiny_dataset: TinyDataset, monkeypatch):
 
 
 @pytest.mark.parametrize("configuration", distributed_step.CONFIGURATIONS)
-@pytest.mark.parametrize("network", distributed_step.NETWORKS)
-def test_loss_gradients_and_step_are_those_of_the_joined_batch(network, configuration, two_processes, one_process):
-    name = f"{network} {configuration}"
+@pytest.mark.parametrize("name", distributed_step.NAMES)
+def test_loss_gradients_and_step_are_those_of_the_joined_batch(name, configuration, two_processes, one_process):
+    name = f"{name} {configuration}"
     first, second = (results[name] for results in two_processes)
     joined = distributed_step.step(one_process[name], slice(0, 2))
     assert (first["loss"] + second["loss"]) / 2 == pytest.approx(joined["loss"], rel=1e-4)

@@ -84,14 +84,14 @@ class SelectiveSSD(nn.Module):
     Takes the place of :class:`.DirectionalSSM`, with Mamba-2's scan.
 
     Args:
-        channels, directions, headdim: see :class:`DirectionalSSD`.
+        channels, directions, headdim, fusion: see :class:`DirectionalSSD`.
         d_state: state size n.
     """
 
-    def __init__(self, channels: int, directions: int, d_state: int, headdim: int):
+    def __init__(self, channels: int, directions: int, d_state: int, headdim: int, fusion: str = "sum"):
         super().__init__()
         self.d_state = d_state
-        self.ssd = DirectionalSSD(channels, directions, headdim)
+        self.ssd = DirectionalSSD(channels, directions, headdim, fusion)
         bound = channels**-0.5
         projection = torch.empty(directions, self.ssd.heads + 2 * d_state, channels).uniform_(-bound, bound)
         self.x_proj_weight = nn.Parameter(projection)

@@ -30,6 +30,15 @@ def _saturate_output(module: nn.Module, args: Any, output: torch.Tensor) -> torc
     return saturated(output)
 
 
+def _saturate_input(module: nn.Module, args: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    return (saturated(*args),)
+
+
+def saturate_inputs(module: nn.Module) -> None:
+    """Let ``module`` get a :func:`saturated` input: of an activation after a sum, which it may be computed in place."""
+    module.register_forward_pre_hook(_saturate_input)
+
+
 def saturate_layers(network: nn.Module) -> None:
     """Let every convolution, linear layer and dropout of ``network`` give a :func:`saturated` result."""
     for module in network.modules():

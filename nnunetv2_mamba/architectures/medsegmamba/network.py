@@ -12,14 +12,14 @@ from torch import nn
 from ..blocks.depthwise_conv import DepthwiseConv
 from ..blocks.dimensions import same_padding
 from ..blocks.half_precision import saturate_layers
-from ..blocks.mixers import OWN_MIXERS, check_mixer, sequence_mixer
+from ..blocks.mixers import check_mixer, sequence_mixer
 from ..blocks.scan_paths import scan_of_block
 from ..blocks.tokens import to_tokens, to_volume
 from ..contract import PlannedNetwork
 from ..topology import Topology, total_stride
 from .attention import PositionEmbedding, SelfAttention
 from .group_norm_conv import GROUPS, ConvBlock, ResConvBlock, UpConv
-from .ss3d import SS3D
+from .ss3d import SS3D, SS3D_MIXERS
 from .vss3d import VSS3DBlock
 
 BOTTLENECKS = ("ss3d", "tom", "transformer", "none", "conv")
@@ -97,11 +97,14 @@ class MedSegMamba(PlannedNetwork):
             tri-oriented Mamba: the paper's SegMambaBot), ``"transformer"`` (TABSurfer), ``"conv"`` (depthwise 7-wide
             convolution) or ``"none"`` (the blocks keep their MLP only).
         mixer: controls for ``"ss3d"``, ``"tom"`` and ``"transformer"``: ``"none"`` puts the identity in place of scan
-            or attention, ``"conv"`` a depthwise convolution of about as many weights; all else stays.
+            or attention, ``"conv"`` a depthwise convolution of about as many weights; all else stays. ``"mamba2"`` puts
+            Mamba-2's scan into ``"ss3d"`` and its block into ``"tom"``.
         bottleneck_channels: width of the tokens.
         n_bottleneck_blocks: number of blocks; default 9, with ``"transformer"`` 8.
         mlp_channels: hidden width of the blocks' MLP; default ``bottleneck_channels``, with ``"transformer"`` 1728.
         d_state: state size; default 64, with ``"tom"`` 16.
+        headdim: width of a head of Mamba-2, default 64; see :func:`.directional_ssd.head_size` for widths that do not
+            fit.
         expand: factor of the inner width of ``"ss3d"`` and ``"tom"``; default 1, with ``"tom"`` 2.
         scan: the paths of ``"ss3d"`` and ``"tom"``, see ``docs/scan_orders.md``; default ``"serpentine"``, whose
             orientation turns from block to block, with ``"tom"`` ``"tri_oriented"``.
@@ -129,6 +132,7 @@ class MedSegMamba(PlannedNetwork):
         n_bottleneck_blocks: int | None = None,
         mlp_channels: int | None = None,
         d_state: int | None = None,
+        headdim: int | None = None,
         expand: int | None = None,
         scan: str | None = None,
         fusion: str = "sum",
@@ -141,10 +145,13 @@ class MedSegMamba(PlannedNetwork):
             raise ValueError(f"bottleneck must be one of {', '.join(BOTTLENECKS)}; got {bottleneck!r}")
         if check_mixer(mixer) != "mamba" and bottleneck in ("none", "conv"):
             raise ValueError(f"mixer={mixer!r} has no effect with bottleneck={bottleneck!r}; leave it at 'mamba'")
-        if (d_state, expand) != (None, None) and bottleneck not in ("ss3d", "tom"):
-            raise ValueError(f"d_state and expand have no effect with bottleneck={bottleneck!r}; leave them out")
+        if (d_state, headdim, expand) != (None, None, None) and bottleneck not in ("ss3d", "tom"):
+            raise ValueError(
+                f"d_state, headdim and expand have no effect with bottleneck={bottleneck!r}; leave them out"
+            )
         if (scan, fusion) != (None, "sum") and bottleneck not in ("ss3d", "tom"):
             raise ValueError(f"scan and fusion have no effect with bottleneck={bottleneck!r}; leave them out")
+        headdim = 64 if headdim is None else headdim
         if (position_grid is not None) != (bottleneck == "transformer"):
             raise ValueError("position_grid must be given with bottleneck='transformer', and only then")
         if not 0 <= drop_path < 1:
@@ -159,14 +166,14 @@ class MedSegMamba(PlannedNetwork):
             width, kernel = bottleneck_channels, kernels[-1]
             if bottleneck == "ss3d":
                 paths = scan_of_block("serpentine" if scan is None else scan, index)
-                if mixer in OWN_MIXERS:
-                    return SS3D(width, conv_op, kernel, paths, d_state or 64, expand or 1, dropout, mixer, fusion)
-                options = {"d_state": d_state or 64, "expand": expand or 1, "fusion": fusion}
+                options = {"d_state": d_state or 64, "expand": expand or 1, "headdim": headdim, "fusion": fusion}
+                if mixer in SS3D_MIXERS:
+                    return SS3D(width, conv_op, kernel, paths, dropout=dropout, mixer=mixer, **options)
                 return sequence_mixer(mixer, width, conv_op, paths, **options)
             if bottleneck == "tom":
                 paths = scan_of_block("tri_oriented" if scan is None else scan, index)
-                options = {"d_state": d_state or 16, "expand": expand or 2, "dt_init": "first", "fusion": fusion}
-                return sequence_mixer(mixer, width, conv_op, paths, **options)
+                options = {"d_state": d_state or 16, "expand": expand or 2, "headdim": headdim, "fusion": fusion}
+                return sequence_mixer(mixer, width, conv_op, paths, dt_init="first", **options)
             if bottleneck == "transformer":
                 return SelfAttention(width, conv_op, dropout=dropout, mixer=mixer)
             if bottleneck == "conv":

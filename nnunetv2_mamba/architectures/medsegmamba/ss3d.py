@@ -10,11 +10,14 @@ from torch import nn
 
 from ..blocks.depthwise_conv import DepthwiseConv, kernel_size_for
 from ..blocks.dimensions import spatial_dims
+from ..blocks.directional_ssd import SelectiveSSD
 from ..blocks.directional_ssm import DirectionalSSM
 from ..blocks.fusion import check_fusion
 from ..blocks.mixers import OWN_MIXERS, check_mixer
 from ..blocks.recompute import recomputed_but_for_scans
 from ..blocks.scan_paths import scan_paths
+
+SS3D_MIXERS = (*OWN_MIXERS, "mamba2")
 
 
 class SS3D(nn.Module):
@@ -31,8 +34,9 @@ class SS3D(nn.Module):
         d_state: state size.
         expand: factor of the inner width.
         dropout: after the output projection.
-        mixer: ``"mamba"``; ``"none"`` puts the identity in place of the scans, ``"conv"`` a depthwise convolution of
-            about as many weights.
+        mixer: ``"mamba"``; ``"mamba2"`` puts Mamba-2's scans in place of Mamba's, ``"none"`` the identity, ``"conv"`` a
+            depthwise convolution of about as many weights as Mamba's.
+        headdim: width of a head of Mamba-2; see :func:`.directional_ssd.head_size` for widths that do not fit.
         fusion: see :class:`.DirectionalSSM`.
 
     Raises:
@@ -49,10 +53,11 @@ class SS3D(nn.Module):
         expand: int = 1,
         dropout: float = 0.0,
         mixer: str = "mamba",
+        headdim: int = 64,
         fusion: str = "sum",
     ):
         super().__init__()
-        self.mixer, self.scan = check_mixer(mixer, OWN_MIXERS, " in SS3D"), scan
+        self.mixer, self.scan = check_mixer(mixer, SS3D_MIXERS, " in SS3D"), scan
         check_fusion(fusion)
         directions = scan_paths(scan).directions(spatial_dims(conv_op))
         dt_rank = math.ceil(d_model / 16)
@@ -61,6 +66,8 @@ class SS3D(nn.Module):
         self.depthwise_conv = DepthwiseConv(inner, conv_op, kernel_size)
         if mixer == "mamba":
             self.ssm = DirectionalSSM(inner, directions, d_state, dt_rank, fusion=fusion)
+        elif mixer == "mamba2":
+            self.ssm = SelectiveSSD(inner, directions, d_state, headdim, fusion)
         elif mixer == "conv":
             weights = DirectionalSSM.weights_per_channel(directions, d_state, dt_rank, fusion)
             self.conv = DepthwiseConv(inner, conv_op, kernel_size_for(weights, spatial_dims(conv_op)))
@@ -71,7 +78,7 @@ class SS3D(nn.Module):
     def forward(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
         """Map ``(batch, length, d_model)`` to the same shape; ``grid`` is the shape whose raster the tokens are."""
         u = nn.functional.silu(self.depthwise_conv(self.in_proj(tokens), grid))
-        if self.mixer == "mamba":
+        if self.mixer in ("mamba", "mamba2"):
             paths = scan_paths(self.scan).table(tuple(grid), tokens.device)
             u = recomputed_but_for_scans(self.ssm, u, paths)
         elif self.mixer == "conv":

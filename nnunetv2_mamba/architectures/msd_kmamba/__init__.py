@@ -1,6 +1,6 @@
 """MSD-KMamba, a reconstruction: the network and its blocks."""
 
-from ..registry import CONTROLS, RegisteredNetwork, Variant, register
+from ..registry import CONTROLS, MAMBA2, RegisteredNetwork, Variant, register
 from .network import MSDKMamba
 
 __all__ = ["MSDKMamba"]
@@ -13,6 +13,7 @@ register(
         page="msd_kmamba",
         variants={
             **CONTROLS,
+            **MAMBA2,
             "NoKAN": Variant("The control with an MLP of the same cost in place of the KAN.", {"kan": "mlp"}),
             "NoDistillation": Variant(
                 "The control without distillation: deep supervision alone, with nnU-Net's loss.",

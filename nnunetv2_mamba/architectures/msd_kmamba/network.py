@@ -31,10 +31,10 @@ LAYER_SCALE = 1e-2  # how much of the KAN block the stage starts with
 class _MambaLayer(nn.Module):
     """``tokens + Mamba(LayerNorm(tokens))``."""
 
-    def __init__(self, channels: int, conv_op: type[nn.Module], scan: str, mixer: str, fusion: str = "sum"):
+    def __init__(self, channels: int, conv_op: type[nn.Module], scan: str, mixer: str, **mixer_options: Any):
         super().__init__()
         self.norm = nn.LayerNorm(channels)
-        self.mamba = sequence_mixer(mixer, channels, conv_op, scan, fusion=fusion)
+        self.mamba = sequence_mixer(mixer, channels, conv_op, scan, **mixer_options)
 
     def forward(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
         return saturated(tokens + self.mamba(self.norm(tokens), grid))
@@ -59,12 +59,14 @@ class BSAStage(nn.Module):
         kan: str,
         kan_wiring: str,
         gate: str,
-        fusion: str = "sum",
+        **mixer_options: Any,
     ):
         super().__init__()
         self.downsample = downsample
         self.gated_conv = GatedSpatialConv(channels, conv_op, kernel_size, gate)
-        self.mamba_layers = nn.ModuleList(_MambaLayer(channels, conv_op, scan, mixer, fusion) for scan in scans)
+        self.mamba_layers = nn.ModuleList(
+            _MambaLayer(channels, conv_op, scan, mixer, **mixer_options) for scan in scans
+        )
         self.kan = nn.Sequential(get_matching_instancenorm(conv_op)(channels), *kan_block(kan, channels, conv_op))
         if kan_wiring == "inline":
             self.gamma = nn.Parameter(torch.full((channels, *(1,) * len(kernel_size)), LAYER_SCALE))
@@ -147,8 +149,10 @@ class MSDKMamba(PlannedNetwork):
         kan: ``"rational"``, ``"bspline"``, ``"rbf"``, or the control ``"mlp"``; see :func:`.msd_kmamba.kan.kan_block`.
         kan_wiring: ``"inline"`` or ``"skip"``; see :class:`BSAStage`.
         gate: ``"add"`` or ``"multiply"`` in the gated spatial convolution.
-        mixer: ``"mamba"``, or a control: ``"none"`` (identity) or ``"conv"`` (depthwise convolution of about as many
-            weights) in place of the state-space part.
+        mixer: ``"mamba"``, ``"mamba2"``, or a control: ``"none"`` (identity) or ``"conv"`` (depthwise convolution of
+            about as many weights) in place of the state-space part.
+        d_state: state size.
+        headdim: width of a head of Mamba-2; see :func:`.directional_ssd.head_size` for widths that do not fit.
         layout: ``"nnunet"``, two convolutions at full resolution, a BSA stage per further level, nnU-Net's decoder;
             or ``"segmamba"``, the trunk one width behind the levels, residual blocks on the skip connections and in the
             decoder. The latter with ``kan_wiring="skip"`` and widths 48, 96, 192, 384, 768 is SegMamba with two scans
@@ -174,6 +178,8 @@ class MSDKMamba(PlannedNetwork):
         kan_wiring: str = "inline",
         gate: str = "add",
         mixer: str = "mamba",
+        d_state: int = 16,
+        headdim: int = 64,
         layout: str = "nnunet",
         fused_head: bool = False,
         fusion: str = "sum",
@@ -189,7 +195,9 @@ class MSDKMamba(PlannedNetwork):
 
         def make_stage(level: int, downsample: nn.Module, width: int) -> BSAStage:
             kernel = topology.kernel_sizes[level]
-            return BSAStage(downsample, width, conv_op, kernel, scans[level - 1], mixer, kan, kan_wiring, gate, fusion)
+            kinds = {"mixer": mixer, "kan": kan, "kan_wiring": kan_wiring, "gate": gate, "fusion": fusion}
+            sizes = {"d_state": d_state, "headdim": headdim}
+            return BSAStage(downsample, width, conv_op, kernel, scans[level - 1], **kinds, **sizes)
 
         scans = scans_of_stages(scan, n_mamba_layers)
         nnunet = layout == "nnunet"

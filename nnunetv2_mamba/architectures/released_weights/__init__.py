@@ -1,4 +1,4 @@
-"""Weights in the format of SegMamba's, MedSegMamba's and U-Mamba's released code, loaded into our networks.
+"""Weights in the format of SegMamba's, MedSegMamba's, U-Mamba's and U-Mamba2's released code, loaded into our networks.
 
 Nothing here imports or contains that code; the key names are facts of the files. Loading is strict: every source key
 is consumed, every target parameter filled, scan tables and copies are compared and dropped.
@@ -17,6 +17,7 @@ from nnunetv2_mamba.untrusted_checkpoints import read_plain
 
 from ...files import written_whole
 from ..contract import PlannedNetwork
+from .plan import plan_of
 from .state import unwrap
 
 __all__ = ["build_from_released", "convert"]
@@ -31,23 +32,26 @@ def build_from_released(
     """Build the network whose released-code weights ``state_dict`` holds, and load them.
 
     Args:
-        state_dict: SegMamba's, MedSegMamba's or U-Mamba's, as their code saves it (wrapped in a checkpoint or not).
+        state_dict: SegMamba's, MedSegMamba's, U-Mamba's or U-Mamba2's, as their code saves it (wrapped in a checkpoint
+            or not).
         tom_residual: SegMamba only. Its code had no residual around ToM before 5 June 2024; the files of both times
             have the same keys, so a checkpoint of the older time needs False.
         strides, patch_size: U-Mamba only, the latter for ``UMambaEnc`` only: its plan's. Not needed with a whole
-            checkpoint of its nnU-Net, which holds the plans.
+            checkpoint of its nnU-Net, which holds the plans. U-Mamba2's weights say their strides themselves; those of
+            the argument or the checkpoint must agree.
 
     Returns:
-        ``SegMamba`` or ``MedSegMamba`` with deep supervision off, ``UMambaBot`` or ``UMambaEnc`` with it on (its files
-        have all heads), in training mode as constructed. The released MedSegMamba ends in a softmax; ours returns the
-        logits before it.
+        ``SegMamba`` or ``MedSegMamba`` with deep supervision off, ``UMambaBot``, ``UMambaEnc`` or ``UMamba2`` with it
+        on (their files have all heads), in training mode as constructed. The released MedSegMamba ends in a softmax;
+        ours returns the logits before it.
 
     Raises:
         ValueError: if the state_dict is of another network or of one that cannot be represented, with the reason.
     """
     from ..medsegmamba.released_weights import build_medsegmamba  # here, because they use this room's tools
     from ..segmamba.released_weights import build_segmamba
-    from ..umamba.released_weights import build_umamba, plan_of
+    from ..umamba.released_weights import build_umamba
+    from ..umamba2.released_weights import build_umamba2
 
     state = unwrap(state_dict)
     if any(key.startswith("vit.") for key in state):
@@ -64,10 +68,12 @@ def build_from_released(
     if "encoder.stem.0.conv1.weight" in state and "decoder.upsample_layers.0.conv.weight" in state:
         plan = {"strides": strides, "patch_size": patch_size}
         return build_umamba(state, **{key: given or plan_of(state_dict).get(key) for key, given in plan.items()})
+    if "encoder.stem.convs.0.conv.weight" in state and "mamba_layer.mamba.dt_bias" in state:
+        return build_umamba2(state, strides or plan_of(state_dict).get("strides"))
     raise ValueError(
         "neither a SegMamba state_dict (keys 'vit.*', 'encoder1.*') nor a MedSegMamba one (keys 'Conv_1x1.*', "
-        "'expand.*') nor a U-Mamba one (keys 'encoder.stem.*', 'decoder.upsample_layers.*'): found "
-        f"{', '.join(sorted(state)[:5])}, ..."
+        "'expand.*') nor a U-Mamba one (keys 'encoder.stem.*', 'decoder.upsample_layers.*') nor a U-Mamba2 one (keys "
+        f"'encoder.stem.convs.*', 'mamba_layer.mamba.dt_bias'): found {', '.join(sorted(state)[:5])}, ..."
     )
 
 

@@ -52,6 +52,24 @@ def count(state: State, pattern: str, first: int = 0) -> int:
     return n
 
 
+def drop_copies(state: State) -> None:
+    """Remove what networks of dynamic-network-architectures register twice: the encoder, and layers of a block.
+
+    Raises:
+        ValueError: if a copy differs from its original.
+    """
+    layers = {".all_modules.0.": ".conv.", ".all_modules.1.": ".norm."}
+    for key in list(state):
+        original = key.removeprefix("decoder.") if key.startswith("decoder.encoder.") else key
+        for copied, kept in layers.items():
+            original = original.replace(copied, kept)
+        if original == key:
+            continue
+        shape_of(state, original)
+        if not torch.equal(state.pop(key), state[original]):
+            raise ValueError(f"{key} should equal {original}, but differs: the state_dict is damaged")
+
+
 def rename_modules(state: State, modules: Mapping[str, str]) -> State:
     """Replace the module part of every key; a key of another module keeps its name (and is refused at loading)."""
     renamed = {}

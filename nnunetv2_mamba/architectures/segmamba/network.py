@@ -128,8 +128,10 @@ class SegMamba(PlannedNetwork):
         fue: feature-level uncertainty estimation on the skip connections (paper; a reconstruction).
         dt_init: ``"first"`` (code) or ``"all"``: which directions get Mamba's initial step sizes.
         tom_residual: False for checkpoints from before 5 June 2024.
-        mixer: ``"mamba"``, or a control: ``"none"`` (identity) or ``"conv"`` (depthwise convolution of about as many
-            weights) in place of the state-space part.
+        mixer: ``"mamba"``, ``"mamba2"``, or a control: ``"none"`` (identity) or ``"conv"`` (depthwise convolution of
+            about as many weights) in place of the state-space part.
+        d_state: state size.
+        headdim: width of a head of Mamba-2; see :func:`.directional_ssd.head_size` for widths that do not fit.
         scan: the paths of the Mamba layers; see ``docs/scan_orders.md``.
         fusion: ``"sum"`` of the paths or ``"learned"``, with a weight per path and channel.
 
@@ -149,6 +151,8 @@ class SegMamba(PlannedNetwork):
         dt_init: str = "first",
         tom_residual: bool = True,
         mixer: str = "mamba",
+        d_state: int = 16,
+        headdim: int = 64,
         scan: str = "tri_oriented",
         fusion: str = "sum",
         **planned_by_name: Any,
@@ -158,6 +162,7 @@ class SegMamba(PlannedNetwork):
         n_tom_layers = per_stage("n_tom_layers_per_stage", n_tom_layers_per_stage, topology.n_stages - 1)
         scans = scans_of_stages(scan, n_tom_layers)
         tom_options = {"residual": tom_residual, "dt_init": dt_init, "mixer": mixer, "fusion": fusion}
+        tom_options |= {"d_state": d_state, "headdim": headdim}
 
         def make_stage(level: int, downsample: nn.Module, width: int) -> _Stage:
             kernel = topology.kernel_sizes[level]

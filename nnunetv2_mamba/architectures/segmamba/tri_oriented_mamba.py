@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -22,7 +24,7 @@ class TriOrientedMambaLayer(nn.Module):
         residual: False reproduces checkpoints from before 5 June 2024, when the released code had no residual here.
         dt_init: ``"first"`` as in the released code, ``"all"`` as in Mamba (see :class:`DirectionalSSM`).
         mixer: a name of ``blocks.mixers``.
-        scan, fusion: see ``blocks.mixers.MixerOptions``.
+        scan, mixer_options: see :class:`.MixerOptions`.
     """
 
     def __init__(
@@ -33,12 +35,12 @@ class TriOrientedMambaLayer(nn.Module):
         dt_init: str = "first",
         mixer: str = "mamba",
         scan: str = "tri_oriented",
-        fusion: str = "sum",
+        **mixer_options: Any,
     ):
         super().__init__()
         self.residual = residual
         self.norm = nn.LayerNorm(channels)
-        self.mamba = sequence_mixer(mixer, channels, conv_op, scan, dt_init=dt_init, fusion=fusion)
+        self.mamba = sequence_mixer(mixer, channels, conv_op, scan, dt_init=dt_init, **mixer_options)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         grid = x.shape[2:]

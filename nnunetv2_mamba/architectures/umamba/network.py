@@ -12,10 +12,10 @@ from dynamic_network_architectures.initialization.weight_init import InitWeights
 from torch import nn
 
 from ..blocks.half_precision import saturate_layers
+from ..blocks.mamba_layer import MambaLayer
 from ..blocks.scan_paths import scan_of_block
 from ..contract import PlannedNetwork
 from ..topology import Topology
-from .mamba_layer import MambaLayer
 from .residual_block import ResidualBlock
 
 _WHY_ONE_PATCH = (
@@ -133,8 +133,10 @@ class UMambaBot(_UMamba):
             resolution has as many as the first stage.
         n_blocks_per_stage_decoder: the same for the ``n_stages - 1`` stages of the decoder, deepest first; default 2,
             and 1 in the shallower half.
-        mixer: ``"mamba"``, or a control: ``"none"`` (identity) or ``"conv"`` (depthwise convolution of about as many
-            weights) in place of causal convolution and scan.
+        mixer: ``"mamba"``, ``"mamba2"``, or a control: ``"none"`` (identity) or ``"conv"`` (depthwise convolution of
+            about as many weights) in place of causal convolution and scan.
+        d_state: state size.
+        headdim: width of a head of Mamba-2; see :func:`.directional_ssd.head_size` for widths that do not fit.
         scan: the paths of the Mamba layer; see ``docs/scan_orders.md``. The paper's is ``"raster"``.
         fusion: ``"sum"`` of the paths or ``"learned"``, with a weight per path and channel.
 
@@ -148,14 +150,16 @@ class UMambaBot(_UMamba):
         n_blocks_per_stage: Sequence[int] | None = None,
         n_blocks_per_stage_decoder: Sequence[int] | None = None,
         mixer: str = "mamba",
+        d_state: int = 16,
+        headdim: int = 64,
         scan: str = "raster",
         fusion: str = "sum",
         **planned_by_name: Any,
     ):
         super().__init__(*planned, **planned_by_name)
         layers: list[nn.Module] = [nn.Identity() for _ in range(self.topology.n_stages - 1)]
-        first = scan_of_block(scan, 0)
-        layers.append(MambaLayer(self.topology.features[-1], self.conv_op, mixer=mixer, scan=first, fusion=fusion))
+        options = {"mixer": mixer, "d_state": d_state, "headdim": headdim, "fusion": fusion}
+        layers.append(MambaLayer(self.topology.features[-1], self.conv_op, scan=scan_of_block(scan, 0), **options))
         self.build(layers, n_blocks_per_stage, n_blocks_per_stage_decoder)
 
 
@@ -184,6 +188,8 @@ class UMambaEnc(_UMamba):
         n_blocks_per_stage: Sequence[int] | None = None,
         n_blocks_per_stage_decoder: Sequence[int] | None = None,
         mixer: str = "mamba",
+        d_state: int = 16,
+        headdim: int = 64,
         scan: str = "raster",
         fusion: str = "sum",
         patch_size: Sequence[int],
@@ -191,6 +197,7 @@ class UMambaEnc(_UMamba):
     ):
         super().__init__(*planned, **planned_by_name)
         topology, blocks = self.topology, count()
+        options = {"mixer": mixer, "d_state": d_state, "headdim": headdim, "fusion": fusion}
         layers: list[nn.Module] = []
         for level, (width, grid) in enumerate(zip(topology.features, topology.grids(patch_size), strict=True)):
             if len(grid) == 2 and (topology.n_stages - level) % 2 == 0:
@@ -198,7 +205,7 @@ class UMambaEnc(_UMamba):
             else:
                 channel_grid = grid if math.prod(grid) <= width else None
                 of_block = scan_of_block(scan, next(blocks))
-                layers.append(MambaLayer(width, self.conv_op, channel_grid, mixer, of_block, fusion))
+                layers.append(MambaLayer(width, self.conv_op, channel_grid, scan=of_block, **options))
         self.build(layers, n_blocks_per_stage, n_blocks_per_stage_decoder)
         self.patch_size = tuple(patch_size)
         self.bound_to_patch_size = any(isinstance(layer, MambaLayer) and layer.channels_as_tokens for layer in layers)

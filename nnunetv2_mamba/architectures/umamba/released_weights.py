@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from dynamic_network_architectures.building_blocks.helper import convert_dim_to_conv_op
 
 from ..released_weights.mamba import stack_directions
-from ..released_weights.state import State, count, load_strictly, rename_modules, shape_of
+from ..released_weights.state import State, count, drop_copies, load_strictly, rename_modules, shape_of
 from .network import UMambaBot, UMambaEnc
-
-
-def plan_of(checkpoint: Mapping) -> dict[str, Any]:
-    """Return what a checkpoint of U-Mamba's nnU-Net fork says of the plan it was trained with; empty if nothing."""
-    arguments = checkpoint.get("init_args")
-    if not isinstance(arguments, Mapping):
-        return {}
-    configurations, name = arguments["plans"]["configurations"], arguments["configuration"]
-    plan: dict[str, Any] = {}
-    for _ in configurations:  # one may inherit from another, but not all the way round
-        plan = {**configurations[name], **plan}
-        name = configurations[name].get("inherits_from")
-        if not name:
-            break
-    return {"strides": plan["pool_op_kernel_sizes"], "patch_size": plan["patch_size"]}
 
 
 def build_umamba(
@@ -37,7 +21,7 @@ def build_umamba(
             "a U-Mamba state_dict does not say its strides (pool_op_kernel_sizes in its plans); give the whole "
             "checkpoint, which holds the plans, or the argument strides"
         )
-    _drop_copies(state)
+    drop_copies(state)
     n_stages = count(state, "encoder.stages.{}.0.conv1.weight")
     stages = [f"encoder.stages.{i}" for i in range(n_stages)]
     decoder_stages = [f"decoder.stages.{i}" for i in range(n_stages - 1)]
@@ -92,21 +76,3 @@ def build_umamba(
 
 def _blocks(state: State, stage: str) -> int:
     return 1 + count(state, f"{stage}.{{}}.conv1.conv.weight", first=1)
-
-
-def _drop_copies(state: State) -> None:
-    """Remove what the released networks register twice: the encoder in the decoder, the layers of later blocks.
-
-    Raises:
-        ValueError: if a copy differs from its original.
-    """
-    layers = {".all_modules.0.": ".conv.", ".all_modules.1.": ".norm."}
-    for key in list(state):
-        original = key.removeprefix("decoder.") if key.startswith("decoder.encoder.") else key
-        for copied, kept in layers.items():
-            original = original.replace(copied, kept)
-        if original == key:
-            continue
-        shape_of(state, original)
-        if not torch.equal(state.pop(key), state[original]):
-            raise ValueError(f"{key} should equal {original}, but differs: the state_dict is damaged")

@@ -1,4 +1,4 @@
-"""What Mamba-1 and its controls share: input projection, gate, output projection."""
+"""What Mamba's blocks and their controls share: input projection, gate, norm after it, output projection."""
 
 from __future__ import annotations
 
@@ -11,6 +11,16 @@ from torch._subclasses.fake_tensor import FakeTensor
 from .registry import MixerOptions, SequenceMixer
 
 _LARGE = 2**23  # numbers from the input projection of one sample: work enough for any GPU
+
+
+class NormAfterGate(nn.RMSNorm):
+    """Mamba-2's RMS norm, of gated tokens: in the precision of its weights, because squares of fp16 leave its range."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels, eps=1e-5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
 
 class GatedMixer(SequenceMixer):

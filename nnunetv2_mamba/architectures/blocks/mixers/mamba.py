@@ -35,6 +35,13 @@ class DirectionalMamba(GatedMixer):
         self.conv_bias = nn.Parameter(torch.empty(directions, inner).uniform_(-bound, bound))
         self.ssm = DirectionalSSM(inner, directions, options.d_state, options.dt_rank, options.dt_init, options.fusion)
 
+    @classmethod
+    def sequence_weights(cls, options: MixerOptions) -> int:
+        """Causal convolution and state-space model of every direction."""
+        directions, sizes = options.directions, (options.d_state, options.dt_rank)
+        per_channel = DirectionalSSM.weights_per_channel(directions, *sizes, options.fusion)
+        return options.inner * (per_channel + directions * (options.d_conv + 1))
+
     def mix(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
         paths = scan_paths(self.scan).table(tuple(grid), tokens.device)
         return recomputed_but_for_scans(self._scan, tokens, paths)

@@ -9,11 +9,11 @@ from torch import nn
 
 from nnunetv2_mamba.ops import causal_conv1d
 
-from ..directional_ssd import DirectionalSSD
+from ..directional_ssd import DirectionalSSD, head_size
 from ..half_precision import saturated
 from ..recompute import recomputed_but_for_scans
 from ..scan_paths import scan_paths
-from .gated import GatedMixer
+from .gated import GatedMixer, NormAfterGate
 from .registry import MixerOptions, register_mixer
 
 
@@ -39,7 +39,16 @@ class DirectionalMamba2(GatedMixer):
         self.conv_weight = nn.Parameter(torch.empty(directions, convolved, options.d_conv).uniform_(-bound, bound))
         self.conv_bias = nn.Parameter(torch.empty(directions, convolved).uniform_(-bound, bound))
         self.ssd = ssd
-        self.norm = nn.RMSNorm(inner, eps=1e-5)
+        self.norm = NormAfterGate(inner)
+
+    @classmethod
+    def sequence_weights(cls, options: MixerOptions) -> int:
+        """Projections to B, C and the steps, causal convolution, A, D, dt bias and fusion of every direction."""
+        heads = options.inner // head_size(options.inner, options.headdim)
+        projected = (2 * options.d_state + heads) * options.d_model
+        convolved = (options.inner + 2 * options.d_state) * (options.d_conv + 1)
+        fusion = options.inner if options.fusion == "learned" else 0
+        return options.directions * (projected + convolved + 3 * heads + fusion)
 
     def mix(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
         paths = scan_paths(self.scan).table(tuple(grid), tokens.device)
@@ -56,6 +65,4 @@ class DirectionalMamba2(GatedMixer):
             for t, weight, bias in zip((x, projected), weights, biases, strict=True)
         )
         B, C = projected.chunk(2, dim=-1)
-        y = self.ssd(u, delta, B, C, paths, z)
-        # Squares of fp16 leave its range.
-        return self.norm(y.to(self.norm.weight.dtype)).to(y.dtype)
+        return self.norm(self.ssd(u, delta, B, C, paths, z))

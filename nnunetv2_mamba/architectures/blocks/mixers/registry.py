@@ -27,6 +27,7 @@ class MixerOptions:
         dt_init: see :class:`~..directional_ssm.DirectionalSSM`.
         headdim: Mamba-2's width of a head; see :func:`~..directional_ssd.head_size`.
         fusion: see :func:`~..fusion.fusion_weight`.
+        controls_of: the mixer whose controls ``"none"`` and ``"conv"`` shall be.
     """
 
     d_model: int
@@ -38,6 +39,7 @@ class MixerOptions:
     dt_init: str = "all"
     headdim: int = 64
     fusion: str = "sum"
+    controls_of: str = "mamba"
 
     def __post_init__(self) -> None:
         scan_paths(self.scan)  # these raise ValueError for an unknown one
@@ -64,6 +66,15 @@ class SequenceMixer(nn.Module):
 
     A subclass's constructor takes :class:`MixerOptions`.
     """
+
+    @classmethod
+    def sequence_weights(cls, options: MixerOptions) -> int:
+        """Return how many parameters the part has in which tokens see each other, and which a control leaves out.
+
+        Raises:
+            ValueError: if the mixer has no controls.
+        """
+        raise ValueError(f"{cls.__name__} has no controls")
 
     def forward(self, tokens: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
         """``(batch, length, d_model)`` to the same shape; ``grid`` is the shape whose raster the tokens are."""

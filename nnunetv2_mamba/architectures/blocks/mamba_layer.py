@@ -1,16 +1,17 @@
-"""U-Mamba's Mamba layer."""
+"""The Mamba layer of U-Mamba and U-Mamba2."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
-from ..blocks.half_precision import saturated
-from ..blocks.mixers import sequence_mixer
-from ..blocks.tokens import to_tokens, to_volume
+from .half_precision import saturated
+from .mixers import sequence_mixer
+from .tokens import to_tokens, to_volume
 
 
 class MambaLayer(nn.Module):
@@ -24,7 +25,7 @@ class MambaLayer(nn.Module):
         conv_op: ``nn.Conv2d`` or ``nn.Conv3d``.
         channel_grid: the size of the volume, to take its channels as tokens.
         mixer: a name of ``blocks.mixers``. With channels as tokens, ``"conv"`` runs along the channels.
-        scan, fusion: see ``blocks.mixers.MixerOptions``.
+        scan, mixer_options: see :class:`.MixerOptions`.
     """
 
     def __init__(
@@ -34,14 +35,14 @@ class MambaLayer(nn.Module):
         channel_grid: Sequence[int] | None = None,
         mixer: str = "mamba",
         scan: str = "raster",
-        fusion: str = "sum",
+        **mixer_options: Any,
     ):
         super().__init__()
         self.channels_as_tokens = channel_grid is not None
         if channel_grid is not None:
             channels, conv_op = math.prod(channel_grid), nn.Conv1d
         self.norm = nn.LayerNorm(channels)
-        self.mamba = sequence_mixer(mixer, channels, conv_op, scan, fusion=fusion)
+        self.mamba = sequence_mixer(mixer, channels, conv_op, scan, **mixer_options)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         channels, *grid = x.shape[1:]
