@@ -49,7 +49,7 @@ def directional_ssd(
         delta_bias: Added to delta, (K, H).
         delta_softplus: Whether to apply softplus to delta.
         z: Gate, (b, L, d).
-        backend: auto, cpu, mamba_ssm, torch or reference; None reads NNUNETV2_MAMBA_SCAN (default auto).
+        backend: auto, cpu, triton, torch or reference; None reads NNUNETV2_MAMBA_SCAN (default auto).
 
     Returns:
         (b, L, d) in u's dtype.

@@ -24,6 +24,7 @@ _MODULES = {
     },
     SSD: {
         "cpu": f"{_BACKENDS}.cpu",
+        "triton": f"{_BACKENDS}.triton_ssd",
         "torch": f"{_BACKENDS}.torch_ssd",
         "reference": "nnunetv2_mamba.ops.definition",
     },
@@ -35,6 +36,10 @@ COMPOSED = ("mamba_ssm", "reference")
 
 # The fast backend of a device type; every other device, and whatever these cannot do, is computed by `torch`.
 _NATIVE = {SCAN: {"cpu": "cpu", "cuda": "triton"}, SSD: {"cpu": "cpu"}}
+# Kernels that are used only when asked for by name, and why.
+_BY_NAME = {
+    (SSD, "cuda"): "the triton kernel of Mamba-2's scan has not run on a GPU yet and is used when asked for by name",
+}
 _DEVICE = {"cpu": "cpu", "triton": "cuda", "mamba_ssm": "cuda"}
 _NO_FLOAT64 = ("triton", "mamba_ssm")
 
@@ -104,7 +109,8 @@ def _choose(device: torch.device, dtype: torch.dtype, backend: str | None, opera
 
     native = _NATIVE[operator].get(device.type)
     if native is None:
-        return "torch", f"there is no kernel{_OF[operator]} for {device.type} devices", False
+        no_kernel = f"there is no kernel{_OF[operator]} for {device.type} devices"
+        return "torch", _BY_NAME.get((operator, device.type), no_kernel), False
     if dtype == torch.float64 and native in _NO_FLOAT64:
         return "torch", f"the {native} kernel computes in fp32 and the tensors are fp64", False
     if (reason := unavailable(native, operator)) is not None:

@@ -43,6 +43,29 @@ def test_automatic_choice(machine, device, dtype, missing, name, reason):
     assert reason in why
 
 
+def test_the_kernel_of_mamba_2_that_no_gpu_has_seen_is_used_by_name_only(machine, monkeypatch):
+    machine()
+    name, reason = choose_backend(CUDA, operator="directional_ssd")
+    assert name == "torch"
+    assert "has not run on a GPU yet" in reason
+    assert choose_backend(CUDA, backend="triton", operator="directional_ssd")[0] == "triton"
+    monkeypatch.setenv(backend_selection.ENVIRONMENT_VARIABLE, "triton")
+    assert choose_backend(CUDA, operator="directional_ssd")[0] == "triton"
+    with pytest.raises(RuntimeError, match="fp64"):
+        choose_backend(CUDA, torch.float64, operator="directional_ssd")
+    machine(triton="too old")
+    with pytest.raises(RuntimeError, match="too old"):
+        choose_backend(CUDA, backend="triton", operator="directional_ssd")
+    assert choose_backend(CUDA, operator="directional_ssd")[0] == "torch"
+
+
+def test_the_name_means_the_kernel_of_the_operator():
+    modules = [
+        backend_selection.load("triton", operator).__name__ for operator in ("directional_scan", "directional_ssd")
+    ]
+    assert [name.rpartition(".")[2] for name in modules] == ["triton", "triton_ssd"]
+
+
 def test_environment_and_argument(machine, monkeypatch):
     machine()
     monkeypatch.setenv(backend_selection.ENVIRONMENT_VARIABLE, "reference")

@@ -84,7 +84,7 @@ def test_the_definition_by_hand():
 
 
 @pytest.mark.parametrize("name", ["triton", "mamba_ssm"])
-def test_a_kernel_that_mamba_2_lacks_is_refused(name, monkeypatch):
+def test_a_kernel_that_cannot_be_used_is_refused(name, monkeypatch):
     case = make_ssd_case()
     with pytest.raises(
         RuntimeError, match=f"The scan backend '{name}', asked for by the argument backend, cannot be used"

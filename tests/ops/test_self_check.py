@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nnunetv2_mamba.ops.backends import cpu, torch_chunked
-from nnunetv2_mamba.ops.backends.self_check import disagreement
+from nnunetv2_mamba.ops.backends import cpu, torch_chunked, torch_ssd
+from nnunetv2_mamba.ops.backends.self_check import SSD_TOLERANCES, disagreement, ssd_disagreement
 
 CPU = torch.device("cpu")
 FUNCTIONS = ("scan_forward", "scan_backward", "conv_forward", "conv_backward")
@@ -43,6 +43,26 @@ def test_failures_are_told(error):
     reason = disagreement(backend(scan_backward=fails), CPU)
     assert type(error).__name__ in reason
     assert "\n" not in reason
+
+
+def ssd_backend(**replaced) -> SimpleNamespace:
+    functions = {name: getattr(torch_ssd, name) for name in ("scan_forward", "scan_backward")}
+    return SimpleNamespace(**functions | replaced)
+
+
+def test_kernels_of_mamba_2_that_agree_pass():
+    assert ssd_disagreement(ssd_backend(), CPU) is None
+
+
+@pytest.mark.parametrize("function", ["scan_forward", "scan_backward"])
+@pytest.mark.parametrize("dtype", SSD_TOLERANCES)
+def test_wrong_results_of_mamba_2_are_found_in_every_precision(function, dtype):
+    def wrong(*arguments):
+        scan = next(argument for argument in arguments if hasattr(argument, "delta_softplus"))
+        first, *others = getattr(torch_ssd, function)(*arguments)
+        return first * (1.1 if scan.u.dtype == dtype else 1), *others
+
+    assert "results are wrong" in ssd_disagreement(ssd_backend(**{function: wrong}), CPU)
 
 
 def test_a_tracer_does_not_disturb_the_check():

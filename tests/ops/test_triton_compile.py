@@ -3,10 +3,12 @@
 The backend runs on tensors of the meta device, with its launches replaced by compilation of what would be launched.
 """
 
+import inspect
 import re
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -34,18 +36,26 @@ class Usage:
     kernel: str
     registers: int
     stack_bytes: int
+    shared_bytes: int
 
 
-def compile_launches(monkeypatch: pytest.MonkeyPatch, capability: int, tmp_path: Path) -> list[Usage]:
-    """Replace the backend's launches by compilation for an architecture; the list returned fills up with them."""
-    from nnunetv2_mamba.ops.backends import triton_kernels
+def compile_launches(
+    monkeypatch: pytest.MonkeyPatch, capability: int, tmp_path: Path, backend: ModuleType, *modules: ModuleType
+) -> list[Usage]:
+    """Replace the backend's launches of kernels of the modules by compilation for an architecture.
 
+    The list returned fills up with them.
+    """
     usages = []
+    warps = inspect.signature(backend._launch).parameters["num_warps"].default
 
-    def compile_launch(name: str, grid: tuple[int, ...], *arguments: object, num_warps: int = 1, **constants: object):
-        kernel = getattr(triton_kernels, name)
+    def compile_launch(
+        name: str, grid: tuple[int, ...], *arguments: object, num_warps: int = warps, **constants: object
+    ):
+        module = next(module for module in modules if hasattr(module, name))
+        ast = source(getattr(module, name), arguments, constants, modules[0]._GENERAL)
         compiled = triton.compile(
-            source(kernel, arguments, constants, triton_kernels._GENERAL),
+            ast,
             target=triton.backends.compiler.GPUTarget("cuda", capability, 32),
             options={"num_warps": num_warps, **backend._OPTIONS},
         )
@@ -53,7 +63,7 @@ def compile_launches(monkeypatch: pytest.MonkeyPatch, capability: int, tmp_path:
         cubin.write_bytes(compiled.asm["cubin"])
         dump = subprocess.run([cuobjdump, "-res-usage", cubin], capture_output=True, text=True, check=True)
         registers, stack = re.search(r"REG:(\d+) STACK:(\d+)", dump.stdout + dump.stderr).groups()
-        usages.append(Usage(name, int(registers), int(stack)))
+        usages.append(Usage(name, int(registers), int(stack), compiled.metadata.shared))
 
     monkeypatch.setattr(backend, "_launch", compile_launch)
     return usages
@@ -123,7 +133,9 @@ def check(usages: list[Usage], state_size: int) -> None:
     ],
 )
 def test_no_kernel_spills(capability, dtype, monkeypatch, tmp_path):
-    usages = compile_launches(monkeypatch, capability, tmp_path)
+    from nnunetv2_mamba.ops.backends import triton_kernels
+
+    usages = compile_launches(monkeypatch, capability, tmp_path, backend, triton_kernels)
     scan(3, 32768, 192, 16, dtype, gated=True)  # SegMamba
     check(usages, 16)
     usages.clear()

@@ -120,17 +120,22 @@ def compare(actual: dict, exact: dict, inputs: dict) -> dict[str, float]:
     return {name: relative_error(actual[name], value) for name, value in exact.items()}
 
 
-@pytest.fixture(scope="module")
-def errors() -> dict[str, dict[str, float]]:
+def interpreted(script: str, *arguments: str) -> dict[str, dict[str, float]]:
+    """The errors that the script prints when it runs in the interpreter."""
     if find_spec("triton") is None:
         pytest.skip("triton cannot be imported")
     environment = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
-    result = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True)
+    result = subprocess.run([sys.executable, script, *arguments], env=environment, capture_output=True, text=True)
     if "only 0-dimensional arrays can be converted to Python scalars" in result.stderr:
         pytest.skip("the interpreter of Triton before 3.7 does not work with this NumPy")
     assert result.returncode == 0, result.stderr[-4000:]
     return json.loads(result.stdout)
+
+
+@pytest.fixture(scope="module")
+def errors() -> dict[str, dict[str, float]]:
+    return interpreted(__file__)
 
 
 @pytest.mark.parametrize("name", [*SCANS, *CONVOLUTIONS])

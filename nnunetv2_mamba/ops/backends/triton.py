@@ -34,6 +34,11 @@ _TILE = {"BT": 64, "BD": _BD, "num_warps": 4}  # tokens by channels, for kernels
 
 def available() -> str | None:
     """None if the kernels run here and compute what they should, else the reason with the remedy."""
+    return cuda_problem() or disagreement(sys.modules[__name__], torch.device("cuda", torch.cuda.current_device()))
+
+
+def cuda_problem() -> str | None:
+    """Why no Triton kernel runs here, with the remedy; None if nothing is known against it."""
     if not torch.cuda.is_available():
         return "torch sees no CUDA device; install a CUDA build of torch on a machine with an NVIDIA GPU"
     if torch.version.cuda is not None and torch.cuda.get_device_capability() < (7, 0):
@@ -42,7 +47,7 @@ def available() -> str | None:
         import triton  # noqa: F401
     except ImportError as error:
         return f"triton cannot be imported ({error}); 'pip install triton' (on Windows triton-windows)"
-    return disagreement(sys.modules[__name__], torch.device("cuda", torch.cuda.current_device()))
+    return None
 
 
 def states_shape(batch: int, directions: int, length: int, channels: int, state_size: int) -> tuple[int, ...]:
