@@ -30,6 +30,10 @@ _MODULES = {
     },
 }
 _OF = {SCAN: "", SSD: " of Mamba-2's scan"}
+_SLOWER = {
+    SCAN: "The selective scan runs in plain torch operations, more than ten times slower",
+    SSD: "Mamba-2's scan runs in plain torch operations, several times slower",
+}
 CHOICES = ("auto", *_MODULES[SCAN])
 # Made of differentiable functions; the other modules have a forward and a backward for the custom operators.
 COMPOSED = ("mamba_ssm", "reference")
@@ -92,7 +96,7 @@ def resolve(device: torch.device, dtype: torch.dtype, backend: str | None, opera
     """The name from `choose_backend`, with one warning per process when `torch` stands in for a missing kernel."""
     name, reason, stands_in = _choose(device, dtype, backend, operator)
     if stands_in:
-        _warn_once(reason)
+        _warn_once(f"{_SLOWER[operator]}: {reason}")
     return name
 
 
@@ -120,7 +124,9 @@ def _choose(device: torch.device, dtype: torch.dtype, backend: str | None, opera
 
 def _require(name: str, device: torch.device, dtype: torch.dtype, source: str, operator: str) -> None:
     only = _DEVICE.get(name, device.type)
-    if device.type != only:
+    if name not in _MODULES[operator]:
+        problem = unavailable(name, operator)
+    elif device.type != only:
         problem = f"it is for {only} tensors and was given {device.type} tensors; use 'auto', 'torch' or 'reference'"
     elif dtype == torch.float64 and name in _NO_FLOAT64:
         problem = "it computes in fp32 and was given fp64 tensors; use 'auto', 'torch' or 'reference'"
@@ -131,6 +137,5 @@ def _require(name: str, device: torch.device, dtype: torch.dtype, source: str, o
 
 
 @cache
-def _warn_once(reason: str) -> None:
-    message = f"The selective scan runs in plain torch operations, more than ten times slower: {reason}"
+def _warn_once(message: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=4)

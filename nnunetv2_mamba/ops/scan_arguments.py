@@ -11,6 +11,9 @@ from torch import Tensor
 class ScanArguments(NamedTuple):
     """The arguments of `directional_scan` but for the backend, in the order of the custom operators.
 
+    Those of `directional_ssd` have heads in place of channels where they tell of decays, and no states there: delta is
+    (b, K, L, H), A, D and delta_bias are (K, H), B and C (b, K, L, G, n).
+
     Attributes:
         u: Input, (b, L, d), shared by all directions, or (b, K, L, d).
         delta: Step size before bias and softplus, (b, K, L, d).
@@ -53,7 +56,7 @@ class ScanArguments(NamedTuple):
         return ScanArguments(u, delta, A, B, C, self.paths, D, delta_bias, self.delta_softplus, z)
 
     def rows_contiguous(self) -> ScanArguments:
-        """With a stride of 1 along the last axis of every tensor."""
+        """With a stride of 1 along the rows of every tensor."""
         return ScanArguments(*(rows_contiguous(value) if isinstance(value, Tensor) else value for value in self))
 
 
@@ -71,5 +74,12 @@ class ScanGradients(NamedTuple):
 
 
 def rows_contiguous(t: Tensor | None) -> Tensor | None:
-    """`t` itself if its last axis has a stride of 1, otherwise a contiguous copy."""
-    return t if t is None or t.stride(-1) == 1 else t.contiguous()
+    """`t` itself if its last axis has a stride of 1, otherwise a contiguous copy.
+
+    Of what is per group, (b, K, L, G, n), all groups are the row.
+    """
+    if t is None:
+        return None
+    if t.ndim == 5:
+        return rows_contiguous(t.flatten(3)).unflatten(3, t.shape[3:])
+    return t if t.stride(-1) == 1 else t.contiguous()

@@ -110,3 +110,20 @@ def test_scans_declare_that_checkpointing_keeps_them():
         with OperatorCalls() as calls:
             layer(torch.randn(1, 24, 8), (2, 3, 4)).sum().backward()
         assert calls.counts[scan] == 1, mixer
+
+
+@pytest.mark.parametrize("mixer", ["mamba", "mamba2"])
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_directions_compile_for_training(mixer, backend, monkeypatch):
+    """Of several directions, what is split from a projection has the tokens before the directions."""
+    monkeypatch.setenv("NNUNETV2_MAMBA_SCAN", backend)
+    torch.compiler.reset()
+    layer = sequence_mixer(mixer, 8, nn.Conv3d, "tri_oriented")
+    tokens = torch.randn(1, 24, 8, requires_grad=True)
+    compiled = torch.compile(layer, backend="inductor" if backend == "torch" else "aot_eager", fullgraph=True)
+    gradients = [
+        torch.autograd.grad(function(tokens, (2, 3, 4)).square().sum(), [tokens, *layer.parameters()])
+        for function in (compiled, layer)
+    ]
+    for actual, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)

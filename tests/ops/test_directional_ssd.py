@@ -86,10 +86,44 @@ def test_the_definition_by_hand():
 @pytest.mark.parametrize("name", ["triton", "mamba_ssm"])
 def test_a_kernel_that_cannot_be_used_is_refused(name, monkeypatch):
     case = make_ssd_case()
-    with pytest.raises(
-        RuntimeError, match=f"The scan backend '{name}', asked for by the argument backend, cannot be used"
-    ):
+    reason = {"triton": "it is for cuda tensors", "mamba_ssm": "there is no mamba_ssm kernel of Mamba-2's scan"}[name]
+    asked = f"The scan backend '{name}', asked for by the argument backend, cannot be used: {reason}"
+    with pytest.raises(RuntimeError, match=asked):
         case.run(name)
     monkeypatch.setenv("NNUNETV2_MAMBA_SCAN", name)
     with pytest.raises(RuntimeError, match="NNUNETV2_MAMBA_SCAN, cannot be used"):
         case.run(None)
+
+
+@every_backend
+@pytest.mark.parametrize("state_size", [1, 4])
+@pytest.mark.parametrize(
+    "rearranged",
+    [
+        lambda t: torch.cat([t, t], dim=-1)[..., : t.shape[-1]],
+        lambda t: t.transpose(2, 3).contiguous().transpose(2, 3),  # groups or heads before tokens
+        lambda t: (
+            t.transpose(1, 2).contiguous().transpose(1, 2)
+        ),  # tokens before directions, as split from a projection
+    ],
+    ids=["slice", "heads first", "tokens first"],
+)
+def test_groups_of_any_layout(backend, device, state_size, rearranged):
+    """Rows whose numbers are next to each other, but not group by group; the gradients are contiguous all the same."""
+    case = make_ssd_case(directions=3, channels=12, state_size=state_size, heads=4, groups=2, shared=False).to(device)
+    laid_out = {name: rearranged(case.tensors[name].detach()).requires_grad_() for name in ("delta", "B", "C")}
+    result = case.with_tensors(**laid_out).run_with_gradients(backend)
+    assert_same(result, truth(case))
+    assert all(gradient.is_contiguous() for gradient in result.values())
+
+
+@every_backend
+def test_opcheck_of_the_backward_of_any_layout(backend, device):
+    case = make_ssd_case(directions=2, channels=6).to(device)
+    t = {name: tensor.detach() for name, tensor in case.tensors.items()}
+    for name in ("delta", "B", "C"):
+        t[name] = t[name].transpose(1, 2).contiguous().transpose(1, 2)
+    scan = (*(t[name] for name in ("u", "delta", "A", "B", "C")), case.paths, t["D"], t["delta_bias"], True, t["z"])
+    out, states = torch.ops.nnunetv2_mamba.directional_ssd(*scan, backend)
+    operator = torch.ops.nnunetv2_mamba.directional_ssd_backward.default
+    torch.library.opcheck(operator, (out, *scan, states, backend), test_utils=("test_schema", "test_faketensor"))

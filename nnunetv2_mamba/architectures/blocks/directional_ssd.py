@@ -15,7 +15,7 @@ from .state_space import StateSpaceModel, initial_step_bias
 
 
 def head_size(channels: int, headdim: int) -> int:
-    """The width of a head: the divisor of ``channels`` nearest to ``headdim`` by ratio, the smaller one of two.
+    """The width of a head: the divisor of ``channels`` nearest to ``headdim`` by ratio.
 
     Raises:
         ValueError: if ``headdim`` is not positive.
@@ -23,7 +23,7 @@ def head_size(channels: int, headdim: int) -> int:
     if headdim < 1:
         raise ValueError(f"headdim must be positive, got {headdim}")
     divisors = [size for size in range(1, channels + 1) if channels % size == 0]
-    return min(divisors, key=lambda size: (abs(math.log(size / headdim)), size))
+    return min(divisors, key=lambda size: abs(math.log(size / headdim)))
 
 
 class DirectionalSSD(StateSpaceModel):

@@ -19,10 +19,11 @@ class GradientSums:
 
     def __init__(self, grad_out: Tensor, scan: ScanArguments) -> None:
         self._scan, self._grad_out = scan, grad_out
-        self.u, self.A = scan.A.new_zeros(scan.u.shape), torch.zeros_like(scan.A)
-        self.delta, self.B, self.C = (torch.empty_like(t) for t in (scan.delta, scan.B, scan.C))
-        self.D = None if scan.D is None else torch.zeros_like(scan.D)
-        self.delta_bias = None if scan.delta_bias is None else torch.zeros_like(scan.delta_bias)
+        # Not empty_like, which keeps an order of the axes: a compiler is told that all gradients are contiguous.
+        self.u, self.A = scan.A.new_zeros(scan.u.shape), scan.A.new_zeros(scan.A.shape)
+        self.delta, self.B, self.C = (t.new_empty(t.shape) for t in (scan.delta, scan.B, scan.C))
+        self.D = None if scan.D is None else scan.D.new_zeros(scan.D.shape)
+        self.delta_bias = None if scan.delta_bias is None else scan.delta_bias.new_zeros(scan.delta_bias.shape)
         self.ungated_output, self.output = grad_out.to(scan.A.dtype), None
         if scan.z is not None:
             self._gate = scan.z.to(scan.A.dtype)

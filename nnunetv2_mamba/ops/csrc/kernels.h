@@ -71,7 +71,7 @@ void wait_for_turn(const Turn& turn, int64_t step);
 template <class T>
 struct Item {
   int64_t batch;
-  int64_t channel_begin, channel_end;  // whole SIMD blocks, except at the last channel
+  int64_t channel_begin, channel_end;  // whole SIMD blocks, except at the last channel; of Mamba-2, whole heads
   int64_t direction_begin, direction_end;
   int64_t begin, end;   // positions along the paths; whole chunks, except at the last position
   const T* entering;    // (K, n, d): the state before the segment; backward: the gradient of the state after it

@@ -142,7 +142,6 @@ struct Walk {
     group_begin = head_begin / heads_of_group;
     groups = a.groups < heads ? a.groups : heads;  // at most, for a scratch that any item fits
     if (item.channel_end) groups = (head_begin + heads - 1) / heads_of_group - group_begin + 1;
-    else if (groups < a.groups) groups++;
     blocks = (width + W<T> - 1) / W<T>;
     states = (a.state_size + whole - 1) / whole * whole;
     B = arena.take<T>(groups * TILE * states);
