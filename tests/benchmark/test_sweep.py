@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 from sweep_cases import write_sweep
 
+from nnunetv2_mamba.architectures.blocks.scan_paths import SCANS
+from nnunetv2_mamba.benchmark.checks import trainer_class
 from nnunetv2_mamba.benchmark.sweep import SweepError, find_file, read_sweep, ready_made
 from nnunetv2_mamba.benchmark.training import Budget
+from nnunetv2_mamba.planning.network_options import name_of_options
 
 GROUP = '[[group]]\ntrainers = ["nnUNetTrainer"]\nplans = ["nnUNetPlans"]\n'
 FULL = """
@@ -151,16 +154,40 @@ def test_the_examples_of_the_documentation(tmp_path):
 
 
 def test_ready_made_files():
-    assert list(ready_made()) == ["mamba_vs_nnunet.toml", "medsegmamba_paper.toml"]
+    ready = ["mamba_generations.toml", "mamba_vs_nnunet.toml", "medsegmamba_paper.toml", "scan_orders.toml"]
+    assert list(ready_made()) == ready
     trainings = read_sweep(find_file("mamba_vs_nnunet.toml"), [4]).trainings
     assert {training.fold for training in trainings} == {0, 1, 2, 3, 4}
     trainers = {training.trainer for training in trainings}
-    for network in ("SegMamba", "MedSegMamba", "MSDKMamba", "UMambaBot", "UMambaEnc"):
+    for network in ("SegMamba", "MedSegMamba", "MSDKMamba", "UMambaBot", "UMambaEnc", "UMamba2"):
         assert {f"nnUNetTrainer{network}{twin}" for twin in ("", "NoMamba", "Conv")} <= trainers
     stock = {training.plans for training in trainings if training.trainer == "nnUNetTrainer"}
     assert stock == {"nnUNetPlans", "nnUNetResEncUNetMPlans", "nnUNetResEncUNetLPlans"}
-    with pytest.raises(FileNotFoundError, match="no ready-made one of this name: mamba_vs_nnunet"):
+    with pytest.raises(FileNotFoundError, match="no ready-made one of this name: mamba_generations"):
         find_file("mamba_vs_unet.toml")
+
+
+@pytest.mark.parametrize("name", ["mamba_generations.toml", "scan_orders.toml"])
+def test_ready_made_ablations_name_what_there_is(name):
+    """Trainers that nnU-Net finds, and plans that are called so by the commands at the top."""
+    networks = {training.trainer: training.plans for training in read_sweep(find_file(name), [4]).trainings}
+    for trainer, plans in networks.items():
+        network = trainer_class(trainer)
+        if trainer != "nnUNetTrainer":
+            assert plans.startswith(f"nnUNet{network.network_name}")
+
+
+def test_the_ablation_of_scan_orders_has_them_all():
+    trainings = read_sweep(find_file("scan_orders.toml"), [4]).trainings
+    for network in ("SegMamba", "MedSegMamba"):
+        plans = {training.plans for training in trainings if training.trainer == f"nnUNetTrainer{network}"}
+        assert plans == {f"nnUNet{network}{name_of_options({'scan': scan})}Plans" for scan in SCANS}
+
+
+def test_the_ablation_of_generations_has_every_mixer():
+    trainers = {training.trainer for training in read_sweep(find_file("mamba_generations.toml"), [4]).trainings}
+    for network in ("SegMamba", "MedSegMamba", "MSDKMamba", "UMambaBot"):
+        assert {f"nnUNetTrainer{network}{mixer}" for mixer in ("", "NoMamba", "Conv", "Mamba2")} <= trainers
 
 
 OTHER_PLUGIN = """
