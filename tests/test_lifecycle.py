@@ -47,11 +47,11 @@ def test_kill_resume_predict_export_install_predict(tiny_dataset: TinyDataset, t
     fold = tiny_dataset.model_folder(TRAINER, PLANS) / "fold_0"
 
     run(tmp_path, "nnUNetv2_train", *training, before=DIE_IN_THE_THIRD_CHECKPOINT, returncode=-signal.SIGKILL)
-    assert (fold / "checkpoint_latest.pth").exists() and len(list(fold.glob("*.partial"))) == 1
+    assert (fold / "checkpoint_latest.pth").exists() and len(list(fold.glob(".partial-*"))) == 1
 
     log = run(tmp_path, "nnUNetv2_train", *training, "--c")
     assert "Epoch 0" not in log and "Epoch 1" in log and "Epoch 2" in log and "Mean Validation Dice" in log
-    assert not list(fold.glob("*.partial"))
+    assert not list(fold.glob(".partial-*"))
 
     # from the model folder
     predicting = ("-i", tiny_dataset.images, "-f", 0, "-device", "cpu", "-npp", 1, "-nps", 1)

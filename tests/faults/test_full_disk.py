@@ -52,7 +52,7 @@ def test_full_disk(tiny_dataset: TinyDataset, tmp_path, monkeypatch, small_disk)
     log = run(tmp_path, "nnUNetv2_train", *TRAINING, settings=SETTINGS, before=FILL_THE_DISK, returncode=1)
     assert "cannot write the checkpoint" in log and "make room" in log
     (fold,) = small_disk.glob("*/*/fold_0")
-    assert not list(fold.glob("*.partial"))
+    assert not list(fold.glob(".partial-*"))
     for checkpoint in fold.glob("checkpoint_*.pth"):
         assert torch.load(checkpoint, weights_only=False)["current_epoch"] >= 1
     (small_disk / "filler").unlink()

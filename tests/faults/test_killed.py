@@ -48,6 +48,6 @@ def test_kill_at_random_moments(tiny_dataset: TinyDataset, tmp_path):
     epochs = [int(number) for number in re.findall(r"Epoch (\d+)\s", log)]
     assert epochs == list(range(epoch_reached, EPOCHS))
     assert "Mean Validation Dice" in log
-    assert not list(fold.glob("*.partial"))
+    assert not list(fold.glob(".partial-*"))
     final = torch.load(fold / "checkpoint_final.pth", weights_only=False)
     assert {len(values) for values in final["logging"].values()} == {EPOCHS}
