@@ -3,11 +3,10 @@
 from torch import Tensor
 
 from nnunetv2_mamba.ops._scan_operator import register_scan
-from nnunetv2_mamba.ops.scan_arguments import ScanArguments, ScanGradients
-from nnunetv2_mamba.ops.validation import check_floating, check_ndim, check_paths, check_shape
+from nnunetv2_mamba.ops.scan_arguments import ScanArguments
+from nnunetv2_mamba.ops.validation import check_ndim, check_scan_input, check_shape
 
 _run = register_scan("directional_scan")
-_DIFFERENTIABLE = ScanGradients._fields
 
 
 def directional_scan(
@@ -77,24 +76,15 @@ def directional_scan(
 
 
 def _validate(scan: ScanArguments) -> None:
-    u, A = scan.u, scan.A
-    check_floating(u, **dict(zip(_DIFFERENTIABLE, scan.differentiable(), strict=True)))
-    K, L = check_paths(u, scan.paths)
-    check_ndim("u", u, "(b, L, d)", "(b, K, L, d)")
+    batch, K, L, d = check_scan_input(scan)
+    A = scan.A
     check_ndim("A", A, "(K, d, n)")
-    batch, d, n = u.shape[0], u.shape[-1], A.shape[-1]
-    if d == 0:
-        raise ValueError(f"u must have at least one channel, got shape {tuple(u.shape)}")
+    n = A.shape[-1]
     if n == 0:
         raise ValueError(f"A must have at least one state, got shape {tuple(A.shape)}")
-    if u.ndim == 3:
-        check_shape("u", u, "(b, L, d), L as in paths,", batch, L, d)
-    else:
-        check_shape("u", u, "(b, K, L, d), K and L as in paths,", batch, K, L, d)
     check_shape("delta", scan.delta, "(b, K, L, d)", batch, K, L, d)
     check_shape("A", A, "(K, d, n)", K, d, n)
     check_shape("B", scan.B, "(b, K, L, n)", batch, K, L, n)
     check_shape("C", scan.C, "(b, K, L, n)", batch, K, L, n)
     check_shape("D", scan.D, "(K, d)", K, d)
     check_shape("delta_bias", scan.delta_bias, "(K, d)", K, d)
-    check_shape("z", scan.z, "(b, L, d)", batch, L, d)

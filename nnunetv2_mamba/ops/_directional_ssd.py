@@ -3,8 +3,8 @@
 from torch import Tensor
 
 from nnunetv2_mamba.ops._scan_operator import register_scan
-from nnunetv2_mamba.ops.scan_arguments import ScanArguments, ScanGradients
-from nnunetv2_mamba.ops.validation import check_floating, check_ndim, check_paths, check_shape
+from nnunetv2_mamba.ops.scan_arguments import ScanArguments
+from nnunetv2_mamba.ops.validation import check_ndim, check_scan_input, check_shape
 
 _run = register_scan("directional_ssd")
 
@@ -78,29 +78,20 @@ def directional_ssd(
 
 
 def _validate(scan: ScanArguments) -> None:
-    u, A, B = scan.u, scan.A, scan.B
-    check_floating(u, **dict(zip(ScanGradients._fields, scan.differentiable(), strict=True)))
-    K, L = check_paths(u, scan.paths)
-    check_ndim("u", u, "(b, L, d)", "(b, K, L, d)")
+    batch, K, L, d = check_scan_input(scan)
+    A, B = scan.A, scan.B
     check_ndim("A", A, "(K, H)")
     check_ndim("B", B, "(b, K, L, G, n)")
-    batch, d, H, G, n = u.shape[0], u.shape[-1], A.shape[-1], B.shape[-2], B.shape[-1]
-    if d == 0:
-        raise ValueError(f"u must have at least one channel, got shape {tuple(u.shape)}")
+    H, G, n = A.shape[-1], B.shape[-2], B.shape[-1]
     if H == 0 or d % H:
         raise ValueError(f"A must have a number of heads that divides the {d} channels of u, got {H}")
     if G == 0 or H % G:
         raise ValueError(f"B must have a number of groups that divides the {H} heads of A, got {G}")
     if n == 0:
         raise ValueError(f"B must have at least one state, got shape {tuple(B.shape)}")
-    if u.ndim == 3:
-        check_shape("u", u, "(b, L, d), L as in paths,", batch, L, d)
-    else:
-        check_shape("u", u, "(b, K, L, d), K and L as in paths,", batch, K, L, d)
     check_shape("A", A, "(K, H)", K, H)
     check_shape("delta", scan.delta, "(b, K, L, H)", batch, K, L, H)
     check_shape("B", B, "(b, K, L, G, n)", batch, K, L, G, n)
     check_shape("C", scan.C, "(b, K, L, G, n)", batch, K, L, G, n)
     check_shape("D", scan.D, "(K, H)", K, H)
     check_shape("delta_bias", scan.delta_bias, "(K, H)", K, H)
-    check_shape("z", scan.z, "(b, L, d)", batch, L, d)

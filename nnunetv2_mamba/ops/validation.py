@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from nnunetv2_mamba.ops.scan_arguments import ScanArguments, ScanGradients
+
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -58,3 +60,20 @@ def check_tokens(paths: Tensor) -> None:
         low, high = (int(bound) for bound in paths.aminmax())
         if low < 0 or high >= paths.shape[1]:
             raise ValueError(f"paths must hold tokens from 0 to {paths.shape[1] - 1}, got {low} to {high}")
+
+
+def check_scan_input(scan: ScanArguments) -> tuple[int, int, int, int]:
+    """(b, K, L, d) of a scan whose dtypes and devices, paths, u and z are right; TypeError or ValueError otherwise."""
+    u = scan.u
+    check_floating(u, **dict(zip(ScanGradients._fields, scan.differentiable(), strict=True)))
+    K, L = check_paths(u, scan.paths)
+    check_ndim("u", u, "(b, L, d)", "(b, K, L, d)")
+    batch, d = u.shape[0], u.shape[-1]
+    if d == 0:
+        raise ValueError(f"u must have at least one channel, got shape {tuple(u.shape)}")
+    if u.ndim == 3:
+        check_shape("u", u, "(b, L, d), L as in paths,", batch, L, d)
+    else:
+        check_shape("u", u, "(b, K, L, d), K and L as in paths,", batch, K, L, d)
+    check_shape("z", scan.z, "(b, L, d)", batch, L, d)
+    return batch, K, L, d

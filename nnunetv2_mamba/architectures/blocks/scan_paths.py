@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import torch
 
 from nnunetv2_mamba.ops import scan_order
+from nnunetv2_mamba.ops.scan_order.named_paths import REVERSE
 
 ORIENTATIONS = 6  # of the serpentines
-REVERSE = "+reverse"
 
 
 class ScanPaths(NamedTuple):

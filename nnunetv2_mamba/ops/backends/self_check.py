@@ -1,6 +1,7 @@
 """Asked once before kernels are trusted with a user's training: do they compute what the torch backend computes?"""
 
 from collections.abc import Callable
+from functools import partial
 from types import ModuleType
 
 import torch
@@ -27,10 +28,7 @@ def disagreement(backend: ModuleType, device: torch.device) -> str | None:
 def ssd_disagreement(backend: ModuleType, device: torch.device) -> str | None:
     """As `disagreement`, for Mamba-2's scan, in every precision that a network may give."""
     for dtype, tolerance in SSD_TOLERANCES.items():
-
-        def results(module: ModuleType, device: torch.device, dtype: torch.dtype = dtype) -> list[Tensor]:
-            return _ssd_results(module, device, dtype)
-
+        results = partial(_ssd_results, dtype=dtype)
         if (reason := _difference(results, backend, torch_ssd, device, tolerance)) is not None:
             return reason
     return None

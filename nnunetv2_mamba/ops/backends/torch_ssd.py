@@ -74,13 +74,13 @@ def scan_backward(grad_out: Tensor, scan: ScanArguments, states: Tensor) -> Scan
             dC_block = torch.einsum("bcgij,bcjgn->bcign", dproducts, block.B)
             dC_block += torch.einsum("bctgrp,bcgnrp->bctgn", g_from_start, before)
             dB_block = torch.einsum("bcgij,bcign->bcjgn", dproducts, block.C)
-            dB_block += torch.einsum("bctgrp,bcgnrp->bctgn", block.x * block.to_end, after)
+            dB_block += torch.einsum("bctgrp,bcgnrp->bctgn", block.x_to_end, after)
 
             # Of the exponents: that of token k decays all that goes from before it to it or later.
             across = F.pad(dweights.mul_(weights).cumsum(-1).tril_(-1).sum(-2)[..., :-1], (1, 0))
             across += (g * y_carried).sum(-1).permute(0, 1, 3, 4, 2).flip(-1).cumsum(-1).flip(-1)
             across[..., 1:] += (block.x * dx_carried).sum(-1).permute(0, 1, 3, 4, 2).cumsum(-1)[..., :-1]
-            through = (before * after).sum((3, 5)) * block.exponents.sum(-1).exp()
+            through = (before * after).sum((3, 5)) * block.chunk_exponents.exp()
             dexponent = (across + through[..., None]).permute(0, 1, 4, 2, 3)
 
             sums.A[k] += (dexponent * block.dl).sum((0, 1, 2)).flatten()
@@ -128,10 +128,11 @@ class _Block:
         raw_delta, dl: the step before and after softplus, (b, c, T, G, R).
         B, C: (b, c, T, G, n).
         A, D: (G, R), and (G, R, 1) or None.
-        exponents: of the decays of the tokens, (b, c, G, R, T).
+        chunk_exponents: of the decays of whole chunks, (b, c, G, R).
         decays: from each token j to each token i, zero for i < j, (b, c, G, R, T, T).
         from_start, to_end: decays from the state before the chunk to each token, and from there to the state after it,
             (b, c, T, G, R, 1).
+        x_to_end: x decayed so, (b, c, T, G, R, P).
     """
 
     def __init__(self, scan: ScanArguments, k: int, start: int, length: int) -> None:
@@ -155,11 +156,13 @@ class _Block:
         self.B, self.C = (t.unflatten(-1, (groups, -1)) for t in (self.B, self.C))
         self.x = self.u * self.dl[..., None]
 
-        self.exponents = (self.dl * self.A).permute(0, 1, 3, 4, 2)
-        self.decays = _products_between(self.exponents.exp())
-        to_end = F.pad(self.exponents[..., 1:], (0, 1)).flip(-1).cumsum(-1).flip(-1)
-        from_start = self.exponents.cumsum(-1)
+        exponents = (self.dl * self.A).permute(0, 1, 3, 4, 2)  # (b, c, G, R, T)
+        self.decays = _products_between(exponents.exp())
+        to_end = F.pad(exponents[..., 1:], (0, 1)).flip(-1).cumsum(-1).flip(-1)
+        from_start = exponents.cumsum(-1)
         self.from_start, self.to_end = (t.exp().permute(0, 1, 4, 2, 3)[..., None] for t in (from_start, to_end))
+        self.x_to_end = self.x * self.to_end
+        self.chunk_exponents = exponents.sum(-1)
 
     def gather(self, t: Tensor) -> Tensor:
         """The block's rows of (b, L, m), in order, as (b, c, T, m)."""
@@ -189,7 +192,7 @@ class _Block:
 
     def added(self) -> Tensor:
         """What each chunk adds to the state, (b, c, G, n, R, P)."""
-        return torch.einsum("bctgrp,bctgn->bcgnrp", self.x * self.to_end, self.B)
+        return torch.einsum("bctgrp,bctgn->bcgnrp", self.x_to_end, self.B)
 
     def carry(self, added: Tensor, state: Tensor | None, backwards: bool = False) -> tuple[Tensor, Tensor]:
         """Walk over the chunks, which decay the state and add to it.
@@ -207,7 +210,7 @@ class _Block:
         starts = range(0, added.shape[1], _GROUP)
         for start in reversed(starts) if backwards else starts:
             group = slice(start, start + _GROUP)
-            exponents = self.exponents[:, group].sum(-1).permute(0, 2, 3, 1)  # (b, G, R, c)
+            exponents = self.chunk_exponents[:, group].permute(0, 2, 3, 1)  # (b, G, R, c)
             if backwards:
                 exponents = exponents.flip(-1)
             between = exponents[..., None].expand(*exponents.shape, exponents.shape[-1]).tril(-1).cumsum_(-2)

@@ -129,11 +129,6 @@ struct Walk {
     for (int l = 0; l < W<T>; l++) any |= beyond[l] != 0;
     return !any;
   }
-
-  T* saved_state(int64_t k, int64_t chunk, int64_t j, int64_t channel) const {
-    const int64_t chunks = (a.length + a.chunk - 1) / a.chunk;
-    return a.states + (((item.batch * a.directions + k) * chunks + chunk) * a.state_size + j) * a.channels + channel;
-  }
 };
 
 // A tile's steps of all states of one block; y gets C . h. `ahead` is called once a step, to prefetch.
@@ -226,7 +221,7 @@ struct Forward : Walk<T> {
             V* h = this->h + block * states;
             if (p % a.chunk == 0)
               for (int64_t j = 0; j < a.state_size; j++)
-                store(this->saved_state(k, p / a.chunk, j, this->channel(block)), h[j], lanes);
+                store(saved_state(a, item.batch, k, p / a.chunk, j, this->channel(block)), h[j], lanes);
             const auto ahead = this->prefetcher(k, path + p + TILE, next, block, a.delta, a.u, a.z, a.out);
             const bool unclamped = this->take_steps(dl, u, k, path + p, count, block, lanes);
             advance<T, true>(unclamped, *this, block, dl, u, count, h, y, ahead);
@@ -353,7 +348,7 @@ struct Backward : Walk<T> {
       this->with_lanes_of(block, [&](auto lanes) {
         V* h = start + block * tiles * states;
         for (int64_t j = 0; j < a.state_size; j++)
-          h[j] = load(this->saved_state(k, chunk, j, this->channel(block)), lanes);
+          h[j] = load(saved_state(a, item.batch, k, chunk, j, this->channel(block)), lanes);
         for (int64_t j = a.state_size; j < states; j++) h[j] = V{};
       });
     for (int tile = 0; tile * TILE < count; tile++) {

@@ -1,4 +1,5 @@
-// The kernels of a scan, from its two passes: classes made of (args, item, channels, arena) with `run` and `summarise`.
+// What the scans' two passes share, and the kernels made of them: of classes that are made of (args, item, channels,
+// arena) and have `run` and `summarise`.
 #pragma once
 
 #include "kernels.h"
@@ -6,6 +7,13 @@
 
 namespace nm {
 namespace NM_ISA {
+
+// Where the state before a chunk is saved.
+template <class T>
+NM_INLINE T* saved_state(const ScanArgs<T>& a, int64_t b, int64_t k, int64_t chunk, int64_t state, int64_t channel) {
+  const int64_t chunks = (a.length + a.chunk - 1) / a.chunk;
+  return a.states + (((b * a.directions + k) * chunks + chunk) * a.state_size + state) * a.channels + channel;
+}
 
 template <class T, class Pass, void (Pass::*WORK)()>
 void run_pass(const ScanArgs<T>& a, const Item<T>& item, void* scratch) {

@@ -128,7 +128,6 @@ struct Walk {
   V *u, *x;     // [head][tile step][block]: the input, and times dl
   V *x_to_end;  // [head][tile step][block]: x, decayed to the end of the tile
   V *whole_shifted, *whole_rest;  // [head]: the decay of the whole tile, see simd.h
-  V* h;         // [head][state][block]
   Decays<T>* decays;
   Bits *earlier, *up_to_now;  // [tile step i][tile step j]: all bits where j < i, and where j <= i
   T* present;                 // the same: 1 where j = i
@@ -154,7 +153,6 @@ struct Walk {
     x_to_end = arena.take<V>(heads * TILE * blocks);
     whole_shifted = arena.take<V>(heads);
     whole_rest = arena.take<V>(heads);
-    h = arena.take<V>(heads * states * blocks);
     decays = arena.take<Decays<T>>(1);
     earlier = arena.take<Bits>(TILE * TILE / W<T>);
     up_to_now = arena.take<Bits>(TILE * TILE / W<T>);
@@ -207,11 +205,6 @@ struct Walk {
       for (int64_t j = 0; j < a.state_size; j++) store(to + j * a.channels, state[state_row(head, j) + block], lanes);
       store(item.steps + k * a.channels + channel, splat<T>(T(steps[head])), lanes);
     });
-  }
-
-  T* saved_state(int64_t k, int64_t chunk, int64_t j, int64_t channel) const {
-    const int64_t chunks = (a.length + a.chunk - 1) / a.chunk;
-    return a.states + (((item.batch * a.directions + k) * chunks + chunk) * a.state_size + j) * a.channels + channel;
   }
 
   void take_rows(T* rows, const View<const T> from, int64_t k, const int32_t* tokens, int count) const {
@@ -371,11 +364,13 @@ struct Forward : Walk<T> {
   using Walk<T>::heads;
   using Walk<T>::blocks;
 
+  V* h;           // [head][state][block]
   V* y;           // [head][tile step][block]
   double* steps;  // [head]: sum of dl
 
   Forward(const ScanArgs<T>& args, const Item<T>& item, int64_t channels, Arena& arena)
       : Walk<T>(args, item, channels, arena) {
+    h = arena.take<V>(this->state_vectors());
     y = arena.take<V>(heads * TILE * blocks);
     steps = arena.take<double>(heads);
   }
@@ -383,7 +378,7 @@ struct Forward : Walk<T> {
   void summarise() {
     this->prepare();
     for (int64_t k = item.direction_begin; k < item.direction_end; k++) {
-      this->take_entering(k, this->h);
+      this->take_entering(k, h);
       memset(steps, 0, heads * sizeof(double));
       for (int64_t p = item.begin; p < item.end; p += TILE) {
         const int32_t* tokens = a.paths + k * a.length + p;
@@ -393,18 +388,18 @@ struct Forward : Walk<T> {
         this->take_steps(k, tokens, count);
         for (int64_t head = 0; head < heads; head++) {
           this->template take_decays<false>(k, head);
-          this->advance(head, this->h, this->prefetcher(k, tokens + TILE, next, head, a.u));
+          this->advance(head, h, this->prefetcher(k, tokens + TILE, next, head, a.u));
           for (int t = 0; t < TILE; t++) steps[head] += this->dl[head * TILE + t];
         }
       }
-      this->give_leaving(k, this->h, steps);
+      this->give_leaving(k, h, steps);
     }
   }
 
   void run() {
     this->prepare();
     for (int64_t k = item.direction_begin; k < item.direction_end; k++) {
-      this->take_entering(k, this->h);
+      this->take_entering(k, h);
       for (int64_t p = item.begin; p < item.end; p += TILE) {
         const int32_t* tokens = a.paths + k * a.length + p;
         const int count = int(min<int64_t>(TILE, item.end - p)), next = int(min<int64_t>(TILE, item.end - p - count));
@@ -416,10 +411,10 @@ struct Forward : Walk<T> {
         this->take_products();
         for (int64_t head = 0; head < heads; head++) {
           this->template take_decays<true>(k, head);
-          this->contract(this->C, head, this->h, y, this->prefetcher(k, tokens, count, head, a.out, a.z));
+          this->contract(this->C, head, h, y, this->prefetcher(k, tokens, count, head, a.out, a.z));
           const T* from_start = this->decays->from_start;
           this->add_own(head, y, [=](V carried, int t) NM_INLINED { return from_start[t] * carried; });
-          this->advance(head, this->h, this->prefetcher(k, tokens + TILE, next, head, a.u));
+          this->advance(head, h, this->prefetcher(k, tokens + TILE, next, head, a.u));
         }
         give_output(k, tokens, count);
       }
@@ -428,8 +423,8 @@ struct Forward : Walk<T> {
 
   void save_state(int64_t k, int64_t chunk) const {
     this->each_block([&](int64_t head, int64_t block, int64_t channel, auto lanes) {
-      const V* from = this->h + this->state_row(head, 0) + block;
-      T* to = this->saved_state(k, chunk, 0, channel);
+      const V* from = h + this->state_row(head, 0) + block;
+      T* to = saved_state(a, item.batch, k, chunk, 0, channel);
       for (int64_t j = 0; j < a.state_size; j++) store(to + j * a.channels, from[j * blocks], lanes);
     });
   }
@@ -541,7 +536,7 @@ struct Backward : Walk<T> {
   // The state before each tile of a chunk.
   void take_chunk(int64_t k, int64_t chunk, const int32_t* tokens, int count) {
     this->each_block([&](int64_t head, int64_t block, int64_t channel, auto lanes) {
-      const T* from = this->saved_state(k, chunk, 0, channel);
+      const T* from = saved_state(a, item.batch, k, chunk, 0, channel);
       V* to = start + this->state_row(head, 0) + block;
       for (int64_t j = 0; j < a.state_size; j++) to[j * blocks] = load(from + j * a.channels, lanes);
       for (int64_t j = a.state_size; j < states; j++) to[j * blocks] = V{};
