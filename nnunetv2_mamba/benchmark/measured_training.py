@@ -52,6 +52,8 @@ class MeasuredTraining(PreemptibleTraining):
             setattr(self, name, value)  # nnU-Net's loop reads them
         if not budget.mirroring:
             changed["mirroring in validation"] = False
+        if budget.schedule is not None:
+            changed["learning rate set anew with every"] = budget.schedule
         if changed:
             self.print_to_log_file("Set by nnunetv2_mamba benchmark:", changed, add_timestamp=False)
         self._sweep_cost = CostRecord(Path(self.output_folder), self.device)
@@ -60,6 +62,20 @@ class MeasuredTraining(PreemptibleTraining):
     def user_settings(cls) -> Mapping[str, Any]:
         """Return what the sweep sets in the recipe of this package's trainers."""
         return {**cls._sweep_training.budget.settings(), **cls._sweep_training.settings}
+
+    def configure_optimizers(self, *args: Any) -> tuple[torch.optim.Optimizer, Any]:
+        optimizer, schedule = super().configure_optimizers(*args)
+        return optimizer, _OncePerEpoch(schedule) if self._sweep_training.budget.schedule == "epoch" else schedule
+
+    def on_train_epoch_start(self) -> None:
+        super().on_train_epoch_start()
+        self._sweep_iteration = 0
+
+    def train_step(self, batch: dict) -> dict:
+        if self._sweep_training.budget.schedule == "iteration":
+            self.lr_scheduler.step(self.current_epoch + self._sweep_iteration / self.num_iterations_per_epoch)
+            self._sweep_iteration += 1
+        return super().train_step(batch)
 
     def on_epoch_start(self) -> None:
         seed_everything(self._sweep_training.seed, self.current_epoch + 1)
@@ -75,6 +91,16 @@ class MeasuredTraining(PreemptibleTraining):
             self.inference_allowed_mirroring_axes = None  # after the last checkpoint, which keeps the trainer's own
         super().perform_actual_validation(*args, **kwargs)
         self._sweep_cost.write(self, self._sweep_training, self._sweep_threads)
+
+
+class _OncePerEpoch:
+    """A schedule of the learning rate that knows whole epochs only."""
+
+    def __init__(self, schedule: Any):
+        self._schedule = schedule
+
+    def step(self, epoch: float) -> None:
+        self._schedule.step(int(epoch))
 
 
 def measured(trainer: type[nnUNetTrainer], training: Training, threads: int | None = None) -> type[MeasuredTraining]:

@@ -196,10 +196,14 @@ def _check_axis(values: Any, types: tuple[type, ...], key: str, name: str) -> No
 def _budget(table: Any) -> Budget:
     _check_keys(table, [entry.name for entry in fields(Budget)], "[budget]")
     for name, value in table.items():
-        if name != "mirroring":
+        if name == "mirroring":
+            if not isinstance(value, bool):
+                raise SweepError(f"[budget] mirroring: must be true or false, got {value!r}")
+        elif name == "schedule":
+            if value not in ("epoch", "iteration"):
+                raise SweepError(f"[budget] schedule: must be 'epoch' or 'iteration', got {value!r}")
+        else:
             _check_count(value, f"[budget] {name}")
-        elif not isinstance(value, bool):
-            raise SweepError(f"[budget] mirroring: must be true or false, got {value!r}")
     return Budget(**table)
 
 

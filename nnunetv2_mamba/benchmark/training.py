@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nnunetv2_mamba.files import read_json_object, read_optional_json, write_json
 from nnunetv2_mamba.nnunet.names import FINAL_CHECKPOINT
@@ -22,6 +22,7 @@ class Budget:
         epochs, iterations, validation_iterations: epochs, and iterations of each.
         batch_size: instead of the plan's.
         mirroring: whether the validation at the end predicts with nnU-Net's mirroring.
+        schedule: whether the learning rate is set anew with every ``"epoch"`` or every ``"iteration"``.
     """
 
     epochs: int | None = None
@@ -29,9 +30,10 @@ class Budget:
     validation_iterations: int | None = None
     batch_size: int | None = None
     mirroring: bool = True
+    schedule: Literal["epoch", "iteration"] | None = None
 
     def settings(self) -> dict[str, int]:
-        """Return the same as settings of a recipe; a recipe has no batch size."""
+        """Return the same as settings of a recipe; a recipe has neither batch size nor schedule."""
         given = {
             "num_epochs": self.epochs,
             "num_iterations_per_epoch": self.iterations,

@@ -71,7 +71,7 @@ class BatchSearch:
             "kernel_sizes": kernels,
             "strides": strides,
         }
-        options = {**self.planner.options, **self.trainer.network_options}
+        options = self.planner.options_of(len(strides))
         arguments = with_options(network, stage_arguments(network, stages), options, [int(size) for size in patch])
         return {
             "network_class_name": f"nnunetv2_mamba.architectures.{network.__name__}",

@@ -11,8 +11,21 @@ from nnunetv2_mamba.architectures.blocks.fusion import check_fusion
 from nnunetv2_mamba.architectures.blocks.mixers import check_mixer
 from nnunetv2_mamba.architectures.blocks.scan_paths import check_scan
 
+WIDTHS = "features_per_stage"  # no option of a network, but of its plan: widths, and at most so many stages
+
+
+def _check_widths(widths: Any) -> None:
+    if not isinstance(widths, list) or len(widths) < 2 or not all(type(width) is int and width > 0 for width in widths):
+        raise ValueError("write the channels of two stages or more, such as [8,16,32,64]")
+
+
 # What can be said of a value before the data set is read; the constructor checks all of them.
-_CHECKS: dict[str, Callable[[Any], str]] = {"fusion": check_fusion, "mixer": check_mixer, "scan": check_scan}
+_CHECKS: dict[str, Callable[[Any], object]] = {
+    WIDTHS: _check_widths,
+    "fusion": check_fusion,
+    "mixer": check_mixer,
+    "scan": check_scan,
+}
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from nnunetv2_mamba.trainers import FULL_LENGTH
 from nnunetv2_mamba.trainers.base import nnUNetTrainerMamba
 
 from .batch_search import BatchSearch
-from .network_options import check_values
+from .network_options import WIDTHS, check_values
 
 DEFAULT_GPU_MEMORY = 8  # GiB, as nnU-Net's own planner
 # What decides how a case is preprocessed, in a plan's configuration
@@ -46,14 +46,14 @@ class MambaPlanner(LargestBatchPlanner):
 
     Attributes:
         trainer: says network, options and optimiser.
-        max_pool: how often an axis is halved at most.
+        max_pool: how often an axis is halved at most; the option ``features_per_stage`` may leave less to an instance.
 
     Raises:
         ValueError: if no patch fits, or only patches too small to learn from; for options that it does not have.
     """
 
     trainer: ClassVar[type[nnUNetTrainerMamba]]
-    max_pool: ClassVar[int] = UNLIMITED
+    max_pool: int = UNLIMITED
 
     def __init__(
         self,
@@ -76,6 +76,8 @@ class MambaPlanner(LargestBatchPlanner):
             suppress_transpose,
         )
         self.match, self.options = match, options
+        if WIDTHS in options:
+            self.max_pool = min(self.max_pool, len(options[WIDTHS]) - 1)
 
     @classmethod
     def network_name(cls) -> str:
@@ -89,13 +91,20 @@ class MambaPlanner(LargestBatchPlanner):
             ValueError: naming the option. Most values are checked by the network's constructor only.
         """
         name, network_class, fixed = cls.network_name(), cls.trainer.network_class, cls.trainer.network_options
-        known = [option for option in network_class.option_names() if option not in fixed]
+        known = [option for option in [*network_class.option_names(), WIDTHS] if option not in fixed]
         for key, value in options.items():
             if key in fixed and fixed[key] != value:
                 raise ValueError(f"--option {key}={value}: {name} is {network_class.__name__} with {key}={fixed[key]}")
             if key not in known and key not in fixed:
                 raise ValueError(f"--option {key}: {name} has the options {', '.join(known)}")
         check_values(options)
+
+    def options_of(self, n_stages: int) -> dict[str, Any]:
+        """The options of a network of so many stages: the user's, of whose widths the first are taken, and the trainer's."""
+        options = {**self.options, **self.trainer.network_options}
+        if WIDTHS in options:
+            options[WIDTHS] = options[WIDTHS][:n_stages]
+        return options
 
     def search_of(self, configuration: str, spacing: tuple[float, ...]) -> BatchSearch:
         return BatchSearch(self, configuration, spacing)

@@ -127,6 +127,27 @@ def test_budget_and_settings_reach_the_recipe_whatever_the_user_has_set(make, mo
     assert (trainer.num_epochs, trainer.initial_lr, trainer.configuration_manager.batch_size) == (20, 1e-5, 2)
 
 
+@pytest.mark.parametrize("name", ["nnUNetTrainer", "nnUNetTrainerSegMamba"])
+@pytest.mark.parametrize(("schedule", "steps"), [("epoch", [1, 1, 2, 2]), ("iteration", [1, 1.5, 2, 2.5])])
+def test_the_learning_rate_is_set_as_often_for_every_trainer(make, monkeypatch, name, schedule, steps):
+    trainer = nnUNetTrainer if name == "nnUNetTrainer" else getattr(trainers, name)
+    plans = "nnUNetPlans" if name == "nnUNetTrainer" else "tinySegMambaPlans"
+    variant = make(trainer, run_with(5, 2, None, 2, True, schedule), plans)
+    variant.initialize()
+    shape = (2, variant.num_input_channels, *variant.configuration_manager.patch_size)
+    targets = [
+        torch.zeros(2, 1, *[int(n * share) for n, share in zip(shape[2:], scale, strict=True)])
+        for scale in variant._get_deep_supervision_scales()
+    ]
+    seen = []
+    for variant.current_epoch in (1, 2):
+        variant.on_train_epoch_start()
+        for _ in range(2):
+            variant.train_step({"data": torch.zeros(shape), "target": targets})
+            seen.append(variant.optimizer.param_groups[0]["lr"])
+    assert seen == pytest.approx([variant.initial_lr * (1 - step / 5) ** 0.9 for step in steps])
+
+
 @pytest.mark.parametrize("mirroring", [True, False])
 def test_validation_with_or_without_mirroring(make, monkeypatch, mirroring):
     monkeypatch.setattr(CostRecord, "write", lambda *_: None)

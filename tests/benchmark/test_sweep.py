@@ -78,6 +78,10 @@ def test_data_sets_of_the_command_line_replace_those_of_the_file(tmp_path):
         ("datasets = [4]\n[budget]\nepoch = 5\n" + GROUP, r"\[budget\]: unknown key epoch; there are epochs"),
         ("datasets = [4]\n[budget]\nepochs = 0\n" + GROUP, r"\[budget\] epochs: must be a whole number"),
         ("datasets = [4]\n[budget]\nmirroring = 1\n" + GROUP, r"mirroring: must be true or false"),
+        (
+            "datasets = [4]\n[budget]\nschedule = 'step'\n" + GROUP,
+            r"schedule: must be 'epoch' or 'iteration', got 'step'",
+        ),
         ("datasets = [4]\nfolds = 0\n" + GROUP, r"\[\[group\]\] 1 folds: must be a list of numbers or names"),
         ("datasets = [4]\nfolds = ['five']\n" + GROUP, "folds are numbers from 0 or 'all'"),
         ("datasets = [4]\nfolds = [0, 'all']\n" + GROUP, "'all' trains on the other folds' validation cases"),

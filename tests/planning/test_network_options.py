@@ -21,7 +21,8 @@ PLANS = "nnUNetSegMambaGatePlans"
 @pytest.fixture
 def planned(tiny_dataset, monkeypatch) -> Path:
     monkeypatch.setattr(command, "preprocess_dataset", lambda *_: None)
-    options = [word for pair in ("gate=multiply", "fue=true", "n_tom_layers_per_stage=1", "mixer=none")
+    options = [word for pair in ("gate=multiply", "fue=true", "n_tom_layers_per_stage=1", "mixer=none",
+                                 "features_per_stage=[8,8,8]")
                for word in ("--option", pair)]  # fmt: skip
     arguments = ["-d", str(DATASET_ID), "--network", "SegMamba", "--gpu-memory", "2", "-np", "1"]
     assert (
@@ -35,8 +36,7 @@ def test_training_and_prediction_have_the_options(planned, tiny_dataset, monkeyp
     plans = tiny_dataset.plans(PLANS)
     architecture = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
     assert (architecture["gate"], architecture["fue"], architecture["mixer"]) == ("multiply", True, "none")
-    plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"] = [
-        8] * architecture["n_stages"]  # fmt: skip
+    assert (architecture["n_stages"], architecture["features_per_stage"]) == (3, [8, 8, 8])
     plans["configurations"]["3d_fullres"]["batch_size"] = 2
     tiny_dataset.write_plans(PLANS, plans)
     settings = "num_epochs=1, num_iterations_per_epoch=1, num_val_iterations_per_epoch=1"
@@ -135,6 +135,13 @@ def test_what_is_no_pair(pairs, message):
         ("SegMamba", {"self": 3}, "--option self: "),
         ("UMambaEnc", {"patch_size": [8, 8, 8]}, "--option patch_size: UMambaEnc has the options"),
         ("TABSurfer", {"position_grid": [8, 8, 8]}, "--option position_grid: TABSurfer has the options mixer"),
+        ("UMamba2", {"features_per_stage": 8}, r"--option features_per_stage=8: write the channels of two stages or"),
+        (
+            "UMamba2",
+            {"features_per_stage": [8]},
+            r"--option features_per_stage=\[8\]: write the channels of two stages",
+        ),
+        ("UMamba2", {"features_per_stage": [8, 0]}, r"--option features_per_stage=\[8, 0\]: write the channels"),
         ("SegMambaBot", {"bottleneck": "ss3d"}, "--option bottleneck=ss3d: SegMambaBot is MedSegMamba with bottlene"),
     ],
 )
