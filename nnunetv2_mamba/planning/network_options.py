@@ -74,6 +74,20 @@ def name_of_options(options: Mapping[str, Any]) -> str:
     return "".join(word[:1].upper() + word[1:] for word in words)
 
 
+def of_stages(options: Mapping[str, Any], n_stages: int) -> dict[str, Any]:
+    """Return the options with the first entries of lists that are longer than a network has stages.
+
+    As nnU-Net's planners do with the blocks of theirs: how many stages there are depends on patch and configuration.
+    """
+    entries = {"per_stage": n_stages, "per_stage_decoder": n_stages - 1}
+    cut = dict(options)
+    for key, value in options.items():
+        for ending, length in entries.items():
+            if key.endswith(ending) and isinstance(value, list):
+                cut[key] = value[:length]
+    return cut
+
+
 def check_values(options: Mapping[str, Any]) -> None:
     """Refuse values that no network takes, as far as they are known without building it.
 

@@ -20,7 +20,7 @@ from nnunetv2_mamba.trainers import FULL_LENGTH
 from nnunetv2_mamba.trainers.base import nnUNetTrainerMamba
 
 from .batch_search import BatchSearch
-from .network_options import WIDTHS, check_values
+from .network_options import WIDTHS, check_values, of_stages
 
 DEFAULT_GPU_MEMORY = 8  # GiB, as nnU-Net's own planner
 # What decides how a case is preprocessed, in a plan's configuration
@@ -100,11 +100,8 @@ class MambaPlanner(LargestBatchPlanner):
         check_values(options)
 
     def options_of(self, n_stages: int) -> dict[str, Any]:
-        """The options of a network of so many stages: the user's, of whose widths the first are taken, and the trainer's."""
-        options = {**self.options, **self.trainer.network_options}
-        if WIDTHS in options:
-            options[WIDTHS] = options[WIDTHS][:n_stages]
-        return options
+        """The options of a network of so many stages: first entries of the lists of the user, and the trainer's."""
+        return {**of_stages(self.options, n_stages), **self.trainer.network_options}
 
     def search_of(self, configuration: str, spacing: tuple[float, ...]) -> BatchSearch:
         return BatchSearch(self, configuration, spacing)

@@ -12,7 +12,7 @@ from tiny_dataset import DATASET_ID, NAME
 
 from nnunetv2_mamba import cli
 from nnunetv2_mamba.planning import command
-from nnunetv2_mamba.planning.network_options import name_of_options, parse_options
+from nnunetv2_mamba.planning.network_options import name_of_options, of_stages, parse_options
 from nnunetv2_mamba.planning.planners import PLANNERS
 
 PLANS = "nnUNetSegMambaGatePlans"
@@ -21,7 +21,7 @@ PLANS = "nnUNetSegMambaGatePlans"
 @pytest.fixture
 def planned(tiny_dataset, monkeypatch) -> Path:
     monkeypatch.setattr(command, "preprocess_dataset", lambda *_: None)
-    options = [word for pair in ("gate=multiply", "fue=true", "n_tom_layers_per_stage=1", "mixer=none",
+    options = [word for pair in ("gate=multiply", "fue=true", "n_tom_layers_per_stage=[1,2,1,9]", "mixer=none",
                                  "features_per_stage=[8,8,8]")
                for word in ("--option", pair)]  # fmt: skip
     arguments = ["-d", str(DATASET_ID), "--network", "SegMamba", "--gpu-memory", "2", "-np", "1"]
@@ -37,6 +37,7 @@ def test_training_and_prediction_have_the_options(planned, tiny_dataset, monkeyp
     architecture = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
     assert (architecture["gate"], architecture["fue"], architecture["mixer"]) == ("multiply", True, "none")
     assert (architecture["n_stages"], architecture["features_per_stage"]) == (3, [8, 8, 8])
+    assert architecture["n_tom_layers_per_stage"] == [1, 2, 1]
     plans["configurations"]["3d_fullres"]["batch_size"] = 2
     tiny_dataset.write_plans(PLANS, plans)
     settings = "num_epochs=1, num_iterations_per_epoch=1, num_val_iterations_per_epoch=1"
@@ -166,6 +167,17 @@ def test_a_value_that_does_not_fit_is_named_and_no_plans_are_written(tiny_datase
     error = capsys.readouterr().err.strip()
     assert message in error and len(error.splitlines()) == 1
     assert not (tiny_dataset.preprocessed / NAME / f"{PLANS}.json").exists()
+
+
+def test_lists_are_cut_to_the_stages():
+    options = {
+        "n_blocks_per_stage": [1, 2, 3],
+        "n_conv_per_stage_decoder": [1, 2],
+        "scan": "hilbert",
+        "widths": [1, 2, 3],
+    }
+    assert of_stages(options, 2) == {**options, "n_blocks_per_stage": [1, 2], "n_conv_per_stage_decoder": [1]}
+    assert of_stages(options, 3) == options and of_stages({"n_per_stage": 4}, 2) == {"n_per_stage": 4}
 
 
 def test_every_network_has_options():
