@@ -39,6 +39,7 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
         PATCH_ARGUMENTS: the options that follow from the plan's patch size (``patch_options``).
         topology: the plan's stages, checked.
         widths_from_plan: in plans made for other networks, take their widths, not those of the paper.
+        missing_stages: the options that have an entry per stage, and how many of the stages have none.
         options_from_plan: options that are taken from plans made for other networks which have the first of them.
         key_to_encoder, key_to_stem: the modules into which pre-trained weights go.
         keys_to_in_proj: the layer that reads the images; several names only if they are of one weight, as
@@ -51,6 +52,7 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
 
     PATCH_ARGUMENTS: ClassVar[tuple[str, ...]] = ()
     widths_from_plan: ClassVar[bool] = False
+    missing_stages: ClassVar[Mapping[str, int]] = {}
     options_from_plan: ClassVar[tuple[str, ...]] = ()
     key_to_encoder: str = "encoder"
     key_to_stem: str

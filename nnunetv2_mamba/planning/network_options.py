@@ -74,18 +74,15 @@ def name_of_options(options: Mapping[str, Any]) -> str:
     return "".join(word[:1].upper() + word[1:] for word in words)
 
 
-def of_stages(options: Mapping[str, Any], n_stages: int) -> dict[str, Any]:
-    """Return the options with the first entries of lists that are longer than a network has stages.
+def of_stages(options: Mapping[str, Any], entries: Mapping[str, int]) -> dict[str, Any]:
+    """Return the options with so many ``entries`` of those that are lists, if they have more.
 
     As nnU-Net's planners do with the blocks of theirs: how many stages there are depends on patch and configuration.
     """
-    entries = {"per_stage": n_stages, "per_stage_decoder": n_stages - 1}
-    cut = dict(options)
-    for key, value in options.items():
-        for ending, length in entries.items():
-            if key.endswith(ending) and isinstance(value, list):
-                cut[key] = value[:length]
-    return cut
+    return {
+        key: value[: entries[key]] if key in entries and isinstance(value, list) else value
+        for key, value in options.items()
+    }
 
 
 def check_values(options: Mapping[str, Any]) -> None:

@@ -101,7 +101,9 @@ class MambaPlanner(LargestBatchPlanner):
 
     def options_of(self, n_stages: int) -> dict[str, Any]:
         """The options of a network of so many stages: first entries of the lists of the user, and the trainer's."""
-        return {**of_stages(self.options, n_stages), **self.trainer.network_options}
+        missing = {WIDTHS: 0, **self.trainer.network_class.missing_stages}
+        entries = {name: n_stages - without for name, without in missing.items()}
+        return {**of_stages(self.options, entries), **self.trainer.network_options}
 
     def search_of(self, configuration: str, spacing: tuple[float, ...]) -> BatchSearch:
         return BatchSearch(self, configuration, spacing)

@@ -11,6 +11,7 @@ from nnunetv2.run.run_training import run_training
 from tiny_dataset import DATASET_ID, NAME
 
 from nnunetv2_mamba import cli
+from nnunetv2_mamba.architectures.registry import NETWORKS
 from nnunetv2_mamba.planning import command
 from nnunetv2_mamba.planning.network_options import name_of_options, of_stages, parse_options
 from nnunetv2_mamba.planning.planners import PLANNERS
@@ -37,7 +38,7 @@ def test_training_and_prediction_have_the_options(planned, tiny_dataset, monkeyp
     architecture = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
     assert (architecture["gate"], architecture["fue"], architecture["mixer"]) == ("multiply", True, "none")
     assert (architecture["n_stages"], architecture["features_per_stage"]) == (3, [8, 8, 8])
-    assert architecture["n_tom_layers_per_stage"] == [1, 2, 1]
+    assert architecture["n_tom_layers_per_stage"] == [1, 2]
     plans["configurations"]["3d_fullres"]["batch_size"] = 2
     tiny_dataset.write_plans(PLANS, plans)
     settings = "num_epochs=1, num_iterations_per_epoch=1, num_val_iterations_per_epoch=1"
@@ -169,15 +170,17 @@ def test_a_value_that_does_not_fit_is_named_and_no_plans_are_written(tiny_datase
     assert not (tiny_dataset.preprocessed / NAME / f"{PLANS}.json").exists()
 
 
-def test_lists_are_cut_to_the_stages():
-    options = {
-        "n_blocks_per_stage": [1, 2, 3],
-        "n_conv_per_stage_decoder": [1, 2],
-        "scan": "hilbert",
-        "widths": [1, 2, 3],
-    }
-    assert of_stages(options, 2) == {**options, "n_blocks_per_stage": [1, 2], "n_conv_per_stage_decoder": [1]}
-    assert of_stages(options, 3) == options and of_stages({"n_per_stage": 4}, 2) == {"n_per_stage": 4}
+def test_lists_are_cut_to_their_entries():
+    options = {"n_blocks": [1, 2, 3], "n_convs": [1, 2], "scan": "hilbert", "grid": [1, 2, 3]}
+    assert of_stages(options, {"n_blocks": 2, "n_convs": 1}) == {**options, "n_blocks": [1, 2], "n_convs": [1]}
+    assert of_stages(options, {"n_blocks": 3, "n_convs": 2, "scan": 3}) == options
+    assert of_stages({"n_blocks": 4}, {"n_blocks": 2}) == {"n_blocks": 4}
+
+
+@pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
+def test_what_has_an_entry_per_stage_is_known(network):
+    options = network.network_class.option_names()
+    assert network.network_class.missing_stages.keys() == {name for name in options if "per_stage" in name}
 
 
 def test_every_network_has_options():

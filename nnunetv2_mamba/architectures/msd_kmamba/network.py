@@ -165,6 +165,7 @@ class MSDKMamba(PlannedNetwork):
     """
 
     widths_from_plan = True
+    missing_stages = {"n_mamba_layers_per_stage": 1}
     key_to_encoder = "encoder.stages"
     key_to_stem = "encoder.stem"
     keys_to_in_proj = ("encoder.stem.0",)

@@ -139,6 +139,7 @@ class SegMamba(PlannedNetwork):
         ValueError: for arguments that do not fit each other, and in ``forward`` for an input that does not fit.
     """
 
+    missing_stages = {"n_tom_layers_per_stage": 1}
     key_to_stem = "encoder.stages.0.downsample"
     keys_to_in_proj = ("encoder.stages.0.downsample",)
 

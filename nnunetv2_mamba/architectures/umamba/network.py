@@ -82,6 +82,7 @@ class _UMamba(PlannedNetwork):
     """Encoder with the Mamba layers that a variant chooses, and decoder; made by ``build``."""
 
     widths_from_plan = True
+    missing_stages = {"n_blocks_per_stage": 0, "n_blocks_per_stage_decoder": 1}
     key_to_stem = "encoder.stem"
     keys_to_in_proj = ("encoder.stem.0.conv1",)
 

@@ -53,6 +53,7 @@ class UMamba2(PlannedNetwork):
     """
 
     widths_from_plan = True
+    missing_stages = {"n_blocks_per_stage": 0, "n_conv_per_stage_decoder": 1}
     options_from_plan = (
         "n_blocks_per_stage",
         "n_conv_per_stage_decoder",
