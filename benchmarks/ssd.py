@@ -70,7 +70,7 @@ def torch_against_torch(run: Run) -> list[Row]:
     mamba, mamba2 = scan.make_inputs(*shape[:4]), make_inputs(*shape)
     works = [partial(scan.forward_only, mamba, "torch"), partial(forward_only, mamba2, "torch")]
     works += [partial(scan.forward_and_backward, mamba, "torch"), partial(forward_and_backward, mamba2, "torch")]
-    times = Run(run.shapes, 1, run.clock).best_times(works)
+    times = Run(run.shapes, 3, run.clock).best_times(works)
     return [
         _faster(f"torch backend, {what} {shape}", "Mamba's torch backend", theirs, ours, 5)
         for what, theirs, ours in zip(("forward", "forward + backward"), *_pairs(times), strict=True)

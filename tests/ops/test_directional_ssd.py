@@ -5,6 +5,7 @@ import torch
 from scan_cases import SCANS, assert_same, make_ssd_case
 
 from nnunetv2_mamba.ops import directional_scan, directional_ssd
+from nnunetv2_mamba.ops.backends import torch_ssd
 
 every_backend = pytest.mark.parametrize(
     ("backend", "device"), [scan.values[1:] for scan in SCANS if scan.values[0] is make_ssd_case]
@@ -62,6 +63,24 @@ def test_a_token_that_forgets_all_does_not_blur_the_next_decays(backend, device)
     delta[:, :, 20] = 1e6
     case = case.with_tensors(delta=delta).to(device)
     assert_same(case.run_with_gradients(backend), truth(case))
+
+
+@every_backend
+def test_a_step_of_zero_has_a_gradient(backend, device):
+    """The torch backend has the step as a factor of everything, and divides by it."""
+    case = make_ssd_case(length=20, delta_softplus=False, delta_bias=False)
+    delta = case.tensors["delta"].detach().clone()
+    delta[:, :, 3::4], delta[:, :, 5] = 0, 1e-30
+    case = case.with_tensors(delta=delta).to(device)
+    assert_same(case.run_with_gradients(backend), truth(case))
+
+
+@pytest.mark.parametrize("groups_of_a_block", [1, 2])
+@pytest.mark.parametrize("length", [16, 17, 256, 257, 400, 530, 1024])
+def test_torch_around_chunks_groups_and_blocks(length, groups_of_a_block, monkeypatch):
+    case = make_ssd_case(batch=2, directions=2, length=length, channels=4, heads=2, state_size=3)
+    monkeypatch.setattr(torch_ssd, "_MATRIX_ELEMENTS_ON_CPU", groups_of_a_block * 2 * 2 * 16 * 16 * 16)
+    assert_same(case.run_with_gradients("torch"), truth(case))
 
 
 def test_the_definition_by_hand():

@@ -1,10 +1,14 @@
 """What the backends in torch share: where gradients are summed over the directions, and what the gate does to them."""
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from ..scan_arguments import ScanArguments, ScanGradients
+
+_ROWS = 8192
 
 
 class GradientSums:
@@ -24,19 +28,29 @@ class GradientSums:
         self.delta, self.B, self.C = (t.new_empty(t.shape) for t in (scan.delta, scan.B, scan.C))
         self.D = None if scan.D is None else scan.D.new_zeros(scan.D.shape)
         self.delta_bias = None if scan.delta_bias is None else scan.delta_bias.new_zeros(scan.delta_bias.shape)
-        self.ungated_output, self.output = grad_out.to(scan.A.dtype), None
-        if scan.z is not None:
-            self._gate = scan.z.to(scan.A.dtype)
+        self.ungated_output, self.output = grad_out, None
+        if scan.z is None:
+            self.ungated_output = grad_out.to(scan.A.dtype)
+        else:
             self.output = scan.A.new_zeros(grad_out.shape)
-            self.ungated_output = self.ungated_output * F.silu(self._gate)
+            self.ungated_output = scan.A.new_empty(grad_out.shape)
+            for rows, grad, gate in rows_of(self.ungated_output, grad_out, scan.z):
+                torch.mul(grad, F.silu(gate.to(rows.dtype)), out=rows)
 
     def result(self) -> ScanGradients:
         """The gradients, once all directions are walked."""
         dz = None
         if self.output is not None:
-            dz = torch.ops.aten.silu_backward(self.output.mul_(self._grad_out), self._gate).to(self._scan.z.dtype)
+            for rows, grad, gate in rows_of(self.output, self._grad_out, self._scan.z):
+                rows.copy_(torch.ops.aten.silu_backward(rows * grad, gate.to(rows.dtype)))
+            dz = self.output.to(self._scan.z.dtype)
         du = self.u.to(self._scan.u.dtype)
         return ScanGradients(du, self.delta, self.A, self.B, self.C, self.D, self.delta_bias, dz)
+
+
+def rows_of(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Some rows after the other of tensors (b, L, m): what is computed of all at once needs memory for all."""
+    return zip(*(t.split(_ROWS, 1) for t in tensors), strict=True)
 
 
 def of_direction(t: Tensor, k: int) -> Tensor:

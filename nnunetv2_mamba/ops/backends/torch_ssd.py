@@ -1,15 +1,16 @@
 """Mamba-2's scan in plain torch operations: matrix products over chunks, for any device that has those.
 
-A path is cut into chunks. Within one, with the decay from token j to token i as a matrix per head, the scan is a masked
-matrix product. What chunks add to the state is carried on in the same way, over groups of chunks, and from group to
-group. The state before each group is saved; the backward pass computes those of its chunks again. Blocks of groups are
-worked on one after the other, so that the matrices of a long path do not exist at once. Decays are multiplied, or their
-exponents added, never divided or subtracted: where one token decays much and the others little, no digits would be
-left.
+A path is cut into chunks. Within one, the scan of a head is a matrix product with the path's tokens: from token j to
+token i the state decays, and B and C, the step and D are factors. What chunks add to the state is carried on in the
+same way, over groups of chunks, and from group to group. The state before each group is saved; the backward pass
+computes those of its chunks again. Blocks of groups are worked on one after the other, so that the matrices of a long
+path do not exist at once. Decays are multiplied, or their exponents added, never divided or subtracted: where one token
+decays much and the others little, no digits would be left.
 
-Shapes: c chunks of T tokens, G groups of R heads of P channels, n states. Every function takes plain tensors with
-validated shapes (see `ops/_directional_ssd.py`) and knows nothing of autograd. Source: Dao and Gu, "Transformers are
-SSMs", section 6, the chunked algorithm.
+Shapes: c chunks of T tokens, G groups of R heads of P channels, n states. Within a block heads come first, so that the
+products of all heads are one batch of matrices. Every function takes plain tensors with validated shapes (see
+`ops/_directional_ssd.py`) and knows nothing of autograd. Source: Dao and Gu, "Transformers are SSMs", section 6, the
+chunked algorithm.
 """
 
 from collections.abc import Iterator
@@ -19,10 +20,11 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from ..scan_arguments import ScanArguments, ScanGradients
-from .torch_gradients import GradientSums, of_direction
+from .torch_gradients import GradientSums, of_direction, rows_of
 
-_GROUP = 64  # chunks
-_MATRIX_ELEMENTS = 2**20  # of a block's matrices from token to token; 4 MiB in fp32
+_GROUP = 16  # chunks at most
+# Of a block's matrices from token to token: on a CPU they stay in its cache, elsewhere every launch costs time.
+_MATRIX_ELEMENTS, _MATRIX_ELEMENTS_ON_CPU = 2**23, 2**19  # 32 MiB and 2 MiB in fp32
 
 
 def available() -> str | None:
@@ -45,10 +47,11 @@ def scan_forward(scan: ScanArguments) -> tuple[Tensor, Tensor]:
         state = None
         for block in _blocks(scan, k):
             before, state = block.carry(block.added(), state)
-            block.states(states).copy_(before[:, ::_GROUP])
-            block.add_to(out, block.output(block.weights(), block.carried(before)))
+            block.states(states).copy_(before[:, :, :, :: block.group_size].permute(2, 3, 4, 0, 1, 5).flatten(3))
+            block.add_to(out, block.output(block.weights(), before))
     if scan.z is not None:
-        out *= F.silu(scan.z.to(out.dtype))
+        for rows, gate in rows_of(out, scan.z):
+            rows.mul_(F.silu(gate.to(out.dtype)))
     return out.to(scan.u.dtype), states
 
 
@@ -58,62 +61,64 @@ def scan_backward(grad_out: Tensor, scan: ScanArguments, states: Tensor) -> Scan
     for k in range(scan.delta.shape[1]):
         adjoint = None
         for block in _blocks(scan, k, backwards=True):
-            before, _ = block.carry(block.added(), block.states(states)[:, 0])
-            g = block.gather(sums.ungated_output).unflatten(-1, block.x.shape[-3:])
-            g_from_start = g * block.from_start
-            added = torch.einsum("bctgrp,bctgn->bcgnrp", g_from_start, block.C)
-            after, adjoint = block.carry(added, adjoint, backwards=True)
+            saved = block.states(states)[:, 0].unflatten(-1, (*block.A.shape, -1)).permute(2, 3, 0, 1, 4)
+            before, _ = block.carry(block.added(), saved)
+            g = block.gather(sums.ungated_output, *block.A.shape)
+            after, adjoint = block.carry(block.C_from_start.mT @ g, adjoint, backwards=True)
 
             weights = block.weights()
-            dweights = torch.einsum("bcigrp,bcjgrp->bcgrij", g, block.x)
-            y_carried = block.carried(before)
-            dx_carried = torch.einsum("bctgn,bcgnrp->bctgrp", block.B, after).mul_(block.to_end)
-            dx = torch.einsum("bcgrij,bcigrp->bcjgrp", weights, g).add_(dx_carried)
+            if scan.z is not None:
+                block.add_to(sums.output, block.output(weights, before))
+            du = weights.mT @ g
+            block.add_to(of_direction(sums.u, k), _add_product(du, block.B_to_end, after))
+            dweights = g @ block.u.mT
+            if scan.D is not None:
+                sums.D[k] += dweights.diagonal(dim1=-2, dim2=-1).sum((2, 3, 4)).flatten()
 
-            dproducts = (dweights * block.decays).sum(3)
-            dC_block = torch.einsum("bcgij,bcjgn->bcign", dproducts, block.B)
-            dC_block += torch.einsum("bctgrp,bcgnrp->bctgn", g_from_start, before)
-            dB_block = torch.einsum("bcgij,bcign->bcjgn", dproducts, block.C)
-            dB_block += torch.einsum("bctgrp,bcgnrp->bctgn", block.x_to_end, after)
+            dfactors = dweights.mul_(block.factors)
+            dproducts = dfactors.sum(1)
+            dC_carried = (g @ before.mT).mul_(block.from_start)
+            dB_carried = (block.u @ after.mT).mul_(block.to_end)
+            dC = _add_product(dC_carried.sum(1), dproducts, block.B)
+            dB = _add_product(dB_carried.sum(1), dproducts.mT, block.C)
 
-            # Of the exponents: that of token k decays all that goes from before it to it or later.
-            across = F.pad(dweights.mul_(weights).cumsum(-1).tril_(-1).sum(-2)[..., :-1], (1, 0))
-            across += (g * y_carried).sum(-1).permute(0, 1, 3, 4, 2).flip(-1).cumsum(-1).flip(-1)
-            across[..., 1:] += (block.x * dx_carried).sum(-1).permute(0, 1, 3, 4, 2).cumsum(-1)[..., :-1]
-            through = (before * after).sum((3, 5)) * block.chunk_exponents.exp()
-            dexponent = (across + through[..., None]).permute(0, 1, 4, 2, 3)
+            # How much of the loss goes from token j to token i, from the state before the chunk to token i, from token
+            # j to the state after it. The exponent of token k decays all that goes from before it to it or later.
+            between = dfactors.mul_(block.products[:, None])
+            from_token = between.sum(-2)
+            across = F.pad(between.cumsum_(-1).tril_(-1).sum(-2)[..., :-1], (1, 0))
+            across += dC_carried.mul_(block.C[:, None]).sum(-1).flip(-1).cumsum(-1).flip(-1)
+            to_end = dB_carried.mul_(block.B[:, None]).sum(-1)
+            across[..., 1:] += to_end.cumsum(-1)[..., :-1]
+            through = (before * after).sum((-1, -2)) * block.chunk_exponents.exp()
+            dexponents = across.add_(through[..., None])
 
-            sums.A[k] += (dexponent * block.dl).sum((0, 1, 2)).flatten()
-            ddl = dexponent * block.A + (dx * block.u).sum(-1)
+            sums.A[k] += (dexponents * block.dl).sum((2, 3, 4)).flatten()
+            ddl = dexponents.mul_(block.A[..., None, None, None]).add_(from_token.add_(to_end).div_(block.dl))
             if scan.delta_softplus:
-                ddl *= torch.sigmoid(block.raw_delta)
-            ddl = block.rows(ddl)
+                ddl.mul_(torch.sigmoid(block.raw_delta))
+            ddl = block.rows(ddl[..., None])
             if sums.delta_bias is not None:
                 sums.delta_bias[k] += ddl.sum((0, 1))
-            if scan.z is not None:
-                block.add_to(sums.output, block.output(weights, y_carried))
-            du_block = dx.mul_(block.dl[..., None])
-            if scan.D is not None:
-                sums.D[k] += (g * block.u).sum((0, 1, 2, 5)).flatten()
-                du_block.addcmul_(block.D, g)
-            block.add_to(of_direction(sums.u, k), du_block)
             sums.delta[:, k].index_copy_(1, block.tokens, ddl.to(sums.delta.dtype))
-            for gradient, of_block in ((sums.B, dB_block), (sums.C, dC_block)):
-                gradient[:, k].flatten(2).index_copy_(1, block.tokens, block.rows(of_block).to(gradient.dtype))
+            for gradient, of_block in ((sums.B, dB), (sums.C, dC)):
+                rows = block.rows(of_block[:, None]).to(gradient.dtype)
+                gradient[:, k].flatten(2).index_copy_(1, block.tokens, rows)
     return sums.result()
 
 
 def _chunk_length(state_size: int) -> int:
-    """Tokens of a chunk, a power of two: few, because every token is paired with each; but states cost n numbers."""
-    return 32 if state_size <= 32 else 64
+    """Tokens of a chunk, a power of two: about as many as states, as every token costs T numbers and every chunk n."""
+    return 16 if state_size <= 16 else 32 if state_size <= 32 else 64
 
 
 def _blocks(scan: ScanArguments, k: int, backwards: bool = False) -> Iterator["_Block"]:
-    """Direction k from its first chunks to its last, or backwards, in as few blocks as `_MATRIX_ELEMENTS` allows."""
+    """Direction k from its first chunks to its last, or backwards, in as few blocks as their matrices' size allows."""
     batch, _, length, heads = scan.delta.shape
     chunk = _chunk_length(scan.B.shape[-1])
     tokens = _GROUP * chunk
-    groups = max(1, _MATRIX_ELEMENTS // (batch * heads * tokens * chunk))
+    elements = _MATRIX_ELEMENTS_ON_CPU if scan.u.device.type == "cpu" else _MATRIX_ELEMENTS
+    groups = max(1, elements // (batch * heads * tokens * chunk))
     starts = range(0, length, groups * tokens)
     for start in reversed(starts) if backwards else starts:
         yield _Block(scan, k, start, groups * tokens)
@@ -124,137 +129,157 @@ class _Block:
 
     Attributes:
         tokens: of the block, in order.
-        u, x: inputs, and times the step, (b, c, T, G, R, P).
-        raw_delta, dl: the step before and after softplus, (b, c, T, G, R).
-        B, C: (b, c, T, G, n).
-        A, D: (G, R), and (G, R, 1) or None.
-        chunk_exponents: of the decays of whole chunks, (b, c, G, R).
-        decays: from each token j to each token i, zero for i < j, (b, c, G, R, T, T).
-        from_start, to_end: decays from the state before the chunk to each token, and from there to the state after it,
-            (b, c, T, G, R, 1).
-        x_to_end: x decayed so, (b, c, T, G, R, P).
+        u: (G, R, b, c, T, P).
+        raw_delta, dl: the step before and after softplus, (G, R, b, c, T). A step of zero is as good as one of 1e-25,
+            by which can be divided.
+        B, C: (G, b, c, T, n).
+        A, D: (G, R), D or None.
+        chunk_exponents: of the decays of whole chunks, (G, R, b, c).
+        factors: the decay from each token j to each token i, times the step of j; zero for i < j, (G, R, b, c, T, T).
+        products: of C of token i and B of token j, (G, b, c, T, T).
+        from_start: decay from the state before the chunk to each token, (G, R, b, c, T, 1).
+        to_end: decay from each token to the state after the chunk, times its step, (G, R, b, c, T, 1).
+        C_from_start, B_to_end: C and B times these, (G, R, b, c, T, n).
     """
 
     def __init__(self, scan: ScanArguments, k: int, start: int, length: int) -> None:
         groups, heads = scan.B.shape[3], scan.delta.shape[-1]
+        by_head = groups, heads // groups
         self.chunk_length = _chunk_length(scan.B.shape[-1])
         self.direction, self.first_group = k, start // (_GROUP * self.chunk_length)
         self.tokens = scan.paths[k, start : start + length].long()
-        by_head = (groups, heads // groups)
+        n_chunks = -(-len(self.tokens) // self.chunk_length)
+        self.n_groups = -(-n_chunks // _GROUP)
+        self.group_size = -(-n_chunks // self.n_groups)  # so that few chunks are empty
         self.A = scan.A[k].view(by_head)
-        self.D = None if scan.D is None else scan.D[k].view(*by_head, 1)
-        dtype = scan.A.dtype
+        self.D = None if scan.D is None else scan.D[k].view(by_head)
 
-        raw_delta = scan.delta[:, k].index_select(1, self.tokens).to(dtype)
+        self.u = self.gather(of_direction(scan.u, k), *by_head)
+        raw_delta = scan.delta[:, k].index_select(1, self.tokens).to(self.A.dtype)
         if scan.delta_bias is not None:
             raw_delta = raw_delta + scan.delta_bias[k]
-        self.raw_delta = self._chunks(raw_delta).unflatten(-1, by_head)
         dl = F.softplus(raw_delta) if scan.delta_softplus else raw_delta
-        self.dl = self._chunks(dl).unflatten(-1, by_head)
-        self.u = self.gather(of_direction(scan.u, k)).to(dtype).unflatten(-1, (*by_head, -1))
-        self.B, self.C = (self.gather(t[:, k].flatten(2)).to(dtype) for t in (scan.B, scan.C))
-        self.B, self.C = (t.unflatten(-1, (groups, -1)) for t in (self.B, self.C))
-        self.x = self.u * self.dl[..., None]
+        self.raw_delta, self.dl = (self._chunks(t, *by_head)[..., 0] for t in (raw_delta, dl))
+        self.dl = torch.where(self.dl.abs() < 1e-25, 1e-25, self.dl)
+        self.B, self.C = (self.gather(t[:, k].flatten(2), groups) for t in (scan.B, scan.C))
 
-        exponents = (self.dl * self.A).permute(0, 1, 3, 4, 2)  # (b, c, G, R, T)
-        self.decays = _products_between(exponents.exp())
-        to_end = F.pad(exponents[..., 1:], (0, 1)).flip(-1).cumsum(-1).flip(-1)
-        from_start = exponents.cumsum(-1)
-        self.from_start, self.to_end = (t.exp().permute(0, 1, 4, 2, 3)[..., None] for t in (from_start, to_end))
-        self.x_to_end = self.x * self.to_end
+        exponents = self.dl * self.A[..., None, None, None]
         self.chunk_exponents = exponents.sum(-1)
+        self.factors, from_start, to_end = _products_between(exponents.exp(), self.dl)
+        self.from_start, self.to_end = from_start[..., None], to_end[..., None]
+        self.products = self.C @ self.B.mT
+        self.C_from_start, self.B_to_end = self.C[:, None] * self.from_start, self.B[:, None] * self.to_end
 
-    def gather(self, t: Tensor) -> Tensor:
-        """The block's rows of (b, L, m), in order, as (b, c, T, m)."""
-        return self._chunks(t.index_select(1, self.tokens))
+    def gather(self, t: Tensor, *heads: int) -> Tensor:
+        """The block's rows of (b, L, m), in order and in A's dtype, as (*heads, b, c, T, the rest of m)."""
+        return self._chunks(t.index_select(1, self.tokens), *heads)
 
-    def _chunks(self, t: Tensor) -> Tensor:
-        """(b, tokens, m) as (b, c, T, m)."""
-        missing = -len(self.tokens) % self.chunk_length
+    def _chunks(self, t: Tensor, *heads: int) -> Tensor:
+        """(b, tokens, m) as (*heads, b, c, T, the rest of m), contiguous and in A's dtype."""
+        missing = self.n_groups * self.group_size * self.chunk_length - len(self.tokens)
         if missing:  # padding by nothing would copy
             t = F.pad(t, (0, 0, 0, missing))
-        return t.unflatten(1, (-1, self.chunk_length))
+        t = t.unflatten(1, (-1, self.chunk_length)).unflatten(-1, (*heads, -1))
+        t = t.permute(*range(3, 3 + len(heads)), 0, 1, 2, -1)
+        return torch.empty(t.shape, dtype=self.A.dtype, device=t.device).copy_(t)  # one pass
+
+    def rows(self, t: Tensor) -> Tensor:
+        """(heads..., b, c, T, m) as (b, tokens, heads * m)."""
+        heads = range(t.ndim - 4)
+        t = t.permute(-4, -3, -2, *heads, -1).flatten(3).flatten(1, 2)
+        return t[:, : len(self.tokens)]
 
     def add_to(self, sums: Tensor, t: Tensor) -> None:
-        """Add (b, c, T, ...) to the block's rows of (b, L, m)."""
+        """Add (G, R, b, c, T, P) to the block's rows of (b, L, d)."""
         for of_sample, rows in zip(sums, self.rows(t), strict=True):  # twice as fast as all at once
             of_sample.index_add_(0, self.tokens, rows)
 
-    def rows(self, t: Tensor) -> Tensor:
-        """(b, c, T, ...) as (b, tokens, m)."""
-        return t.flatten(3).flatten(1, 2)[:, : len(self.tokens)]
-
     def states(self, states: Tensor) -> Tensor:
-        """The block's part of the saved states, a view (b, groups of chunks, G, n, R, P)."""
-        groups = -(-self.u.shape[1] // _GROUP)
-        of_block = states[:, self.direction, self.first_group : self.first_group + groups]
-        return of_block.view(*of_block.shape[:2], self.u.shape[3], self.B.shape[-1], *self.u.shape[4:])
+        """The block's part of the saved states, a view (b, groups of chunks, n, d)."""
+        return states[:, self.direction, self.first_group : self.first_group + self.n_groups]
 
     def added(self) -> Tensor:
-        """What each chunk adds to the state, (b, c, G, n, R, P)."""
-        return torch.einsum("bctgrp,bctgn->bcgnrp", self.x_to_end, self.B)
+        """What each chunk adds to the state, (G, R, b, c, n, P)."""
+        return self.B_to_end.mT @ self.u
+
+    def weights(self) -> Tensor:
+        """The matrix from the chunk's inputs to its outputs, (G, R, b, c, T, T)."""
+        weights = self.factors * self.products[:, None]
+        if self.D is not None:
+            weights.diagonal(dim1=-2, dim2=-1).add_(self.D[..., None, None, None])
+        return weights
+
+    def output(self, weights: Tensor, before: Tensor) -> Tensor:
+        """Ungated, (G, R, b, c, T, P), from `weights` and the states before the chunks."""
+        return _add_product(weights @ self.u, self.C_from_start, before)
 
     def carry(self, added: Tensor, state: Tensor | None, backwards: bool = False) -> tuple[Tensor, Tensor]:
         """Walk over the chunks, which decay the state and add to it.
 
         Args:
-            added: by each chunk, (b, c, G, n, R, P).
-            state: where the walk begins, (b, G, n, R, P); None for zero.
+            added: by each chunk, (G, R, b, c, n, P).
+            state: where the walk begins, (G, R, b, n, P); None for zero.
             backwards: from the last chunk to the first.
 
         Returns:
             The state that each chunk is given, as `added`, and the one that the last one gives.
         """
-        given = torch.empty_like(added)
-        state = torch.zeros_like(added[:, 0]) if state is None else state
-        starts = range(0, added.shape[1], _GROUP)
-        for start in reversed(starts) if backwards else starts:
-            group = slice(start, start + _GROUP)
-            exponents = self.chunk_exponents[:, group].permute(0, 2, 3, 1)  # (b, G, R, c)
-            if backwards:
-                exponents = exponents.flip(-1)
-            between = exponents[..., None].expand(*exponents.shape, exponents.shape[-1]).tril(-1).cumsum_(-2)
-            between = between.exp_().tril_()
-            from_start = exponents.cumsum(-1).exp().permute(0, 3, 1, 2)[:, :, :, None, :, None]
-            in_order = added[:, group].flip(1) if backwards else added[:, group]
-            left = torch.einsum("bgrij,bjgnrp->bignrp", between, in_order).addcmul_(from_start, state[:, None])
-            in_order = torch.cat([state[:, None], left[:, :-1]], dim=1)
-            given[:, group] = in_order.flip(1) if backwards else in_order
-            state = left[:, -1]
-        return given, state
+        state = torch.zeros_like(added[..., 0, :, :]) if state is None else state
+        to_chunks, to_next = self._carrying(backwards)  # of each group
+        sources = added.unflatten(-3, (self.n_groups, -1)).flatten(-2)
+        given_alone = to_chunks[..., 1:] @ sources  # were the state zero before each group
+        given_to_next = (to_next[..., 1:] @ sources).squeeze(-2).unflatten(-1, state.shape[-2:])
+        states = torch.empty_like(given_to_next)
+        for group in reversed(range(self.n_groups)) if backwards else range(self.n_groups):
+            states[..., group, :, :] = state
+            state = torch.addcmul(given_to_next[..., group, :, :], to_next[..., group, :, :1], state)
+        given = given_alone.addcmul_(to_chunks[..., :1], states.flatten(-2)[..., None, :])
+        return given.flatten(-3, -2).unflatten(-1, state.shape[-2:]), state
 
-    def weights(self) -> Tensor:
-        """The matrix from the chunk's inputs to its outputs, (b, c, G, R, T, T)."""
-        return self.decays * torch.einsum("bcign,bcjgn->bcgij", self.C, self.B)[:, :, :, None]
+    def _carrying(self, backwards: bool) -> tuple[Tensor, Tensor]:
+        """How much of the state before a group and of what each of its chunks adds is in the state that each chunk is
+        given, (G, R, b, groups, size, 1 + size), and in the one that the group gives, (G, R, b, groups, 1, 1 + size).
 
-    def carried(self, before: Tensor) -> Tensor:
-        """What the states before the chunks give to the outputs, (b, c, T, G, R, P)."""
-        return torch.einsum("bctgn,bcgnrp->bctgrp", self.C, before).mul_(self.from_start)
-
-    def output(self, weights: Tensor, carried: Tensor) -> Tensor:
-        """Ungated, (b, c, T, G, R, P)."""
-        y = torch.einsum("bcgrij,bcjgrp->bcigrp", weights, self.x) + carried
-        return y if self.D is None else y.addcmul_(self.D, self.u)
+        Backwards the group is given the state behind it.
+        """
+        exponents = self.chunk_exponents.unflatten(-1, (self.n_groups, -1))
+        exponents = F.pad(exponents.flip(-1) if backwards else exponents, (1, 0))
+        decays = exponents[..., None].expand(*exponents.shape, exponents.shape[-1]).tril(-1).cumsum_(-2)
+        decays = decays.exp_().tril_()
+        to_chunks, to_next = decays[..., :-1, :], decays[..., -1:, :]
+        if backwards:
+            to_chunks = torch.cat([to_chunks[..., :1], to_chunks[..., 1:].flip(-1)], -1).flip(-2)
+            to_next = torch.cat([to_next[..., :1], to_next[..., 1:].flip(-1)], -1)
+        return to_chunks, to_next
 
 
-def _products_between(decays: Tensor) -> Tensor:
-    """From the decay of each token, (..., T), that from token j to token i: the product over j < k <= i, (..., T, T).
+def _add_product(t: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Add the product of two stacks of matrices to a third, in place."""
+    t.flatten(0, -3).baddbmm_(left.flatten(0, -3), right.flatten(0, -3))
+    return t
 
-    Zero for i < j. Made for pairs of tokens, then of pairs, and so on: what lies between two halves decays from each
-    token to the end of its half and from there to each token of the other.
+
+def _products_between(decays: Tensor, factors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What goes from token to token, from the decay of each token, (..., T), and a factor of each.
+
+    Made for pairs of tokens, then of pairs, and so on: what lies between two halves is the factor and the decay from
+    each token to the end of its half, and from there to each token of the other.
+
+    Returns:
+        The factor of token j times the product of the decays of j < k <= i, zero for i < j, (..., i, j); the product of
+        the decays up to each token, (..., T); and the factor of each times the product of the decays behind it.
     """
     length = decays.shape[-1]
-    between = torch.diag_embed(torch.ones_like(decays))
-    from_start, to_end = decays, torch.ones_like(decays)  # within a half
+    between = decays.new_zeros(*decays.shape, length)
+    between.diagonal(dim1=-2, dim2=-1).copy_(factors)
+    from_start, to_end = decays.clone(), factors.clone()  # within a half
     size = 1
     while size < length:
-        halves = (*decays.shape[:-1], -1, 2, size)
-        start, end = from_start.reshape(halves), to_end.reshape(halves)
+        start, end = (t.unflatten(-1, (-1, 2, size)) for t in (from_start, to_end))
         quarters = between.unflatten(-1, (-1, 2 * size)).unflatten(-3, (-1, 2 * size))  # (..., pair, i, pair, j)
         of_pairs = quarters.diagonal(dim1=-4, dim2=-2).movedim(-1, -3)
-        of_pairs[..., size:, :size] = start[..., 1, :, None] * end[..., 0, None, :]
-        whole = start[..., -1:]
-        from_start = torch.cat([start[..., 0, :], start[..., 1, :] * whole[..., 0, :]], -1).flatten(-2)
-        to_end = torch.cat([end[..., 0, :] * whole[..., 1, :], end[..., 1, :]], -1).flatten(-2)
+        torch.mul(start[..., 1, :, None], end[..., 0, None, :], out=of_pairs[..., size:, :size])
+        end[..., 0, :] *= start[..., 1, -1:]
+        start[..., 1, :] *= start[..., 0, -1:]
         size *= 2
-    return between
+    return between, from_start, to_end
