@@ -337,7 +337,7 @@ def _number_of_weights(network: type, arguments: dict[str, Any], patch_size: lis
         raise ValueError(
             f"{network.__name__} cannot be built with its 'arch_kwargs': {short_reason(error, 300)}"
         ) from error
-    return sum(parameter.numel() for parameter in built.parameters())
+    return sum(tensor.numel() for tensor in (*built.parameters(), *built.buffers()))
 
 
 def _find_in_nnunet(key: str, name: str, package: str, base: str | None) -> Any:

@@ -1,9 +1,9 @@
-"""Small networks of every kind whose memory is estimated, for patches of 32 voxels."""
+"""Small networks of every kind whose memory is estimated, for patches of about 32 voxels."""
 
 from functools import partial
 
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
-from registered_networks import small_arguments
+from registered_networks import fitting, own_stages, small_arguments
 from torch import nn
 
 from nnunetv2_mamba.architectures import registry
@@ -34,3 +34,10 @@ NETWORKS = {
     "PlainConvUNet": partial(PlainConvUNet, **TOPOLOGY, **NNUNET, n_conv_per_stage=[2, 2, 2]),
     "ResidualEncoderUNet": partial(ResidualEncoderUNet, **TOPOLOGY, **NNUNET, n_blocks_per_stage=[1, 2, 2]),
 }
+
+
+def fitting_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The smallest shape around this one, (batch, channels, *patch), that the network takes."""
+    if name not in registry.NETWORKS:
+        return shape
+    return (*shape[:2], *fitting(name, own_stages(name, TOPOLOGY)["strides"], shape[2:]))

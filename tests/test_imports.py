@@ -97,7 +97,7 @@ print(*set(sys.modules) - before)
         ("nnunetv2_mamba.cli", {"torch", "numpy", "nnunetv2", "matplotlib"}),
         ("nnunetv2_mamba.doctor", {"torch", "numpy", "nnunetv2"}),
         ("nnunetv2_mamba.evaluation.metrics", {"torch", "numpy", "pandas", "nnunetv2"}),
-        ("nnunetv2_mamba.architectures", {"triton", "nnunetv2", "nnunetv2_mamba.ops.backends"}),
+        ("nnunetv2_mamba.architectures", {"triton", "nnunetv2", "nnunetv2_mamba.ops.backends", "monai"}),
         (
             "nnunetv2_mamba.trainers",
             {f"nnunetv2_mamba.{room}" for room in ("evaluation", "freesurfer", "packaging", "results")} | {"monai"},

@@ -22,14 +22,15 @@ import torch
 from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from registered_networks import ONE_OF_EACH_CLASS
+from registered_networks import OF_MONAI, ONE_OF_EACH_CLASS, fitting
 from tiny_dataset import DATASET_ID, LABELS, NAME, SHAPE, TinyDataset, make_tiny_dataset
 
 from nnunetv2_mamba import trainers
 
 SHORT_NAMES = [name.removeprefix("nnUNetTrainer") for name in trainers.FULL_LENGTH]
+QUICK_NAMES = [name for name in ONE_OF_EACH_CLASS if name not in OF_MONAI]
 TRAINERS = [
-    pytest.param(f"nnUNetTrainer{name}", marks=[] if name in ONE_OF_EACH_CLASS else pytest.mark.slow, id=name)
+    pytest.param(f"nnUNetTrainer{name}", marks=[] if name in QUICK_NAMES else pytest.mark.slow, id=name)
     for name in SHORT_NAMES
 ]
 
@@ -51,7 +52,7 @@ MODES = {
 }
 # One for each class, in turn; every one trains in 3d_fullres in the trainers' tests.
 QUICK_MODES = ("2d", "anisotropic, 1 channel, 2 classes", "regions", "ignore label")
-QUICK = {(name, QUICK_MODES[turn % len(QUICK_MODES)]) for turn, name in enumerate(ONE_OF_EACH_CLASS)}
+QUICK = {(name, QUICK_MODES[turn % len(QUICK_MODES)]) for turn, name in enumerate(QUICK_NAMES)}
 QUICK_CASCADES = ("MedSegMamba",)
 EPOCH = "num_iterations_per_epoch=1, num_val_iterations_per_epoch=1"
 
@@ -132,7 +133,8 @@ def test_trains_resumes_predicts_and_is_evaluated(name, mode, dataset_files, use
     dataset = use_dataset(dataset_files(kind))
     plans = plans_for(name, dataset, batch_size)
     if kind == "anisotropic":
-        strides = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["strides"]
+        planned = dataset.plans("nnUNetPlans")  # networks of MONAI but one halve all axes all the same
+        strides = planned["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["strides"]
         assert any(min(stage) == 1 < max(stage) for stage in strides), strides
     trainer = train_and_resume(lambda: make_trainer(name, dataset, configuration, plans), monkeypatch)
     assert trainer.batch_size == batch_size
@@ -156,16 +158,17 @@ def test_trains_resumes_predicts_and_is_evaluated(name, mode, dataset_files, use
 def cascade_files(dataset_files) -> TinyDataset:
     """The plain data set, with the cascade that nnU-Net plans for images far larger than a patch."""
     dataset = dataset_files("plain")
-    names = {f"tiny{trainer.network_class.__name__}Plans" for trainer in trainers.FULL_LENGTH.values()}
-    for name in names:
+    names = {f"tiny{network}Plans": network for network in ONE_OF_EACH_CLASS}
+    for name, network in names.items():
         plans = dataset.plans(name)
         full = plans["configurations"]["3d_fullres"]
+        strides = full["architecture"]["arch_kwargs"]["strides"]
         plans["configurations"] |= {
             "3d_lowres": full
             | {
                 "data_identifier": "tinyPlans_3d_lowres",
                 "spacing": [2 * spacing for spacing in full["spacing"]],
-                "patch_size": [8, 12, 12],
+                "patch_size": fitting(network, strides, [8, 12, 12]),
                 "next_stage": "3d_cascade_fullres",
             },
             "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},

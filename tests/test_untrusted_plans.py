@@ -291,6 +291,24 @@ def test_plans_of_other_types_and_absurd_sizes(plans, message):
         check_untrusted_plans(plans, "plans.json")
 
 
+def test_tables_that_are_no_weights_are_counted():
+    """The positions in a window of 60 tokens per axis: few weights, and a table of all pairs."""
+    architecture = {
+        "network_class_name": "nnunetv2_mamba.architectures.SwinUNETR",
+        "arch_kwargs": {
+            "n_stages": 6,
+            "features_per_stage": [12, 12, 24, 48, 96, 192],
+            "conv_op": "torch.nn.Conv3d",
+            "kernel_sizes": [[3, 3, 3]] * 6,
+            "strides": [[1, 1, 1], *[[2, 2, 2]] * 5],
+            "window_size": 60,
+        },
+        "_kw_requires_import": ["conv_op"],
+    }
+    with pytest.raises(ValueError, match="SwinUNETR would have 373,[0-9,]{11} weights"):
+        check_untrusted_plans(plans_of(architecture), "plans.json")
+
+
 def test_json_that_is_nested_too_deep_is_no_traceback():
     with pytest.raises(ValueError, match="plans.json is no valid JSON"):
         parse_json(b"[" * 100_000, "plans.json")

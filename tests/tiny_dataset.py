@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pydoc
 from dataclasses import dataclass, replace
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -18,7 +19,7 @@ from nnunetv2.experiment_planning.plan_and_preprocess_api import (
     plan_experiments,
     preprocess,
 )
-from registered_networks import ONE_OF_EACH_CLASS
+from registered_networks import ONE_OF_EACH_CLASS, fitting, own_stages
 
 import nnunetv2_mamba
 from nnunetv2_mamba.architectures import registry
@@ -169,7 +170,9 @@ def _write_network_plans(dataset: TinyDataset, network: str, options: dict) -> N
         configuration = plans["configurations"][name]
         configuration["batch_size"] = 2
         planned = configuration["architecture"]["arch_kwargs"]
-        topology = {key: planned[key] for key in ("n_stages", "conv_op", "kernel_sizes", "strides")}
+        convolution = {"conv_op": pydoc.locate(planned["conv_op"])}
+        topology = {**own_stages(network, planned | convolution), "conv_op": planned["conv_op"]}
+        configuration["patch_size"] = fitting(network, topology["strides"], configuration["patch_size"])
         configuration["architecture"] = {
             "network_class_name": f"nnunetv2_mamba.architectures.{network}",
             "arch_kwargs": {**topology, **options},

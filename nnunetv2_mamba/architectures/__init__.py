@@ -6,18 +6,34 @@ Every folder here is imported, and those of networks register what they hold (``
 from importlib import import_module
 from pkgutil import iter_modules
 
+from .mednext import MedNeXt
 from .medsegmamba import MedSegMamba
 from .msd_kmamba import MSDKMamba
 from .registry import NETWORKS
 from .segmamba import SegMamba
+from .segresnet import SegResNet, SegResNetDS
+from .swin_unetr import SwinUNETR
 from .umamba import UMambaBot, UMambaEnc
 from .umamba2 import UMamba2
+from .unetr import UNETR
 
 for _module in iter_modules(__path__):
     if _module.ispkg:
         import_module(f"{__name__}.{_module.name}")
 
-__all__ = ["MSDKMamba", "MedSegMamba", "SegMamba", "UMamba2", "UMambaBot", "UMambaEnc"]
+__all__ = [
+    "UNETR",
+    "MSDKMamba",
+    "MedNeXt",
+    "MedSegMamba",
+    "SegMamba",
+    "SegResNet",
+    "SegResNetDS",
+    "SwinUNETR",
+    "UMamba2",
+    "UMambaBot",
+    "UMambaEnc",
+]
 
 
 def __getattr__(name: str) -> type:

@@ -10,7 +10,7 @@ import torch
 from dynamic_network_architectures.architectures.abstract_arch import AbstractDynamicNetworkArchitectures
 from torch import nn
 
-from .blocks.decoder import Decoder
+from .blocks.decoder import Decoder, upsampled_first
 from .topology import make_topology
 
 
@@ -19,8 +19,9 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
 
     The arguments below follow from the plan's stages and the data set, in dynamic-network-architectures' dialect. A
     network hands them on and takes its own options by name, all with a default or with a value from ``patch_options``.
-    Every network has the option ``mixer`` (see ``blocks.mixers``). The class is registered under its own name
-    (``registry.register``): plans find it as ``nnunetv2_mamba.architectures.CLASS``, trainers and planners by that.
+    A network that mixes sequences has the option ``mixer`` (see ``blocks.mixers``). The class is registered under its
+    own name (``registry.register``): plans find it as ``nnunetv2_mamba.architectures.CLASS``, trainers and planners by
+    that.
 
     Args:
         input_channels: of the images.
@@ -80,6 +81,16 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
             raise TypeError(f"{type(self).__name__} has no argument {', '.join(unknown)}; its options are {options}")
         super().__init__()
         self.topology = make_topology(n_stages, features_per_stage, conv_op, kernel_sizes, strides)
+        own_strides, own_kernels = self.stages(self.topology.strides, self.topology.kernel_sizes)
+        for name, given, own in (
+            ("strides", self.topology.strides, own_strides),
+            ("kernel_sizes", self.topology.kernel_sizes, own_kernels),
+        ):
+            if [list(stage) for stage in given] != [list(stage) for stage in own]:
+                raise ValueError(
+                    f"{name} {given} are not those of {type(self).__name__}, which has {own}; use plans that "
+                    f"nnunetv2_mamba plan makes for it, or its trainers, which take the patch of any plan"
+                )
         self.input_channels, self.num_classes, self.conv_op = input_channels, num_classes, conv_op
         self.built_with_deep_supervision = deep_supervision
 
@@ -94,7 +105,7 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
         self,
         make_level: Callable[[int], tuple[nn.Module, nn.Module]],
         widths: Sequence[int] | None = None,
-        skip_first: bool = False,
+        join: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = upsampled_first,
     ) -> Decoder:
         """Return a decoder with this network's heads.
 
@@ -102,12 +113,12 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
             make_level: called for every level but the bottleneck's, lowest resolution first (0 is full resolution);
                 gives the upsampling to it, and the stage that merges the result with the skip connection.
             widths: output channels of these stages; default the plan's.
-            skip_first: see ``Decoder``.
+            join: see ``Decoder``.
         """
         upsamplings, stages = zip(*map(make_level, reversed(range(self.topology.n_stages - 1))), strict=True)
         widths = widths or self.topology.features[-2::-1]
         heads = self.num_classes, self.conv_op, self.built_with_deep_supervision
-        return Decoder(upsamplings, stages, widths, *heads, skip_first)
+        return Decoder(upsamplings, stages, widths, *heads, join)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
         """Return logits ``(batch, num_classes, *grid)``; with deep supervision a list, highest resolution first.
@@ -126,6 +137,27 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
     def features(self, x: torch.Tensor) -> list[torch.Tensor | None]:
         """Return what the decoder gets: features of every level, highest resolution first; None where no skip is."""
         return self.encoder(x)
+
+    @classmethod
+    def stages(
+        cls, strides: Sequence[Sequence[int]], kernel_sizes: Sequence[Sequence[int]]
+    ) -> tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]:
+        """Return the strides and kernels of the stages that the network makes of a plan's; here as they are.
+
+        A network of a fixed form gives its own, whatever the plan has, and gives those back as they are.
+
+        Args:
+            strides, kernel_sizes: per stage and axis.
+        """
+        return strides, kernel_sizes
+
+    def check_widths(self, expected: Sequence[int]) -> None:
+        """Raise ValueError if the widths of the stages are not those that the form of the network asks for."""
+        if list(self.topology.features) != list(expected):
+            raise ValueError(
+                f"features_per_stage of {type(self).__name__} must follow the first: {list(expected)}, got "
+                f"{list(self.topology.features)}"
+            )
 
     @staticmethod
     def default_features(n_stages: int) -> list[int]:

@@ -6,7 +6,10 @@ import pydoc
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nnunetv2_mamba.text import times
+
 from .contract import PlannedNetwork
+from .topology import fitting_size, make_topology
 
 TOPOLOGY_KEYS = ("n_stages", "conv_op", "kernel_sizes", "strides")
 
@@ -18,14 +21,16 @@ def stage_arguments(network_class: type[PlannedNetwork], planned: Mapping[str, A
         planned: ``arch_kwargs`` of the plan, with at least ``TOPOLOGY_KEYS``.
 
     Returns:
-        The plan's stages, the paper's widths or the plan's, and what the network takes from plans of its relatives.
+        The plan's stages or the network's own, the paper's widths or the plan's, and what the network takes from plans
+        of its relatives.
     """
-    arguments = {key: planned[key] for key in TOPOLOGY_KEYS}
+    strides, kernels = network_class.stages(planned["strides"], planned["kernel_sizes"])
+    arguments = {"n_stages": len(strides), "conv_op": planned["conv_op"], "kernel_sizes": kernels, "strides": strides}
     options = network_class.options_from_plan
     if options and options[0] in planned:
         arguments |= {key: planned[key] for key in options if key in planned}
     widths = planned.get("features_per_stage") if network_class.widths_from_plan else None
-    arguments["features_per_stage"] = widths or network_class.default_features(planned["n_stages"])
+    arguments["features_per_stage"] = widths or network_class.default_features(len(strides))
     return arguments
 
 
@@ -38,6 +43,23 @@ def with_options(
     """Return ``arguments`` with ``options``, and what follows from the patch size where neither says it."""
     chosen = {**arguments, **options}
     return {**network_class.patch_options(patch_size, chosen), **chosen}
+
+
+def check_patch(network_class: type[PlannedNetwork], arguments: Mapping[str, Any], patch: Sequence[int]) -> None:
+    """Raise ValueError for a plan whose patch the network does not compute, with the patch to plan.
+
+    Args:
+        arguments: of the constructor.
+        patch: size, in voxels.
+    """
+    topology = make_topology(*(arguments[key] for key in ("n_stages", "features_per_stage", *TOPOLOGY_KEYS[1:])))
+    fitting = fitting_size(patch, topology.strides, network_class.takes_one_voxel)
+    if tuple(patch) != fitting:
+        raise ValueError(
+            f"{network_class.__name__} does not take this plan's patches of {times(patch)} voxels: they must be "
+            f"multiples of {times(topology.total_stride)}, and larger; plan patches of {times(fitting)} ("
+            "nnunetv2_mamba plan --network makes plans with patches that fit)"
+        )
 
 
 def network_from_plans(
@@ -58,7 +80,8 @@ def network_from_plans(
         configuration_manager: nnU-Net's ConfigurationManager.
 
     Raises:
-        ValueError: if the plan's architecture has no stages to take (a transformer plan, for example).
+        ValueError: if the plan's architecture has no stages to take (a transformer plan, for example), or if the
+            network does not take its patch.
     """
     plan = dict(configuration_manager.network_arch_init_kwargs)
     planned_name = configuration_manager.network_arch_class_name
@@ -73,6 +96,7 @@ def network_from_plans(
             plan[key] = pydoc.locate(plan[key])
     if pydoc.locate(planned_name) is not network_class:
         plan = stage_arguments(network_class, plan)
+    check_patch(network_class, plan, configuration_manager.patch_size)
     return network_class(
         input_channels=num_input_channels,
         num_classes=num_output_channels,

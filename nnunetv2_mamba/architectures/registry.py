@@ -27,7 +27,7 @@ class Variant(NamedTuple):
     recipe: Mapping[str, Any] = MappingProxyType({})
 
 
-# Every network has them: what isolates the contribution of its sequence mixer.
+# Every network that mixes sequences has them: what isolates the contribution of its mixer.
 CONTROLS = {
     "NoMamba": Variant("The control without Mamba: the state-space part is the identity.", {"mixer": "none"}),
     "Conv": Variant("The control with a depthwise convolution in place of the state-space part.", {"mixer": "conv"}),
@@ -51,7 +51,8 @@ class RegisteredNetwork:
         max_pool: how often a plan halves an axis at most; None for as often as nnU-Net does.
         recipe: numbers of the training (``trainers.recipe.Recipe``) that differ from nnU-Net's.
         training: a sentence or two on how it is trained, and why so.
-        small: options that make a small instance, for tests of the installation and of the code.
+        small: options that make a small instance, for tests of the installation and of the code;
+            ``features_per_stage`` is among them where the widths follow a rule.
     """
 
     name: str

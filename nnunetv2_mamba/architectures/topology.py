@@ -17,6 +17,27 @@ def total_stride(strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
     return tuple(math.prod(axis) for axis in zip(*strides, strict=True))
 
 
+def isotropic_strides(n_stages: int, dims: int) -> list[list[int]]:
+    """Return the strides of a network that halves every axis from each stage to the next."""
+    return [[1] * dims, *([2] * dims for _ in range(n_stages - 1))]
+
+
+def fitting_size(size: Sequence[int], strides: Sequence[Sequence[int]], takes_one_voxel: bool) -> tuple[int, ...]:
+    """Return the smallest size, no axis of it shorter, that a network with these strides computes.
+
+    Args:
+        size: in voxels.
+        strides: per stage and axis.
+        takes_one_voxel: as in :class:`.contract.PlannedNetwork`; else the longest axis is doubled where one voxel would
+            be left.
+    """
+    multiples = total_stride(strides)
+    fitting = [-(-length // multiple) * multiple for length, multiple in zip(size, multiples, strict=True)]
+    if tuple(fitting) == multiples and not takes_one_voxel:
+        fitting[max(range(len(size)), key=lambda axis: size[axis])] *= 2
+    return tuple(fitting)
+
+
 @dataclass(frozen=True)
 class Topology:
     """Stages of a U-shaped network, highest resolution first.

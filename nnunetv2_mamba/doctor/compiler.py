@@ -15,7 +15,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from ..text import short_reason
-from .computation import SIZE, small_network
+from .computation import small_network
 from .findings import NOTE, WARNING, Finding
 
 if TYPE_CHECKING:
@@ -61,8 +61,9 @@ def _compile_small_network(device: torch.device, backend: str) -> float:
     """Return the relative difference of its compiled output; the backward pass is compiled too."""
     import torch
 
-    network = small_network("SegMamba").to(device)  # two grids with tri-oriented layers, each with its table of paths
-    image = torch.randn(1, 2, *SIZE, device=device)
+    network, size = small_network("SegMamba")  # two grids with tri-oriented layers, each with its table of paths
+    network.to(device)
+    image = torch.randn(1, 2, *size, device=device)
     truth = network(image)
     torch._dynamo.reset()
     result = torch.compile(network, backend=backend, fullgraph=True)(image)

@@ -62,29 +62,37 @@ def networks(device: "torch.device") -> Iterator[Finding]:
     from ..architectures.registry import NETWORKS
 
     for name in NETWORKS:
-        network = small_network(name).to(device)
-        network(torch.randn(1, 2, *SIZE, device=device)).square().mean().backward()
+        network, size = small_network(name)
+        network.to(device)(torch.randn(1, 2, *size, device=device)).square().mean().backward()
         finite = all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.parameters())
         text = "forward and backward pass work" if finite else "a gradient is missing or not finite"
         yield Finding(f"{name} on {device}", text, None if finite else "report this output")
 
 
-def small_network(name: str) -> "torch.nn.Module":
-    """Make a small instance of a registered network, for images of two channels and ``SIZE``, and three classes."""
+def small_network(name: str) -> "tuple[torch.nn.Module, tuple[int, ...]]":
+    """Make a small instance of a registered network, for images of two channels and three classes.
+
+    Returns:
+        The network, and the size of its images: ``SIZE``, or the next larger one that it takes.
+    """
     import torch
 
     from ..architectures.from_plans import with_options
     from ..architectures.registry import NETWORKS
+    from ..architectures.topology import fitting_size
 
     registered = NETWORKS[name]
+    network_class = registered.network_class
+    strides, kernels = network_class.stages([[1, 1, 1], [2, 2, 2], [2, 2, 2]], [[3, 3, 3]] * 3)
+    size = fitting_size(SIZE, strides, network_class.takes_one_voxel)
     small = {
         "input_channels": 2,
-        "n_stages": 3,
+        "n_stages": len(strides),
         "features_per_stage": [8, 16, 32],
         "conv_op": torch.nn.Conv3d,
-        "kernel_sizes": 3,
-        "strides": [(1, 1, 1), (2, 2, 2), (2, 2, 2)],
+        "kernel_sizes": kernels,
+        "strides": strides,
         "num_classes": 3,
     }
     options = {**registered.options, **registered.small}
-    return registered.network_class(**with_options(registered.network_class, small, options, SIZE))
+    return network_class(**with_options(network_class, small, options, size)), size

@@ -18,8 +18,9 @@ UNLIMITED = 999999  # nnU-Net's number of halvings
 class LargestBatchPlanner(ExperimentPlanner):
     """Plans by nnU-Net's rules but for what ``search_of`` a configuration answers.
 
-    That is ``largest_batch(patch)``, 0 where less than ``MIN_BATCH`` fits; ``architecture(patch)``, as a plan has it;
-    ``share_of_data_set(voxels)``, what a batch may hold of it.
+    That is ``fitting(patch)``, the patch around this one that the network takes; ``largest_batch(patch)`` of those, 0
+    where less than ``MIN_BATCH`` fits; ``architecture(patch)``, as a plan has it; ``share_of_data_set(voxels)``, what a
+    batch may hold of it.
 
     nnU-Net's loop makes the patch smaller while its estimate for ``MIN_BATCH`` samples is above a reference, and then
     takes reference / estimate as the batch size. Here the reference is 1 and the estimate 1 / (largest batch).
@@ -48,8 +49,16 @@ class LargestBatchPlanner(ExperimentPlanner):
         plan = super().get_plans_for_configuration(
             spacing, median_shape, data_identifier, approximate_n_voxels_dataset, {}
         )
+        self._fit_patch(plan, approximate_n_voxels_dataset * self.max_dataset_covered)
         plan["architecture"] = self.search.architecture(plan["patch_size"])
         return plan
+
+    def _fit_patch(self, plan: dict, most_voxels: float) -> None:
+        """Make the patch so large that the network takes it, and the batch no larger than nnU-Net's share allows."""
+        fitting = self.search.fitting(plan["patch_size"])
+        if fitting != tuple(plan["patch_size"]):
+            most = round(most_voxels / math.prod(fitting))
+            plan.update(patch_size=fitting, batch_size=max(MIN_BATCH, min(int(plan["batch_size"]), most)))
 
     def static_estimate_VRAM_usage(self, patch_size: Sequence[int], *_: Any) -> float:  # noqa: N802  (nnU-Net's name)
         """One sample's share of what there is."""

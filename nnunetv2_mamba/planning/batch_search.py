@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from dynamic_network_architectures.building_blocks.helper import convert_dim_to_conv_op
 
 from nnunetv2_mamba.architectures.from_plans import stage_arguments, with_options
+from nnunetv2_mamba.architectures.topology import fitting_size
 from nnunetv2_mamba.memory.estimate import GIB, MemoryEstimate, architecture_memory, usable_bytes
 from nnunetv2_mamba.nnunet.largest_batch_planner import MIN_BATCH, UNLIMITED
 
@@ -39,14 +40,26 @@ class BatchSearch:
         self.budget = self._budget()
         self._traced: dict[tuple[int, ...], MemoryEstimate] = {}  # of the smallest batch, by patch
 
+    def fitting(self, patch: Sequence[int]) -> tuple[int, ...]:
+        """The patch around this one that the network takes: a larger one may have more stages, and so on."""
+        given, patch = None, tuple(int(size) for size in patch)
+        while patch != given:
+            given = patch
+            patch = fitting_size(given, self._stages(given)[0], self.trainer.network_class.takes_one_voxel)
+        return patch
+
     def largest_batch(self, patch: tuple[int, ...]) -> int:
-        """The largest batch of patches of this size that fits; 0 where less than ``MIN_BATCH`` does.
+        """The largest batch of patches of this size that fits in the memory; 0 where less than ``MIN_BATCH`` does.
+
+        Args:
+            patch: nnU-Net's; what is tried is the patch around it that the network takes.
 
         Raises:
             ValueError: for a patch so small that smaller ones need not be tried.
         """
-        if self._n_stages(patch) < 2:
+        if self._planned_stages(patch) < 2:
             raise self._nothing_fits(patch)
+        patch = self.fitting(patch)
         if self._lower_bound(patch) > _HOPELESS * self.budget:
             return 0
         estimate = self._trace(patch, MIN_BATCH)
@@ -62,7 +75,7 @@ class BatchSearch:
     def architecture(self, patch: Sequence[int]) -> dict[str, Any]:
         """The network for patches of this size, as a plan's ``architecture``."""
         network = self.trainer.network_class
-        strides, kernels, _ = self.planner.topology(self.spacing, patch, self.planner.max_pool)
+        strides, kernels = self._stages(patch)
         conv_op = convert_dim_to_conv_op(len(self.spacing))
         stages = {
             "n_stages": len(strides),
@@ -103,8 +116,13 @@ class BatchSearch:
         plan = self.match.get_configuration(self.matched)
         return self._memory(plan.configuration["architecture"], plan.batch_size, plan.patch_size, "sgd").total
 
-    def _n_stages(self, patch: Sequence[int]) -> int:
+    def _planned_stages(self, patch: Sequence[int]) -> int:
         return len(self.planner.topology(self.spacing, patch, self.planner.max_pool)[0])
+
+    def _stages(self, patch: Sequence[int]) -> tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]:
+        """Strides and kernels of the network's stages for a patch."""
+        strides, kernels, _ = self.planner.topology(self.spacing, patch, self.planner.max_pool)
+        return self.trainer.network_class.stages(strides, kernels)
 
     def _lower_bound(self, patch: tuple[int, ...]) -> float:
         """Roughly what a patch needs at least: the largest smaller one traced, scaled by its voxels.
@@ -116,7 +134,10 @@ class BatchSearch:
             reference = max(smaller, key=math.prod)
         else:
             reference = self.planner.topology(self.spacing, [-(-size // 2) for size in patch], UNLIMITED)[2]
-            if not _inside(reference, patch) or self._n_stages(reference) < 2:
+            if self._planned_stages(reference) < 2:
+                return 0
+            reference = self.fitting(reference)
+            if not _inside(reference, patch):
                 return 0
         estimate = self._trace(reference, MIN_BATCH)
         growing = estimate.total - estimate.fixed

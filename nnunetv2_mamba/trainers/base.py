@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+import numpy as np
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
@@ -72,6 +73,14 @@ class nnUNetTrainerMamba(PreemptibleTraining, ResumableTrainer):
         self.precision.check_convolutions(self.bare_network())
         if self.recipe.activation_checkpointing:  # later than torch.compile's wrapper, which traces at the first call
             checkpoint_activations(self.bare_network())
+
+    def _get_deep_supervision_scales(self) -> list[list[float]] | None:
+        """Return the resolutions of the network's logits; nnU-Net's are the plan's, perhaps of another network."""
+        if not self.enable_deep_supervision:
+            return None
+        plan = self.configuration_manager
+        strides, _ = self.network_class.stages(plan.pool_op_kernel_sizes, plan.network_arch_init_kwargs["kernel_sizes"])
+        return [list(scale) for scale in 1 / np.cumprod(strides, axis=0)[:-1]]
 
     def _build_loss(self) -> nn.Module:
         """Build nnU-Net's loss, with a weight for the lowest head on several GPUs.

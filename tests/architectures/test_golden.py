@@ -17,6 +17,7 @@ from golden_files import GoldenFile
 from golden_networks import RELEASED, features, per_released_parameter
 from torch import nn
 
+from nnunetv2_mamba.architectures.blocks.decoder import upsampled_first
 from nnunetv2_mamba.architectures.blocks.mixers import sequence_mixer
 from nnunetv2_mamba.architectures.blocks.scan_paths import PATHS
 from nnunetv2_mamba.architectures.blocks.tokens import to_tokens, to_volume
@@ -100,7 +101,7 @@ def one_orientation(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def skip_last(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
-    network.decoder.skip_first = False
+    network.decoder.join = upsampled_first
 
 
 def no_residual(network: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,10 +10,12 @@ import pytest
 import torch
 from comparison import assert_close
 from fake_gpu import needs_fake_gpu
+from registered_networks import OF_MONAI, fitting, own_stages, slow_if_of_monai
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunetv2_mamba.architectures import MedSegMamba, MSDKMamba, SegMamba, UMambaBot, UMambaEnc, registry
+from nnunetv2_mamba.architectures.topology import fitting_size
 from nnunetv2_mamba.ops import backend_selection
 
 CUBIC3 = dict(conv_op=nn.Conv3d, n_stages=3, kernel_sizes=3, strides=[1, 2, 2])
@@ -69,25 +71,31 @@ for _name, _network in registry.NETWORKS.items():  # those of which there is no 
             NETWORKS[_name + _suffix] = (_network.network_class, {**_network.small, **_options})
 
 
+NAMES = slow_if_of_monai(NETWORKS)
+
+
 def build(name: str, shape: str = "cubic", **overrides) -> tuple[nn.Module, torch.Tensor]:
     """A small network of the given kind and an input that fits it."""
     network_class, options = NETWORKS[name]
     topology, grid = SHAPES[shape]
-    options = dict(input_channels=2, num_classes=3, features_per_stage=[8, 16, 16], **topology, **options) | overrides
+    options = dict(input_channels=2, num_classes=3, features_per_stage=[8, 16, 16]) | topology | options | overrides
     if network_class is MedSegMamba:
         options = dict(bottleneck_channels=16, n_bottleneck_blocks=2) | options
+    if network_class.__name__ in OF_MONAI:
+        options |= own_stages(network_class.__name__, options)
+        grid = fitting(network_class.__name__, options["strides"], grid)
     strides = [(stride,) * len(grid) if isinstance(stride, int) else stride for stride in options["strides"]]
     options = network_class.patch_options(grid, options | {"strides": strides}) | options
     return network_class(**options), torch.randn(2, options["input_channels"], *grid)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_shape_trains(name, shape):
     """Logits of the right sizes at every resolution, and a finite gradient for every parameter."""
     network, x = build(name, shape, deep_supervision=True)
     logits = network(x)
-    strides = SHAPES[shape][0]["strides"]
+    strides = network.topology.strides
     grid = torch.tensor(x.shape[2:])
     assert len(logits) == len(strides) - 1
     for level, head in enumerate(logits):
@@ -101,7 +109,7 @@ def test_every_shape_trains(name, shape):
         assert parameter.grad.isfinite().all(), key
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_evaluation_equals_training_without_drop_rates(name):
     no_drop = dict(dropout=0.0, drop_path=0.0) if NETWORKS[name][0] is MedSegMamba else {}
     network, x = build(name, **no_drop)
@@ -112,7 +120,7 @@ def test_evaluation_equals_training_without_drop_rates(name):
 
 @needs_fake_gpu
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_under_autocast_on_a_fake_gpu(name, training, monkeypatch):
     """What CUDA's autocast casts, and the Triton backend's shapes and dtypes; nothing is computed."""
     monkeypatch.setattr(backend_selection, "unavailable", lambda name, operator: None)
@@ -131,7 +139,7 @@ def test_dropout_and_drop_path_act_in_training_only():
             assert torch.equal(network.eval()(x), network(x))
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_save_load_pickle_copy(name):
     network, x = build(name)
     network.eval()
@@ -147,7 +155,7 @@ def test_save_load_pickle_copy(name):
             assert torch.equal(other(x), expected)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_prediction_takes_a_checkpoint_trained_with_deep_supervision(name):
     """nnU-Net trains with deep supervision and builds without for prediction; both give the same segmentation."""
     trained, x = build(name, deep_supervision=True)
@@ -193,11 +201,16 @@ def test_channels_and_classes(name, channels, classes):
         assert network(x).shape == (2, classes, *x.shape[2:])
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_another_patch_size_than_built_for(name):
-    network, _ = build(name)
+    network, x = build(name)
+    size = fitting_size((8, 12, 20), network.topology.strides, False)
+    if name == "UNETR":
+        with pytest.raises(ValueError, match=r"of size \(16, 16, 32\), but .* built for \(32, 16, 16\)"):
+            network(torch.randn(1, 2, *size))
+        return
     with torch.no_grad():
-        assert network.eval()(torch.randn(1, 2, 8, 12, 20)).shape == (1, 3, 8, 12, 20)
+        assert network.eval()(torch.randn(1, 2, *size)).shape == (1, 3, *size)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import importlib.util
 import pytest
 import torch
 from dynamic_network_architectures.architectures.abstract_arch import test_submodules_loadable as check_contract
-from test_networks import NETWORKS, build
+from test_networks import NAMES, build
 
 from nnunetv2_mamba.architectures.pretrained_encoder import load_pretrained_encoder
 
@@ -50,7 +50,7 @@ def before_the_decoder(network: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value for name, value in network.state_dict().items() if not name.startswith(("decoder.", "fused"))}
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_contract_of_dynamic_network_architectures(name):
     network, _ = build(name)
     check_contract(network)
@@ -61,7 +61,7 @@ def test_contract_of_dynamic_network_architectures(name):
         assert network.get_parameter(network.key_to_lpe).requires_grad
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_encoder_and_bottleneck_are_taken_and_the_decoder_is_not(name):
     source, _ = build(name)
     target, _ = build(name, num_classes=5)
@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_copied(change, message):
 @pytest.mark.skipif(
     not has_nnunets_loader(), reason="this nnU-Net (2.8.1 as released) has no nnUNetv2_train_pretrained"
 )
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", NAMES)
 def test_nnunets_own_loader(name, tmp_path):
     """The code path of ``nnUNetv2_train_pretrained -tr DynamicPretrainedTrainer``, given the network."""
     trainer = importlib.import_module(MODULE).DynamicPretrainedTrainer

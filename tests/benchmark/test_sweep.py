@@ -8,6 +8,7 @@ import pytest
 from sweep_cases import write_sweep
 
 from nnunetv2_mamba.architectures.blocks.scan_paths import SCANS
+from nnunetv2_mamba.architectures.registry import NETWORKS
 from nnunetv2_mamba.benchmark.checks import trainer_class
 from nnunetv2_mamba.benchmark.sweep import SweepError, find_file, read_sweep, ready_made
 from nnunetv2_mamba.benchmark.training import Budget
@@ -165,6 +166,7 @@ def test_ready_made_files():
     trainers = {training.trainer for training in trainings}
     for network in ("SegMamba", "MedSegMamba", "MSDKMamba", "UMambaBot", "UMambaEnc", "UMamba2"):
         assert {f"nnUNetTrainer{network}{twin}" for twin in ("", "NoMamba", "Conv")} <= trainers
+    assert {f"nnUNetTrainer{name}" for name, network in NETWORKS.items() if network.page == "monai"} <= trainers
     stock = {training.plans for training in trainings if training.trainer == "nnUNetTrainer"}
     assert stock == {"nnUNetPlans", "nnUNetResEncUNetMPlans", "nnUNetResEncUNetLPlans"}
     with pytest.raises(FileNotFoundError, match="no ready-made one of this name: mamba_generations"):

@@ -13,7 +13,7 @@ SHAPE = (2, 2, 96, 96, 96)
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_training_step(name):
-    options = {"patch_size": SHAPE[2:]} if name == "UMambaEnc" else {}
+    options = {"patch_size": SHAPE[2:]} if name in ("UMambaEnc", "UNETR") else {}
     build = partial(NETWORKS[name], **options)
     network = build().cuda()
     optimizer = torch.optim.SGD(network.parameters(), 1e-3, momentum=0.99, nesterov=True, fused=True)

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 from kept_storages import kept_bytes
-from planned_networks import NETWORKS, TOPOLOGY
+from planned_networks import NETWORKS, TOPOLOGY, fitting_shape
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -24,10 +24,10 @@ SHAPE = (2, 2, 32, 32, 32)
 SEGMAMBA = NETWORKS["SegMamba"]
 
 
-def bytes_kept(network: nn.Module, autocast: torch.dtype | None) -> int:
-    """What a real forward pass with the loss keeps for the backward pass, without the parameters; and the input."""
-    image = torch.randn(SHAPE)
-    left_out = (*network.parameters(), image)
+def bytes_kept(network: nn.Module, shape: tuple[int, ...], autocast: torch.dtype | None) -> int:
+    """What a real forward pass with the loss keeps for the backward pass, without weights; and the input."""
+    image = torch.randn(shape)
+    left_out = (*network.parameters(), *network.buffers(), image)
     return kept_bytes(lambda: training_loss(network, image, autocast), without=left_out) + image.nbytes
 
 
@@ -36,14 +36,15 @@ def bytes_kept(network: nn.Module, autocast: torch.dtype | None) -> int:
     "name", [pytest.param(name, marks=[] if name == "SegMamba" else pytest.mark.slow) for name in NETWORKS]
 )
 def test_activations_are_those_of_a_real_run(name, autocast):
+    shape = fitting_shape(name, SHAPE)
     with FakeTensorMode():
         network, tracker = NETWORKS[name](), AllocationTracker()
-        tracker.count(network.parameters(), "parameters")
+        tracker.count([*network.parameters(), *network.buffers()], "parameters")
         with tracker:
-            loss = training_loss(network, torch.empty(SHAPE), autocast)
+            loss = training_loss(network, torch.empty(shape), autocast)
     traced = tracker.used["activations"]
-    assert traced == pytest.approx(bytes_kept(NETWORKS[name](), autocast), rel=0.15)
-    assert loss.requires_grad and training_memory(NETWORKS[name], SHAPE, autocast=autocast).total >= traced
+    assert traced == pytest.approx(bytes_kept(NETWORKS[name](), shape, autocast), rel=0.15)
+    assert loss.requires_grad and training_memory(NETWORKS[name], shape, autocast=autocast).total >= traced
 
 
 def test_autocast_computes_in_fp32_what_cuda_does():

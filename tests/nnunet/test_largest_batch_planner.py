@@ -13,8 +13,11 @@ VOXELS = 1e9  # of a data set so large that it limits nothing
 
 
 class Search:
-    def __init__(self, fits, share=0.05):
-        self.fits, self.share, self.tried = fits, share, []
+    def __init__(self, fits, share=0.05, multiple=1):
+        self.fits, self.share, self.multiple, self.tried = fits, share, multiple, []
+
+    def fitting(self, patch):
+        return tuple(-(-int(size) // self.multiple) * self.multiple for size in patch)
 
     def largest_batch(self, patch):
         self.tried.append(patch)
@@ -75,6 +78,14 @@ def test_a_batch_holds_no_more_of_the_data_set_than_its_share(planner):
     share = 4 * 128**3 / VOXELS
     assert planner(Search(lambda _: 100, share))["batch_size"] == 4
     assert planner(Search(lambda _: 100, share / 100))["batch_size"] == MIN_BATCH
+
+
+def test_a_patch_that_the_network_does_not_take_is_made_larger_and_its_batch_smaller(planner):
+    share = 8 * 128**3 / VOXELS
+    plan = planner(Search(lambda _: 100, share, multiple=160))
+    assert plan["patch_size"] == (160, 160, 160) and plan["architecture"] == {"for": [160, 160, 160]}
+    assert plan["batch_size"] == round(8 * 128**3 / 160**3)
+    assert planner(Search(lambda _: 3, share, multiple=160))["batch_size"] == 3
 
 
 @pytest.mark.parametrize(

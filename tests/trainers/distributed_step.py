@@ -1,6 +1,7 @@
 """One training step of every network on given samples; run as a script, one of two processes of a DDP training.
 
-Arguments of the script: rank, file to meet at, dataset.json, folder of the plans, folder for the results.
+Arguments of the script: rank, group of networks, file to meet at, dataset.json, folder of the plans, folder for the
+results.
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunetv2_mamba import trainers
 from nnunetv2_mamba.architectures import registry
 
-# One of every class of networks, and one that accumulates the gradients of two batches.
-NAMES = [name for name, network in registry.NETWORKS.items() if name == network.network_class.__name__]
-NAMES.append("UMamba2Paper")
+# One of every class of networks, and one that accumulates the gradients of two batches; apart, those of MONAI.
+_EACH = {name: network for name, network in registry.NETWORKS.items() if name == network.network_class.__name__}
+GROUPS = {
+    "ours": [*(name for name, network in _EACH.items() if network.page != "monai"), "UMamba2Paper"],
+    "of_monai": [name for name, network in _EACH.items() if network.page == "monai"],
+}
 CONFIGURATIONS = ("2d", "3d_fullres")  # Dice over the batch and over each sample
 
 
-def make_trainers(dataset_json: Path, plans: Path) -> dict[str, trainers.nnUNetTrainerSegMamba]:
+def make_trainers(group: str, dataset_json: Path, plans: Path) -> dict[str, trainers.nnUNetTrainerSegMamba]:
     made = {}
-    for name in NAMES:
+    for name in GROUPS[group]:
         trainer = getattr(trainers, f"nnUNetTrainer{name}")
         for configuration in CONFIGURATIONS:
             document = json.loads((plans / f"tiny{trainer.network_class.__name__}Plans.json").read_text())
@@ -67,16 +71,16 @@ def batch(trainer: trainers.nnUNetTrainerSegMamba, samples: slice) -> dict[str, 
     labels = (images[:, :1] > 0.8).long() + (images[:, 1:2] > 0.3)
     labels[1] = labels[1].clamp(max=1)  # the second sample lacks a class
     targets = [
-        torch.nn.functional.interpolate(labels.double(), scale_factor=scale, mode="nearest-exact")
-        for scale in trainer._get_deep_supervision_scales()
+        torch.nn.functional.interpolate(labels.double(), scale_factor=scale, mode="nearest-exact")[samples]
+        for scale in trainer._get_deep_supervision_scales() or [1.0]
     ]
-    return {"data": images[samples], "target": [target[samples] for target in targets]}
+    return {"data": images[samples], "target": targets if trainer.enable_deep_supervision else targets[0]}
 
 
-def main(rank: int, meeting_point: str, dataset_json: str, plans: str, output: str) -> None:
+def main(rank: int, group: str, meeting_point: str, dataset_json: str, plans: str, output: str) -> None:
     torch.set_num_threads(1)
     os.environ["NNUNETV2_MAMBA_SETTINGS"] = ""
-    made = make_trainers(Path(dataset_json), Path(plans))  # before: nnU-Net takes CUDA for granted afterwards
+    made = make_trainers(group, Path(dataset_json), Path(plans))  # before: nnU-Net takes CUDA for granted afterwards
     dist.init_process_group("gloo", init_method=f"file://{meeting_point}", rank=rank, world_size=2)
     results = {}
     with patch(

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 import torch
 from kept_storages import kept_bytes
+from registered_networks import slow_if_of_monai
 from tiny_dataset import NETWORKS
 
 SETTINGS = "num_epochs=1, num_iterations_per_epoch=2, num_val_iterations_per_epoch=1"
@@ -19,7 +20,7 @@ def gradients(network: torch.nn.Module, data: torch.Tensor) -> list[torch.Tensor
     return list(torch.autograd.grad(loss, list(network.parameters()), allow_unused=True))
 
 
-@pytest.mark.parametrize("network_name", NETWORKS)
+@pytest.mark.parametrize("network_name", slow_if_of_monai(NETWORKS))
 def test_same_gradients_from_less_memory(make_trainer, network_name):
     name = f"nnUNetTrainer{network_name}"
     plain = make_trainer(name, SETTINGS)

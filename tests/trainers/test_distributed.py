@@ -15,7 +15,13 @@ import distributed_step  # isort: skip
 
 
 @pytest.fixture(scope="module")
-def two_processes(tiny_dataset_files: TinyDataset, tmp_path_factory) -> list[dict]:
+def group(request) -> str:
+    """Networks that the same two processes train."""
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def two_processes(group, tiny_dataset_files: TinyDataset, tmp_path_factory) -> list[dict]:
     """What each of two gloo processes saw."""
     folder = tmp_path_factory.mktemp("ddp")
     preprocessed = tiny_dataset_files.preprocessed / NAME
@@ -23,7 +29,7 @@ def two_processes(tiny_dataset_files: TinyDataset, tmp_path_factory) -> list[dic
     environment = {**os.environ, **tiny_dataset_files.with_results(folder / "results").environment()}
     processes = [
         subprocess.Popen(
-            [sys.executable, distributed_step.__file__, str(rank), *map(str, arguments)],
+            [sys.executable, distributed_step.__file__, str(rank), group, *map(str, arguments)],
             env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for rank in range(2)
@@ -35,16 +41,24 @@ def two_processes(tiny_dataset_files: TinyDataset, tmp_path_factory) -> list[dic
 
 
 @pytest.fixture
-def one_process(tiny_dataset: TinyDataset, monkeypatch):
+def one_process(group, tiny_dataset: TinyDataset, monkeypatch):
     torch.set_num_threads(1)
     monkeypatch.setenv("NNUNETV2_MAMBA_SETTINGS", "")
     folder = Path(tiny_dataset.preprocessed) / NAME
-    return distributed_step.make_trainers(folder / "dataset.json", folder)
+    return distributed_step.make_trainers(group, folder / "dataset.json", folder)
 
 
 @pytest.mark.parametrize("configuration", distributed_step.CONFIGURATIONS)
-@pytest.mark.parametrize("name", distributed_step.NAMES)
-def test_loss_gradients_and_step_are_those_of_the_joined_batch(name, configuration, two_processes, one_process):
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        pytest.param(group, name, marks=[pytest.mark.slow] * (group == "of_monai"), id=name)
+        for group, names in distributed_step.GROUPS.items()
+        for name in names
+    ],
+    indirect=["group"],
+)
+def test_loss_gradients_and_step_are_those_of_the_joined_batch(group, name, configuration, two_processes, one_process):
     name = f"{name} {configuration}"
     first, second = (results[name] for results in two_processes)
     joined = distributed_step.step(one_process[name], slice(0, 2))

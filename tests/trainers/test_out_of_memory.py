@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from commands import run
+from registered_networks import slow_if_of_monai
 from tiny_dataset import DATASET_ID, NETWORKS
 
 from nnunetv2_mamba import trainers
@@ -48,7 +49,7 @@ def test_message(make_trainer, monkeypatch, error, step):
     assert "activation_checkpointing=true in NNUNETV2_MAMBA_SETTINGS, or a smaller batch_size" in message
 
 
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("network", slow_if_of_monai(NETWORKS))
 def test_every_network_is_estimated(make_trainer, network):
     trainer = make_trainer(f"nnUNetTrainer{network}")
     trainer.initialize()

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from registered_networks import OF_MONAI
 from tiny_dataset import NETWORKS
 
 from nnunetv2_mamba.trainers.precision import AMP_VARIABLE, Precision
@@ -24,7 +25,10 @@ VALUES = {
     ("network", "value", "dtype", "scaled"),
     [
         pytest.param(
-            network, value, *expected, marks=[] if network == "SegMamba" or value == "fp16" else pytest.mark.slow
+            network,
+            value,
+            *expected,
+            marks=[] if network == "SegMamba" or (value == "fp16" and network not in OF_MONAI) else pytest.mark.slow,
         )
         for network in NETWORKS
         for value, expected in VALUES.items()

@@ -13,6 +13,7 @@ import torch
 from documentation import ROOT
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from registered_networks import slow_if_of_monai
 from tiny_dataset import SHAPE, TinyDataset
 
 from nnunetv2_mamba import trainers
@@ -24,9 +25,13 @@ from nnunetv2_mamba.trainers.papers import PAPER_TRAINERS
 FULL_LENGTH = list(trainers.FULL_LENGTH)
 
 
+def _mixes(name: str) -> bool:
+    return "mixer" in trainers.FULL_LENGTH[name].network_class.option_names()
+
+
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow if name.endswith(tuple(CONTROLS)) else []) for name in FULL_LENGTH],
+    slow_if_of_monai(FULL_LENGTH, "nnUNetTrainer", lambda name: name.endswith(tuple(CONTROLS))),
 )
 def test_trains_saves_and_predicts(name: str, make_trainer, tiny_dataset: TinyDataset):
     trainer = make_trainer(name)
@@ -50,7 +55,7 @@ def test_trains_saves_and_predicts(name: str, make_trainer, tiny_dataset: TinyDa
     assert logits.shape == (3, *SHAPE) and torch.isfinite(logits).all()
 
 
-@pytest.mark.parametrize("name", [name for name in FULL_LENGTH if "Paper" not in name])
+@pytest.mark.parametrize("name", [name for name in FULL_LENGTH if "Paper" not in name and _mixes(name)])
 def test_name_says_what_mixes(name: str, make_trainer):
     trainer = make_trainer(name)
     trainer.initialize()

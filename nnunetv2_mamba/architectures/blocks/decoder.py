@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
 
+from .half_precision import saturated
+
+
+def upsampled_first(upsampled: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+    """Concatenate the two along the channels."""
+    return torch.cat((upsampled, skip), dim=1)
+
+
+def skip_first(upsampled: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+    """Concatenate the two along the channels, the skip connection first."""
+    return torch.cat((skip, upsampled), dim=1)
+
+
+def added(upsampled: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
+    """Add the two, which have as many channels."""
+    return saturated(upsampled + skip)
+
 
 class Decoder(nn.Module):
-    """Upsamples, concatenates the skip and merges, level by level, with segmentation heads at one or all resolutions.
+    """Upsamples, joins the skip and merges, level by level, with segmentation heads at one or all resolutions.
 
     ``seg_layers[0]`` is the head at full resolution. The others exist only if the decoder is built with deep
     supervision, so that every parameter is trained; a decoder built without takes a checkpoint trained with, and leaves
@@ -21,7 +38,7 @@ class Decoder(nn.Module):
         num_classes: output channels of the heads.
         conv_op: ``nn.Conv2d`` or ``nn.Conv3d``.
         deep_supervision: build all heads and return the logits of all resolutions.
-        skip_first: concatenate (skip, upsampled) instead of (upsampled, skip).
+        join: gives what a stage gets, of (upsampled, skip).
     """
 
     def __init__(
@@ -32,7 +49,7 @@ class Decoder(nn.Module):
         num_classes: int,
         conv_op: type[nn.Module],
         deep_supervision: bool,
-        skip_first: bool = False,
+        join: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = upsampled_first,
     ):
         super().__init__()
         self.upsamplings = nn.ModuleList(upsamplings)
@@ -40,7 +57,7 @@ class Decoder(nn.Module):
         supervised = list(reversed(widths)) if deep_supervision else widths[-1:]
         self.seg_layers = nn.ModuleList(conv_op(width, num_classes, 1) for width in supervised)
         self.deep_supervision = deep_supervision
-        self.skip_first = skip_first
+        self.join = join
 
     def forward(self, skips: Sequence[torch.Tensor | None]) -> torch.Tensor | list[torch.Tensor]:
         """``skips``: features from the highest resolution to the bottleneck; None where there is no skip connection.
@@ -52,7 +69,7 @@ class Decoder(nn.Module):
         for upsample, stage, skip in zip(self.upsamplings, self.stages, reversed(skips), strict=True):
             x = upsample(x)
             if skip is not None:
-                x = torch.cat((skip, x) if self.skip_first else (x, skip), dim=1)
+                x = self.join(x, skip)
             x = stage(x)
             merged.append(x)
         if self.deep_supervision:

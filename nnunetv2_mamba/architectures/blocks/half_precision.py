@@ -8,6 +8,7 @@ import torch
 from dynamic_network_architectures.building_blocks.regularization import DropPath
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.dropout import _DropoutNd
 
 LARGEST = torch.finfo(torch.float16).max
 
@@ -39,8 +40,13 @@ def saturate_inputs(module: nn.Module) -> None:
     module.register_forward_pre_hook(_saturate_input)
 
 
+def saturate_outputs(module: nn.Module) -> None:
+    """Let ``module`` give a :func:`saturated` output: a sum."""
+    module.register_forward_hook(_saturate_output)
+
+
 def saturate_layers(network: nn.Module) -> None:
     """Let every convolution, linear layer and dropout of ``network`` give a :func:`saturated` result."""
     for module in network.modules():
-        if isinstance(module, (_ConvNd, nn.Linear, nn.Dropout, DropPath)):
+        if isinstance(module, (_ConvNd, nn.Linear, _DropoutNd, DropPath)):
             module.register_forward_hook(_saturate_output)

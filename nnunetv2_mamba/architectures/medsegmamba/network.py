@@ -9,6 +9,7 @@ import torch
 from dynamic_network_architectures.building_blocks.helper import get_matching_pool_op
 from torch import nn
 
+from ..blocks.decoder import skip_first
 from ..blocks.depthwise_conv import DepthwiseConv
 from ..blocks.dimensions import same_padding
 from ..blocks.half_precision import saturate_layers
@@ -201,7 +202,7 @@ class MedSegMamba(PlannedNetwork):
             upsampling = UpConv(features[level + 1], width, conv_op, kernel, stride)
             return upsampling, ResConvBlock(2 * width, merged[level], conv_op, kernel)
 
-        self.decoder = self.make_decoder(make_level, merged[-2::-1], skip_first=True)
+        self.decoder = self.make_decoder(make_level, merged[-2::-1], skip_first)
         saturate_layers(self)
 
     @staticmethod

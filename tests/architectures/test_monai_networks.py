@@ -1,0 +1,181 @@
+"""Networks made of MONAI's blocks compute what MONAI's do, are as large as published, and take what plans they can."""
+
+from __future__ import annotations
+
+import importlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+from registered_networks import NETWORKS, OF_MONAI, small_arguments
+from torch import nn
+
+from nnunetv2_mamba.architectures.from_plans import network_from_plans, stage_arguments, with_options
+
+HEADS = {"MedNeXt": "out_0.conv_out", "SegResNet": "conv_final.2.conv", "SegResNetDS": "up_layers.1.head"}
+
+
+def plan_of(strides: list[list[int]]) -> dict:
+    """The stages of a U-Net's plan."""
+    kernels = [[3] * len(strides[0])] * len(strides)
+    conv_op = nn.Conv2d if len(strides[0]) == 2 else nn.Conv3d
+    return dict(n_stages=len(strides), conv_op=conv_op, kernel_sizes=kernels, strides=strides)
+
+
+def isotropic(n_stages: int, dims: int = 3) -> dict:
+    return plan_of([[1] * dims] + [[2] * dims] * (n_stages - 1))
+
+
+ANISOTROPIC = plan_of([[1, 1, 1], [1, 2, 2], [2, 2, 2]])
+
+
+@pytest.mark.parametrize(
+    ("name", "plan", "patch"),
+    [
+        *((name, isotropic(3), (16, 32, 16)) for name in OF_MONAI if name not in ("MedNeXtM", "MedNeXtL")),
+        *((name, isotropic(3, 2), (32, 64)) for name in OF_MONAI if name not in ("MedNeXtM", "MedNeXtL")),
+        ("SegResNetDS", ANISOTROPIC, (6, 16, 8)),
+    ],
+)
+def test_computes_what_monai_computes(monkeypatch, name, plan, patch):
+    """With the very same blocks, whose weights are therefore the same; the head is copied."""
+    module = importlib.import_module("monai.networks.nets")
+    theirs = getattr(module, NETWORKS[name].network_class.__name__)
+    made = []
+
+    def build(**arguments):
+        made.append(theirs(**arguments))
+        return made[-1]
+
+    monkeypatch.setattr(module, theirs.__name__, build)
+    if name == "SwinUNETR" and len(patch) == 3:
+        patch = (32, 64, 32)
+    arguments = small_arguments(name, {**plan, "input_channels": 2, "num_classes": 3, "features_per_stage": 8}, patch)
+    network = NETWORKS[name].network_class(**arguments).double().eval()
+    (net,) = made
+    net = net.double().eval()
+    head = net.get_submodule(HEADS.get(theirs.__name__, "out.conv.conv"))
+    with torch.no_grad():
+        ours = network.decoder.seg_layers[0]
+        head.weight.copy_(ours.weight.transpose(0, 1) if theirs.__name__ == "MedNeXt" else ours.weight)
+        head.bias.copy_(ours.bias)
+        x = torch.randn(2, 2, *patch, dtype=torch.float64)
+        torch.testing.assert_close(network(x), net(x), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected", "published"),
+    [
+        ("UNETR", 92_784_046, 92.58),
+        ("SwinUNETR", 62_187_296, 62.19),
+        ("MedNeXt", 5_551_310, 5.6),
+        ("MedNeXtB", 10_511_246, 10.5),
+        ("MedNeXtM", 17_533_902, 17.6),
+        ("MedNeXtL", 61_727_150, 61.8),
+        ("SegResNet", 18_796_398, None),
+        ("SegResNetDS", 87_163_694, None),
+    ],
+)
+def test_parameter_counts(name, expected, published):
+    """For 1 channel, 14 classes, patches of 96 voxels; the papers' numbers are in millions. The constructor makes the
+    network on the meta device, as a check of a stranger's plan does."""
+    network = NETWORKS[name]
+    arguments = stage_arguments(network.network_class, isotropic(6))
+    arguments = with_options(network.network_class, arguments, network.options, (96, 96, 96))
+    with torch.device("meta"):
+        built = network.network_class(input_channels=1, num_classes=14, **arguments)
+    parameters = sum(parameter.numel() for parameter in built.parameters())
+    assert parameters == expected
+    assert published is None or parameters == pytest.approx(1e6 * published, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("name", "strides", "own"),
+    [
+        ("UNETR", [[1, 1, 1], [1, 2, 2]], [[1, 1, 1], *[[2, 2, 2]] * 4]),
+        ("SwinUNETR", [[1, 1]], [[1, 1], *[[2, 2]] * 5]),
+        ("MedNeXt", [[1, 1, 1], [1, 2, 2], [2, 2, 2]], [[1, 1, 1], [2, 2, 2], [2, 2, 2]]),
+        ("MedNeXt", [[1, 1, 1], *[[2, 2, 2]] * 6], [[1, 1, 1], *[[2, 2, 2]] * 4]),
+        ("SegResNet", [[1, 1, 1], *[[2, 2, 2]] * 6], [[1, 1, 1], *[[2, 2, 2]] * 3]),
+        ("SegResNetDS", [[1, 1, 1], [1, 2, 2], [1, 2, 2], [2, 2, 2]], [[1, 1, 1], [1, 2, 2], [1, 2, 2], [2, 2, 2]]),
+        # an axis that nnU-Net stops to halve; and one that starts between the others
+        ("SegResNetDS", [[1, 1, 1], [2, 2, 2], [1, 2, 2]], [[1, 1, 1], [2, 2, 2], [2, 2, 2]]),
+        (
+            "SegResNetDS",
+            [[1, 1, 1], [1, 1, 2], [1, 2, 2], [2, 2, 2]],
+            [[1, 1, 1], [1, 2, 2], [1, 1, 2], [2, 2, 2]],
+        ),
+        ("SegResNetDS", [[1, 1, 1], [1, 2, 2], [1, 2, 2]], [[1, 1, 1], [1, 2, 2], [1, 2, 2]]),
+    ],
+)
+def test_stages_that_they_make_of_a_plans(name, strides, own):
+    network_class = NETWORKS[name].network_class
+    stages = network_class.stages(strides, [[3] * len(strides[0])] * len(strides))
+    assert [list(stage) for stage in stages[0]] == own
+    again = network_class.stages(*stages)
+    assert [[list(stage) for stage in each] for each in again] == [[list(stage) for stage in each] for each in stages]
+
+
+def configuration(plan: dict, patch: tuple[int, ...], network_class: str = "PlainConvUNet") -> SimpleNamespace:
+    """What nnU-Net's ConfigurationManager has of a plan."""
+    return SimpleNamespace(
+        network_arch_init_kwargs={**plan, "features_per_stage": [32] * plan["n_stages"]},
+        network_arch_class_name=network_class,
+        network_arch_init_kwargs_req_import=["conv_op"],
+        patch_size=patch,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "plan", "patch", "message"),
+    [
+        (
+            "SwinUNETR",
+            isotropic(4),
+            (40, 56, 40),
+            "patches of 40 x 56 x 40 .* of 32 x 32 x 32.* patches of 64 x 64 x 64",
+        ),
+        ("SwinUNETR", isotropic(4), (32, 32, 32), "patches of 32 x 32 x 32 .* larger.* patches of 64 x 32 x 32"),
+        ("UNETR", isotropic(4), (40, 48, 40), "multiples of 16 x 16 x 16.* patches of 48 x 48 x 48"),
+        ("MedNeXt", ANISOTROPIC, (6, 16, 16), "multiples of 4 x 4 x 4.* patches of 8 x 16 x 16"),
+    ],
+)
+def test_a_patch_that_does_not_fit_is_refused_with_the_one_to_plan(name, plan, patch, message):
+    with pytest.raises(ValueError, match=f"{name} does not take this plan's .*{message}"):
+        network_from_plans(NETWORKS[name].network_class, configuration(plan, patch), 1, 2, False)
+
+
+def test_plans_of_a_unet_are_taken():
+    """With the network's own stages and widths; those of its own plans stay."""
+    small = {**NETWORKS["MedNeXt"].small, "features_per_stage": [4, 8, 16, 32, 64]}
+    network = network_from_plans(
+        NETWORKS["MedNeXt"].network_class, configuration(isotropic(6), (32, 64, 32)), 1, 2, False, **small
+    )
+    assert network.topology.n_stages == 5
+    with torch.no_grad():
+        assert network(torch.randn(1, 1, 32, 64, 32)).shape == (1, 2, 32, 64, 32)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("MedNeXt", dict(size="XL"), "size must be one of S, B, M, L, got 'XL'"),
+        ("MedNeXt", dict(features_per_stage=[4, 8, 8]), r"must follow the first: \[4, 8, 16\], got \[4, 8, 8\]"),
+        ("MedNeXt", dict(strides=[1, [1, 2, 2], 2]), "strides .* are not those of MedNeXt"),
+        ("SegResNet", dict(kernel_sizes=5), "kernel_sizes .* are not those of SegResNet"),
+        ("SegResNet", dict(features_per_stage=[4, 8, 16]), "multiples of 8, got 4"),
+        ("SegResNet", dict(n_blocks_per_stage=[1, 2]), "n_blocks_per_stage must hold 3 positive integers"),
+        ("SegResNetDS", dict(n_blocks_per_stage=[1, 2, 0]), "n_blocks_per_stage must hold 3 positive integers"),
+        ("SwinUNETR", dict(features_per_stage=[8, 8, 16, 32, 64, 128]), "multiple of 12, got 8"),
+        ("SwinUNETR", dict(depths=[2, 2]), "depths must hold 4 positive integers"),
+        ("SwinUNETR", dict(num_heads=[5, 5, 5, 5]), "num_heads"),
+        ("SwinUNETR", dict(window_size=0), "window_size must be positive, got 0"),
+        ("UNETR", dict(mlp_ratio=0), "mlp_ratio must be positive, got 0"),
+        ("UNETR", dict(num_heads=5), "num_heads must divide the transformer's width, 24; got 5"),
+        ("UNETR", dict(patch_size=(16, 24, 16)), "axis 1 .* size 24.* multiple of 16"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named(name, arguments, message):
+    planned = {**isotropic(3), "input_channels": 1, "num_classes": 2, "features_per_stage": 8}
+    with pytest.raises(ValueError, match=message):
+        NETWORKS[name].network_class(**{**small_arguments(name, planned, (16, 16, 16)), **arguments})
