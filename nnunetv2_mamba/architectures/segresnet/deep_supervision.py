@@ -38,6 +38,7 @@ class SegResNetDS(PlannedNetwork):
         ValueError: for arguments that do not fit each other, and in ``forward`` for an input that does not fit.
     """
 
+    missing_stages = {"n_blocks_per_stage": 0}
     key_to_stem = "encoder.stem"
     keys_to_in_proj = ("encoder.stem",)
 
