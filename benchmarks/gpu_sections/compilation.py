@@ -11,6 +11,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import product
 
 import torch
 from networks import ONE_OF_EACH, OURS
@@ -35,13 +36,14 @@ from .operator_cases import (
 from .sections import BACKEND, NETWORKS, SSD_BACKEND, WITHOUT_MAMBA
 from .steps import training_step
 
-# Of the networks' scans those that differ in a kernel: the stages of SegMamba differ in channels alone.
+# Of the networks' scans those that differ in a kernel: most stages of SegMamba differ in channels alone.
+ALIKE = ("SegMamba stage 3", "SegMamba stage 4")
 FEW_TOKENS = {
     **{f"scan, {name}": sizes for name, sizes in ODD_SCANS.items()},
     "scan, SegMamba": SCANS["SegMamba stage 4"],
     "scan, MedSegMamba": SCANS["MedSegMamba bottleneck"],
     **{f"Mamba-2, {name}": sizes for name, sizes in ODD_SSDS.items()},
-    **{f"Mamba-2, {name}": replace(sizes, grid=(6, 6, 6)) for name, sizes in SSDS.items() if name[-1] not in "34"},
+    **{f"Mamba-2, {name}": replace(sizes, grid=(6, 6, 6)) for name, sizes in SSDS.items() if name not in ALIKE},
 }
 
 
@@ -104,8 +106,8 @@ def _scan(context: Context, sizes: Sizes, dtype: torch.dtype) -> None:
 
 
 def _convolutions(context: Context, dtype: torch.dtype) -> None:
-    for shared in (True, False):
-        tensors = convolution_inputs(context, (4, 4, 4), 32, dtype, 1, shared)
+    for channels, shared in product((32, 35), (True, False)):  # rows that are aligned, and odd ones
+        tensors = convolution_inputs(context, (4, 4, 4), channels, dtype, 1, shared)
         with_gradients(convolution, tensors, "torch" if context.is_dry else "triton", dtype)
 
 

@@ -125,11 +125,13 @@ class Suite:
                         self._collect(job, rows, errors)
                     sleep(0.02)
             finally:
+                done = [job for job in running if job.process.poll() is not None]
                 for job in running:
                     end_group(job.process, patience=1)
-            overran = [job.name for job in running] + waiting
             for job in running:
-                self._collect(job, rows, errors, ended=f"ended after {limit:.0f} s, the section's limit")
+                ended = "" if job in done else f"ended after {limit:.0f} s, the section's limit"
+                self._collect(job, rows, errors, ended)
+            overran = len(done) < len(running) or waiting
             errors |= {job: f"not started within {limit:.0f} s, the section's limit" for job in waiting}
         in_order = {job: rows.get(job, []) for job in section.jobs}
         status = OVERRAN if overran else FAILED if errors else PASSED
