@@ -11,7 +11,6 @@ or the backend was missing, which the first minute tells. `--device cpu` is a dr
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -24,6 +23,7 @@ from gpu_sections.runner import Suite  # noqa: E402
 from gpu_sections.sections import all_sections  # noqa: E402
 from gpu_sections.tables import summary  # noqa: E402
 
+from nnunetv2_mamba.files import read_json_object  # noqa: E402
 from nnunetv2_mamba.processes import signals_raise  # noqa: E402
 
 ALWAYS = "environment"  # what makes sure that the rest is worth its time
@@ -42,12 +42,18 @@ def main(arguments: list[str] | None = None) -> int:
         "--processes", type=int, default=os.cpu_count() or 1, help="that compile kernels (default: one per core)"
     )
     given = parser.parse_args(arguments)
-    if given.summary:
-        print(summary(json.loads(given.summary.read_text(encoding="utf-8"))))
-        return 0
     if given.processes < 1 or not given.minutes > 0:
         parser.error("--processes and --minutes must be above 0")
-    given.out.mkdir(parents=True, exist_ok=True)
+    try:
+        if given.summary:
+            report = read_json_object(given.summary)
+            if "sections" not in report:
+                raise ValueError(f"{given.summary} has no results of this suite; give it a gpu_suite.json")
+            print(summary(report))
+            return 0
+        given.out.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
     chosen = tuple(
         section
         for section in all_sections(given.processes)

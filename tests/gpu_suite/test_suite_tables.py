@@ -1,5 +1,8 @@
 """The results as tables, and against the figures promised."""
 
+import json
+
+import gpu_suite
 import pytest
 from gpu_sections.context import NEEDS_CUDA, NOT_POSSIBLE
 from gpu_sections.tables import summary, table
@@ -81,3 +84,31 @@ def test_summary(device, said):
         *("## The rival", "ValueError: last", "| scan, triton | SegMamba stage 1 | 1.9 | 4.5 |"),
     ):
         assert expected in text
+
+
+def test_the_tables_of_a_file_are_printed_again(tmp_path, capsys):
+    report = {"date": "2026-11-29", "device": "cuda", "sections": [section("speed", ROWS["speed"])]}
+    (tmp_path / "results.json").write_text(json.dumps(report))
+    assert gpu_suite.main(["--summary", str(tmp_path / "results.json")]) == 0
+    assert capsys.readouterr().out.strip() == summary(report).strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["--summary", "nothing.json"], "No such file or directory: 'nothing.json'"),
+        (["--summary", "empty.json"], "empty.json is no valid JSON"),
+        (["--summary", "other.json"], "other.json has no results of this suite; give it a gpu_suite.json"),
+        (["--out", "empty.json"], "File exists: 'empty.json'"),
+        (["--out", "x", "--minutes", "0"], "--processes and --minutes must be above 0"),
+        (["--out", "x", "--only", "all"], "invalid choice: 'all'"),
+        ([], "one of the arguments --out --summary is required"),
+    ],
+)
+def test_bad_arguments_get_a_line(tmp_path, monkeypatch, capsys, arguments, line):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.json").touch()
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(SystemExit, match="2"):
+        gpu_suite.main(arguments)
+    assert line in capsys.readouterr().err.splitlines()[-1]
