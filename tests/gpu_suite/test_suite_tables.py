@@ -1,10 +1,13 @@
 """The results as tables, and against the figures promised."""
 
 import json
+import re
+from pathlib import Path
 
 import gpu_suite
 import pytest
 from gpu_sections.context import NEEDS_CUDA, NOT_POSSIBLE
+from gpu_sections.sections import all_sections
 from gpu_sections.tables import summary, table
 from gpu_sections.targets import STAGE_1, against_targets
 from published import SEGMAMBA_TRAINING_MIB
@@ -47,6 +50,12 @@ def test_figures_promised():
         "MedSegMamba's training step, share of the state-space part": (None, None),
         "MedSegMamba's prediction, memory over the paper's": (None, None),
     }
+
+
+def test_the_documentation_has_the_sections_and_their_limits():
+    page = (Path(__file__).parents[2] / "docs" / "scan.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^\| `(\w+)` \| .* \| (\d+) \|$", page, re.MULTILINE)
+    assert documented == [(section.name, f"{section.seconds:g}") for section in all_sections(1)]
 
 
 def test_nothing_measured_nothing_reached():
