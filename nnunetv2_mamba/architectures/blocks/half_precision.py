@@ -46,7 +46,11 @@ def saturate_outputs(module: nn.Module) -> None:
 
 
 def saturate_layers(network: nn.Module) -> None:
-    """Let every convolution, linear layer and dropout of ``network`` give a :func:`saturated` result."""
+    """Let every convolution, linear layer and dropout of ``network`` give a :func:`saturated` result.
+
+    A dropout of rate 0 gives its input back, which the operation before it, such as a softmax, may keep.
+    """
     for module in network.modules():
-        if isinstance(module, (_ConvNd, nn.Linear, _DropoutNd, DropPath)):
+        drops = isinstance(module, _DropoutNd) and module.p > 0
+        if drops or isinstance(module, (_ConvNd, nn.Linear, DropPath)):
             module.register_forward_hook(_saturate_output)
