@@ -25,11 +25,6 @@ _GROUP = 64  # chunks
 _MATRIX_ELEMENTS = 2**20  # of a block's matrices from token to token; 4 MiB in fp32
 
 
-def available() -> str | None:
-    """None: torch is always there."""
-    return None
-
-
 def states_shape(batch: int, directions: int, length: int, channels: int, state_size: int) -> tuple[int, ...]:
     """Shape of the states saved by `scan_forward`: the state before each group of chunks, (b, K, groups, n, d)."""
     return batch, directions, -(-length // (_GROUP * _chunk_length(state_size))), state_size, channels
