@@ -14,8 +14,8 @@ from nnunetv2_mamba.text import short_reason
 
 from ..device_errors import CheckPostponedError, is_passing
 
-_NO_COMPILER = r"Failed to find C(\+\+)? compiler|C\+\+ compiler|CppCompileError|InvalidCxxCompiler|\bg(cc|\+\+)\b"
-COMPILER = (
+_NO_COMPILER = r"Failed to find C compiler|C\+\+ compiler|CppCompileError|InvalidCxxCompiler|\bg(cc|\+\+)\b"
+_COMPILER = (
     "install a C and a C++ compiler: apt install gcc g++ (Debian, Ubuntu), dnf install gcc gcc-c++, conda install "
     "cxx-compiler; or name yours in CC and CXX"
 )
@@ -42,11 +42,11 @@ def remedy(message: str) -> str | None:
             "dnf install python3-devel"
         )
     if re.search(_NO_COMPILER, message) and not failed:
-        return COMPILER
+        return _COMPILER
     if "Permission denied" in message or "Read-only file system" in message:
         return "set TRITON_CACHE_DIR and TORCHINDUCTOR_CACHE_DIR to folders that you can write to"
     return None
 
 
 def _has_headers() -> bool:
-    return Path(sysconfig.get_paths()["include"], "Python.h").is_file()
+    return Path(sysconfig.get_config_var("INCLUDEPY"), "Python.h").is_file()
