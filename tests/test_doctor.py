@@ -16,6 +16,8 @@ from nnunetv2_mamba import doctor, ops
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.doctor import compiler, computation, packages, registration
 from nnunetv2_mamba.doctor.findings import NOTE, OK, PROBLEM, WARNING, Finding
+from nnunetv2_mamba.ops import backend_selection
+from nnunetv2_mamba.ops.backends import triton_devices
 
 
 @pytest.fixture(autouse=True)
@@ -299,6 +301,51 @@ def test_a_backend_that_cannot_be_used(monkeypatch, capsys):
     monkeypatch.setenv("NNUNETV2_MAMBA_SCAN", "no-such-backend")
     findings = list(doctor.devices())
     assert any("no-such-backend" in finding.text and finding.remedy for finding in findings)
+
+
+def choosing(monkeypatch, choices: dict):
+    """Let the choice of a backend be, by operator and dtype, one of ``choices``, else the Triton kernel."""
+
+    def choose(device, dtypes, backend=None, operator="directional_scan"):
+        return choices.get((operator, *dtypes), backend_selection.Choice("triton", "the kernel", False))
+
+    monkeypatch.setattr(backend_selection, "choose", choose)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+
+
+def test_the_kernels_of_every_operator_and_precision_are_looked_at(monkeypatch):
+    wrong = backend_selection.Choice("torch", "the triton kernel cannot be used: its results are wrong", True)
+    by_name = backend_selection.Choice("torch", "used when asked for by name", False)
+    ssd = {("directional_ssd", dtype): by_name for dtype in (torch.float32, torch.float16, torch.bfloat16)}
+    choosing(monkeypatch, {("causal_conv1d", torch.float16): wrong, **ssd})
+    findings = list(computation.backends(torch.device("cuda")))
+    assert [(finding.subject, finding.text, finding.verdict) for finding in findings] == [
+        ("scan on cuda", "triton (float32, float16, bfloat16): the kernel", OK),
+        ("Mamba-2 on cuda", "torch (float32, float16, bfloat16): used when asked for by name", OK),
+        ("convolution on cuda", "triton (float32, bfloat16): the kernel", OK),
+        ("convolution on cuda", f"torch (float16): {wrong.reason}", WARNING),
+    ]
+
+
+def test_one_gpu_of_each_kind_is_looked_at(monkeypatch):
+    names = ["NVIDIA A100", "NVIDIA A100", "Tesla T4"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(names))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: names[index])
+    seen = []
+    for check in ("scan", "networks"):
+        monkeypatch.setattr(computation, check, lambda device: seen.append(str(device)) or iter(()))
+    assert [finding.text for finding in doctor.devices()] == ["NVIDIA A100, NVIDIA A100, Tesla T4"]
+    assert list(dict.fromkeys(seen)) == ["cpu", "cuda:0", "cuda:2"]
+
+
+def test_no_compiler_for_a_gpu_is_said_before_anything_is_compiled(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.delenv("nnUNet_compile", raising=False)
+    monkeypatch.setattr(triton_devices, "available", lambda device: "triton does not work here: no gcc; install gcc")
+    (finding,) = doctor.compilation()
+    assert finding.verdict == WARNING and "cannot work: triton does not work here: no gcc; install gcc" in finding.text
 
 
 def test_gradients_that_are_not_finite(monkeypatch):

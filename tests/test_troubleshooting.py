@@ -1,9 +1,11 @@
 """docs/troubleshooting.md shows the messages that are printed."""
 
 import re
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +21,7 @@ from nnunetv2_mamba.architectures.released_weights import build_from_released
 from nnunetv2_mamba.nnunet.checkpoint import checkpoint_written_whole, load_own_checkpoint
 from nnunetv2_mamba.ops import backend_selection
 from nnunetv2_mamba.ops.backend_selection import choose_backend
-from nnunetv2_mamba.ops.backends import cpu_build, triton
+from nnunetv2_mamba.ops.backends import cpu_build, toolchain, triton_devices
 from nnunetv2_mamba.trainers.base import nnUNetTrainerMamba
 from nnunetv2_mamba.trainers.precision import Precision
 from nnunetv2_mamba.trainers.recipe import Recipe
@@ -90,28 +92,69 @@ def without_a_compiler(patch: pytest.MonkeyPatch) -> None:
     patch.delenv("CXX", raising=False)
     with pytest.raises(cpu_build.BuildError) as missing:
         cpu_build.find_compiler()
-    patch.setattr(backend_selection, "unavailable", lambda name, operator: str(missing.value))
+    patch.setattr(backend_selection, "unavailable", lambda *_: str(missing.value))
     backend_selection._warn_once.cache_clear()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        backend_selection.resolve(torch.device("cpu"), torch.float32, None)
+        backend_selection.resolve(torch.device("cpu"), (torch.float32,), None)
 
 
 def a_gpu(patch: pytest.MonkeyPatch, capability: tuple[int, int]) -> None:
     patch.setattr(torch.cuda, "is_available", lambda: True)
-    patch.setattr(torch.cuda, "get_device_capability", lambda: capability)
-    patch.setattr(torch.version, "cuda", "13.0")
+    patch.setattr(torch.cuda, "current_device", lambda: 0)
+    patch.setattr(torch.cuda, "device", lambda device: nullcontext())
+    patch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    patch.setattr(torch.version, "hip", None)
+
+
+def on_a_gpu() -> str | None:
+    triton_devices.available.cache_clear()
+    try:
+        return choose_backend("cuda")[1]
+    finally:
+        triton_devices.available.cache_clear()
 
 
 def without_triton(patch: pytest.MonkeyPatch) -> str | None:
     a_gpu(patch, (8, 0))
     patch.setitem(sys.modules, "triton", None)
-    return triton.available()
+    return on_a_gpu()
 
 
 def an_old_gpu(patch: pytest.MonkeyPatch) -> str | None:
     a_gpu(patch, (6, 1))
-    return triton.available()
+    return on_a_gpu()
+
+
+def with_a_triton_that_raises(patch: pytest.MonkeyPatch, error: Exception) -> str | None:
+    a_gpu(patch, (8, 0))
+
+    def fail():
+        raise error
+
+    driver = SimpleNamespace(active=SimpleNamespace(get_current_target=fail))
+    patch.setitem(sys.modules, "triton", SimpleNamespace(runtime=SimpleNamespace(driver=driver)))
+    return on_a_gpu()
+
+
+def without_a_c_compiler(patch: pytest.MonkeyPatch) -> str | None:
+    error = RuntimeError("Failed to find C compiler. Please specify via CC environment variable.")
+    return with_a_triton_that_raises(patch, error)
+
+
+def without_python_h(patch: pytest.MonkeyPatch) -> str | None:
+    patch.setattr(toolchain, "_has_headers", lambda: False)
+    return with_a_triton_that_raises(patch, subprocess.CalledProcessError(1, ["/usr/bin/gcc", "/tmp/main.c"]))
+
+
+def on_a_full_gpu(patch: pytest.MonkeyPatch) -> str | None:
+    return with_a_triton_that_raises(patch, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB."))
+
+
+def on_an_amd_gpu(patch: pytest.MonkeyPatch) -> str | None:
+    a_gpu(patch, (9, 0))
+    patch.setattr(torch.version, "hip", "6.4")
+    return choose_backend("cuda")[1]
 
 
 def without_a_gpu(patch: pytest.MonkeyPatch, backend: str | None) -> None:
@@ -178,6 +221,10 @@ PROVOKED: dict[str, Provoke] = {
     "no compiler": lambda patch, folder: without_a_compiler(patch),
     "no triton": lambda patch, folder: without_triton(patch),
     "old GPU": lambda patch, folder: an_old_gpu(patch),
+    "no C compiler": lambda patch, folder: without_a_c_compiler(patch),
+    "no Python.h": lambda patch, folder: without_python_h(patch),
+    "full GPU": lambda patch, folder: on_a_full_gpu(patch),
+    "AMD GPU": lambda patch, folder: on_an_amd_gpu(patch),
     "no trainer": lambda patch, folder: not_registered(patch),
     "doctor": lambda patch, folder: doctor_not_registered(patch),
     "another optimizer": lambda patch, folder: continue_with_another_optimizer(),

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import signal
-import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -42,6 +40,9 @@ def compilation() -> Iterator[Finding]:
         text = f"not tried: nnUNet_compile={os.environ['nnUNet_compile']} switches it off"
         yield Finding(SUBJECT, text, verdict=NOTE)
         return
+    if on_gpu and (problem := _known_problem()) is not None:
+        yield Finding(SUBJECT, f"cannot work: {problem}", "as this line says; " + GO_ON, WARNING)
+        return
     device, backend = (torch.device("cuda"), "inductor") if on_gpu else (torch.device("cpu"), "aot_eager")
     where = "" if on_gpu else " into one graph; nnU-Net compiles on GPUs only, so the compiler itself was not tried"
     try:
@@ -55,6 +56,15 @@ def compilation() -> Iterator[Finding]:
         yield Finding(SUBJECT, text, "set nnUNet_compile=false and report this output")
         return
     yield Finding(SUBJECT, f"a small SegMamba compiles{where}")
+
+
+def _known_problem() -> str | None:
+    """What our trainers know before they compile, and then do not."""
+    import torch
+
+    from ..trainers.compilation import compiler_problem
+
+    return compiler_problem(torch.device("cuda", torch.cuda.current_device()))
 
 
 def _compile_small_network(device: torch.device, backend: str) -> float:
@@ -104,14 +114,10 @@ def _quiet() -> Iterator[None]:
 
 
 def _remedy(message: str) -> str:
-    if "Python.h" in message:
-        python = f"{sys.version_info.major}.{sys.version_info.minor}"
-        return f"install Python's headers: apt install python{python}-dev (Debian, Ubuntu), dnf install python3-devel"
-    if re.search(r"C compiler|C\+\+ compiler|CppCompileError|InvalidCxxCompiler|\bg(cc|\+\+)\b", message):
-        return (
-            "install a C and a C++ compiler: apt install gcc g++ (Debian, Ubuntu), dnf install gcc gcc-c++, conda "
-            "install cxx-compiler; or name yours in CC and CXX"
-        )
+    from ..ops.backends.toolchain import remedy  # imports torch
+
+    if (found := remedy(message)) is not None:
+        return found
     if "triton" in message.lower():
         return "pip install the version of triton that this torch requires (pip show torch names it)"
     return "set nnUNet_compile=false, with which nnU-Net does not try, and report this output"

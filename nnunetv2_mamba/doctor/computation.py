@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .findings import Finding, guarded
+from .findings import WARNING, Finding, guarded
 
 if TYPE_CHECKING:
     import torch
 
 TOLERANCE = 1e-4  # of the scan on a device against its definition, relative, fp32
 SIZE = (16, 16, 16)  # of an image, in voxels
+_CALLED = {"directional_scan": "scan", "directional_ssd": "Mamba-2", "causal_conv1d": "convolution"}
 
 
 def devices() -> Iterator[Finding]:
@@ -18,8 +19,10 @@ def devices() -> Iterator[Finding]:
 
     kinds = ["cpu"]
     if torch.cuda.is_available():
-        kinds.append("cuda")
-        yield Finding("cuda", ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())))
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        yield Finding("cuda", ", ".join(names))
+        one_of_each = [names.index(name) for name in dict.fromkeys(names)]
+        kinds += ["cuda"] if len(one_of_each) == 1 else [f"cuda:{index}" for index in one_of_each]
     if torch.backends.mps.is_available():
         kinds.append("mps")
     for kind in kinds:
@@ -28,16 +31,39 @@ def devices() -> Iterator[Finding]:
         yield from guarded(f"networks on {kind}", networks(device))
 
 
+def backends(device: "torch.device") -> Iterator[Finding]:
+    """Find out what computes each operator, and why, in every precision that networks are trained in on the device."""
+    import torch
+
+    from ..ops.backend_selection import OPERATORS, Choice, choose
+
+    dtypes = [torch.float32]
+    if device.type == "cuda":  # its kernels for 16 bits are others, checked for themselves
+        dtypes.append(torch.float16)
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            dtypes.append(torch.bfloat16)
+    for operator in OPERATORS:
+        choices: dict[Choice, list[str]] = {}
+        for dtype in dtypes:
+            choice = choose(device, (dtype,), operator=operator)
+            choices.setdefault(choice, []).append(str(dtype).removeprefix("torch."))
+        for (name, reason, stands_in), precisions in choices.items():
+            where = "" if len(dtypes) == 1 else f" ({', '.join(precisions)})"
+            remedy = "as this line says; without it, everything works, but slower" if stands_in else None
+            verdict = WARNING if stands_in else ""
+            yield Finding(f"{_CALLED[operator]} on {device}", f"{name}{where}: {reason}", remedy, verdict)
+
+
 def scan(device: "torch.device") -> Iterator[Finding]:
-    """Find out which backend computes the scan, why, and whether it gives what the definition says."""
+    """Find out which backends compute the operators, and whether the scan gives what its definition says."""
     import torch
 
     from ..ops import directional_scan, scan_order
-    from ..ops.backend_selection import choose_backend
+    from ..ops.backend_selection import choose
 
     subject = f"scan on {device}"
-    name, reason = choose_backend(device, torch.float32)
-    yield Finding(subject, f"{name}: {reason}")
+    yield from backends(device)
+    name = choose(device, (torch.float32,)).name
 
     generator = torch.Generator().manual_seed(0)
     paths = scan_order.tri_oriented((4, 6, 5), device)

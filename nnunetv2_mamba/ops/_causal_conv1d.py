@@ -1,5 +1,7 @@
 """The causal depthwise convolution along paths: what Mamba puts before the scan, reading through the same table."""
 
+from types import ModuleType
+
 import torch
 from torch import Tensor
 
@@ -66,13 +68,15 @@ def causal_conv1d(
     dtype = definition.compute_dtype(x)
     weight = weight.to(dtype)
     bias = None if bias is None else bias.to(dtype)
-    name = backend_selection.resolve(x.device, dtype, backend)
-    if name == "mamba_ssm":
-        name = backend_selection.resolve(x.device, dtype, "auto")
-    if name in backend_selection.COMPOSED:
+    name = backend_selection.resolve(x.device, (x.dtype,), backend, backend_selection.CONVOLUTION)
+    if backend_selection.BACKENDS[name].composed:
         with torch.autocast(x.device.type, enabled=False):
-            return backend_selection.load(name).causal_conv1d(x, weight, bias, paths, activation)
+            return _module(name).causal_conv1d(x, weight, bias, paths, activation)
     return _convolve(x, weight, bias, paths, activation == "silu", name)
+
+
+def _module(backend: str) -> ModuleType:
+    return backend_selection.load(backend, backend_selection.CONVOLUTION)
 
 
 @torch.library.custom_op(
@@ -86,7 +90,7 @@ def _convolve(x, weight, bias, paths, silu, backend):
     x, weight, bias, paths = map(rows_contiguous, (x, weight, bias, paths))
     check_tokens(paths)
     with torch.autocast(x.device.type, enabled=False):
-        return backend_selection.load(backend).conv_forward(x, weight, bias, paths, silu)
+        return _module(backend).conv_forward(x, weight, bias, paths, silu)
 
 
 @_convolve.register_fake
@@ -105,7 +109,7 @@ def _convolve_backward(grad_out, x, weight, bias, paths, silu, backend):
         return [t.new_zeros(t.shape) for t in (x, weight, bias) if t is not None]
     grad_out, x, weight, bias, paths = map(rows_contiguous, (grad_out, x, weight, bias, paths))
     with torch.autocast(x.device.type, enabled=False):
-        gradients = backend_selection.load(backend).conv_backward(grad_out, x, weight, bias, paths, silu)
+        gradients = _module(backend).conv_backward(grad_out, x, weight, bias, paths, silu)
     return [gradient for gradient in gradients if gradient is not None]
 
 

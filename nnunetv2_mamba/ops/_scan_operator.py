@@ -96,8 +96,9 @@ def register_scan(name: str) -> Callable[[ScanArguments, str | None], Tensor]:
         device, given = scan.u.device, scan.u.dtype
         dtype = definition.compute_dtype(scan.u, scan.delta, scan.B, scan.C, scan.z)
         scan = scan.in_dtype(dtype)
-        chosen = backend_selection.resolve(device, dtype, backend, name)
-        if chosen in backend_selection.COMPOSED:
+        dtypes = (scan.u.dtype, scan.delta.dtype, scan.B.dtype, scan.C.dtype)
+        chosen = backend_selection.resolve(device, dtypes, backend, name)
+        if backend_selection.BACKENDS[chosen].composed:
             with torch.autocast(device.type, enabled=False):
                 out = getattr(load(chosen), name)(scan)
         else:

@@ -6,15 +6,28 @@ import gc
 import traceback
 from collections.abc import Iterator
 
+import torch
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch._dynamo.exc import TorchDynamoException
 from torch.nn.parallel import DistributedDataParallel
 
-from .out_of_memory import ran_out_of_memory
+from nnunetv2_mamba.ops.backends import triton_devices
+from nnunetv2_mamba.ops.device_errors import ran_out_of_memory
 
 # Compiling happens here. The backward pass is compiled when it first runs, where torch wraps no error of its compilers.
 _COMPILERS = ("torch._inductor", "torch._dynamo.backends", "torch._dynamo.output_graph", "triton")
+
+
+def compiler_problem(device: torch.device) -> str | None:
+    """Say why ``torch.compile`` cannot work for a device, with the remedy; None if nothing is known against it.
+
+    On a GPU it makes Triton kernels, as the scans here are, and their launchers need a C compiler and Python's headers.
+
+    Raises:
+        CheckPostponedError: if the device has no memory or is in use.
+    """
+    return triton_devices.available(device) if device.type == "cuda" else None
 
 
 def is_compiled(module: nn.Module) -> bool:

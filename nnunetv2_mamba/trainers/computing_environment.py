@@ -5,37 +5,45 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nnunetv2_mamba.architectures.blocks.state_space import StateSpaceModel
-from nnunetv2_mamba.ops.backend_selection import choose_backend
+from nnunetv2_mamba.architectures.blocks.state_space import operators_of
+from nnunetv2_mamba.ops.backend_selection import OPERATORS, choose_backend
 from nnunetv2_mamba.versions import installed_version
+
+from .precision import Precision
 
 ComputingEnvironment = dict[str, str | bool]
 
+# What the entries are called. Checkpoints from before the others had one of Mamba's scan alone, under its present name.
+_NAMES = {"directional_scan": "scan", "directional_ssd": "ssd", "causal_conv1d": "convolution"}
+
 
 def computing_environment(
-    device: torch.device, mixed_precision: str, network: nn.Module, compiled: bool
+    device: torch.device, precision: Precision, network: nn.Module, compiled: bool
 ) -> ComputingEnvironment:
     """Return plain values, which a checkpoint can hold and ``torch.load(weights_only=True)`` reads.
 
     Args:
-        mixed_precision: ``"fp16"``, ``"bf16"`` or ``"none"``.
-        network: not wrapped; one without a selective scan, such as a control, has no backend of it.
+        precision: that of the training; kernels are chosen, and checked, for it.
+        network: not wrapped; operators that it has not, as a control has no scan, have no backend.
         compiled: whether it runs through ``torch.compile``.
 
     Raises:
-        RuntimeError: for a backend of the scan that is asked for and cannot be used here.
+        RuntimeError: for a backend that is asked for and cannot be used here, or a device that is in use.
     """
-    backend = reason = "none"
-    if any(isinstance(module, StateSpaceModel) for module in network.modules()):
-        backend, reason = choose_backend(device)
+    used = operators_of(network)
+    backends = {}
+    for operator in OPERATORS:
+        chosen = ("none", "none")
+        if operator in used:
+            chosen = choose_backend(device, precision.dtype or torch.float32, operator=operator)
+        backends[_NAMES[operator]], backends[f"{_NAMES[operator]}_reason"] = chosen
     return {
         "torch": str(torch.__version__),  # a class of torch's own
         "nnunetv2": installed_version("nnunetv2"),
         "nnunetv2_mamba": installed_version("nnunetv2-mamba"),
         "device": _device_name(device),
-        "scan": backend,
-        "scan_reason": reason,
-        "mixed_precision": mixed_precision,
+        **backends,
+        "mixed_precision": precision.name,
         "compiled": compiled,
     }
 

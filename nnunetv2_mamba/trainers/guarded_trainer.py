@@ -10,7 +10,7 @@ import torch
 
 from nnunetv2_mamba.text import short_reason
 
-from .compilation import is_compiled, is_compiler_error, uncompiled
+from .compilation import compiler_problem, is_compiled, is_compiler_error, uncompiled
 from .nonfinite import NonFiniteCounter, NonFiniteError, finite, first_non_finite
 from .out_of_memory import explanation, out_of_memory_explained
 from .precision import AMP_VARIABLE
@@ -27,6 +27,7 @@ class GuardedTrainer(StepTrainer):
     Attributes:
         network_name: of the registry, for ``nnunetv2_mamba plan --network``; None where the network is not in it.
         non_finite: counts the steps with NaN or Inf.
+        compiles: whether ``torch.compile`` is used, where nnU-Net would.
     """
 
     network_name: ClassVar[str | None] = None
@@ -34,6 +35,17 @@ class GuardedTrainer(StepTrainer):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.non_finite = NonFiniteCounter()
+        self.compiles = True
+
+    def initialize(self) -> None:
+        problem = compiler_problem(self.device) if self._do_i_compile() else None
+        if problem is not None:
+            self.compiles = False
+            self.print_to_log_file(f"torch.compile is not used, the training is slower: {problem}")
+        super().initialize()
+
+    def _do_i_compile(self) -> bool:
+        return self.compiles and super()._do_i_compile()
 
     def train_step(self, batch: dict) -> dict:
         """Do the base class's step.

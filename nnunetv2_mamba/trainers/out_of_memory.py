@@ -12,6 +12,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_t
 from torch import nn
 
 from nnunetv2_mamba.memory.estimate import GIB, training_memory, usable_bytes
+from nnunetv2_mamba.ops.device_errors import ran_out_of_memory
 
 from .settings import VARIABLE
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from .guarded_trainer import GuardedTrainer
 
 _GPUS = (80, 48, 40, 32, 24, 16, 12, 8, 6, 4)  # GiB, as sold
-_SIGNS = ("out of memory", "can't allocate memory", "Cannot allocate memory")  # CUDA, MPS; torch's CPU allocator; libc
 
 
 class OutOfMemoryError(torch.OutOfMemoryError):
@@ -39,11 +39,6 @@ def out_of_memory_explained(explain: Callable[[], str]) -> Iterator[None]:
         if not ran_out_of_memory(error):
             raise
         raise OutOfMemoryError(f"out of memory; {explain()}") from error
-
-
-def ran_out_of_memory(error: BaseException) -> bool:
-    """Say whether this is a device's or the system's way to report it."""
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(sign in str(error) for sign in _SIGNS)
 
 
 def explanation(trainer: GuardedTrainer, shape: Sequence[int]) -> str:

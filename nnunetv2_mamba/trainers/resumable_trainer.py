@@ -54,7 +54,7 @@ class ResumableTrainer(GuardedTrainer):
     def _describe_environment(self) -> None:
         network = self.bare_network()
         compiled = is_compiled(self.network)
-        self.environment = computing_environment(self.device, self.precision.name, network, compiled)
+        self.environment = computing_environment(self.device, self.precision, network, compiled)
 
     def stop_compiling(self, reason: str) -> None:
         super().stop_compiling(reason)

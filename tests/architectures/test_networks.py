@@ -123,7 +123,7 @@ def test_evaluation_equals_training_without_drop_rates(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_under_autocast_on_a_fake_gpu(name, training, monkeypatch):
     """What CUDA's autocast casts, and the Triton backend's shapes and dtypes; nothing is computed."""
-    monkeypatch.setattr(backend_selection, "unavailable", lambda name, operator: None)
+    monkeypatch.setattr(backend_selection, "unavailable", lambda *_: None)
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)
     with FakeTensorMode(), torch.device("cuda"), torch.autocast("cuda", torch.float16):
         network, x = build(name)

@@ -10,12 +10,17 @@ from dataclasses import replace
 import pytest
 import torch
 from documentation import ROOT
-from registered_networks import OF_MONAI, small_arguments
+from operator_calls import OperatorCalls
+from planned_networks import TOPOLOGY
+from registered_networks import OF_MONAI, ONE_OF_EACH_CLASS, small_arguments
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunetv2_mamba import architectures
+from nnunetv2_mamba.architectures.blocks.state_space import operators_of
 from nnunetv2_mamba.architectures.contract import PlannedNetwork
 from nnunetv2_mamba.architectures.registry import CONTROLS, NETWORKS, register
+from nnunetv2_mamba.ops.backend_selection import OPERATORS
 
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=lambda network: network.name)
@@ -48,6 +53,21 @@ def test_it_is_named_in_the_documentation(network):
         ("trainers", rf"`nnUNetTrainer{network.name}`"),
     ):
         assert re.search(pattern, filled((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")))
+
+
+# A network of each class, and the variants of two, which have other mixers.
+CALLING = [(name, {}) for name in ONE_OF_EACH_CLASS]
+CALLING += [(name, each.options) for name in ("SegMamba", "MedSegMamba") for each in NETWORKS[name].variants.values()]
+
+
+@pytest.mark.parametrize(("name", "options"), CALLING, ids=str)
+def test_a_network_names_the_operators_that_it_calls(name, options):
+    """The training log and checkpoints say what computes each of them."""
+    arguments = small_arguments(name, TOPOLOGY, [32, 32, 32], **options)
+    with FakeTensorMode(), OperatorCalls() as calls:
+        network = NETWORKS[name].network_class(**arguments)
+        network(torch.empty(1, TOPOLOGY["input_channels"], 32, 32, 32))
+    assert operators_of(network) == {*calls.counts} - {"scan_order_table"} <= {*OPERATORS}
 
 
 def test_every_folder_of_a_network_is_found():

@@ -6,7 +6,9 @@ import pytest
 import torch
 from planned_networks import NETWORKS
 
-from nnunetv2_mamba.memory.estimate import training_loss, training_memory
+pytest.importorskip("nnunetv2", reason="the estimate is that of a step with nnU-Net's loss")
+
+from nnunetv2_mamba.memory.estimate import training_loss, training_memory  # noqa: E402
 
 SHAPE = (2, 2, 96, 96, 96)
 

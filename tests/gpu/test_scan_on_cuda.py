@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from scan_cases import Case, assert_same, make_case, relative_error, run_conv
+from scan_cases import Case, assert_same, make_case, relative_error, run_conv, with_projected_weights
 
 from nnunetv2_mamba.ops import backend_selection, causal_conv1d, directional_scan, scan_order
 from nnunetv2_mamba.ops.backends import triton as backend
@@ -37,6 +37,26 @@ def test_sizes_of_the_networks(directions, length, channels, state_size):
 def test_low_precision(dtype, tolerance):
     case = lowered(make_case(directions=3, length=500, channels=96, state_size=16), dtype)
     assert_same(case.run_with_gradients("triton"), truth(case), forward=tolerance, gradient=tolerance)
+
+
+@pytest.mark.parametrize(
+    ("rank", "dtype"),
+    [*((rank, dtype) for rank in (3, 6, 12) for dtype in (torch.float16, torch.bfloat16)), (3, torch.float32)],
+)
+def test_weights_that_are_parts_of_a_projection(rank, dtype):
+    """SegMamba's, of rank 3, 6 and 12 in its first stages, begin at no multiple of 16 bytes."""
+    case = lowered(make_case(directions=3, length=500, channels=96, state_size=16), dtype)
+    projected = with_projected_weights(case, rank)
+    assert any(projected.tensors[name].data_ptr() % 16 for name in ("B", "C"))
+    assert_same(projected.run_with_gradients("triton"), case.run_with_gradients("triton"), forward=0, gradient=0)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_on_a_gpu_that_is_not_the_current_one():
+    case = make_case(directions=3, length=500, channels=96, state_size=16)
+    assert torch.cuda.current_device() == 0
+    assert_same(case.to("cuda:1").run_with_gradients("triton"), truth(case))
+    assert backend_selection.choose_backend("cuda:1")[0] == "triton"
 
 
 # Slow decays are near 1, where rounding one to fp32 changes the rate, and 10,000 steps remember it.

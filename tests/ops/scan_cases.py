@@ -121,6 +121,17 @@ def make_ssd_case(
     return Case(tensors, paths, delta_softplus, directional_ssd)
 
 
+def with_projected_weights(case: Case, rank: int) -> Case:
+    """The same scan with B and C as a network has them: parts of one projection, behind ``rank`` numbers for the steps.
+
+    With odd ranks, and in 16 bits with most, no row begins at a multiple of 16 bytes.
+    """
+    B, C = (case.tensors[name].detach() for name in ("B", "C"))
+    projected = torch.cat([B.new_zeros(*B.shape[:-1], rank), B, C], dim=-1)
+    _, B, C = projected.split((rank, B.shape[-1], C.shape[-1]), dim=-1)
+    return case.with_tensors(B=B.requires_grad_(), C=C.requires_grad_())
+
+
 MAKERS = {"directional_scan": make_case, "directional_ssd": make_ssd_case}
 # (make, backend, device) of every implementation of both scans that runs here, the definition aside.
 SCANS = [

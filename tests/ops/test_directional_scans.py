@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scan_cases import SCANS, SCANS_WITH_FP64, Case, assert_same, relative_error
+from scan_cases import SCANS, SCANS_WITH_FP64, Case, assert_same, relative_error, with_projected_weights
 
 from nnunetv2_mamba.ops import backend_selection, directional_scan
 
@@ -166,6 +166,14 @@ def test_strides_do_not_matter(make, backend, device):
         strided = case.with_tensors(**{k: rearranged(t.detach()).requires_grad_() for k, t in case.tensors.items()})
         assert not strided.tensors["u"].is_contiguous()
         assert_same(strided.run_with_gradients(backend), expected, forward=1e-6, gradient=1e-6)
+
+
+@every_scan
+def test_weights_may_be_parts_of_a_projection(make, backend, device):
+    case = make().to(device)
+    projected = with_projected_weights(case, rank=3)
+    assert any(projected.tensors[name].data_ptr() % 16 for name in ("B", "C"))
+    assert_same(projected.run_with_gradients(backend), case.run_with_gradients(backend), forward=1e-6, gradient=1e-6)
 
 
 @every_scan

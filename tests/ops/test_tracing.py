@@ -270,7 +270,7 @@ def cuda_autocast():
 @needs_fake_gpu
 def test_a_block_under_autocast_on_a_fake_gpu(dtype, monkeypatch, cuda_autocast):
     # What torch's dispatcher does there, and the Triton backend's shapes and dtypes; nothing is computed.
-    monkeypatch.setattr(backend_selection, "unavailable", lambda name, operator: None)
+    monkeypatch.setattr(backend_selection, "unavailable", lambda *_: None)
     cuda_autocast(dtype)
     with FakeTensorMode(), torch.device("cuda"), OperatorCalls() as calls:
         x = torch.randn(2, *GRID, 6)

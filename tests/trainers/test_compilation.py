@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from functorch.compile import make_boxed_func
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch._dynamo.backends.common import aot_autograd
@@ -21,8 +22,10 @@ from torch._dynamo.exc import InternalTorchDynamoError, Unsupported
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_mamba import trainers
+from nnunetv2_mamba.ops.backends import triton_devices
 from nnunetv2_mamba.text import short_reason
-from nnunetv2_mamba.trainers.compilation import is_compiled, is_compiler_error, uncompiled
+from nnunetv2_mamba.trainers import guarded_trainer
+from nnunetv2_mamba.trainers.compilation import compiler_problem, is_compiled, is_compiler_error, uncompiled
 from nnunetv2_mamba.trainers.ema_teacher import EMATeacher
 from nnunetv2_mamba.trainers.out_of_memory import OutOfMemoryError
 
@@ -46,7 +49,12 @@ class Heads(nn.Module):
         return [logits, self.low(nn.functional.avg_pool3d(x, 2))] if self.decoder.deep_supervision else logits
 
 
-class Compiling(trainers.nnUNetTrainerSegMamba):
+class CompilingOnCPUs(nnUNetTrainer):
+    def _do_i_compile(self) -> bool:
+        return True
+
+
+class Compiling(trainers.nnUNetTrainerSegMamba, CompilingOnCPUs):
     """Compiles on a CPU too."""
 
     @staticmethod
@@ -54,13 +62,11 @@ class Compiling(trainers.nnUNetTrainerSegMamba):
         torch.manual_seed(0)
         return Heads()
 
-    def _do_i_compile(self) -> bool:
-        return True
 
+class NotCompiling(trainers.nnUNetTrainerSegMamba):
+    """Does not, as nnU-Net has it on CPUs."""
 
-class NotCompiling(Compiling):
-    def _do_i_compile(self) -> bool:
-        return False
+    build_network_architecture = staticmethod(Compiling.build_network_architecture)
 
 
 def never(graph, inputs):
@@ -189,6 +195,26 @@ def test_inductor_without_a_c_compiler(make_trainer, with_backend):
         trainer, plain = make_trainer(Compiling, SETTINGS), make_trainer(NotCompiling, SETTINGS)
         assert trained(trainer) == pytest.approx(trained(plain), rel=1e-5)
     assert log_of(trainer).count("torch.compile failed") == 1
+
+
+def test_what_is_known_to_fail_on_a_gpu_is_not_tried(make_trainer, with_backend, monkeypatch):
+    """Without a C compiler, say: nnU-Net's own switch stays as it is, the log says why and what to do."""
+
+    def fail(graph, inputs):
+        raise AssertionError("compiled all the same")
+
+    with_backend(fail)
+    monkeypatch.setattr(guarded_trainer, "compiler_problem", lambda device: "no C compiler; install gcc")
+    trainer, plain = make_trainer(Compiling, SETTINGS), make_trainer(NotCompiling, SETTINGS)
+    assert trained(trainer) == pytest.approx(trained(plain), rel=1e-5)
+    assert log_of(trainer).count("torch.compile is not used, the training is slower: no C compiler; install gcc") == 1
+    assert "torch.compile failed" not in log_of(trainer) and trainer.environment["compiled"] is False
+
+
+def test_what_cannot_be_compiled_for(monkeypatch):
+    monkeypatch.setattr(triton_devices, "available", lambda device: f"nothing on {device}")
+    assert compiler_problem(torch.device("cpu")) is None  # needs no Triton
+    assert compiler_problem(torch.device("cuda", 1)) == "nothing on cuda:1"
 
 
 @pytest.mark.parametrize("error", [ValueError("the patch is too small"), AssertionError("in user code")])

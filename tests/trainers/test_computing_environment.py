@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from nnunetv2_mamba.trainers import computing_environment as computing_environment_module
 from nnunetv2_mamba.trainers.computing_environment import computing_environment
-from nnunetv2_mamba.trainers.precision import AMP_VARIABLE
+from nnunetv2_mamba.trainers.precision import AMP_VARIABLE, Precision
 
+CPU = torch.device("cpu")
 KEY = "nnunetv2_mamba_environment"
 
 
@@ -28,6 +30,9 @@ def test_log_and_checkpoint(make_trainer, monkeypatch, tmp_path):
     expected = {
         "scan": "torch",
         "scan_reason": "asked for by NNUNETV2_MAMBA_SCAN",
+        "convolution": "torch",
+        "convolution_reason": "asked for by NNUNETV2_MAMBA_SCAN",
+        "ssd": "none",
         "mixed_precision": "bf16",
         "compiled": False,
         "torch": torch.__version__,
@@ -42,7 +47,8 @@ def test_log_and_checkpoint(make_trainer, monkeypatch, tmp_path):
     continued.load_checkpoint(str(tmp_path / "checkpoint.pth"))
     log = log_of(continued)
     assert "Computed with scan: 'torch' in the checkpoint, 'reference' now" in log
-    assert log.count("in the checkpoint") == 1
+    assert "Computed with convolution: 'torch' in the checkpoint, 'reference' now" in log
+    assert log.count("in the checkpoint") == 2
     assert continued.checkpoint_content()[KEY]["scan"] == "reference"
 
 
@@ -53,20 +59,52 @@ def test_weights_only_loading_takes_it(make_trainer, tmp_path):
     assert torch.load(tmp_path / "environment.pth", weights_only=True) == trainer.environment
 
 
-@pytest.mark.parametrize(
-    "name", ["nnUNetTrainerSegMambaNoMamba", "nnUNetTrainerUMambaEncConv", "nnUNetTrainerTABSurfer"]
-)
-def test_a_network_that_does_not_scan_has_no_backend(make_trainer, name):
-    trainer = make_trainer(name)
+def test_a_checkpoint_from_before_the_operators_had_an_entry_each(make_trainer, tmp_path):
+    trainer = make_trainer("nnUNetTrainerSegMamba")
     trainer.initialize()
-    assert trainer.environment["scan"] == trainer.environment["scan_reason"] == "none"
+    content = trainer.checkpoint_content()
+    del content[KEY]["ssd"], content[KEY]["ssd_reason"], content[KEY]["convolution"], content[KEY]["convolution_reason"]
+    torch.save(content, tmp_path / "checkpoint.pth")
+    continued = make_trainer("nnUNetTrainerSegMamba")
+    continued.load_checkpoint(str(tmp_path / "checkpoint.pth"))
+    assert "in the checkpoint" not in log_of(continued)
+    assert continued.checkpoint_content()[KEY]["convolution"] in ("cpu", "torch")
 
 
-@pytest.mark.parametrize("name", ["SegMamba", "MedSegMamba", "SegMambaBot", "UMambaBot", "UMambaEnc", "MSDKMamba"])
-def test_every_network_that_scans_has_one(make_trainer, name):
+@pytest.mark.parametrize(
+    ("name", "operators"),
+    [
+        ("SegMamba", {"scan", "convolution"}),
+        ("MedSegMamba", {"scan"}),
+        ("UMambaEncMamba2", {"ssd", "convolution"}),
+        ("SegMambaNoMamba", set()),
+        ("UMambaEncConv", set()),
+        ("TABSurfer", set()),
+    ],
+)
+def test_each_operator_has_a_backend_and_what_the_network_does_not_call_has_none(make_trainer, name, operators):
     trainer = make_trainer(f"nnUNetTrainer{name}")
     trainer.initialize()
-    assert trainer.environment["scan"] in ("cpu", "torch")
+    environment = trainer.environment
+    assert {each for each in ("scan", "ssd", "convolution") if environment[each] != "none"} == operators
+    assert all(environment[each] in ("cpu", "torch") for each in operators)
+    assert {each for each in ("scan", "ssd", "convolution") if environment[f"{each}_reason"] != "none"} == operators
+
+
+@pytest.mark.parametrize(("amp", "asked"), [("fp16", torch.float16), ("bf16", torch.bfloat16), ("none", torch.float32)])
+def test_kernels_are_chosen_and_checked_for_the_precision_of_the_training(make_trainer, monkeypatch, amp, asked):
+    seen = []
+
+    def choose(device, dtype, operator):
+        seen.append((operator, dtype))
+        return "triton", "the kernel for cuda devices"
+
+    monkeypatch.setattr(computing_environment_module, "choose_backend", choose)
+    monkeypatch.setenv(AMP_VARIABLE, amp)
+    trainer = make_trainer("nnUNetTrainerSegMamba")
+    trainer.initialize()
+    assert seen == [("directional_scan", asked), ("causal_conv1d", asked)]
+    assert trainer.environment["scan"] == trainer.environment["convolution"] == "triton"
 
 
 def test_a_backend_that_cannot_be_used_stops_the_training_before_it_starts(make_trainer, monkeypatch):
@@ -78,7 +116,7 @@ def test_a_backend_that_cannot_be_used_stops_the_training_before_it_starts(make_
 def test_names_of_devices(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"GPU {device.index}")
     named = {
-        device: computing_environment(torch.device(device), "none", nn.Identity(), False)["device"]
+        device: computing_environment(torch.device(device), Precision(CPU), nn.Identity(), False)["device"]
         for device in ("cuda:1", "mps")
     }
     assert named == {"cuda:1": "cuda, GPU 1", "mps": "mps"}

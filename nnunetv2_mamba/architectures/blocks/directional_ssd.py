@@ -11,7 +11,7 @@ from nnunetv2_mamba.ops import directional_ssd
 
 from .fusion import fusion_weight, weighted
 from .half_precision import saturated
-from .state_space import StateSpaceModel, initial_step_bias
+from .state_space import RunsOperators, initial_step_bias
 
 
 def head_size(channels: int, headdim: int) -> int:
@@ -26,7 +26,7 @@ def head_size(channels: int, headdim: int) -> int:
     return min(divisors, key=lambda size: abs(math.log(size / headdim)))
 
 
-class DirectionalSSD(StateSpaceModel):
+class DirectionalSSD(RunsOperators, nn.Module):
     """State-space duality (Dao & Gu 2024) along several paths over one grid, summed over the paths.
 
     Every direction has its own ``A``, ``D`` and dt bias, a number per head, initialised as in ``mamba_ssm`` and marked
@@ -38,6 +38,8 @@ class DirectionalSSD(StateSpaceModel):
         headdim: width that heads shall have; see :func:`head_size`.
         fusion: see :func:`.fusion.fusion_weight`.
     """
+
+    operators = ("directional_ssd",)
 
     def __init__(self, channels: int, directions: int, headdim: int, fusion: str = "sum"):
         super().__init__()

@@ -9,10 +9,10 @@ from nnunetv2_mamba.ops import directional_scan
 
 from .fusion import fusion_weight, weighted
 from .half_precision import saturated
-from .state_space import StateSpaceModel, initial_step_bias
+from .state_space import RunsOperators, initial_step_bias
 
 
-class DirectionalSSM(StateSpaceModel):
+class DirectionalSSM(RunsOperators, nn.Module):
     """Selective state-space model (Gu & Dao 2023, section 3) along several paths over one grid, summed over the paths.
 
     Every direction has its own projections to (dt, B, C), its own ``A``, ``D`` and dt bias, as in SegMamba's
@@ -31,6 +31,8 @@ class DirectionalSSM(StateSpaceModel):
     Raises:
         ValueError: for an unknown ``dt_init`` or ``fusion``.
     """
+
+    operators = ("directional_scan",)
 
     def __init__(
         self,

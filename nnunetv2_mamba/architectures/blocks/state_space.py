@@ -3,13 +3,26 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 
-class StateSpaceModel(nn.Module):
-    """A module that runs a scan of ``nnunetv2_mamba.ops``, whose backend is chosen by device."""
+class RunsOperators:
+    """A module that calls operators of ``nnunetv2_mamba.ops`` itself, whose backends are chosen by device.
+
+    Attributes:
+        operators: their names, as ``nnunetv2_mamba.ops.backend_selection`` has them.
+    """
+
+    operators: ClassVar[tuple[str, ...]]
+
+
+def operators_of(network: nn.Module) -> set[str]:
+    """The names of the operators that a network's modules call."""
+    runners = (module for module in network.modules() if isinstance(module, RunsOperators))
+    return {name for module in runners for name in module.operators}
 
 
 @torch.no_grad()

@@ -53,13 +53,33 @@ def cached_library() -> Path:
     compile at the same time each put the same file in place.
     """
     compiler = find_compiler()
-    library = _cache_folder() / f"{_hash(compiler)}-{LIBRARY_NAME}"
+    library = private_cache_folder() / f"{_hash(compiler)}-{LIBRARY_NAME}"
     if not library.exists():
         try:
             build(library, compiler)
         except OSError as error:
             raise BuildError(f"the CPU kernels could not be written to {library}: {error}") from error
     return library
+
+
+def private_cache_folder() -> Path:
+    """A folder that this user can write to and nobody else can: code is loaded from it. Raises BuildError.
+
+    It is in the user's cache or, for a user without a home to write to, among the temporary files.
+    """
+    tried = []
+    for place in (_in_user_cache, _among_temporary_files):
+        try:
+            folder = place()
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if _is_private(folder) and os.access(folder, os.W_OK):
+                return folder
+            tried.append(f"{folder} (not writable, or writable by others)")
+        except OSError as error:
+            tried.append(f"{error.filename or 'a temporary folder'} ({error.strerror or error})")
+        except RuntimeError:  # of a user id without a home
+            tried.append("the home, which is not known")
+    raise BuildError(f"no folder to keep compiled kernels in; tried {', '.join(tried)}; set XDG_CACHE_HOME")
 
 
 def find_compiler() -> str:
@@ -85,23 +105,15 @@ def _hash(compiler: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _cache_folder() -> Path:
-    """A folder that this user can write to and nobody else can: code is loaded from it."""
+def _in_user_cache() -> Path:
     if sys.platform == "win32":
-        home = Path(os.environ.get("LOCALAPPDATA", Path.home()))
-    else:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home(), "nnunetv2_mamba")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "nnunetv2_mamba")
+
+
+def _among_temporary_files() -> Path:
     user = str(os.getuid()) if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-    tried = []
-    for folder in (home / "nnunetv2_mamba", Path(tempfile.gettempdir()) / f"nnunetv2_mamba-{user}"):
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if _is_private(folder) and os.access(folder, os.W_OK):
-                return folder
-            tried.append(f"{folder} (not writable, or writable by others)")
-        except OSError as error:
-            tried.append(f"{folder} ({error.strerror})")
-    raise BuildError(f"no folder to keep the compiled CPU kernels in; tried {', '.join(tried)}; set XDG_CACHE_HOME")
+    return Path(tempfile.gettempdir(), f"nnunetv2_mamba-{user}")
 
 
 def _is_private(folder: Path) -> bool:

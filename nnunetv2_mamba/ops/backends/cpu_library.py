@@ -21,8 +21,8 @@ from . import cpu_build, forked
 _LARGE = 4 << 20  # bytes
 
 
-def available() -> str | None:
-    """None if the library is there or could be compiled; otherwise the reason and the remedy."""
+def available(device: torch.device | None = None) -> str | None:
+    """None if the library is there or could be compiled; otherwise the reason and the remedy. There is but one CPU."""
     library = loaded()
     return library if isinstance(library, str) else None
 

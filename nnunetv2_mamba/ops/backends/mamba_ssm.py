@@ -12,8 +12,8 @@ from torch import Tensor
 from ..scan_arguments import ScanArguments
 
 
-def available() -> str | None:
-    """None if mamba_ssm's kernel can be imported, else the reason with the remedy."""
+def available(device: torch.device | None = None) -> str | None:
+    """None if mamba_ssm's kernel can be imported, on whichever device, else the reason with the remedy."""
     try:
         import selective_scan_cuda  # noqa: F401
     except ImportError as error:

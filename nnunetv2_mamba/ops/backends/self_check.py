@@ -1,7 +1,12 @@
-"""Asked once before kernels are trusted with a user's training: do they compute what the torch backend computes?"""
+"""Asked once before kernels are trusted with a user's training: do they compute what the torch backend computes?
+
+Each operator is checked by itself, and in each precision when it is first given it: code for 16 bits is other code than
+that for fp32, and a training in fp16 compiles no kernels that it does not use. The sizes are small and of the kind that
+networks have, so that most of what is compiled here is what is launched later.
+"""
 
 from collections.abc import Callable
-from functools import partial
+from importlib import import_module
 from types import ModuleType
 
 import torch
@@ -9,89 +14,101 @@ from torch import Tensor
 from torch.utils._python_dispatch import _disable_current_modes
 
 from ..scan_arguments import ScanArguments
-from . import torch_chunked, torch_ssd
+from .toolchain import explained
 
-TOLERANCE = 1e-3  # relative to the largest value; a kernel that works is three orders below
-# Of Mamba-2's kernels, which round the operands of their products to the inputs' precision.
-SSD_TOLERANCES = {torch.float32: TOLERANCE, torch.float16: 1e-2, torch.bfloat16: 5e-2}
+# Relative to the largest value. In fp32 a kernel that works is three orders below; in 16 bits results are rounded.
+TOLERANCES = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
 
-def disagreement(backend: ModuleType, device: torch.device) -> str | None:
-    """Run a small scan and convolution, forward and backward, on `device` with `backend` and with plain torch.
+def disagreement(operator: str, backend: ModuleType, device: torch.device, dtype: torch.dtype) -> str | None:
+    """Run `operator` on little, forward and backward, on `device` with `backend` and with plain torch.
+
+    Args:
+        operator: "directional_scan", "directional_ssd" or "causal_conv1d".
+        dtype: Of the tensors that a network gives in its own precision.
 
     Returns:
         None if all results agree, else what went wrong, for the user to read.
+
+    Raises:
+        CheckPostponedError: The device has no memory or is in use.
     """
-    return _difference(_results, backend, torch_chunked, device, TOLERANCE)
-
-
-def ssd_disagreement(backend: ModuleType, device: torch.device) -> str | None:
-    """As `disagreement`, for Mamba-2's scan, in every precision that a network may give."""
-    for dtype, tolerance in SSD_TOLERANCES.items():
-        results = partial(_ssd_results, dtype=dtype)
-        if (reason := _difference(results, backend, torch_ssd, device, tolerance)) is not None:
-            return reason
-    return None
-
-
-def _difference(
-    results: Callable[[ModuleType, torch.device], list[Tensor]],
-    backend: ModuleType,
-    trusted: ModuleType,
-    device: torch.device,
-    tolerance: float,
-) -> str | None:
+    results, trusted = _CHECKS[operator]
     try:
         # The first scan may be seen by a tracer, which would hand out tensors without data.
         with _disable_current_modes(), torch.no_grad(), torch.autocast(device.type, enabled=False):
-            pairs = list(zip(results(backend, device), results(trusted, device), strict=True))
-            pairs = [(a.float(), b.float()) for a, b in pairs]
+            kernels, plain = (
+                results(module, device, dtype) for module in (backend, import_module(trusted, __package__))
+            )
+            pairs = [(a.float(), b.float()) for a, b in zip(kernels, plain, strict=True)]
             error = torch.stack([(a - b).abs().max() / b.abs().max() for a, b in pairs]).max().item()
     except Exception as failure:  # whatever a compiler, a driver or a device can raise
-        lines = str(failure).strip().splitlines()
-        return f"they failed here ({type(failure).__name__}: {lines[0] if lines else 'no message'}); please report this"
-    if not error < tolerance:  # so that NaN is wrong, too
-        return f"their results are wrong here, by {error:.0e} of the largest value; please report this"
+        return f"it failed here in {_name(dtype)}: {explained(failure, device)}"
+    if not error < TOLERANCES[dtype]:  # so that NaN is wrong, too
+        return f"its results are wrong here in {_name(dtype)}, by {error:.0e} of the largest value; please report this"
     return None
 
 
-def _results(backend: ModuleType, device: torch.device) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
-    batch, directions, length, channels, state_size = 1, 2, 200, 40, 16
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
-    def random(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).to(device)
 
-    order = torch.arange(length, dtype=torch.int32)
-    paths = torch.stack([order, order.flip(0)]).to(device)
-    u, z = random(batch, length, channels), random(batch, length, channels)
-    delta = random(batch, directions, length, channels)
+class _Inputs:
+    """Random tensors, the same on every device, and two paths."""
+
+    def __init__(self, device: torch.device, length: int) -> None:
+        self.device, self.generator = device, torch.Generator().manual_seed(0)
+        order = torch.arange(length, dtype=torch.int32)
+        self.paths = torch.stack([order, order.flip(0)]).to(device)
+
+    def random(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.randn(shape, generator=self.generator).to(self.device, dtype)
+
+
+def _scan_results(backend: ModuleType, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    batch, directions, length, channels, state_size, rank = 2, 2, 208, 48, 16, 3
+    inputs = _Inputs(device, length)
+    random = inputs.random
+    u, z, grad_out = (random(batch, length, channels, dtype=dtype) for _ in range(3))
+    delta = random(batch, directions, length, channels, dtype=dtype)
+    # As in a network: parts of one projection, which begin at no address that is a multiple of 16 bytes.
+    projected = random(batch, directions, length, rank + 2 * state_size, dtype=dtype)
+    _, B, C = projected.split((rank, state_size, state_size), dim=-1)
     A = -random(directions, channels, state_size).exp()
-    B, C = (random(batch, directions, length, state_size) for _ in range(2))
     D, bias = random(directions, channels), random(directions, channels)
-    scan = ScanArguments(u, delta, A, B, C, paths, D, bias, True, z)
+    scan = ScanArguments(u, delta, A, B, C, inputs.paths, D, bias, True, z)
     out, states = backend.scan_forward(scan)
-    gradients = backend.scan_backward(random(batch, length, channels), scan, states)
-    weight = random(directions, channels, 4)
-    convolved = backend.conv_forward(u, weight, bias, paths, True)
-    conv_gradients = backend.conv_backward(random(*convolved.shape), u, weight, bias, paths, True)
-    return [out, *gradients, convolved, *conv_gradients]
+    return [out, *backend.scan_backward(grad_out, scan, states)]
+
+
+def _convolution_results(backend: ModuleType, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
+    batch, directions, length, channels, width = 2, 2, 208, 48, 4
+    inputs = _Inputs(device, length)
+    x, _ = inputs.random(batch, length, 2 * channels, dtype=dtype).chunk(2, dim=-1)
+    weight, bias = inputs.random(directions, channels, width), inputs.random(directions, channels)
+    out = backend.conv_forward(x, weight, bias, inputs.paths, True)
+    grad_out = inputs.random(*out.shape, dtype=dtype)
+    return [out, *backend.conv_backward(grad_out, x, weight, bias, inputs.paths, True)]
 
 
 def _ssd_results(backend: ModuleType, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(0)
     batch, directions, length, heads, head_size, groups, state_size = 1, 2, 1100, 4, 24, 2, 40
     channels = heads * head_size
-
-    def random(*shape: int, dtype: torch.dtype = dtype) -> Tensor:
-        return torch.randn(shape, generator=generator).to(device, dtype)
-
-    order = torch.arange(length, dtype=torch.int32)
-    paths = torch.stack([order, order.flip(0)]).to(device)
-    u, z = random(batch, length, channels), random(batch, length, channels)
-    delta = random(batch, directions, length, heads)
-    B, C = (random(batch, directions, length, groups, state_size) for _ in range(2))
-    A, D, bias = (random(directions, heads, dtype=torch.float32) for _ in range(3))
-    scan = ScanArguments(u, delta, -A.exp(), B, C, paths, D, bias, True, z)
+    inputs = _Inputs(device, length)
+    random = inputs.random
+    u, z, grad_out = (random(batch, length, channels, dtype=dtype) for _ in range(3))
+    delta = random(batch, directions, length, heads, dtype=dtype)
+    B, C = (random(batch, directions, length, groups, state_size, dtype=dtype) for _ in range(2))
+    A, D, bias = (random(directions, heads) for _ in range(3))
+    scan = ScanArguments(u, delta, -A.exp(), B, C, inputs.paths, D, bias, True, z)
     out, states = backend.scan_forward(scan)
-    return [out, *backend.scan_backward(random(batch, length, channels), scan, states)]
+    return [out, *backend.scan_backward(grad_out, scan, states)]
+
+
+# What is run of each operator, and the backend that is trusted with it.
+_Results = Callable[[ModuleType, torch.device, torch.dtype], list[Tensor]]
+_CHECKS: dict[str, tuple[_Results, str]] = {
+    "directional_scan": (_scan_results, ".torch_chunked"),
+    "causal_conv1d": (_convolution_results, ".torch_chunked"),
+    "directional_ssd": (_ssd_results, ".torch_ssd"),
+}

@@ -23,11 +23,6 @@ _STATE_ELEMENTS = 2**17  # state elements walked at once; 512 KiB in fp32
 _SHORTEST_CHUNK = 64
 
 
-def available() -> str | None:
-    """None: torch is always there."""
-    return None
-
-
 def states_shape(batch: int, directions: int, length: int, channels: int, state_size: int) -> tuple[int, ...]:
     """Shape of the states saved by `scan_forward`: the state before each chunk, (b, K, chunks, n, d)."""
     chunk_length = _chunk_length(batch, length, channels, state_size)

@@ -27,11 +27,6 @@ _GROUP = 16  # chunks at most
 _MATRIX_ELEMENTS, _MATRIX_ELEMENTS_ON_CPU = 2**23, 2**19  # 32 MiB and 2 MiB in fp32
 
 
-def available() -> str | None:
-    """None: torch is always there."""
-    return None
-
-
 def states_shape(batch: int, directions: int, length: int, channels: int, state_size: int) -> tuple[int, ...]:
     """Shape of the states saved by `scan_forward`: the state before each group of chunks, (b, K, groups, n, d)."""
     return batch, directions, -(-length // (_GROUP * _chunk_length(state_size))), state_size, channels

@@ -13,14 +13,12 @@ Each number has one writer: no atomics, the same bits every time. Decays are onl
 plain tensors with validated shapes (see `ops/_directional_scan.py`) and knows nothing of autograd.
 """
 
-import sys
 from math import prod
 
 import torch
 from torch import Tensor
 
 from ..scan_arguments import ScanArguments, ScanGradients
-from .self_check import disagreement
 
 _FORWARD_PROGRAMS = 16384  # aimed at; some waves of one-warp programs on the largest GPUs
 _BACKWARD_PROGRAMS = 2048  # fewer: each needs many registers, and scratch memory for an interval
@@ -30,24 +28,6 @@ _CARRIED_RUNS = 64  # runs that a program carries states over at a time
 # No software pipelining, which the loops do themselves; fused multiply-add even where triton's default is to have none.
 _OPTIONS = {"num_stages": 1, "enable_fp_fusion": True}
 _TILE = {"BT": 64, "BD": _BD, "num_warps": 4}  # tokens by channels, for kernels without a recurrence
-
-
-def available() -> str | None:
-    """None if the kernels run here and compute what they should, else the reason with the remedy."""
-    return cuda_problem() or disagreement(sys.modules[__name__], torch.device("cuda", torch.cuda.current_device()))
-
-
-def cuda_problem() -> str | None:
-    """Why no Triton kernel runs here, with the remedy; None if nothing is known against it."""
-    if not torch.cuda.is_available():
-        return "torch sees no CUDA device; install a CUDA build of torch on a machine with an NVIDIA GPU"
-    if torch.version.cuda is not None and torch.cuda.get_device_capability() < (7, 0):
-        return "triton needs an NVIDIA GPU of compute capability 7.0 or higher; the torch backend runs on this one"
-    try:
-        import triton  # noqa: F401
-    except ImportError as error:
-        return f"triton cannot be imported ({error}); 'pip install triton' (on Windows triton-windows)"
-    return None
 
 
 def states_shape(batch: int, directions: int, length: int, channels: int, state_size: int) -> tuple[int, ...]:

@@ -27,14 +27,11 @@ Every function takes plain tensors with validated shapes (see `ops/_directional_
 Source: Dao and Gu, "Transformers are SSMs", section 6, the chunked algorithm; nothing is copied from mamba_ssm.
 """
 
-import sys
-
 import torch
 from torch import Tensor
 
 from ..scan_arguments import ScanArguments, ScanGradients
-from .self_check import ssd_disagreement
-from .triton import _ceil_div, _contiguous, _rows, _sequences, _sum, cuda_problem
+from .triton import _ceil_div, _contiguous, _rows, _sequences, _sum
 
 _CHUNK = 32  # tokens, or chunks that a program carries the state over at a time
 _TILES = (32, 16)  # channels of a head, or states
@@ -42,11 +39,6 @@ _CARRIED = 64  # numbers of a head's state that a program carries
 _WEIGHT_PROGRAMS = 1024  # aimed at, for the gradients of B and C; where there are more, one walks over a group's heads
 # No software pipelining, which would need more shared memory than the older GPUs have.
 _OPTIONS = {"num_stages": 1, "enable_fp_fusion": True}
-
-
-def available() -> str | None:
-    """None if the kernels run here and compute what they should, else the reason with the remedy."""
-    return cuda_problem() or ssd_disagreement(sys.modules[__name__], torch.device("cuda", torch.cuda.current_device()))
 
 
 def states_shape(batch: int, directions: int, length: int, channels: int, state_size: int) -> tuple[int, ...]:

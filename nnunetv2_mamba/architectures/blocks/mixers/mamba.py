@@ -13,18 +13,21 @@ from ..directional_ssm import DirectionalSSM
 from ..half_precision import saturated
 from ..recompute import recomputed_but_for_scans
 from ..scan_paths import scan_paths
+from ..state_space import RunsOperators
 from .gated import GatedMixer
 from .registry import MixerOptions, register_mixer
 
 
 @register_mixer("mamba")
-class DirectionalMamba(GatedMixer):
+class DirectionalMamba(RunsOperators, GatedMixer):
     """Mamba block (Gu & Dao 2023, figure 3) whose sequence part runs along several paths over a 2D or 3D grid.
 
     ``in_proj``, the gate and ``out_proj`` are shared; every direction has its own causal convolution and state-space
     parameters, and the directions are summed before the gate (SegMamba's "Mamba v3": ``scan="tri_oriented"``; the
     original block: ``scan="raster"``). Gating the sum once equals SegMamba's gating of each direction.
     """
+
+    operators = ("causal_conv1d",)
 
     def __init__(self, options: MixerOptions):
         super().__init__(options)

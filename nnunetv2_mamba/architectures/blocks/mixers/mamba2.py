@@ -13,12 +13,13 @@ from ..directional_ssd import DirectionalSSD, head_size
 from ..half_precision import saturated
 from ..recompute import recomputed_but_for_scans
 from ..scan_paths import scan_paths
+from ..state_space import RunsOperators
 from .gated import GatedMixer, NormAfterGate
 from .registry import MixerOptions, register_mixer
 
 
 @register_mixer("mamba2")
-class DirectionalMamba2(GatedMixer):
+class DirectionalMamba2(RunsOperators, GatedMixer):
     """Mamba-2 block (Dao & Gu 2024, figure 6) whose sequence part runs along several paths over a 2D or 3D grid.
 
     One projection gives the gate, what is scanned, and of every direction B, C and the steps. Every direction convolves
@@ -27,6 +28,8 @@ class DirectionalMamba2(GatedMixer):
     group, parameter for parameter. The options ``d_state`` and ``headdim`` are its; see
     :func:`..directional_ssd.head_size` for widths that are no multiple of ``headdim``.
     """
+
+    operators = ("causal_conv1d",)
 
     def __init__(self, options: MixerOptions):
         directions, inner, d_state = options.directions, options.inner, options.d_state
