@@ -103,7 +103,7 @@ def in_fp32(function: Callable) -> Callable:
 def fake_gpu() -> Iterator[Allocations]:
     """Fake tensors, and a Triton backend that only allocates."""
     with (
-        patch.object(backend_selection, "unavailable", lambda name: None),
+        patch.object(backend_selection, "unavailable", lambda *name_and_operator: None),
         patch.object(triton, "_launch", lambda *arguments, **options: None),
         patch.multiple(F, **{name: in_fp32(getattr(F, name)) for name in FP32_ON_CUDA}),
         FakeTensorMode(),

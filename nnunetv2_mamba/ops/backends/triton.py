@@ -62,7 +62,7 @@ def scan_forward(scan: ScanArguments) -> tuple[Tensor, Tensor]:
         states = launches.run_starts()
         parts = launches.outputs(states, save=True)
         if z is None:
-            return _sum(parts, 1), states
+            return _sum(parts, 1, parts.dtype), states
         out = torch.empty_like(parts[:, 0])
         _launch("gate_kernel", _tiles(out), parts, z, out, *_rows(z), parts.shape[1], *out.shape[1:], **_TILE)
     return out, states
@@ -75,7 +75,8 @@ def scan_backward(grad_out: Tensor, scan: ScanArguments, states: Tensor) -> Scan
         g, dz = grad_out, None
         if z is not None:
             parts = launches.outputs(states, save=False)
-            g, dz = torch.empty_like(parts[:, 0]), torch.empty_like(z, memory_format=torch.contiguous_format)
+            g = parts.new_empty(grad_out.shape, dtype=_partial(grad_out.dtype))
+            dz = torch.empty_like(z, memory_format=torch.contiguous_format)
             _launch(
                 "gate_backward_kernel", _tiles(g), parts, z, grad_out, g, dz, *_rows(z), *_rows(grad_out),
                 parts.shape[1], *g.shape[1:], **_TILE,
@@ -189,8 +190,9 @@ class _ScanLaunches:
 
         adjoints = self._run_adjoints(g, slots_per_run, runs)
         sequences, rows = (self.batch, self.directions), (self.length, self.channels)
-        du = self.u.new_empty(*sequences, state_blocks, *rows)
-        ddelta = self.delta.new_empty(*sequences, state_blocks, *rows)
+        of_u, of_delta = state_blocks > 1 or self.u.ndim == 3, state_blocks > 1  # whether they have several addends
+        du = self.u.new_empty(*sequences, state_blocks, *rows, dtype=_partial(self.u.dtype, of_u))
+        ddelta = self.delta.new_empty(*sequences, state_blocks, *rows, dtype=_partial(self.delta.dtype, of_delta))
         dA = self._per_run(runs, self.state_size, self.channels)
         dB = self.A.new_empty(groups, *sequences, self.length, self.state_size)
         dC = torch.empty_like(dB)
@@ -207,11 +209,11 @@ class _ScanLaunches:
         )  # fmt: skip
         del adjoints, scratch  # before the gradients are copied once more
         return (
-            _sum(du, 2) if self.u.ndim == 4 else _sum(du.flatten(1, 2), 1),
-            _sum(ddelta, 2),
+            _sum(du, 2, self.u.dtype) if self.u.ndim == 4 else _sum(du.flatten(1, 2), 1, self.u.dtype),
+            _sum(ddelta, 2, self.delta.dtype),
             dA.sum((0, 2)).transpose(1, 2).contiguous(),
-            _sum(dB, 0).to(self.B.dtype),
-            _sum(dC, 0).to(self.C.dtype),
+            _sum(dB, 0, self.B.dtype),
+            _sum(dC, 0, self.C.dtype),
             dD.sum((0, 2)) if self.has_D else None,
             dbias.sum((0, 2, 3)) if self.has_bias else None,
         )
@@ -276,8 +278,14 @@ def _sequences(t: Tensor) -> tuple[int, int, int]:
     return t.stride()[:3] if t.ndim == 4 else (t.stride(0), 0, t.stride(1))
 
 
-def _sum(parts: Tensor, dim: int) -> Tensor:
-    return parts.squeeze(dim) if parts.shape[dim] == 1 else parts.sum(dim)
+def _partial(dtype: torch.dtype, several: bool = True) -> torch.dtype:
+    """That of a gradient in parts of which there may be several: fp16 may hold their sum, but not all of them."""
+    return torch.float32 if several and dtype == torch.float16 else dtype
+
+
+def _sum(parts: Tensor, dim: int, dtype: torch.dtype) -> Tensor:
+    # `sum` with a dtype would convert the parts first, into memory of their own.
+    return (parts.squeeze(dim) if parts.shape[dim] == 1 else parts.sum(dim)).to(dtype)
 
 
 def _contiguous(parameter: Tensor | None, placeholder: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import triton.language as tl
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
+LARGEST_FP16 = tl.constexpr(65504.0)
 
 # Compiling takes seconds: no variants for sizes that do not make a kernel faster when they are 1 or a multiple of 16.
 _GENERAL = (
@@ -36,6 +37,15 @@ def _softplus(x):
 def _sigmoid(x):
     e = tl.exp(-tl.abs(x))
     return tl.where(x < 0, e, 1.0) / (1.0 + e)
+
+
+@triton.jit
+def _saturated(x, dtype: tl.constexpr):
+    """x in `dtype`; what is beyond the range of fp16 becomes its largest number, since sums of Inf would be NaN."""
+    if dtype == tl.float16:
+        x = tl.minimum(x, LARGEST_FP16, propagate_nan=tl.PropagateNan.ALL)
+        x = tl.maximum(x, -LARGEST_FP16, propagate_nan=tl.PropagateNan.ALL)
+    return x.to(dtype)
 
 
 @triton.jit
@@ -248,7 +258,7 @@ def scan_kernel(
             dl = _step_size(delta_t, shift, SOFTPLUS)
             h = _forward_step(h, u_t, dl, B_t.to(tl.float32), decay, EXACT)
             y = tl.sum(h * C_t.to(tl.float32)[:, None], 0) + skip * u_t
-            tl.store(parts + token * channels, y.to(parts.dtype.element_ty), mask=d < channels)
+            tl.store(parts + token * channels, _saturated(y, parts.dtype.element_ty), mask=d < channels)
             token, u_t, delta_t, B_t, C_t = following, u_next, delta_next, B_next, C_next
 
 
@@ -566,7 +576,7 @@ def conv_weight_gradient_kernel(
         token = tl.load(path + position, mask=position < length, other=0).to(tl.int64)
         inside = (position < length)[:, None] & (d < channels)[None, :]
         pointers = grad_y + sequence * length * channels + token[:, None] * channels + d[None, :]
-        tl.store(pointers, grad.to(grad_y.dtype.element_ty), mask=inside)
+        tl.store(pointers, _saturated(grad, grad_y.dtype.element_ty), mask=inside)
     share = (sequence * tl.cdiv(length, BT) + block) * channels + d
     for tap in tl.static_range(W):
         seen = _visited(x, path, position - (W - 1 - tap), d, x_token, length, channels)

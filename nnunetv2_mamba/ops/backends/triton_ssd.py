@@ -34,7 +34,7 @@ from torch import Tensor
 
 from ..scan_arguments import ScanArguments, ScanGradients
 from .self_check import ssd_disagreement
-from .triton import _ceil_div, _contiguous, _rows, _sequences, _sum, cuda_problem
+from .triton import _ceil_div, _contiguous, _partial, _rows, _sequences, _sum, cuda_problem
 
 _CHUNK = 32  # tokens, or chunks that a program carries the state over at a time
 _TILES = (32, 16)  # channels of a head, or states
@@ -127,9 +127,7 @@ class _Launches:
         """Write the result to `out` or, given its gradient, that of the gate; returns that of the ungated sum."""
         total, gradient, g = self._total(self.directions), self.u, out
         if grad is not None:
-            # fp16 could not hold it: the gate may be large.
-            dtype = torch.float32 if grad.dtype == torch.float16 else grad.dtype
-            gradient, g = grad, grad.new_empty(grad.shape, dtype=dtype)
+            gradient, g = grad, grad.new_empty(grad.shape, dtype=_partial(grad.dtype))
         for direction in range(self.directions):
             _launch(
                 "output_kernel", self._grid(), self.u, self.delta, self.A, self.B, self.C, self.D, self.bias,
@@ -174,7 +172,7 @@ class _Launches:
             *_grouped(self.B), *_grouped(self.C), self.directions, *self.sizes, parts, heads_per_part, sequences,
             num_warps=8, **self.options,
         )  # fmt: skip
-        return _sum(dB, 0).to(self.B.dtype), _sum(dC, 0).to(self.C.dtype)
+        return _sum(dB, 0, self.B.dtype), _sum(dC, 0, self.C.dtype)
 
     def _grid(self) -> tuple[int]:
         return (self.batch * self.chunks * self.heads,)
