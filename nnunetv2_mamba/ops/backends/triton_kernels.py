@@ -15,11 +15,13 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 LARGEST_FP16 = tl.constexpr(65504.0)
 
-# Compiling takes seconds: no variants for sizes that do not make a kernel faster when they are 1 or a multiple of 16.
+# Compiling takes seconds: no variants for sizes that do not make a kernel faster when they are 1 or a multiple of 16,
+# nor for where B and C lie, which are parts of one projection: the scans' programs read single numbers of them.
 _GENERAL = (
     *("directions", "length", "slots", "runs", "slots_per_run", "interval", "groups", "blocks_per_group", "sequences"),
     *("save", "count", "outputs", "u_batch", "u_direction", "delta_batch", "delta_direction", "B_batch", "B_direction"),
     *("C_batch", "C_direction", "g_batch", "z_batch", "grad_batch", "grad_direction", "x_batch", "x_direction"),
+    *("u_token", "delta_token", "B_token", "C_token", "g_token", "B", "C"),
 )
 
 
