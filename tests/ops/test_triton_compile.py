@@ -62,7 +62,7 @@ def test_a_training_compiles_every_kernel_once():
         kernels = compile_ahead(use)
     names = [kernel.metadata.name for kernel in {id(kernel): kernel for kernel in kernels}.values()]
     assert sorted(names) == [
-        *("adjoint_kernel", "carry_kernel", "carry_kernel", "gate_backward_kernel", "gate_kernel"),
+        *("adjoint_kernel", "carry_kernel", "gate_backward_kernel", "gate_kernel", "gate_kernel"),
         *("run_adjoint_kernel", "run_end_kernel", "scan_kernel"),
     ]
 

@@ -7,7 +7,7 @@ and sequences in one launch:
   run's initial state, `scan_kernel` walks again from there, writes y of each direction and saves a state per interval;
   then the directions are summed and gated, once.
 - backward: the same in reverse (`run_adjoint_kernel`, `carry_kernel`), then `adjoint_kernel` makes the states between
-  the saved ones again and writes all gradients. The gate needs the sum of y, which `scan_kernel` makes again.
+  the saved ones again and writes all gradients, and on its way y of each direction, whose sum the gate's needs.
 
 Each number has one writer: no atomics, the same bits every time. Decays are only ever multiplied. Every function takes
 plain tensors with validated shapes (see `ops/_directional_scan.py`) and knows nothing of autograd.
@@ -43,7 +43,8 @@ from .triton_launch import (
 _FORWARD_PROGRAMS, _BACKWARD_PROGRAMS = 128, 8
 _WIDE_OFFSETS = 2**31  # where offsets within a sequence no longer fit in 32 bits
 _BD = 32  # channels of a scan's tile: the lanes of a warp
-_CARRIED_RUNS = 64  # runs that a program carries states over at a time
+_GRADIENT_BN = 16  # states of a tile of the kernel of the gradients, which holds five tiles; with 32 they would spill
+_CARRIED_RUNS = 16  # runs that a program carries states over at a time
 _KERNELS = "triton_kernels"
 _TILE = {"BT": 64, "BD": _BD, "num_warps": 4}  # tokens by channels, for kernels without a recurrence
 
@@ -78,7 +79,7 @@ def scan_forward(scan: ScanArguments, launch: Launch = launch_kernel) -> tuple[T
     launches, z = _ScanLaunches(scan, launch), scan.z
     with torch.cuda.device_of(scan.u):
         states = launches.run_starts()
-        parts = launches.outputs(states, save=True)
+        parts = launches.outputs(states)
         if z is None:
             return sum_of_parts(parts, 1, parts.dtype), states
         out = torch.empty_like(parts[:, 0])
@@ -92,17 +93,21 @@ def scan_backward(
     """The gradients, from that of the result and the states of `scan_forward`."""
     launches, z = _ScanLaunches(scan, launch), scan.z
     with torch.cuda.device_of(scan.u):
-        g, dz = grad_out, None
-        if z is not None:
-            parts = launches.outputs(states, save=False)
-            g = parts.new_empty(grad_out.shape, dtype=dtype_of_parts(grad_out.dtype))
-            dz = torch.empty_like(z, memory_format=torch.contiguous_format)
-            launch(
-                _KERNELS, "gate_backward_kernel", _tiles(g), parts, z, grad_out, g, dz, *rows(z), *rows(grad_out),
-                parts.shape[1], *g.shape[1:], **_TILE,
-            )  # fmt: skip
-            del parts  # as large as a gradient
-        return ScanGradients(*launches.gradients(g, states), dz)
+        if z is None:
+            return ScanGradients(*launches.gradients(grad_out, states, None), None)
+        g = grad_out.new_empty(grad_out.shape, dtype=dtype_of_parts(grad_out.dtype))
+        launch(
+            _KERNELS, "gate_kernel", _tiles(g), grad_out.contiguous(), z, g, *rows(z), 1, *g.shape[1:], **_TILE,
+        )  # fmt: skip
+        parts = launches.new_parts()
+        gradients = launches.gradients(g, states, parts)
+        del g
+        dz = torch.empty_like(z, memory_format=torch.contiguous_format)
+        launch(
+            _KERNELS, "gate_backward_kernel", _tiles(dz), parts, z, grad_out, dz, *rows(z), *rows(grad_out),
+            parts.shape[1], *dz.shape[1:], **_TILE,
+        )  # fmt: skip
+        return ScanGradients(*gradients, dz)
 
 
 def conv_forward(
@@ -216,25 +221,26 @@ class _ScanLaunches:
             self._carry(states, delta_sums, self.slots_per_run, reverse=False)
         return states
 
-    def outputs(self, states: Tensor, save: bool) -> Tensor:
-        """y of each direction in parts by block of states, (b, K * state blocks, L, d) in u's dtype.
-
-        `save` fills in the rest of the states from the first of each run.
-        """
-        state_blocks = ceil_div(self.state_size, self.BN)
-        parts = self.u.new_empty(self.batch, self.directions * state_blocks, self.length, self.channels)
+    def outputs(self, states: Tensor) -> Tensor:
+        """y of each direction, as `new_parts`; fills in the rest of the states from the first of each run."""
+        parts = self.new_parts(self.BN)
         self._launch(
             "scan_kernel", self._grid(self.runs), self.u, self.delta, self.A, self.B, self.C, self.D, self.bias,
             self.paths, states, parts, *sequences(self.u), *sequences(self.delta), *sequences(self.B),
             *sequences(self.C), self.directions, self.length, self.channels, self.state_size, self.slots, self.runs,
-            self.slots_per_run, self.interval, int(save), HAS_D=self.has_D, **self.options,
+            self.slots_per_run, self.interval, HAS_D=self.has_D, **self.options,
             **self._tile(self.u, self.delta, self.B, self.C, parts),
         )  # fmt: skip
         return parts
 
-    def gradients(self, g: Tensor, states: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients of (u, delta, A, B, C, D, delta_bias) from g, the gradient of each direction's y."""
-        BN = 16  # this kernel holds five tiles; with 32 states they would spill
+    def new_parts(self, BN: int = _GRADIENT_BN) -> Tensor:
+        """Room for y of each direction in parts by block of BN states, (b, K * state blocks, L, d) in u's dtype."""
+        state_blocks = ceil_div(self.state_size, BN)
+        return self.u.new_empty(self.batch, self.directions * state_blocks, self.length, self.channels)
+
+    def gradients(self, g: Tensor, states: Tensor, parts: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Gradients of (u, delta, A, B, C, D, delta_bias) from g, that of each direction's y, which `parts` gets."""
+        BN = _GRADIENT_BN
         state_blocks = ceil_div(self.state_size, BN)
         slots_per_run, runs = self._split(state_blocks, _BACKWARD_PROGRAMS)
         programs = self.batch * self.directions * state_blocks * runs
@@ -259,10 +265,11 @@ class _ScanLaunches:
         tile = self._tile(g, self.u, self.delta, self.B, self.C, du, dB)
         self._launch(
             "adjoint_kernel", (programs,), g, self.u, self.delta, self.A, self.B, self.C, self.D, self.bias, self.paths,
-            states, adjoints, scratch, du, ddelta, dA, dB, dC, dD, dbias, *rows(g), *sequences(self.u),
-            *sequences(self.delta), *sequences(self.B), *sequences(self.C), self.directions, self.length,
-            self.channels, self.state_size, self.slots, runs, slots_per_run, self.interval, groups, blocks_per_group,
-            self.batch * self.directions, HAS_D=self.has_D, **self.options, **{**tile, "BN": BN},
+            states, adjoints, scratch, g if parts is None else parts, du, ddelta, dA, dB, dC, dD, dbias,
+            *rows(g), *sequences(self.u), *sequences(self.delta), *sequences(self.B), *sequences(self.C),
+            self.directions, self.length, self.channels, self.state_size, self.slots, runs, slots_per_run,
+            self.interval, groups, blocks_per_group, self.batch * self.directions,
+            HAS_D=self.has_D, GATED=parts is not None, **self.options, **{**tile, "BN": BN},
         )  # fmt: skip
         del adjoints, scratch  # before the gradients are copied once more
         return (
@@ -294,7 +301,7 @@ class _ScanLaunches:
         self._launch(
             "carry_kernel", (self.batch * self.directions * self.state_size * self.channel_blocks,), self.A, states,
             delta_sums, self.directions, self.channels, self.state_size, slots, runs, slots_per_run,
-            REVERSE=reverse, BT=_CARRIED_RUNS, BD=_BD,
+            int(reverse), BT=_CARRIED_RUNS, BD=_BD,
         )  # fmt: skip
 
     def _launch(self, kernel: str, grid: tuple[int], *arguments: object, **constants: object) -> None:
