@@ -24,6 +24,7 @@ from ..scan_arguments import ScanArguments, ScanGradients
 from ..scan_order.tables import inverse
 from .self_check import disagreement
 from .triton_launch import (
+    ALL_REGISTERS,
     Launch,
     ceil_div,
     compile_ahead,
@@ -46,7 +47,8 @@ _BD = 32  # channels of a scan's tile: the lanes of a warp
 _GRADIENT_BN = 16  # states of a tile of the kernel of the gradients, which holds five tiles; with 32 they would spill
 _CARRIED_RUNS = 16  # runs that a program carries states over at a time
 _KERNELS = "triton_kernels"
-_TILE = {"BT": 64, "BD": _BD, "num_warps": 4}  # tokens by channels, for kernels without a recurrence
+# Tokens by channels, for kernels without a recurrence; with fewer warps a thread's code is longer and compiles longer.
+_TILE = {"BT": 64, "BD": _BD, "num_warps": 8, **ALL_REGISTERS}
 
 
 def available() -> str | None:

@@ -11,9 +11,10 @@ only their g is 0, and nothing of either kind is stored.
 import triton
 import triton.language as tl
 
+from .triton_functions import saturated, sigmoid, softplus, step_size
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
-LARGEST_FP16 = tl.constexpr(65504.0)
 
 # Compiling takes seconds: no variants for sizes that do not make a kernel faster when they are 1 or a multiple of 16,
 # nor for where B and C lie, which are parts of one projection: the scans' programs read single numbers of them.
@@ -33,37 +34,6 @@ _GENERAL = (
     *("C_batch", "C_direction", "g_batch", "z_batch", "grad_batch", "grad_direction", "x_batch", "x_direction"),
     *("u_token", "delta_token", "B_token", "C_token", "g_token", "B", "C"),
 )
-
-
-@triton.jit
-def _softplus(x):
-    # max(x, 0) + log(1 + e) with e = exp(-|x|), through 2 atanh(e / (2 + e)): no digits lost where e is small.
-    e = tl.exp(-tl.abs(x))
-    s = e / (2.0 + e)
-    q = s * s
-    series = 1 + q * (1 / 3 + q * (1 / 5 + q * (1 / 7 + q * (1 / 9 + q * (1 / 11 + q * (1 / 13 + q / 15))))))
-    return tl.maximum(x, 0.0) + 2.0 * s * series
-
-
-@triton.jit
-def _sigmoid(x):
-    e = tl.exp(-tl.abs(x))
-    return tl.where(x < 0, e, 1.0) / (1.0 + e)
-
-
-@triton.jit
-def _saturated(x, dtype: tl.constexpr):
-    """x in `dtype`; what is beyond the range of fp16 becomes its largest number, since sums of Inf would be NaN."""
-    if dtype == tl.float16:
-        x = tl.minimum(x, LARGEST_FP16, propagate_nan=tl.PropagateNan.ALL)
-        x = tl.maximum(x, -LARGEST_FP16, propagate_nan=tl.PropagateNan.ALL)
-    return x.to(dtype)
-
-
-@triton.jit
-def _step_size(delta, bias, SOFTPLUS: tl.constexpr):
-    x = delta.to(tl.float32) + bias
-    return _softplus(x) if SOFTPLUS else x
 
 
 @triton.jit
@@ -169,7 +139,7 @@ def run_end_kernel(
         u_next = tl.load(u + token * u_token)
         delta_next = tl.load(delta + token * delta_token)
         B_next = tl.load(B + token * B_token, mask=n < state_size, other=0.0)
-        dl = _step_size(delta_t, shift, SOFTPLUS)
+        dl = step_size(delta_t, shift, SOFTPLUS)
         total += dl
         h = _forward_step(h, u_t.to(tl.float32), dl, B_t.to(tl.float32), decay, EXACT)
         u_t, delta_t, B_t = u_next, delta_next, B_next
@@ -279,10 +249,10 @@ def scan_kernel(
             B_next = tl.load(B + following * B_token, mask=n < state_size, other=0.0)
             C_next = tl.load(C + following * C_token, mask=n < state_size, other=0.0)
             u_t = u_t.to(tl.float32)
-            dl = _step_size(delta_t, shift, SOFTPLUS)
+            dl = step_size(delta_t, shift, SOFTPLUS)
             h = _forward_step(h, u_t, dl, B_t.to(tl.float32), decay, EXACT)
             y = tl.sum(h * C_t.to(tl.float32)[:, None], 0) + skip * u_t
-            tl.store(parts + token * channels, _saturated(y, parts.dtype.element_ty), mask=d < channels)
+            tl.store(parts + token * channels, saturated(y, parts.dtype.element_ty), mask=d < channels)
             token, u_t, delta_t, B_t, C_t = following, u_next, delta_next, B_next, C_next
 
 
@@ -322,7 +292,7 @@ def run_adjoint_kernel(
         g_next = tl.load(g + token * g_token)
         delta_next = tl.load(delta + token * delta_token)
         C_next = tl.load(C + token * C_token, mask=n < state_size, other=0.0)
-        dl = _step_size(delta_t, shift, SOFTPLUS)
+        dl = step_size(delta_t, shift, SOFTPLUS)
         total += dl
         p = _decayed(C_t.to(tl.float32)[:, None] * g_t.to(tl.float32)[None, :] + p, dl, decay, EXACT)
         g_t, delta_t, C_t = g_next, delta_next, C_next
@@ -349,7 +319,7 @@ def _read(
     """A token's rows; at positions past the end a token that changes nothing (dl = 0, g = 0)."""
     token = _token(path, tl.minimum(position, stop - 1), WIDE)
     x = tl.load(delta + token * delta_token).to(tl.float32) + shift
-    dl = tl.where(position < stop, _softplus(x) if SOFTPLUS else x, 0.0)
+    dl = tl.where(position < stop, softplus(x) if SOFTPLUS else x, 0.0)
     g_t = tl.load(g + token * g_token, mask=columns < _if(position < stop, channels), other=0.0).to(tl.float32)
     u_t = tl.load(u + token * u_token).to(tl.float32)
     B_t = tl.load(B + token * B_token, mask=states < state_size, other=0.0)
@@ -371,7 +341,7 @@ def _backward_step(
     through_decay = p * h
     slope = through_input * u_t + tl.sum(through_decay * decay, 0) * LN_2
     if SOFTPLUS:
-        slope *= _sigmoid(x)
+        slope *= sigmoid(x)
     slope = tl.where(valid, slope, 0.0)
     inside = columns < _if(valid, channels)
     tl.store(du + token * channels, (through_input * dl + skip * g_t).to(du.dtype.element_ty), mask=inside)
@@ -458,13 +428,13 @@ def adjoint_kernel(
                 if (position - start) % 2 == 0:
                     tl.store(scratch + (position - start) // 2 * BN * BD, h)
                 u_t = u_t.to(tl.float32)
-                dl = _step_size(delta_t, shift, SOFTPLUS)
+                dl = step_size(delta_t, shift, SOFTPLUS)
                 h = _forward_step(h, u_t, dl, B_t.to(tl.float32), decay, EXACT)
                 dC_t = tl.sum(h * g_t.to(tl.float32)[None, :], 1)
                 _accumulate(dC + token * state_size, dC_t, n, state_size, size_before)
                 if GATED:
                     y = tl.sum(h * C_t.to(tl.float32)[:, None], 0) + skip * u_t
-                    tl.store(parts_row + token * channels, _saturated(y, parts.dtype.element_ty), mask=d < channels)
+                    tl.store(parts_row + token * channels, saturated(y, parts.dtype.element_ty), mask=d < channels)
                 token, u_t, delta_t, g_t, B_t, C_t = following, u_next, delta_next, g_next, B_next, C_next
             tl.debug_barrier()  # what one thread of the program stored another may read
 
@@ -526,7 +496,7 @@ def gate_kernel(parts, z, out, z_batch, z_token, count, length, channels, BT: tl
     size = length.to(tl.int64) * channels
     total = _sum_of_parts(parts + batch * count * size, count, size, tile, inside, BT, BD)
     gate = tl.load(z + batch * z_batch + token * z_token + d[None, :], mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + batch * size + tile, (total * gate * _sigmoid(gate)).to(out.dtype.element_ty), mask=inside)
+    tl.store(out + batch * size + tile, (total * gate * sigmoid(gate)).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=_GENERAL)
@@ -544,8 +514,8 @@ def gate_backward_kernel(
     gate = tl.load(z + batch * z_batch + token * z_token + d[None, :], mask=inside, other=0.0).to(tl.float32)
     rows = grad_out + batch * grad_batch
     grad = tl.load(rows + token * grad_token + d[None, :], mask=inside, other=0.0).to(tl.float32)
-    sigmoid = _sigmoid(gate)
-    slope = sigmoid * (1.0 + gate * (1.0 - sigmoid))
+    logistic = sigmoid(gate)
+    slope = logistic * (1.0 + gate * (1.0 - logistic))
     tl.store(dz + batch * size + tile, (grad * total * slope).to(dz.dtype.element_ty), mask=inside)
 
 
@@ -583,7 +553,7 @@ def conv_kernel(
         x, weight + parameters * W, bias + parameters, path, position, d, x_token, length, channels, HAS_BIAS, W, BT, BD
     )
     if SILU:
-        y *= _sigmoid(y)
+        y *= sigmoid(y)
     token = tl.load(path + position, mask=position < length, other=0).to(tl.int64)
     inside = (position < length)[:, None] & (d < channels)[None, :]
     out += sequence * length * channels
@@ -609,12 +579,12 @@ def conv_weight_gradient_kernel(
             x, weight + parameters * W, bias + parameters, path, position, d, x_token, length, channels,
             HAS_BIAS, W, BT, BD,
         )  # fmt: skip
-        sigmoid = _sigmoid(y)
-        grad *= sigmoid * (1.0 + y * (1.0 - sigmoid))
+        logistic = sigmoid(y)
+        grad *= logistic * (1.0 + y * (1.0 - logistic))
         token = tl.load(path + position, mask=position < length, other=0).to(tl.int64)
         inside = (position < length)[:, None] & (d < channels)[None, :]
         pointers = grad_y + sequence * length * channels + token[:, None] * channels + d[None, :]
-        tl.store(pointers, _saturated(grad, grad_y.dtype.element_ty), mask=inside)
+        tl.store(pointers, saturated(grad, grad_y.dtype.element_ty), mask=inside)
     share = (sequence * tl.cdiv(length, BT) + block) * channels + d
     for tap in tl.static_range(W):
         seen = _visited(x, path, position - (W - 1 - tap), d, x_token, length, channels)

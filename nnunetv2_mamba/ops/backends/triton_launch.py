@@ -16,6 +16,9 @@ from torch import Tensor
 # Fused multiply-add even where triton's default is to have none.
 OPTIONS = {"num_stages": 1, "enable_fp_fusion": True}
 
+# For kernels that ptxas would rather let spill than leave one block less room on a multiprocessor.
+ALL_REGISTERS = {"maxnreg": 255}
+
 Launch = Callable[..., None]  # of (file of the kernel, its name, grid, *arguments, num_warps, **constants)
 
 
@@ -23,6 +26,8 @@ def launch_kernel(
     file: str, kernel: str, grid: tuple[int, ...], *arguments: object, num_warps: int, **constants: object
 ) -> None:
     """Run a kernel of a file beside this one on the current device and stream."""
+    if torch.version.hip is not None:
+        constants.pop("maxnreg", None)  # NVIDIA's
     _kernel(file, kernel)[grid](*arguments, **constants, num_warps=num_warps, **OPTIONS)
 
 
@@ -59,6 +64,8 @@ def compile_ahead(use: Callable[[Launch], object], device: torch.device | None =
 
 def _compiled(arguments: tuple, options: dict):
     file, kernel, grid, *arguments = arguments
+    if torch.version.hip is not None:
+        options = {name: value for name, value in options.items() if name != "maxnreg"}
     return _kernel(file, kernel).warmup(*arguments, grid=grid, **options, **OPTIONS)
 
 

@@ -37,6 +37,7 @@ from ..scan_arguments import ScanArguments, ScanGradients
 from .self_check import ssd_disagreement
 from .triton import cuda_problem
 from .triton_launch import (
+    ALL_REGISTERS,
     Launch,
     ceil_div,
     compile_ahead,
@@ -176,13 +177,15 @@ class _Launches:
         ddelta = torch.empty_like(self.delta, memory_format=torch.contiguous_format)
         dA, dD, dbias = (self.A.new_empty(self.batch, self.directions, self.chunks, self.heads) for _ in range(3))
         total = self._total(self.directions if shared else 1)
+        options = {**self.options, "BP": _TILES[-1]}  # with 32 channels of a head some would spill
         for direction in range(self.directions):
             first, last = (direction == 0, direction == self.directions - 1) if shared else (True, True)
             self._launch(
                 _BACKWARD, "token_gradient_kernel", self._grid(), g, self.u, self.delta, self.A, self.B, self.C, self.D,
                 self.bias, self.paths, states, adjoints, total, du, ddelta, dA, dD, dbias, *rows(g), *sequences(self.u),
                 *sequences(self.delta), *_grouped(self.B), *_grouped(self.C), *sequences(du)[:2], direction,
-                self.directions, int(first), int(last), *self.sizes, HAS_D=self.has_D, num_warps=8, **self.options,
+                self.directions, int(first), int(last), *self.sizes, HAS_D=self.has_D, num_warps=8,
+                **ALL_REGISTERS, **options,
             )  # fmt: skip
         dA, dD, dbias = (share.sum((0, 2)) for share in (dA, dD, dbias))
         return du, ddelta, dA, dD if self.has_D else None, dbias if self.has_bias else None
@@ -201,7 +204,7 @@ class _Launches:
             _BACKWARD, "weight_gradient_kernel", (programs * parts,), g, self.u, self.delta, self.A, self.B, self.C,
             self.bias, self.paths, states, adjoints, dB, dC, *rows(g), *sequences(self.u), *sequences(self.delta),
             *_grouped(self.B), *_grouped(self.C), self.directions, *self.sizes, parts, heads_per_part, count,
-            num_warps=8, **self.options,
+            num_warps=8, **ALL_REGISTERS, **self.options,
         )  # fmt: skip
         return sum_of_parts(dB, 0, self.B.dtype), sum_of_parts(dC, 0, self.C.dtype)
 
@@ -231,8 +234,9 @@ def _has_tf32(device: torch.device) -> bool:
 
 
 def _tile(size: int) -> int:
-    """Channels or states of a tile: the largest of those that pad least."""
-    return min(_TILES, key=lambda tile: ceil_div(size, tile) * tile)
+    """Channels or states of a tile: of those that fit in, the largest that pads least."""
+    fitting = [tile for tile in _TILES if tile <= size] or _TILES[-1:]
+    return min(fitting, key=lambda tile: ceil_div(size, tile) * tile)
 
 
 def _grouped(t: Tensor) -> tuple[int, int, int, int]:
