@@ -1,3 +1,4 @@
+import weakref
 from itertools import permutations, product
 
 import numpy as np
@@ -10,6 +11,7 @@ from shared_files import SHARED, why_absent
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunetv2_mamba.ops import scan_order
+from nnunetv2_mamba.ops.scan_order.tables import inverse
 
 ORDERS = ("golden", "medsegmamba_scan_orders.pt")
 ABSENT = why_absent(*ORDERS)
@@ -214,3 +216,29 @@ def test_the_table_of_a_graph_is_on_the_device_that_is_asked_for():
         for device in ("cpu", "cuda"):
             table = torch.ops.nnunetv2_mamba.scan_order_table("bidirectional", [2, 3], torch.device(device), [])
             assert (table.device.type, table.dtype, table.shape) == (device, torch.int32, (2, 6))
+
+
+def test_an_inverse_has_the_positions_and_is_made_once_for_a_table():
+    table = scan_order.tri_oriented((3, 4, 5))
+    positions = inverse(table)
+    assert torch.equal(torch.gather(table, 1, positions.long()), torch.arange(60).int().expand(3, 60))
+    assert inverse(table) is positions and positions.dtype == torch.int32
+    own = table.clone()
+    assert inverse(own) is not positions
+    own.copy_(own.flip(0))
+    assert torch.equal(inverse(own), positions.flip(0))
+
+
+def test_inverses_do_not_outlive_their_tables_or_leave_a_fake_mode():
+    table = scan_order.unidirectional((2, 3)).clone()
+    kept = weakref.ref(inverse(table))
+    del table
+    assert kept() is None
+    table = scan_order.unidirectional((2, 3))
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        inverse(table)
+    assert type(inverse(table)) is torch.Tensor
+    with torch.inference_mode():
+        table = scan_order.unidirectional((2, 5))
+        assert not inverse(table).is_inference()
+        inverse(table.clone())

@@ -40,11 +40,11 @@ SCANS = {
     ),
     "runs_of_several_intervals": (
         {"batch": 1, "directions": 1, "length": 19, "channels": 2, "state_size": 5},
-        {"_interval": tokens(4), "_FORWARD_PROGRAMS": 2, "_BACKWARD_PROGRAMS": 2},
+        {"_interval": tokens(4), "multiprocessors": lambda device: 1, "_FORWARD_PROGRAMS": 2, "_BACKWARD_PROGRAMS": 2},
     ),
     "wide_offsets_channel_blocks_in_turn": (
         {"batch": 1, "directions": 1, "length": 5, "channels": 40, "state_size": 3},
-        {"_interval": tokens(3), "_WIDE_OFFSETS": 0, "_BACKWARD_PROGRAMS": 2},
+        {"_interval": tokens(3), "_WIDE_OFFSETS": 0, "multiprocessors": lambda device: 1, "_BACKWARD_PROGRAMS": 2},
     ),
     "blocks_of_states": (
         {"batch": 1, "directions": 1, "length": 4, "channels": 3, "state_size": 64, "shared": False},

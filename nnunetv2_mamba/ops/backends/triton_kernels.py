@@ -11,37 +11,29 @@ only their g is 0, and nothing of either kind is stored.
 import triton
 import triton.language as tl
 
+from .triton_functions import saturated, sigmoid, softplus, step_size
+
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
 
-# Compiling takes seconds: no variants for sizes that do not make a kernel faster when they are 1 or a multiple of 16.
+# Compiling takes seconds: no variants for sizes that do not make a kernel faster when they are 1 or a multiple of 16,
+# nor for where B and C lie, which are parts of one projection: the scans' programs read single numbers of them.
 _GENERAL = (
     *("directions", "length", "slots", "runs", "slots_per_run", "interval", "groups", "blocks_per_group", "sequences"),
-    *("save", "count", "outputs", "u_batch", "u_direction", "delta_batch", "delta_direction", "B_batch", "B_direction"),
+    *(
+        "reverse",
+        "count",
+        "outputs",
+        "u_batch",
+        "u_direction",
+        "delta_batch",
+        "delta_direction",
+        "B_batch",
+        "B_direction",
+    ),
     *("C_batch", "C_direction", "g_batch", "z_batch", "grad_batch", "grad_direction", "x_batch", "x_direction"),
+    *("u_token", "delta_token", "B_token", "C_token", "g_token", "B", "C"),
 )
-
-
-@triton.jit
-def _softplus(x):
-    # max(x, 0) + log(1 + e) with e = exp(-|x|), through 2 atanh(e / (2 + e)): no digits lost where e is small.
-    e = tl.exp(-tl.abs(x))
-    s = e / (2.0 + e)
-    q = s * s
-    series = 1 + q * (1 / 3 + q * (1 / 5 + q * (1 / 7 + q * (1 / 9 + q * (1 / 11 + q * (1 / 13 + q / 15))))))
-    return tl.maximum(x, 0.0) + 2.0 * s * series
-
-
-@triton.jit
-def _sigmoid(x):
-    e = tl.exp(-tl.abs(x))
-    return tl.where(x < 0, e, 1.0) / (1.0 + e)
-
-
-@triton.jit
-def _step_size(delta, bias, SOFTPLUS: tl.constexpr):
-    x = delta.to(tl.float32) + bias
-    return _softplus(x) if SOFTPLUS else x
 
 
 @triton.jit
@@ -147,7 +139,7 @@ def run_end_kernel(
         u_next = tl.load(u + token * u_token)
         delta_next = tl.load(delta + token * delta_token)
         B_next = tl.load(B + token * B_token, mask=n < state_size, other=0.0)
-        dl = _step_size(delta_t, shift, SOFTPLUS)
+        dl = step_size(delta_t, shift, SOFTPLUS)
         total += dl
         h = _forward_step(h, u_t.to(tl.float32), dl, B_t.to(tl.float32), decay, EXACT)
         u_t, delta_t, B_t = u_next, delta_next, B_next
@@ -163,38 +155,50 @@ def _carry(first_decay, first_state, then_decay, then_state):
     return first_decay * then_decay, then_decay * first_state + then_state
 
 
-@triton.jit(do_not_specialize=_GENERAL)
+# Not even for the number of channels: where rows may begin anywhere, a thread has a channel of its own, and carrying
+# over runs is a loop within it.
+@triton.jit(do_not_specialize=(*_GENERAL, "channels", "state_size"))
 def carry_kernel(
-    A, states, delta_sums, directions, channels, state_size, slots, runs, slots_per_run,
-    REVERSE: tl.constexpr, BT: tl.constexpr, BD: tl.constexpr,
+    A, states, delta_sums, directions, channels, state_size, slots, runs, slots_per_run, reverse,
+    BT: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """Turn what each run adds into each run's initial state, in place: an inclusive scan over the runs' slots.
+    """Turn what each run adds into each run's initial state, in place, BT runs at a time.
 
-    The first slot in the order of travel is the zero state. REVERSE travels from the last run to the first.
+    The first slot in the order of travel is the zero state. `reverse` travels from the last run to the first.
     """
     pid = tl.program_id(0)
     channel_blocks = tl.cdiv(channels, BD)
-    d = (pid % channel_blocks) * BD + tl.arange(0, BD)
+    column = tl.minimum((pid % channel_blocks) * BD + tl.arange(0, BD), channels - 1)
     n = (pid // channel_blocks) % state_size
     sequence = (pid // channel_blocks // state_size).to(tl.int64)
-    rate = tl.load(A + (sequence % directions * state_size + n) * channels + d, mask=d < channels, other=0.0) * LOG2_E
-    states += (sequence * slots * state_size + n) * channels
-    delta_sums += sequence * runs * channels
+    rate = tl.load(A + (sequence % directions * state_size + n) * channels + column) * LOG2_E
+    # From run to run on the way, in both tensors.
+    run_size = channels.to(tl.int64)
+    first_run = tl.where(reverse != 0, runs - 1, 0)
+    delta_sums += (sequence * runs + first_run) * run_size
+    run_stride = tl.where(reverse != 0, -run_size, run_size)
+    slot_stride = run_stride * slots_per_run * state_size
+    states += ((sequence * slots + first_run * slots_per_run) * state_size + n) * run_size
 
     steps = tl.arange(0, BT)
+    of_steps = steps.to(tl.int64)[:, None] * slot_stride + column[None, :]
+    sums_of_steps = steps.to(tl.int64)[:, None] * run_stride + column[None, :]
     state = tl.zeros([BD], tl.float32)
+    added = ((steps > 0) & (steps < runs))[:, None]
+    addend = tl.load(states + of_steps, mask=added, other=0.0)
+    delta_sum = tl.load(delta_sums + sums_of_steps, mask=added, other=0.0)
     for first in range(0, runs, BT):
-        step = first + steps
-        run = (runs - 1 - step if REVERSE else step).to(tl.int64)[:, None]
-        there = (step < runs)[:, None] & (d < channels)[None, :]
-        added = (step > 0)[:, None] & there
-        pointers = states + run * slots_per_run * state_size * channels + d[None, :]
-        addend = tl.load(pointers, mask=added, other=0.0)
-        decay = tl.exp2(tl.load(delta_sums + run * channels + d[None, :], mask=added, other=0.0) * rate[None, :])
-        decay, addend = tl.associative_scan((decay, addend), 0, _carry)
+        # The next runs are on their way while these are carried over.
+        delta_sums += BT * run_stride
+        there = (first + BT + steps < runs)[:, None]
+        next_addend = tl.load(states + BT * slot_stride + of_steps, mask=there, other=0.0)
+        next_delta_sum = tl.load(delta_sums + sums_of_steps, mask=there, other=0.0)
+        decay, addend = tl.associative_scan((tl.exp2(delta_sum * rate[None, :]), addend), 0, _carry)
         result = decay * state[None, :] + addend
-        tl.store(pointers, result, mask=there)
+        tl.store(states + of_steps, result, mask=(first + steps < runs)[:, None])
         state = tl.sum(tl.where((steps == BT - 1)[:, None], result, 0.0), 0)
+        states += BT * slot_stride
+        addend, delta_sum = next_addend, next_delta_sum
 
 
 @triton.jit(do_not_specialize=_GENERAL)
@@ -202,11 +206,11 @@ def scan_kernel(
     u, delta, A, B, C, D, bias, paths, states, parts,
     u_batch, u_direction, u_token, delta_batch, delta_direction, delta_token,
     B_batch, B_direction, B_token, C_batch, C_direction, C_token,
-    directions, length, channels, state_size, slots, runs, slots_per_run, interval, save,
+    directions, length, channels, state_size, slots, runs, slots_per_run, interval,
     SOFTPLUS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr, WIDE: tl.constexpr,
     BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """y of each run from its initial state, in parts per block of states; if `save`, the state before each interval."""
+    """y of each run from its initial state, in parts per block of states, and the state before each interval."""
     EXACT: tl.constexpr = delta.dtype.element_ty == tl.float32
     state_blocks = tl.cdiv(state_size, BN)
     sequence, batch, direction, run, block = _coordinates(directions, runs, tl.cdiv(channels, BD) * state_blocks)
@@ -224,7 +228,7 @@ def scan_kernel(
     C += batch * C_batch + direction * C_direction + n
     parts += (sequence * state_blocks + state_block) * length * channels + d
 
-    saved = (n < _if(save > 0, state_size))[:, None] & (d < channels)[None, :]
+    inside = (n < state_size)[:, None] & (d < channels)[None, :]
     states += n[:, None] * channels + d[None, :]
     slots_before = sequence * slots
     first_slot = run * slots_per_run
@@ -237,7 +241,7 @@ def scan_kernel(
     B_t = tl.load(B + token * B_token, mask=n < state_size, other=0.0)
     C_t = tl.load(C + token * C_token, mask=n < state_size, other=0.0)
     for slot in range(first_slot, last_slot):
-        tl.store(states + (slots_before + slot) * state_size * channels, h, mask=saved)
+        tl.store(states + (slots_before + slot) * state_size * channels, h, mask=inside)
         for position in range(slot * interval, tl.minimum(slot * interval + interval, length)):
             following = _token(path, tl.minimum(position + 1, length - 1), WIDE)
             u_next = tl.load(u + following * u_token)
@@ -245,10 +249,10 @@ def scan_kernel(
             B_next = tl.load(B + following * B_token, mask=n < state_size, other=0.0)
             C_next = tl.load(C + following * C_token, mask=n < state_size, other=0.0)
             u_t = u_t.to(tl.float32)
-            dl = _step_size(delta_t, shift, SOFTPLUS)
+            dl = step_size(delta_t, shift, SOFTPLUS)
             h = _forward_step(h, u_t, dl, B_t.to(tl.float32), decay, EXACT)
             y = tl.sum(h * C_t.to(tl.float32)[:, None], 0) + skip * u_t
-            tl.store(parts + token * channels, y.to(parts.dtype.element_ty), mask=d < channels)
+            tl.store(parts + token * channels, saturated(y, parts.dtype.element_ty), mask=d < channels)
             token, u_t, delta_t, B_t, C_t = following, u_next, delta_next, B_next, C_next
 
 
@@ -288,7 +292,7 @@ def run_adjoint_kernel(
         g_next = tl.load(g + token * g_token)
         delta_next = tl.load(delta + token * delta_token)
         C_next = tl.load(C + token * C_token, mask=n < state_size, other=0.0)
-        dl = _step_size(delta_t, shift, SOFTPLUS)
+        dl = step_size(delta_t, shift, SOFTPLUS)
         total += dl
         p = _decayed(C_t.to(tl.float32)[:, None] * g_t.to(tl.float32)[None, :] + p, dl, decay, EXACT)
         g_t, delta_t, C_t = g_next, delta_next, C_next
@@ -315,7 +319,7 @@ def _read(
     """A token's rows; at positions past the end a token that changes nothing (dl = 0, g = 0)."""
     token = _token(path, tl.minimum(position, stop - 1), WIDE)
     x = tl.load(delta + token * delta_token).to(tl.float32) + shift
-    dl = tl.where(position < stop, _softplus(x) if SOFTPLUS else x, 0.0)
+    dl = tl.where(position < stop, softplus(x) if SOFTPLUS else x, 0.0)
     g_t = tl.load(g + token * g_token, mask=columns < _if(position < stop, channels), other=0.0).to(tl.float32)
     u_t = tl.load(u + token * u_token).to(tl.float32)
     B_t = tl.load(B + token * B_token, mask=states < state_size, other=0.0)
@@ -337,7 +341,7 @@ def _backward_step(
     through_decay = p * h
     slope = through_input * u_t + tl.sum(through_decay * decay, 0) * LN_2
     if SOFTPLUS:
-        slope *= _sigmoid(x)
+        slope *= sigmoid(x)
     slope = tl.where(valid, slope, 0.0)
     inside = columns < _if(valid, channels)
     tl.store(du + token * channels, (through_input * dl + skip * g_t).to(du.dtype.element_ty), mask=inside)
@@ -348,17 +352,17 @@ def _backward_step(
 @triton.jit(do_not_specialize=_GENERAL)
 def adjoint_kernel(
     g, u, delta, A, B, C, D, bias, paths, states, adjoints, scratch,
-    du, ddelta, dA, dB, dC, dD, dbias,
+    parts, du, ddelta, dA, dB, dC, dD, dbias,
     g_batch, g_token, u_batch, u_direction, u_token, delta_batch, delta_direction, delta_token,
     B_batch, B_direction, B_token, C_batch, C_direction, C_token,
     directions, length, channels, state_size, slots, runs, slots_per_run, interval, groups, blocks_per_group, sequences,
-    SOFTPLUS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr, WIDE: tl.constexpr,
+    SOFTPLUS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr, GATED: tl.constexpr, WIDE: tl.constexpr,
     BN: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
     """All gradients of each run. A program takes a group of channel blocks in turn and adds up their dB and dC.
 
-    Per interval: walk forwards from the saved state, keeping the state before every second token; then backwards, two
-    tokens at a time, the state between them made again.
+    Per interval: walk forwards from the saved state, keeping the state before every second token and, if GATED, making
+    y again, in parts per block of states; then backwards, two tokens at a time, the state between them made again.
     """
     EXACT: tl.constexpr = delta.dtype.element_ty == tl.float32
     state_blocks = tl.cdiv(state_size, BN)
@@ -394,6 +398,7 @@ def adjoint_kernel(
         part = (sequence * state_blocks + state_block) * length * channels + d
         du_row = du + part
         ddelta_row = ddelta + part
+        parts_row = parts + part
         inside = (n < state_size)[:, None] & (d < channels)[None, :]
         tile = n[:, None] * channels + d[None, :]
         of_run = (sequence * runs + run) * state_size * channels + tile
@@ -408,15 +413,29 @@ def adjoint_kernel(
             start = slot * interval
             stop = tl.minimum(start + interval, length)
             h = tl.load(states + (sequence * slots + slot) * state_size * channels + tile, mask=inside, other=0.0)
+            token = _token(path, start, WIDE)
+            u_t, delta_t = tl.load(u_row + token * u_token), tl.load(delta_row + token * delta_token)
+            g_t = tl.load(g_row + token * g_token, mask=d < channels, other=0.0)
+            B_t = tl.load(B + token * B_token, mask=n < state_size, other=0.0)
+            C_t = tl.load(C + token * C_token, mask=n < state_size, other=0.0)
             for position in range(start, stop):
+                # The next token's rows are on their way while this one's are used.
+                following = _token(path, tl.minimum(position + 1, stop - 1), WIDE)
+                u_next, delta_next = tl.load(u_row + following * u_token), tl.load(delta_row + following * delta_token)
+                g_next = tl.load(g_row + following * g_token, mask=d < channels, other=0.0)
+                B_next = tl.load(B + following * B_token, mask=n < state_size, other=0.0)
+                C_next = tl.load(C + following * C_token, mask=n < state_size, other=0.0)
                 if (position - start) % 2 == 0:
                     tl.store(scratch + (position - start) // 2 * BN * BD, h)
-                token, u_t, x, dl, g_t, B_t, C_t = _read(
-                    u_row, delta_row, g_row, B, C, path, position, stop, u_token, delta_token, g_token, B_token,
-                    C_token, shift, n, d, channels, state_size, SOFTPLUS, WIDE,
-                )  # fmt: skip
+                u_t = u_t.to(tl.float32)
+                dl = step_size(delta_t, shift, SOFTPLUS)
                 h = _forward_step(h, u_t, dl, B_t.to(tl.float32), decay, EXACT)
-                _accumulate(dC + token * state_size, tl.sum(h * g_t[None, :], 1), n, state_size, size_before)
+                dC_t = tl.sum(h * g_t.to(tl.float32)[None, :], 1)
+                _accumulate(dC + token * state_size, dC_t, n, state_size, size_before)
+                if GATED:
+                    y = tl.sum(h * C_t.to(tl.float32)[:, None], 0) + skip * u_t
+                    tl.store(parts_row + token * channels, saturated(y, parts.dtype.element_ty), mask=d < channels)
+                token, u_t, delta_t, g_t, B_t, C_t = following, u_next, delta_next, g_next, B_next, C_next
             tl.debug_barrier()  # what one thread of the program stored another may read
 
             for pair in range(0, tl.cdiv(stop - start, 2)):
@@ -477,15 +496,15 @@ def gate_kernel(parts, z, out, z_batch, z_token, count, length, channels, BT: tl
     size = length.to(tl.int64) * channels
     total = _sum_of_parts(parts + batch * count * size, count, size, tile, inside, BT, BD)
     gate = tl.load(z + batch * z_batch + token * z_token + d[None, :], mask=inside, other=0.0).to(tl.float32)
-    tl.store(out + batch * size + tile, (total * gate * _sigmoid(gate)).to(out.dtype.element_ty), mask=inside)
+    tl.store(out + batch * size + tile, (total * gate * sigmoid(gate)).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit(do_not_specialize=_GENERAL)
 def gate_backward_kernel(
-    parts, z, grad_out, g, dz, z_batch, z_token, grad_batch, grad_token, count, length, channels,
+    parts, z, grad_out, dz, z_batch, z_token, grad_batch, grad_token, count, length, channels,
     BT: tl.constexpr, BD: tl.constexpr,
 ):  # fmt: skip
-    """From the gradient of `gate_kernel`'s result: g, the gradient of the sum of parts, and dz."""
+    """dz, from the gradient of `gate_kernel`'s result."""
     batch, _, token, d = _positions(length, channels, BT, BD)
     inside = (token < length)[:, None] & (d < channels)[None, :]
     token = token.to(tl.int64)[:, None]
@@ -495,9 +514,8 @@ def gate_backward_kernel(
     gate = tl.load(z + batch * z_batch + token * z_token + d[None, :], mask=inside, other=0.0).to(tl.float32)
     rows = grad_out + batch * grad_batch
     grad = tl.load(rows + token * grad_token + d[None, :], mask=inside, other=0.0).to(tl.float32)
-    sigmoid = _sigmoid(gate)
-    tl.store(g + batch * size + tile, (grad * gate * sigmoid).to(g.dtype.element_ty), mask=inside)
-    slope = sigmoid * (1.0 + gate * (1.0 - sigmoid))
+    logistic = sigmoid(gate)
+    slope = logistic * (1.0 + gate * (1.0 - logistic))
     tl.store(dz + batch * size + tile, (grad * total * slope).to(dz.dtype.element_ty), mask=inside)
 
 
@@ -535,7 +553,7 @@ def conv_kernel(
         x, weight + parameters * W, bias + parameters, path, position, d, x_token, length, channels, HAS_BIAS, W, BT, BD
     )
     if SILU:
-        y *= _sigmoid(y)
+        y *= sigmoid(y)
     token = tl.load(path + position, mask=position < length, other=0).to(tl.int64)
     inside = (position < length)[:, None] & (d < channels)[None, :]
     out += sequence * length * channels
@@ -561,12 +579,12 @@ def conv_weight_gradient_kernel(
             x, weight + parameters * W, bias + parameters, path, position, d, x_token, length, channels,
             HAS_BIAS, W, BT, BD,
         )  # fmt: skip
-        sigmoid = _sigmoid(y)
-        grad *= sigmoid * (1.0 + y * (1.0 - sigmoid))
+        logistic = sigmoid(y)
+        grad *= logistic * (1.0 + y * (1.0 - logistic))
         token = tl.load(path + position, mask=position < length, other=0).to(tl.int64)
         inside = (position < length)[:, None] & (d < channels)[None, :]
         pointers = grad_y + sequence * length * channels + token[:, None] * channels + d[None, :]
-        tl.store(pointers, grad.to(grad_y.dtype.element_ty), mask=inside)
+        tl.store(pointers, saturated(grad, grad_y.dtype.element_ty), mask=inside)
     share = (sequence * tl.cdiv(length, BT) + block) * channels + d
     for tap in tl.static_range(W):
         seen = _visited(x, path, position - (W - 1 - tap), d, x_token, length, channels)

@@ -27,28 +27,44 @@ Every function takes plain tensors with validated shapes (see `ops/_directional_
 Source: Dao and Gu, "Transformers are SSMs", section 6, the chunked algorithm; nothing is copied from mamba_ssm.
 """
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
 from ..scan_arguments import ScanArguments, ScanGradients
-from .triton import _ceil_div, _contiguous, _rows, _sequences, _sum
+from .triton_launch import (
+    ALL_REGISTERS,
+    Launch,
+    ceil_div,
+    compile_ahead,
+    contiguous,
+    dtype_of_parts,
+    kind_of,
+    launch_kernel,
+    of_kind,
+    rows,
+    sequences,
+    sum_of_parts,
+)
 
 _CHUNK = 32  # tokens, or chunks that a program carries the state over at a time
 _TILES = (32, 16)  # channels of a head, or states
 _CARRIED = 64  # numbers of a head's state that a program carries
 _WEIGHT_PROGRAMS = 1024  # aimed at, for the gradients of B and C; where there are more, one walks over a group's heads
-# No software pipelining, which would need more shared memory than the older GPUs have.
-_OPTIONS = {"num_stages": 1, "enable_fp_fusion": True}
+_FORWARD, _BACKWARD = "triton_ssd_kernels", "triton_ssd_backward_kernels"  # files of kernels
 
 
 def states_shape(batch: int, directions: int, length: int, channels: int, state_size: int) -> tuple[int, ...]:
     """Shape of the states saved by `scan_forward`: the state before each chunk, (b, K, chunks, d, n)."""
-    return batch, directions, _ceil_div(length, _CHUNK), channels, state_size
+    return batch, directions, ceil_div(length, _CHUNK), channels, state_size
 
 
-def scan_forward(scan: ScanArguments) -> tuple[Tensor, Tensor]:
+def scan_forward(scan: ScanArguments, launch: Launch = launch_kernel) -> tuple[Tensor, Tensor]:
     """The sum of the scans, (b, L, d) in u's dtype, and the states for `scan_backward`."""
-    launches = _Launches(scan)
+    if launch is launch_kernel and scan.u.is_cuda:
+        _compile_scan(kind_of(scan), scan.u.is_inference(), scan.u.device)
+    launches = _Launches(scan, launch)
     with torch.cuda.device_of(scan.u):
         states = launches.states()
         out = scan.u.new_empty(launches.rows_shape)
@@ -56,9 +72,11 @@ def scan_forward(scan: ScanArguments) -> tuple[Tensor, Tensor]:
     return out, states
 
 
-def scan_backward(grad_out: Tensor, scan: ScanArguments, states: Tensor) -> ScanGradients:
+def scan_backward(
+    grad_out: Tensor, scan: ScanArguments, states: Tensor, launch: Launch = launch_kernel
+) -> ScanGradients:
     """The gradients, from that of the result and the states of `scan_forward`."""
-    launches, g, dz = _Launches(scan), grad_out, None
+    launches, g, dz = _Launches(scan, launch), grad_out, None
     with torch.cuda.device_of(scan.u):
         if scan.z is not None:
             dz = torch.empty_like(scan.z, memory_format=torch.contiguous_format)
@@ -69,21 +87,35 @@ def scan_backward(grad_out: Tensor, scan: ScanArguments, states: Tensor) -> Scan
     return ScanGradients(du, ddelta, dA, dB, dC, dD, dbias, dz)
 
 
+@lru_cache(maxsize=256)
+def _compile_scan(kind: tuple, forward_only: bool, device: torch.device) -> None:
+    """As `triton._compile_scan`."""
+    scan = ScanArguments(*of_kind(kind))
+
+    def use(launch: Launch) -> None:
+        out, states = scan_forward(scan, launch)
+        if not forward_only:
+            scan_backward(torch.empty_like(out), scan, states, launch)
+
+    compile_ahead(use, device)
+
+
 class _Launches:
     """The arguments of a scan as the kernels want them, and the kernels' launches."""
 
-    def __init__(self, scan: ScanArguments) -> None:
+    def __init__(self, scan: ScanArguments, launch: Launch) -> None:
+        self.launch = launch
         A = scan.A.contiguous()
         self.u, self.delta, self.A, self.B, self.C, self.paths = (
             scan.u, scan.delta, A, scan.B, scan.C, scan.paths.contiguous(),
         )  # fmt: skip
-        self.D, self.bias = _contiguous(scan.D, A), _contiguous(scan.delta_bias, A)
+        self.D, self.bias = contiguous(scan.D, A), contiguous(scan.delta_bias, A)
         self.z = scan.u if scan.z is None else scan.z
         self.has_D, self.has_bias, self.has_z = scan.D is not None, scan.delta_bias is not None, scan.z is not None
         self.batch, self.directions, self.length, self.heads = scan.delta.shape
         self.groups, self.state_size = scan.B.shape[-2:]
         self.head_size = scan.u.shape[-1] // self.heads
-        self.chunks = _ceil_div(self.length, _CHUNK)
+        self.chunks = ceil_div(self.length, _CHUNK)
         self.rows_shape = (self.batch, self.length, scan.u.shape[-1])
         self.sizes = (self.length, self.heads, self.groups, self.chunks, self.head_size, self.state_size)
         self.tile = {"T": _CHUNK, "BP": _tile(self.head_size), "BN": _tile(self.state_size)}
@@ -99,18 +131,18 @@ class _Launches:
         )
         sums = self.A.new_empty(self.batch, self.directions, self.heads, self.chunks)
         adjoint = g is not None
-        rows, weights = (g, self.C) if adjoint else (self.u, self.B)
+        inputs, weights = (g, self.C) if adjoint else (self.u, self.B)
         heads = self.batch * self.directions * self.heads
         if self.chunks > 1:
-            tiles = _ceil_div(self.head_size, self.tile["BP"]) * _ceil_div(self.state_size, self.tile["BN"])
-            _launch(
-                "chunk_kernel", (heads * (self.chunks - 1) * tiles,), rows, self.delta, self.A, weights, self.bias,
-                self.paths, states, sums, *_sequences(rows), *_sequences(self.delta), *_grouped(weights),
+            tiles = ceil_div(self.head_size, self.tile["BP"]) * ceil_div(self.state_size, self.tile["BN"])
+            self._launch(
+                _FORWARD, "chunk_kernel", (heads * (self.chunks - 1) * tiles,), inputs, self.delta, self.A, weights,
+                self.bias, self.paths, states, sums, *sequences(inputs), *sequences(self.delta), *_grouped(weights),
                 self.directions, *self.sizes, ADJOINT=adjoint, **self.options,
             )  # fmt: skip
         size = self.head_size * self.state_size
-        _launch(
-            "carry_kernel", (heads * _ceil_div(size, _CARRIED),), states, sums, self.heads, self.chunks, size,
+        self._launch(
+            _FORWARD, "carry_kernel", (heads * ceil_div(size, _CARRIED),), states, sums, self.heads, self.chunks, size,
             REVERSE=adjoint, PRECISION="ieee", T=_CHUNK, BLOCK=_CARRIED,
         )  # fmt: skip
         return states
@@ -119,14 +151,12 @@ class _Launches:
         """Write the result to `out` or, given its gradient, that of the gate; returns that of the ungated sum."""
         total, gradient, g = self._total(self.directions), self.u, out
         if grad is not None:
-            # fp16 could not hold it: the gate may be large.
-            dtype = torch.float32 if grad.dtype == torch.float16 else grad.dtype
-            gradient, g = grad, grad.new_empty(grad.shape, dtype=dtype)
+            gradient, g = grad, grad.new_empty(grad.shape, dtype=dtype_of_parts(grad.dtype))
         for direction in range(self.directions):
-            _launch(
-                "output_kernel", self._grid(), self.u, self.delta, self.A, self.B, self.C, self.D, self.bias,
-                self.paths, states, self.z, gradient, total, out, g, *_sequences(self.u), *_sequences(self.delta),
-                *_grouped(self.B), *_grouped(self.C), *_rows(self.z), *_rows(gradient), direction, self.directions,
+            self._launch(
+                _FORWARD, "output_kernel", self._grid(), self.u, self.delta, self.A, self.B, self.C, self.D, self.bias,
+                self.paths, states, self.z, gradient, total, out, g, *sequences(self.u), *sequences(self.delta),
+                *_grouped(self.B), *_grouped(self.C), *rows(self.z), *rows(gradient), direction, self.directions,
                 int(direction == 0), int(direction == self.directions - 1), *self.sizes,
                 GATE_GRADIENT=grad is not None, HAS_D=self.has_D, HAS_Z=self.has_z, **self.options,
             )  # fmt: skip
@@ -139,13 +169,15 @@ class _Launches:
         ddelta = torch.empty_like(self.delta, memory_format=torch.contiguous_format)
         dA, dD, dbias = (self.A.new_empty(self.batch, self.directions, self.chunks, self.heads) for _ in range(3))
         total = self._total(self.directions if shared else 1)
+        options = {**self.options, "BP": _TILES[-1]}  # with 32 channels of a head some would spill
         for direction in range(self.directions):
             first, last = (direction == 0, direction == self.directions - 1) if shared else (True, True)
-            _launch(
-                "token_gradient_kernel", self._grid(), g, self.u, self.delta, self.A, self.B, self.C, self.D, self.bias,
-                self.paths, states, adjoints, total, du, ddelta, dA, dD, dbias, *_rows(g), *_sequences(self.u),
-                *_sequences(self.delta), *_grouped(self.B), *_grouped(self.C), *_sequences(du)[:2], direction,
-                self.directions, int(first), int(last), *self.sizes, HAS_D=self.has_D, num_warps=8, **self.options,
+            self._launch(
+                _BACKWARD, "token_gradient_kernel", self._grid(), g, self.u, self.delta, self.A, self.B, self.C, self.D,
+                self.bias, self.paths, states, adjoints, total, du, ddelta, dA, dD, dbias, *rows(g), *sequences(self.u),
+                *sequences(self.delta), *_grouped(self.B), *_grouped(self.C), *sequences(du)[:2], direction,
+                self.directions, int(first), int(last), *self.sizes, HAS_D=self.has_D, num_warps=8,
+                **ALL_REGISTERS, **options,
             )  # fmt: skip
         dA, dD, dbias = (share.sum((0, 2)) for share in (dA, dD, dbias))
         return du, ddelta, dA, dD if self.has_D else None, dbias if self.has_bias else None
@@ -153,20 +185,25 @@ class _Launches:
     def weight_gradients(self, g: Tensor, states: Tensor, adjoints: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of (B, C)."""
         heads = self.heads // self.groups
-        sequences = self.batch * self.directions
-        programs = sequences * self.chunks * self.groups * _ceil_div(self.state_size, self.tile["BN"])
-        heads_per_part = _ceil_div(heads, max(1, min(heads, _WEIGHT_PROGRAMS // programs)))
-        parts = _ceil_div(heads, heads_per_part)
+        count = self.batch * self.directions
+        programs = count * self.chunks * self.groups * ceil_div(self.state_size, self.tile["BN"])
+        heads_per_part = ceil_div(heads, max(1, min(heads, _WEIGHT_PROGRAMS // programs)))
+        parts = ceil_div(heads, heads_per_part)
         dB, dC = (
             self.A.new_empty(parts, *t.shape, dtype=t.dtype if parts == 1 else self.A.dtype) for t in (self.B, self.C)
         )
-        _launch(
-            "weight_gradient_kernel", (programs * parts,), g, self.u, self.delta, self.A, self.B, self.C, self.bias,
-            self.paths, states, adjoints, dB, dC, *_rows(g), *_sequences(self.u), *_sequences(self.delta),
-            *_grouped(self.B), *_grouped(self.C), self.directions, *self.sizes, parts, heads_per_part, sequences,
-            num_warps=8, **self.options,
+        self._launch(
+            _BACKWARD, "weight_gradient_kernel", (programs * parts,), g, self.u, self.delta, self.A, self.B, self.C,
+            self.bias, self.paths, states, adjoints, dB, dC, *rows(g), *sequences(self.u), *sequences(self.delta),
+            *_grouped(self.B), *_grouped(self.C), self.directions, *self.sizes, parts, heads_per_part, count,
+            num_warps=8, **ALL_REGISTERS, **self.options,
         )  # fmt: skip
-        return _sum(dB, 0).to(self.B.dtype), _sum(dC, 0).to(self.C.dtype)
+        return sum_of_parts(dB, 0, self.B.dtype), sum_of_parts(dC, 0, self.C.dtype)
+
+    def _launch(
+        self, file: str, kernel: str, grid: tuple[int], *arguments: object, num_warps: int = 4, **constants: object
+    ) -> None:
+        self.launch(file, kernel, grid, *arguments, num_warps=num_warps, **constants)
 
     def _grid(self) -> tuple[int]:
         return (self.batch * self.chunks * self.heads,)
@@ -174,13 +211,6 @@ class _Launches:
     def _total(self, addends: int) -> Tensor:
         """Where sums over several addends are kept, (b, L, d) in fp32; with one it is never read or written."""
         return self.A.new_empty(self.rows_shape) if addends > 1 else self.A
-
-
-def _launch(kernel: str, grid: tuple[int, ...], *arguments: object, num_warps: int = 4, **constants: object) -> None:
-    from nnunetv2_mamba.ops.backends import triton_ssd_backward_kernels, triton_ssd_kernels
-
-    module = triton_ssd_kernels if hasattr(triton_ssd_kernels, kernel) else triton_ssd_backward_kernels
-    getattr(module, kernel)[grid](*arguments, **constants, num_warps=num_warps, **_OPTIONS)
 
 
 def _precision(*tensors: Tensor) -> str:
@@ -191,13 +221,14 @@ def _precision(*tensors: Tensor) -> str:
 
 
 def _has_tf32(device: torch.device) -> bool:
-    """Whether matrix products of TF32 and bf16 exist."""
-    return torch.cuda.get_device_capability(device) >= (8, 0)
+    """Whether matrix products of TF32 and bf16 exist; for tensors that are on no GPU, on the current one."""
+    return torch.cuda.get_device_capability(device if device.type == "cuda" else None) >= (8, 0)
 
 
 def _tile(size: int) -> int:
-    """Channels or states of a tile: the largest of those that pad least."""
-    return min(_TILES, key=lambda tile: _ceil_div(size, tile) * tile)
+    """Channels or states of a tile: of those that fit in, the largest that pads least."""
+    fitting = [tile for tile in _TILES if tile <= size] or _TILES[-1:]
+    return min(fitting, key=lambda tile: ceil_div(size, tile) * tile)
 
 
 def _grouped(t: Tensor) -> tuple[int, int, int, int]:

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .triton_kernels import _sigmoid
+from .triton_functions import sigmoid
 from .triton_ssd_kernels import (
     _GENERAL,
     _decays,
@@ -39,10 +39,8 @@ def token_gradient_kernel(
     token, there = _tokens(paths + direction.to(tl.int64) * length, chunk, length, T)
     delta += batch * delta_batch + direction.to(tl.int64) * delta_direction + head
     parameter = direction * heads + head
-    x, dl = _steps(delta, bias + parameter, token, there, delta_token, SOFTPLUS, HAS_BIAS)
-    rate = tl.load(A + parameter)
-    exponents = dl * rate
-    from_start = tl.exp(tl.cumsum(exponents, 0))
+    _, dl = _steps(delta, bias + parameter, token, there, delta_token, SOFTPLUS, HAS_BIAS)
+    exponents = dl * tl.load(A + parameter)
     to_end = _decays_to_end(exponents, T)
     B += batch * B_batch + direction.to(tl.int64) * B_direction + group * B_group
     C += batch * C_batch + direction.to(tl.int64) * C_direction + group * C_group
@@ -95,6 +93,12 @@ def token_gradient_kernel(
         tl.store(total + tile, du_tile, mask=inside & (last == 0))
         tl.store(du + tile, du_tile.to(du.dtype.element_ty), mask=inside & (last != 0))
 
+    # Read once more, since registers are scarce above.
+    token, there = _tokens(paths + direction.to(tl.int64) * length, chunk, length, T)
+    x, dl = _steps(delta, bias + parameter, token, there, delta_token, SOFTPLUS, HAS_BIAS)
+    rate = tl.load(A + parameter)
+    exponents = dl * rate
+    from_start = tl.exp(tl.cumsum(exponents, 0))
     # Of the exponents: that of token k decays all that goes from before it to it or later.
     later = tl.cumsum(dweights * weights * dl[:, None], 1, reverse=True) + (to_after * dl)[:, None]
     earlier = tl.arange(0, T)[:, None] < tl.arange(0, T)[None, :]
@@ -103,7 +107,7 @@ def token_gradient_kernel(
     dexponent += through * tl.exp(tl.sum(exponents, 0))
     slope += dexponent * rate
     if SOFTPLUS:
-        slope *= _sigmoid(x)
+        slope *= sigmoid(x)
     slope = tl.where(there, slope, 0.0)
     ddelta += sequence * length * heads + token * heads + head
     tl.store(ddelta, slope.to(ddelta.dtype.element_ty), mask=there)

@@ -12,7 +12,7 @@ PRECISION names what the operands of a matrix product are: "bf16", or numbers in
 import triton
 import triton.language as tl
 
-from .triton_kernels import _sigmoid, _step_size
+from .triton_functions import sigmoid, step_size
 
 # Compiling takes seconds: no variants for sizes that do not make a kernel faster when they are 1 or a multiple of 16.
 _GENERAL = (
@@ -54,7 +54,7 @@ def _steps(delta, bias, token, there, delta_token, SOFTPLUS: tl.constexpr, HAS_B
     if HAS_BIAS:
         shift = tl.load(bias)
     x = tl.load(delta + token * delta_token, mask=there, other=0.0).to(tl.float32)
-    return x + shift, tl.where(there, _step_size(x, shift, SOFTPLUS), 0.0)
+    return x + shift, tl.where(there, step_size(x, shift, SOFTPLUS), 0.0)
 
 
 @triton.jit
@@ -232,11 +232,11 @@ def output_kernel(
         there_last = there & (last != 0)
         if HAS_Z:
             gate = _rows(z, token, there_last, p, P, z_token).to(tl.float32)
-            sigmoid = _sigmoid(gate)
+            logistic = sigmoid(gate)
             if GATE_GRADIENT:
                 grad_tile = _rows(grad, token, there_last, p, P, grad_token).to(tl.float32)
-                tl.store(g + tile, (grad_tile * gate * sigmoid).to(g.dtype.element_ty), mask=inside & (last != 0))
-                y *= grad_tile * sigmoid * (1.0 + gate * (1.0 - sigmoid))
+                tl.store(g + tile, (grad_tile * gate * logistic).to(g.dtype.element_ty), mask=inside & (last != 0))
+                y *= grad_tile * logistic * (1.0 + gate * (1.0 - logistic))
             else:
-                y *= gate * sigmoid
+                y *= gate * logistic
         tl.store(out + tile, y.to(out.dtype.element_ty), mask=inside & (last != 0))

@@ -7,6 +7,7 @@ from math import prod
 
 import numpy as np
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from .named_paths import directions, paths
 
@@ -105,6 +106,30 @@ def ss3d(shape: Sequence[int], orientation: int, device: torch.device | str = "c
         [0, 1, 3, 2, 6, 7, 5, 4]
     """
     return table("ss3d", shape, device, orientation)
+
+
+_inverses = WeakTensorKeyDictionary()  # of tables that are alive: (their version, the inverse)
+
+
+def inverse(table: torch.Tensor) -> torch.Tensor:
+    """int32 (K, L): the position of each token on each path; made once for a table, which it must not outlive.
+
+    Example:
+
+        >>> inverse(torch.tensor([[2, 0, 1]], dtype=torch.int32)).tolist()
+        [[1, 2, 0]]
+    """
+    # Memory of a CUDA graph that is being captured is that graph's, and a fake tensor has none.
+    captured = table.is_cuda and torch.cuda.is_current_stream_capturing()
+    kept = not captured and not table.is_inference() and type(table) is torch.Tensor
+    version, positions = _inverses.get(table, (None, None)) if kept else (None, None)
+    if version is None or version != table._version:
+        with torch.inference_mode(False):
+            order = torch.arange(table.shape[1], dtype=table.dtype, device=table.device).expand_as(table)
+            positions = torch.empty_like(table).scatter_(1, table.long(), order)
+        if kept and type(positions) is torch.Tensor:
+            _inverses[table] = table._version, positions
+    return positions
 
 
 @torch.library.custom_op(
