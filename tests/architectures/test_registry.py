@@ -11,8 +11,7 @@ import pytest
 import torch
 from documentation import ROOT
 from operator_calls import OperatorCalls
-from planned_networks import TOPOLOGY
-from registered_networks import OF_MONAI, ONE_OF_EACH_CLASS, small_arguments
+from registered_networks import OF_MONAI, ONE_OF_EACH_CLASS, fitting, own_stages, small_arguments
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -55,6 +54,11 @@ def test_it_is_named_in_the_documentation(network):
         assert re.search(pattern, filled((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")))
 
 
+STAGES = dict(
+    input_channels=2, num_classes=3, n_stages=3, features_per_stage=[8, 16, 16], conv_op=nn.Conv3d,
+    kernel_sizes=[[1, 3, 3], [1, 3, 3], [3, 3, 3]], strides=[[1, 1, 1], [1, 2, 2], [2, 2, 2]],
+)  # fmt: skip
+
 # A network of each class, and the variants of two, which have other mixers.
 CALLING = [(name, {}) for name in ONE_OF_EACH_CLASS]
 CALLING += [(name, each.options) for name in ("SegMamba", "MedSegMamba") for each in NETWORKS[name].variants.values()]
@@ -63,10 +67,11 @@ CALLING += [(name, each.options) for name in ("SegMamba", "MedSegMamba") for eac
 @pytest.mark.parametrize(("name", "options"), CALLING, ids=str)
 def test_a_network_names_the_operators_that_it_calls(name, options):
     """The training log and checkpoints say what computes each of them."""
-    arguments = small_arguments(name, TOPOLOGY, [32, 32, 32], **options)
+    patch = fitting(name, own_stages(name, STAGES)["strides"], [32, 32, 32])
+    arguments = small_arguments(name, STAGES, patch, **options)
     with FakeTensorMode(), OperatorCalls() as calls:
         network = NETWORKS[name].network_class(**arguments)
-        network(torch.empty(1, TOPOLOGY["input_channels"], 32, 32, 32))
+        network(torch.empty(1, STAGES["input_channels"], *patch))
     assert operators_of(network) == {*calls.counts} - {"scan_order_table"} <= {*OPERATORS}
 
 
@@ -108,12 +113,6 @@ def test_an_argument_that_a_network_has_not(network):
     name, (option, *_) = network.network_class.__name__, network.network_class.option_names()
     with pytest.raises(TypeError, match=f"{name} has no argument foo; its options are .*{option}"):
         network.network_class(**arguments, **required, num_classes=2, foo=1)
-
-
-STAGES = dict(
-    input_channels=2, num_classes=3, n_stages=3, features_per_stage=[8, 16, 16], conv_op=nn.Conv3d,
-    kernel_sizes=[[1, 3, 3], [1, 3, 3], [3, 3, 3]], strides=[[1, 1, 1], [1, 2, 2], [2, 2, 2]],
-)  # fmt: skip
 
 
 def small(name: str, patch_size: tuple[int, ...]) -> nn.Module:
