@@ -145,7 +145,7 @@ def test_markdown_has_columns_and_no_tags(output):
     text = (output / "table.md").read_text()
     assert "<script" not in text
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 4  # overview, pairs, structures, costs
+    assert len(tables) == 6  # noise floor, overview, pairs over folds, over cases, costs, structures
     for lines in tables:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
 
