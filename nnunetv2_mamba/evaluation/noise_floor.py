@@ -51,7 +51,7 @@ class NoiseFloor:
 
     @property
     def limit(self) -> float | None:
-        """How far two trainings of the same network stay apart in 95 of 100 cases; None where nothing shows it.
+        """How far two trainings of the same network stay apart 95 times in 100; None where nothing shows it.
 
         By the larger one of ``all_seeds`` and ``all_folds``.
         """

@@ -83,7 +83,7 @@ def over_seeds(folds: Sequence[tuple[np.ndarray, np.ndarray]]) -> Difference:
 
 
 def repeatability_limit(deviation: float, df: float) -> float:
-    """Give the difference below which two trainings of the same network stay in 95 of 100 cases.
+    """Give the difference below which two trainings of the same network stay 95 times in 100.
 
     Repeatability limit (ISO 5725-6; repeatability coefficient of Bland and Altman, Statistical Methods in Medical
     Research 8, 135-160, 1999), with Student's t for a standard deviation that is known from few trainings.

@@ -200,7 +200,7 @@ def test_a_finding_tells_noise_floor_networks_and_trainings_apart():
     assert finding(with_trainings()) == (
         "Dice, mean over structures, 12 cases: B has the highest mean, 0.8741 [0.8612, 0.8801]. Noise floor: standard "
         "deviation of the mean 0.00400 between seeds (2 df) and 0.00300 between folds (4 df); two trainings of the "
-        "same network are less than 0.02434 apart in 95 of 100 cases. A and B, C and B are further apart. The "
+        "same network are less than 0.02434 apart 95 times in 100. A and B, C and B are further apart. The "
         "networks, trained again (5 folds and seeds of 1 fold): B is significantly better than A (p = 0.0360). In all, "
         "1 of 2 pairs differ significantly. These trainings, on further cases: B is significantly better than A (p = "
         "0.0246) and C (p = 0.0246). In all, 2 of 3 pairs differ significantly."

@@ -30,7 +30,7 @@ def noise_table(comparison: Comparison) -> Table | None:
         f"Noise floor, {items[0].structure}: standard deviation (SD) of a training's mean score, with its degrees of "
         "freedom. Between seeds: trainings of the same fold. Between folds: means over seeds; in the last row without "
         "what all models have in common in a fold (how difficult its cases are). Limit: two trainings of the same "
-        "network are less than this apart in 95 of 100 cases"
+        "network are less than this apart 95 times in 100"
     )
     return Table(caption, tuple(head), tuple(zip(*columns, strict=True)))
 

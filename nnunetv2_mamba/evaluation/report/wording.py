@@ -76,7 +76,7 @@ def noise_finding(item: StructureComparison) -> str:
         further = f"{len(more)} of {len(item.pairs)} pairs are" if more[_NAMED:] else f"{', '.join(more)} are"
     return (
         f"Noise floor: standard deviation of the mean {joined_by_and(deviations)}; two trainings of the same network "
-        f"are less than {metric.precise(noise.limit)} apart in 95 of 100 cases. {further} further apart."
+        f"are less than {metric.precise(noise.limit)} apart 95 times in 100. {further} further apart."
     )
 
 
