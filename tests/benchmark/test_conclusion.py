@@ -72,6 +72,7 @@ def test_models_with_other_folds_are_compared_on_the_common_ones(preprocessed, t
     assert (replace(TRAINING, fold=1).folder(sweep) / "validation" / "evaluation.csv").is_file()
 
 
+@pytest.mark.slow
 def test_more_seeds_of_a_fold_are_repetitions_of_the_models(preprocessed, tmp_path, capsys):
     """Two folds of seed 0, fold 0 of seed 1 too: all folds are compared, and both seeds are in it."""
     sweep = tmp_path / "sweep"
