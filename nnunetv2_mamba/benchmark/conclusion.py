@@ -47,7 +47,7 @@ def evaluate_models(models: Models) -> None:
 def compare_models(models: Models, output: Path) -> list[str]:
     """Write the comparison and the report of evaluated models into ``output``; seeds are repetitions of a model.
 
-    Models are compared on the folds that all of them have.
+    Models are compared on the folds that all of them have, with those of these folds that a seed has.
 
     Returns:
         What it says, in sentences.
@@ -58,12 +58,13 @@ def compare_models(models: Models, output: Path) -> list[str]:
     first = {model.name: model for model in reversed(models)}  # of each model one seed
     if len(first) < 2:
         return [f"{', '.join(first)}: nothing to compare with"]
-    common = set.intersection(*map(set, models.values()))
+    folds = {name: {fold for model, own in models.items() if model.name == name for fold in own} for name in first}
+    common = set.intersection(*folds.values())
     if not common:
         return [f"{', '.join(first)}: have no fold in common, so they are not compared"]
-    some = sorted(set.union(*map(set, models.values())) - common)
+    some = sorted(set.union(*folds.values()) - common)
     notes = [f"Compared without {', '.join(some)}, which not all models have"] if some else []
-    paths = [_with_folds(model, common, output) for model in models]
+    paths = [_with_folds(model, own, output) for model, found in models.items() if (own := common & {*found})]
     names = dict(zip(first, short_names([*first.values()]), strict=True))
     comparison = compare_results(paths, output, names=[names[path.name] for path in paths])
     return [*notes, *findings(comparison), f"Report: {output / 'report.html'}"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -12,6 +13,9 @@ from nnunetv2_mamba.results.costs import median_costs
 from nnunetv2_mamba.results.folds import COST, SUMMARY
 
 from .training import Training
+
+if TYPE_CHECKING:
+    from nnunetv2_mamba.evaluation.noise_floor import NoiseFloor, Spread
 
 SCORES = "results.csv"
 _MODEL = ["dataset", "configuration", "plans", "trainer"]
@@ -37,7 +41,10 @@ def write_scores(trainings: Iterable[Training], folder: Path) -> Path:
 
 
 def table_of_models(trainings: Iterable[Training], folder: Path) -> str:
-    """Write a Markdown table: Dice over the finished folds and seeds of each model, and its cost (medians)."""
+    """Write a Markdown table: Dice over the finished folds and seeds of each model, and its cost (medians).
+
+    SD: standard deviations of a training's mean Dice, between seeds of the same fold and between folds.
+    """
     costs: dict[tuple[str, ...], list[dict]] = {}
     for training in trainings:
         if training.finished(folder):
@@ -45,24 +52,48 @@ def table_of_models(trainings: Iterable[Training], folder: Path) -> str:
     if not costs:
         return "no training is finished"
     table = scores(trainings, folder)
+    means = table[table["label"] == "foreground mean"]
+    noise = _noise(means)
     lines = [
         "| data set | configuration | plans | trainer "
-        "| trainings | mean Dice | parameters | GFLOP | s / epoch | memory |",
-        "|---" * 10 + "|",
+        "| trainings | mean Dice | SD, seeds | SD, folds | parameters | GFLOP | s / epoch | memory |",
+        "|---" * 12 + "|",
     ]
-    for model, dice in table[table["label"] == "foreground mean"].groupby(_MODEL, sort=False)["dice"]:
+    for model, dice in means.groupby(_MODEL, sort=False)["dice"]:
         cost = median_costs(costs[model])
         memory = cost.get("peak_memory.allocated_bytes") or cost.get("peak_memory.process_bytes")  # of a GPU, if any
         lines.append(
-            f"| {' | '.join(model)} | {len(dice)} | {dice.mean():.4f} | {_known(cost.get('parameters'), '.1f', ' M')} "
-            f"| {_known(cost.get('flops'), '.1f')} | {_known(cost.get('seconds_per_epoch'), '.1f')} "
-            f"| {_known(memory, '.2f', ' GiB')} |"
+            f"| {' | '.join(model)} | {len(dice)} | {dice.mean():.4f} "
+            f"| {_deviation(noise.seeds, model)} | {_deviation(noise.folds, model)} "
+            f"| {_known(cost.get('parameters'), '.1f', ' M')} | {_known(cost.get('flops'), '.1f')} "
+            f"| {_known(cost.get('seconds_per_epoch'), '.1f')} | {_known(memory, '.2f', ' GiB')} |"
         )
     return "\n".join(lines)
 
 
 def _model(training: Training) -> tuple[str, ...]:
     return tuple(getattr(training, name) for name in _MODEL)
+
+
+def _noise(means: pd.DataFrame) -> NoiseFloor:
+    """Measure how much the mean Dice varies between trainings; a fold's number stands for its cases."""
+    from nnunetv2_mamba.evaluation.noise_floor import noise_floor  # statsmodels, needed at the end only
+    from nnunetv2_mamba.evaluation.trainings import Training as Validated
+
+    rows = means.to_dict("records")
+    return noise_floor(
+        {
+            Validated(" ".join(row[name] for name in _MODEL), row["seed"], "", frozenset({str(row["fold"])})): row[
+                "dice"
+            ]
+            for row in rows
+        }
+    )
+
+
+def _deviation(spreads: dict[str, Spread], model: tuple[str, ...]) -> str:
+    spread = spreads.get(" ".join(model))
+    return "unknown" if spread is None else f"{spread.deviation:.4f}"
 
 
 def _known(value: float | None, form: str, unit: str = "") -> str:

@@ -114,11 +114,14 @@ def read_sweep(file: Path, datasets: Sequence[int | str] | None = None) -> Sweep
 
 
 def fold_differences(trainings: Sequence[Training]) -> list[str]:
-    """Say where the models of a data set and configuration have different folds, and on which they will be compared."""
+    """Say where the models of a data set and configuration have different folds, and on which they will be compared.
+
+    The folds of a model are those of all its seeds: a seed may have some of them only.
+    """
     found: dict[str, dict[str, set[int | str]]] = {}
     for training in trainings:
         models = found.setdefault(f"{training.dataset} {training.configuration}", {})
-        models.setdefault(f"{training.trainer} with {training.plans}, seed {training.seed}", set()).add(training.fold)
+        models.setdefault(f"{training.trainer} with {training.plans}", set()).add(training.fold)
     lines = []
     for compared, models in found.items():
         every, common = set.union(*models.values()), set.intersection(*models.values())

@@ -9,13 +9,20 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
 from .comparison import MEAN, Comparison, Pair, Result, StructureComparison
+from .joined_tables import join_tables, trained_cases
 from .metrics import DEFAULT_METRICS, METRICS
+from .noise_floor import noise_floor
 from .statistics import ALPHA, holm, mean_intervals, paired_test, ranking, smallest_p
+from .training_tests import TrainingTest, compare_trainings
+from .trainings import Training, common_folds, count_trainings, find_trainings, training_means
+
+_Test = TypeVar("_Test", Pair, TrainingTest)
 
 
 def compare_tables(
@@ -25,7 +32,8 @@ def compare_tables(
 
     Args:
         tables: name and tidy table (``tables.read_metrics``) of each model; tables of the same name are repetitions of
-            one model, such as seeds.
+            one model, such as seeds, of which some may lack folds. A table without the column ``fold`` is of one
+            training.
         metrics: which of ``metrics.METRICS``.
         seed: of the bootstrap.
 
@@ -40,57 +48,32 @@ def compare_tables(
     unknown = [metric for metric in metrics if metric not in METRICS]
     if unknown or not metrics:
         raise ValueError(f"no metric {', '.join(unknown) or 'given'}; there are {', '.join(METRICS)}")
-    wide = {metric: _joined(tables, metric) for metric in metrics}
+    trainings = find_trainings(tables)
+    wide = {metric: join_tables(tables, trainings, metric) for metric in metrics}
     cases, labels = (tuple(wide[metrics[0]].index.unique(level)) for level in ("case", "label"))
 
     structures: list[StructureComparison] = []
-    notes = list(_notes_on_power(len(cases), len(names), len(labels)))
+    notes = [*_notes_on_power(len(cases), len(names), len(labels)), *_notes_on_folds(trainings, names)]
     for metric in metrics:
-        found, missing = _compare_metric(wide[metric], metric, labels, seed)
+        found, missing = _compare_metric(wide[metric], metric, labels, trainings, seed)
         structures += found
         notes += missing
     repetitions = {name: sum(other == name for other, _ in tables) for name in names}
-    return Comparison(names, repetitions, metrics, cases, labels, seed, tuple(structures), tuple(notes))
-
-
-def _joined(tables: Sequence[tuple[str, pd.DataFrame]], metric: str) -> pd.DataFrame:
-    """Join the values of a metric: (case, label) x tables, each column called as its model.
-
-    Raises:
-        ValueError: for cases, structures or single values that some tables lack or have twice, all of them.
-    """
-    columns = [table[table["metric"] == metric].set_index(["case", "label"])["value"] for _, table in tables]
-    cases, labels = ({key for column in columns for key in column.index.unique(level)} for level in ("case", "label"))
-    order = list(dict.fromkeys(label for column in columns for label in column.index.unique("label")))
-    expected = pd.MultiIndex.from_product([sorted(cases), order], names=["case", "label"])
-    problems = []
-    for (name, _), column in zip(tables, columns, strict=True):
-        if column.index.has_duplicates:
-            twice = column.index[column.index.duplicated()].unique("case")
-            problems.append(f"{name} has more than one {metric} for {', '.join(twice)}")
-        missing = expected.difference(column.index)
-        if not len(missing):
-            continue
-        whole = sorted(cases - set(column.index.unique("case")))
-        absent = sorted(labels - set(column.index.unique("label")))
-        rest = [f"{case} / {label}" for case, label in missing if case not in whole and label not in absent]
-        listed = [f"case {case}" for case in whole] + [f"structure {label}" for label in absent] + rest
-        problems.append(f"{name} lacks {metric} of {', '.join(listed)}")
-    if problems:
-        raise ValueError(f"models can be compared on the same cases and structures only: {'; '.join(problems)}")
-    joined = pd.concat([column.reindex(expected) for column in columns], axis=1)
-    return joined.set_axis([name for name, _ in tables], axis=1)
+    return Comparison(
+        names, repetitions, count_trainings(trainings), metrics, cases, labels, seed, tuple(structures), tuple(notes)
+    )
 
 
 def _compare_metric(
-    wide: pd.DataFrame, metric: str, labels: tuple[str, ...], seed: int
+    wide: pd.DataFrame, metric: str, labels: tuple[str, ...], trainings: tuple[Training, ...], seed: int
 ) -> tuple[list[StructureComparison], list[str]]:
     """Compare models by a metric; write a sentence for each structure that has no value."""
     items, notes = [], []
+    trained = trained_cases(trainings, wide.index.unique("case"))
     for label in labels:
         raw = wide.xs(label, level="label")
         if raw.notna().to_numpy().any():  # infinite counts: a model may predict in every case what is in no reference
-            items.append((label, _by_the_rules(raw, metric), np.isinf(raw)))
+            items.append((label, _by_the_rules(raw, metric, trained), np.isinf(raw)))
         else:
             notes.append(f"{label} is in no image of any model, nor in a reference: left out of {metric}.")
     if len(items) > 1:
@@ -99,31 +82,42 @@ def _compare_metric(
     structures = []
     for position, (structure, values, infinite) in enumerate(items):
         rng = np.random.default_rng([seed, list(METRICS).index(metric), position])
-        structures.append(_compare_structure(metric, structure, values, infinite, rng))
+        structures.append(_compare_structure(metric, structure, values, infinite, trainings, rng))
     return _adjusted(structures), notes
 
 
-def _by_the_rules(raw: pd.DataFrame, metric: str) -> pd.DataFrame:
-    """Make all values finite as ``RULES`` says; both are cases x tables."""
+def _by_the_rules(raw: pd.DataFrame, metric: str, trained: pd.DataFrame) -> pd.DataFrame:
+    """Make all values finite as ``RULES`` says, where there is a training; all are cases x (model, repetition)."""
     values = raw.dropna(how="all").fillna(METRICS[metric].best)
     infinite = np.isinf(values)
     finite = values.to_numpy()[~infinite.to_numpy()]
-    return values.mask(infinite, max(1.0, 2 * finite.max()) if finite.size else 1.0)
+    values = values.mask(infinite, max(1.0, 2 * finite.max()) if finite.size else 1.0)
+    return values.where(trained.loc[values.index])
 
 
 def _compare_structure(
-    metric: str, structure: str, values: pd.DataFrame, infinite: pd.DataFrame, rng: np.random.Generator
+    metric: str,
+    structure: str,
+    values: pd.DataFrame,
+    infinite: pd.DataFrame,
+    trainings: tuple[Training, ...],
+    rng: np.random.Generator,
 ) -> StructureComparison:
     """Compare all models on one structure.
 
     Args:
         values: as ``_by_the_rules`` gives them, of the cases that count.
-        infinite: bool, of all cases x tables: where a distance was infinite.
+        infinite: bool, of all cases x (model, repetition): where a distance was infinite.
     """
     failures = infinite.sum().groupby(level=0).sum()
+    means = training_means(values, trainings)
+    sign = -1.0 if METRICS[metric].lower_is_better else 1.0
+    tests = {
+        pair: compare_trainings(values, means, *pair, sign)
+        for pair in itertools.combinations(values.columns.unique("model"), 2)
+    }
     # Rounded: the same mean summed in another order differs in the last bits and would not count as a tie.
     values = values.T.groupby(level=0, sort=False).mean().T.round(12)
-    sign = -1.0 if METRICS[metric].lower_is_better else 1.0
     mean_ranks, ranks, shares = ranking(sign * values.to_numpy().T, rng)
     results = tuple(
         Result(name, mean, low, high, int(failures[name]), float(mean_rank), int(rank), tuple(own.tolist()))
@@ -138,20 +132,36 @@ def _compare_structure(
         )
     )
     return StructureComparison(
-        metric, structure, values, len(infinite) - len(values), results, _pairs(values, sign, rng)
+        metric,
+        structure,
+        values,
+        len(infinite) - len(values),
+        results,
+        _pairs(values, tests, sign, rng),
+        noise_floor(means),
     )
 
 
-def _pairs(values: pd.DataFrame, sign: float, rng: np.random.Generator) -> tuple[Pair, ...]:
-    """Compare all pairs of models; ``p_holm`` is not adjusted yet."""
-    chosen = list(itertools.combinations(values.columns, 2))
+def _pairs(
+    values: pd.DataFrame,
+    tests: dict[tuple[str, str], TrainingTest | None],
+    sign: float,
+    rng: np.random.Generator,
+) -> tuple[Pair, ...]:
+    """Compare all pairs of models over cases; ``p_holm`` is not adjusted yet."""
+    chosen = list(tests)
     differences = np.stack([(values[first] - values[second]).round(12) for first, second in chosen])
     pairs = []
     intervals = mean_intervals(differences, rng).tolist()
     for (first, second), row, (low, high) in zip(chosen, differences, intervals, strict=True):
         p, rank_biserial = paired_test(sign * row)
         wins, ties, losses = (int(np.count_nonzero(np.sign(sign * row) == won)) for won in (1, 0, -1))
-        pairs.append(Pair(first, second, float(row.mean()), low, high, p, p, rank_biserial, wins, ties, losses))
+        pairs.append(
+            Pair(
+                first, second, float(row.mean()), low, high, p, p, rank_biserial, wins, ties, losses,
+                tests[first, second],
+            )
+        )  # fmt: skip
     return tuple(pairs)
 
 
@@ -159,11 +169,32 @@ def _adjusted(structures: list[StructureComparison]) -> list[StructureComparison
     """Put in Holm's p-values, in the families that ``Comparison`` describes."""
     adjusted = []
     for family in (structures[:1], structures[1:]):
-        p_values = iter(holm([pair.p for item in family for pair in item.pairs]).tolist())
+        pairs = [pair for item in family for pair in item.pairs]
+        over_cases = iter(_with_holm(pairs))
+        over_trainings = iter(_with_holm([pair.trainings for pair in pairs if pair.trainings is not None]))
         for item in family:
-            pairs = tuple(dataclasses.replace(pair, p_holm=next(p_values)) for pair in item.pairs)
-            adjusted.append(dataclasses.replace(item, pairs=pairs))
+            own = tuple(
+                dataclasses.replace(next(over_cases), trainings=pair.trainings and next(over_trainings))
+                for pair in item.pairs
+            )
+            adjusted.append(dataclasses.replace(item, pairs=own))
     return adjusted
+
+
+def _with_holm(tests: Sequence[_Test]) -> list[_Test]:
+    adjusted = holm([test.p for test in tests]).tolist()
+    return [dataclasses.replace(test, p_holm=p) for test, p in zip(tests, adjusted, strict=True)]
+
+
+def _notes_on_folds(trainings: tuple[Training, ...], names: tuple[str, ...]) -> Iterable[str]:
+    """Name the pairs of which both models have several trainings that cannot be compared fold by fold."""
+    counts = count_trainings(trainings)
+    for pair in itertools.combinations(names, 2):
+        if min(counts[name] for name in pair) > 1 and common_folds(trainings, pair) is None:
+            yield (
+                f"{pair[0]} and {pair[1]}: the cases of their folds differ, so they are compared over cases only, not "
+                "over trainings."
+            )
 
 
 def _notes_on_power(n_cases: int, n_models: int, n_labels: int) -> Iterable[str]:

@@ -11,7 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from .noise_floor import NoiseFloor
 from .statistics import ALPHA
+from .training_tests import TrainingTest
 
 MEAN = "mean over structures"
 RULES = (
@@ -41,9 +43,12 @@ class Result:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two models on one structure. ``difference``: mean of first minus second, in the metric's unit, with its interval.
+    """Two models on one structure: these trainings, on further cases of this kind.
 
-    ``p`` is of the Wilcoxon signed-rank test, ``p_holm`` adjusted within the family that ``Comparison`` describes.
+    Attributes:
+        difference: mean of first minus second over the cases, in the metric's unit, with its interval.
+        p, p_holm: of the Wilcoxon signed-rank test; adjusted within the family that ``Comparison`` describes.
+        trainings: the same two networks, trained again; None where there are not several trainings of both.
     """
 
     first: str
@@ -57,6 +62,7 @@ class Pair:
     wins: int
     ties: int
     losses: int
+    trainings: TrainingTest | None = None
 
     @property
     def significant(self) -> bool:
@@ -70,7 +76,12 @@ class Pair:
 
 @dataclass(frozen=True)
 class StructureComparison:
-    """All models on one structure and metric. ``values``: cases x models, as they went into the statistics."""
+    """All models on one structure and metric.
+
+    Attributes:
+        values: cases x models, as they went into the statistics over cases.
+        noise: how much the mean score varies between trainings.
+    """
 
     metric: str
     structure: str
@@ -78,23 +89,32 @@ class StructureComparison:
     left_out: int
     results: tuple[Result, ...]
     pairs: tuple[Pair, ...]
+    noise: NoiseFloor
+
+    def exceeds(self, pair: Pair) -> bool | None:
+        """Tell whether a mean difference is more than the noise floor's limit; None where that is not known."""
+        difference = pair.difference if pair.trainings is None else pair.trainings.difference
+        return None if self.noise.limit is None else abs(difference) > self.noise.limit
 
 
 @dataclass(frozen=True)
 class Comparison:
     """Everything compared.
 
-    Holm's families are, for each metric: all pairs on the mean over structures; all pairs on all structures. Metrics
-    are not corrected for each other.
+    Holm's families are, for each metric: all pairs on the mean over structures; all pairs on all structures; those of
+    the tests over cases and those of the tests over trainings each on their own. Metrics are not corrected for each
+    other.
 
     Attributes:
         names: of the models, in the order given.
         repetitions: tables behind each name; their values are averaged within each case.
+        trainings: trainings behind each name: the folds of all repetitions.
         notes: what a reader must know before the numbers.
     """
 
     names: tuple[str, ...]
     repetitions: dict[str, int]
+    trainings: dict[str, int]
     metrics: tuple[str, ...]
     cases: tuple[str, ...]
     labels: tuple[str, ...]
@@ -126,14 +146,23 @@ class Comparison:
                 "cases": len(item.values),
                 "cases_left_out": item.left_out,
                 "results": [_plain(result) for result in item.results],
-                "pairs": [_plain(pair) | {"significant": pair.significant} for pair in item.pairs],
+                "noise_floor": item.noise.as_dict(),
+                "pairs": [
+                    _plain(pair)
+                    | {"significant": pair.significant, "exceeds_noise_floor": item.exceeds(pair)}
+                    | {
+                        "trainings": pair.trainings
+                        and _plain(pair.trainings) | {"significant": pair.trainings.significant}
+                    }
+                    for pair in item.pairs
+                ],
             }
             for item in self.structures
         ]
-        fields = ("names", "repetitions", "metrics", "cases", "labels", "seed", "notes")
+        fields = ("names", "repetitions", "trainings", "metrics", "cases", "labels", "seed", "notes")
         return {field: getattr(self, field) for field in fields} | {"rules": RULES, "structures": structures}
 
 
-def _plain(item: Result | Pair) -> dict:
+def _plain(item: Result | Pair | TrainingTest) -> dict:
     values = dataclasses.asdict(item)
     return {key: None if isinstance(value, float) and np.isnan(value) else value for key, value in values.items()}

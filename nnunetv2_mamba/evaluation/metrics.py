@@ -77,6 +77,10 @@ class Metric:
         """The value as reports show it, without the unit."""
         return "unknown" if math.isnan(value) else f"{value:.{self.decimals}f}"
 
+    def precise(self, value: float) -> str:
+        """The value with one digit more than ``number``, for standard deviations."""
+        return f"{value:.{self.decimals + 1}f}"
+
     def column(self, options: MetricOptions) -> str:
         """The heading of printed means."""
         return self.name + (f" [{self.unit}]" if self.unit else "") + self.condition.format_map(asdict(options))

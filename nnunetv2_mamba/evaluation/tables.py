@@ -16,6 +16,7 @@ from ..results.folds import validations
 from ..text import as_cell, first_few, from_cell
 
 COLUMNS = ("case", "label", "metric", "value")
+FOLD = "fold"  # in what is read, not in the file, whose folder says it
 _NAMES = ["case", "label", "metric"]
 CSV = "evaluation.csv"
 JSON = "evaluation.json"  # beside it, how it was measured; see case_results
@@ -30,12 +31,13 @@ def read_metrics(path: str | Path) -> pd.DataFrame:
             ``results.folds``).
 
     Returns:
-        ``COLUMNS``; every case has every label and every metric, once.
+        ``COLUMNS`` and ``fold`` (``fold_0``, ...; empty for predictions that lie elsewhere); every case has every
+        label and every metric, once.
 
     Raises:
         ValueError: for what is missing, there twice or no such table, with the remedy.
     """
-    table = pd.concat([_read(file) for file in _files(Path(path))], ignore_index=True)
+    table = pd.concat([_read(file).assign(**{FOLD: _fold_of(file)}) for file in _files(Path(path))], ignore_index=True)
     twice = table.loc[table.duplicated(_NAMES), "case"].unique()
     if len(twice):
         raise ValueError(f"{path}: more than one value for case {first_few(twice)}; a case belongs in one fold only")
@@ -75,6 +77,13 @@ def _files(path: Path) -> list[Path]:
             f"nnunetv2_mamba evaluate REF_DIR {path}"
         )
     return files
+
+
+def _fold_of(file: Path) -> str:
+    """Name the fold whose validation a table is of; empty for others."""
+    folder = file.absolute().parent
+    fold = folder.parent.name
+    return fold if folder.name == "validation" and fold.startswith("fold_") else ""
 
 
 def _read(file: Path) -> pd.DataFrame:

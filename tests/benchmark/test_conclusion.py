@@ -63,13 +63,33 @@ def test_models_with_other_folds_are_compared_on_the_common_ones(preprocessed, t
     assert module.benchmark(str(write_sweep(tmp_path, text)), sweep) == 0  # again on what is there
     output = capsys.readouterr()
     assert "WARNING: models of Dataset901_Tiny 3d_fullres will be compared on fold 0 only" in output.out
-    assert "nnUNetTrainerSegMamba with tinySegMambaPlans, seed 0 lacks fold 1" in output.out
+    assert "nnUNetTrainerSegMamba with tinySegMambaPlans lacks fold 1" in output.out
     assert "Compared without fold_1, which not all models have" in output.out and "not compared" not in output.err
     comparison = sweep / "comparison" / "Dataset901_Tiny__3d_fullres"
     values = pd.read_csv(comparison / "values.csv")
     assert set(values["case"]) == set(SPLITS[0]) and values["result"].nunique() == 2
     assert (comparison / "report.html").is_file()
     assert (replace(TRAINING, fold=1).folder(sweep) / "validation" / "evaluation.csv").is_file()
+
+
+@pytest.mark.slow
+def test_more_seeds_of_a_fold_are_repetitions_of_the_models(preprocessed, tmp_path, capsys):
+    """Two folds of seed 0, fold 0 of seed 1 too: all folds are compared, and both seeds are in it."""
+    sweep = tmp_path / "sweep"
+    for more in ({}, OURS):
+        for fold, seed in ((0, 0), (1, 0), (0, 1)):
+            pretend(replace(TRAINING, fold=fold, seed=seed, **more), sweep, preprocessed, right=not more)
+    trainers = 'trainers = ["nnUNetTrainer"]', 'trainers = ["nnUNetTrainerSegMamba"]'
+    plans = 'plans = ["nnUNetPlans"]', 'plans = ["tinySegMambaPlans"]'
+    which = "folds = [0, 1]\nseeds = [0]", "folds = [0]\nseeds = [1]"
+    groups = [f"[[group]]\n{trainers[i]}\n{plans[i]}\n{which[j]}\n" for i in range(2) for j in range(2)]
+    with patch("nnunetv2_mamba.evaluation.compare_results.make_files", return_value={}):
+        assert module.benchmark(str(write_sweep(tmp_path, "datasets = [901]\n" + "".join(groups))), sweep) == 0
+    output = capsys.readouterr()
+    assert "WARNING" not in output.out and "Compared without" not in output.out
+    assert "not compared" not in output.err
+    assert "Noise floor: standard deviation of the mean" in output.out
+    assert "The networks, trained again (2 folds):" in output.out
 
 
 def test_no_common_fold_is_told(preprocessed, tmp_path, capsys):
@@ -101,9 +121,10 @@ def test_a_data_set_that_cannot_be_evaluated_keeps_no_other_from_it(preprocessed
 def test_equal_folds_are_no_difference():
     trainings = [replace(TRAINING, fold=fold, **more) for more in ({}, OURS) for fold in (0, 1)]
     assert fold_differences(trainings) == []
+    assert fold_differences([*trainings, replace(TRAINING, seed=1)]) == []
     [line] = fold_differences(trainings[:-1])
     assert "compared on fold 0 only" in line and line.endswith(
-        "nnUNetTrainerSegMamba with tinySegMambaPlans, seed 0 lacks fold 1"
+        "nnUNetTrainerSegMamba with tinySegMambaPlans lacks fold 1"
     )
 
 

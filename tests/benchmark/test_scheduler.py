@@ -269,7 +269,15 @@ def test_tables(tmp_path):
         ["nnUNetTrainerSegMamba", "done", "done", "0/?", "FAILED"],
         ["nnUNetTrainer", "done", "done", "done", "done"],
     ]
-    assert "| nnUNetTrainer | 4 | 0.2500 | 1.0 M | 1.0 | 36.0 | 1.00 GiB |" in table_of_models(several, tmp_path)
+    # the standard deviation of 0.1, 0.2, 0.3 and 0.4; then of three seeds, and of folds with 0.82 (their mean) and 0.9
+    assert "| nnUNetTrainer | 4 | 0.2500 | unknown | 0.1291 | 1.0 M | 1.0 | 36.0 | 1.00 GiB |" in table_of_models(
+        several, tmp_path
+    )
+    seeds = [replace(several[4], seed=seed) for seed in (1, 2)]
+    for training, dice in zip(seeds, (0.82, 0.84), strict=True):
+        pretend_finished(training, tmp_path, dice)
+    found = table_of_models([*several, *seeds], tmp_path)
+    assert "| nnUNetTrainerSegMamba | 4 | 0.8400 | 0.0200 | 0.0566 | 1.0 M" in found
     scores = pd.read_csv(write_scores(several, tmp_path))
     assert len(scores) == 12 and set(scores["label"]) == {"1", "foreground mean"}
     assert scores["dice"].tolist() == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.8, 0.8, 0.9, 0.9]
@@ -281,7 +289,7 @@ def test_what_was_not_measured_is_unknown(tmp_path):
         file = training.folder(tmp_path) / "cost.json"
         kept = {"parameters": 10**6, "flops": None, "seconds_per_epoch": None}
         file.write_text(json.dumps(kept if training.fold else kept | {"peak_memory": {"process_bytes": None}}))
-    assert "| nnUNetTrainer | 2 | 0.5000 | 1.0 M | unknown | unknown | unknown |" in table_of_models(
+    assert "| nnUNetTrainer | 2 | 0.5000 | unknown | 0.0000 | 1.0 M | unknown | unknown | unknown |" in table_of_models(
         TRAININGS, tmp_path
     )
 

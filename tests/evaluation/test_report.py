@@ -16,7 +16,11 @@ from matplotlib.figure import Figure
 
 from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.evaluation import statistics
+from nnunetv2_mamba.evaluation.compare_tables import compare_tables
+from nnunetv2_mamba.evaluation.evaluated_model import read_evaluated_model
+from nnunetv2_mamba.evaluation.report.case_images import section_of_cases
 from nnunetv2_mamba.evaluation.report.html import Illustration, data_uri
+from nnunetv2_mamba.evaluation.tables import read_metrics
 
 LABELS = ('<script>alert("label")</script>', r"50%_of $x^2$ & \input{x}|`a`")
 CASES = ("case_worst", "case_median", "case_best")
@@ -145,7 +149,7 @@ def test_markdown_has_columns_and_no_tags(output):
     text = (output / "table.md").read_text()
     assert "<script" not in text
     tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("|")]
-    assert len(tables) == 4  # overview, pairs, structures, costs
+    assert len(tables) == 6  # noise floor, overview, pairs over folds, over cases, costs, structures
     for lines in tables:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
 
@@ -181,6 +185,18 @@ def test_methods_say_what_is_known_and_what_is_not(output, html):
     for word in ("scipy", "statsmodels", "Holm", "Wilcoxon", "bias-corrected"):
         assert word in text
     assert "1 failed" in html and "twice the largest finite distance" in html
+
+
+def test_a_seed_without_the_case_is_passed_over(tmp_path):
+    """Of the first model the first repetition has fold 1 only, and the case shown is in fold 0."""
+    folders = [results_folder(tmp_path / str(i), "nnUNetTrainer", table_of(0, i, cases=2)) for i in range(3)]
+    write_images(tmp_path / "raw", folders, ["case_00", "case_01"])
+    shutil.rmtree(folders[0] / "fold_0")
+    names = ("A", "A", "B")
+    comparison = compare_tables([(name, read_metrics(own)) for name, own in zip(names, folders, strict=True)], ["dice"])
+    models = [read_evaluated_model(folder) for folder in folders]
+    section = section_of_cases(comparison, {"A": models[:2], "B": models[2:]}, tmp_path / "raw" / "imagesTr", None)
+    assert [illustration.name for illustration in section.illustrations] == ["case_worst", "case_best"]
 
 
 def browse(page, folder):

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from nnunetv2_mamba.evaluation.comparison import Comparison, Pair, Result, StructureComparison
+from nnunetv2_mamba.evaluation.noise_floor import NoiseFloor, Spread, TrainingMean
 from nnunetv2_mamba.evaluation.report.summary_tables import (
     Table,
     cost_table,
@@ -17,9 +18,13 @@ from nnunetv2_mamba.evaluation.report.summary_tables import (
     per_structure,
     single_pairs,
 )
+from nnunetv2_mamba.evaluation.report.training_tables import noise_table, training_pairs
+from nnunetv2_mamba.evaluation.report.unknowns import paragraphs
 from nnunetv2_mamba.evaluation.report.wording import finding, findings, p_value, verdict, with_interval
 from nnunetv2_mamba.evaluation.statistics import ALPHA
+from nnunetv2_mamba.evaluation.training_tests import TrainingTest
 
+NO_FLOOR = NoiseFloor((), {}, {}, None, None)
 PAIR = Pair("A", "B", -0.0612, -0.0834, -0.0391, 0.0123, 0.0246, -0.85, 1, 2, 9)
 OPEN = replace(PAIR, p=0.3, p_holm=0.6, rank_biserial=0.2, difference=0.001, low=-0.03, high=0.02)
 RESULTS = (
@@ -28,15 +33,16 @@ RESULTS = (
 )
 
 
-def structure(metric="dice", name="mean over structures", results=RESULTS, pairs=(PAIR,), cases=12):
+def structure(metric="dice", name="mean over structures", results=RESULTS, pairs=(PAIR,), cases=12, noise=NO_FLOOR):
     values = pd.DataFrame({result.name: [0.5] * cases for result in results})
-    return StructureComparison(metric, name, values, 0, tuple(results), tuple(pairs))
+    return StructureComparison(metric, name, values, 0, tuple(results), tuple(pairs), noise)
 
 
-def comparison(*structures):
+def comparison(*structures, trainings=5):
     names = tuple(result.name for result in structures[0].results)
     metrics = tuple(dict.fromkeys(item.metric for item in structures))
-    return Comparison(names, dict.fromkeys(names, 1), metrics, ("c",) * 12, ("x",), 0, structures, ())
+    counts = dict.fromkeys(names, 1), dict.fromkeys(names, trainings)
+    return Comparison(names, *counts, metrics, ("c",) * 12, ("x",), 0, structures, ())
 
 
 @pytest.mark.parametrize(
@@ -126,9 +132,10 @@ def test_a_finding_of_three_models():
     """B is better than A, as good as C as far as one knows."""
     pairs = (pair("A", "B", -0.9, 0.01), pair("A", "C", 0.5, 0.9), pair("B", "C", 0.3, 0.2, high=0.0567))
     assert finding(structure(results=(A, B, C), pairs=pairs)) == (
-        "Dice, mean over structures, 12 cases: B has the highest mean, 0.7000 [0.6900, 0.7100]. It is significantly "
-        "better than A (p = 0.0100). No significant difference between it and C was found (p = 0.20; the intervals "
-        "leave room for mean differences of up to 0.0567). In all, 1 of 3 pairs differ significantly."
+        "Dice, mean over structures, 12 cases: B has the highest mean, 0.7000 [0.6900, 0.7100]. How much trainings "
+        "vary is not known. These trainings, on further cases: B is significantly better than A (p = 0.0100). No "
+        "significant difference between B and C was found (p = 0.20; the intervals leave room for mean differences "
+        "of up to 0.0567). In all, 1 of 3 pairs differ significantly."
     )
 
 
@@ -137,8 +144,8 @@ def test_a_finding_against_the_best_mean():
     pairs = (pair("A", "B", -0.9, 0.00001), pair("A", "C", -0.9, 0.04), pair("B", "C", 0.1, 0.8))
     text = finding(structure("hd95", results=(A, B, C), pairs=pairs))
     assert "HD95 [mm], mean over structures, 12 cases: A has the lowest mean, 0.50 [0.49, 0.51]." in text
-    assert "the test speaks against it and for B (p < 0.0001) and C (p = 0.0400): look" in text
-    assert "better than" not in text and "between it and" not in text
+    assert "the test speaks against A and for B (p < 0.0001) and C (p = 0.0400): look" in text
+    assert "better than" not in text and "between A and" not in text
     assert text.endswith("In all, 2 of 3 pairs differ significantly.")
 
 
@@ -146,9 +153,9 @@ def test_a_finding_of_models_with_the_same_mean():
     results = (replace(B, name="A"), B, replace(B, name="C"))
     pairs = tuple(pair(*names, 0.0, p) for names, p in ((("A", "B"), 0.5), (("A", "C"), 0.25), (("B", "C"), 1.0)))
     assert finding(structure(results=results, pairs=pairs)) == (
-        "Dice, mean over structures, 12 cases: A, B and C have the highest mean, 0.7000 [0.6900, 0.7100]. No "
-        "significant difference between any two models was found (smallest p = 0.25; the intervals leave room for mean "
-        "differences of up to 0.0400)."
+        "Dice, mean over structures, 12 cases: A, B and C have the highest mean, 0.7000 [0.6900, 0.7100]. How much "
+        "trainings vary is not known. These trainings, on further cases: No significant difference between any two "
+        "models was found (smallest p = 0.25; the intervals leave room for mean differences of up to 0.0400)."
     )
 
 
@@ -157,7 +164,7 @@ def test_a_finding_without_intervals_and_of_one_pair():
     text = finding(structure(results=(A, B), pairs=(lonely,)))
     assert text.endswith("No significant difference between the two models was found (p = 1.00).")
     significant = finding(structure(results=(A, B), pairs=(pair("A", "B", -1.0, 0.01),)))
-    assert significant.endswith("It is significantly better than A (p = 0.0100).")
+    assert significant.endswith("B is significantly better than A (p = 0.0100).")
 
 
 def test_absence_is_spoken_of_only_where_something_was_not_found():
@@ -173,3 +180,74 @@ def test_markdown_and_latex():
     assert lines[2] == r"\caption{Of 5 \% {[}mm].}" and lines[4] == r"\begin{tabular}{ll}"
     assert lines[6] == r"a\textbar{}b & c \\"
     assert lines[8:10] == [r"\textless{}x\textgreater{} & 1 \\", r"\textbf{y\_z} & 2 \\"]
+
+
+FLOOR = NoiseFloor(
+    (TrainingMean("A", 0, "fold_0", 0.81),), {"A": Spread(0.004, 2)}, {"A": Spread(0.01, 4), "B": Spread(0.02, 4)},
+    Spread(0.004, 2), Spread(0.003, 4),
+)  # fmt: skip
+TEST = TrainingTest("A", "B", -0.06, -0.1, -0.02, "B", 0.012, 0.036, "folds", 5, 4.0)
+LEVEL = TrainingTest("A", "C", -0.01, -0.04, 0.02, "C", 0.3, 0.6, "seeds", 1, 2.345)
+
+
+def with_trainings():
+    pairs = (replace(PAIR, trainings=TEST), replace(OPEN, second="C", trainings=LEVEL), replace(PAIR, first="C"))
+    results = (*RESULTS, replace(RESULTS[0], name="C", mean=0.82))
+    return structure(results=results, pairs=pairs, noise=FLOOR)
+
+
+def test_a_finding_tells_noise_floor_networks_and_trainings_apart():
+    assert finding(with_trainings()) == (
+        "Dice, mean over structures, 12 cases: B has the highest mean, 0.8741 [0.8612, 0.8801]. Noise floor: standard "
+        "deviation of the mean 0.00400 between seeds (2 df) and 0.00300 between folds (4 df); two trainings of the "
+        "same network are less than 0.02434 apart 95 times in 100. A and B, C and B are further apart. The "
+        "networks, trained again (5 folds and seeds of 1 fold): B is significantly better than A (p = 0.0360). In all, "
+        "1 of 2 pairs differ significantly. These trainings, on further cases: B is significantly better than A (p = "
+        "0.0246) and C (p = 0.0246). In all, 2 of 3 pairs differ significantly."
+    )
+
+
+def test_the_noise_floor_as_a_table():
+    table = noise_table(comparison(with_trainings()))
+    assert table.head == ("model", "trainings", "Dice: SD between seeds", "SD between folds", "limit")
+    assert table.rows == (
+        ("A", "5", "0.00400 (2 df)", "0.01000 (4 df)", ""),
+        ("B", "5", "unknown", "0.02000 (4 df)", ""),
+        ("C", "5", "unknown", "unknown", ""),
+        ("all models", "15", "0.00400 (2 df)", "0.00300 (4 df)", "0.02434"),
+    )
+    assert noise_table(comparison(structure())) is None
+
+
+def test_networks_in_pairs_as_a_table():
+    table = training_pairs(comparison(with_trainings()), "dice")
+    assert table.rows == (
+        ("A", "B", "-0.0600 [-0.1000, -0.0200]", "5 folds, 4 df", "0.0120", "0.0360", "yes", "second better"),
+        (
+            "A", "C", "-0.0100 [-0.0400, 0.0200]", "seeds of 1 fold, 2.35 df", "0.30", "0.60", "no",
+            "no significant difference",
+        ),
+    )  # fmt: skip
+    assert table.bold == {(0, 7)} and len(table.head) == 8
+    assert training_pairs(comparison(structure()), "dice") is None
+
+
+def test_significant_single_trainings_are_warned_of():
+    """Not where nothing is significant, nor where the model has several trainings."""
+    warning = "A and B are single trainings: what is significant over cases holds for these trainings. One training per"
+    assert findings(comparison(structure(), trainings=1))[1].startswith(warning)
+    assert "networks apart; train several folds or seeds" in findings(comparison(structure(), trainings=1))[1]
+    one = comparison(structure())
+    one = replace(one, trainings={"A": 1, "B": 3})
+    assert findings(one)[1].startswith("A is a single training:")
+    for other in (comparison(structure()), comparison(structure(pairs=(OPEN,)), trainings=1)):
+        assert not any("single training" in text for text in findings(other))
+
+
+def test_what_is_not_known():
+    costs = {"A": {"parameters": 1.0}, "B": {}}
+    single = paragraphs(comparison(structure(), trainings=1), costs)
+    assert single[0].startswith("How much trainings of A and B vary") and single[-1].startswith("What B cost")
+    several = paragraphs(comparison(with_trainings()), {"A": {"parameters": 1.0}})
+    assert "of which there is one" in several[0]
+    assert not any("How much trainings" in text or "cost" in text for text in several)

@@ -28,7 +28,7 @@ def test_what_was_written_is_read(tmp_path):
     (tmp_path / "evaluation.csv").write_text(format_metrics(table))
     for path in (tmp_path, tmp_path / "evaluation.csv", str(tmp_path)):
         read = read_metrics(path)
-        assert tuple(read.columns) == COLUMNS
+        assert tuple(read.columns) == (*COLUMNS, "fold") and set(read["fold"]) == {""}
         assert read[["case", "label", "metric"]].values.tolist() == table[["case", "label", "metric"]].values.tolist()
         pd.testing.assert_series_equal(read["value"], table["value"], check_exact=True)
 
@@ -38,6 +38,7 @@ def test_folds_are_joined(tmp_path):
     write(tmp_path / "fold_1/validation", ["c"])
     (tmp_path / "fold_2").mkdir()  # being trained
     assert read_metrics(tmp_path)["case"].unique().tolist() == ["a", "b", "c"]
+    assert read_metrics(tmp_path)["fold"].unique().tolist() == ["fold_0", "fold_1"]
     assert read_metrics(tmp_path / "fold_1")["case"].unique().tolist() == ["c"]
 
 

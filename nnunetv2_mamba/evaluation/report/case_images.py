@@ -66,13 +66,14 @@ def extremes(scores: dict[str, float]) -> dict[str, str]:
 
 
 def _files(name: str, models: Repetitions, images: Path | None, references: Path | None) -> ShownCase:
-    """Find the files of a case; a model that was trained several times shows its first training.
+    """Find the files of a case; a model that was trained several times shows the first training that has it.
 
     Raises:
         ValueError: for what is missing.
     """
     files = {}
-    for title, (model, *_) in models.items():
+    for title, own in models.items():
+        model = next((model for model in own if name in model.cases), own[0])
         if name not in model.cases:
             raise ValueError(f"{model.path} does not say which files belong to {name}; evaluate writes it")
         files[title] = model.cases[name]

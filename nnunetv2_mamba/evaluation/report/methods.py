@@ -21,6 +21,16 @@ REFERENCES = (
     "Efron. Better bootstrap confidence intervals. Journal of the American Statistical Association 82, 171-185, 1987.",
     "Kerby. The simple difference formula: an approach to teaching nonparametric correlation. Comprehensive Psychology "
     "3, 2014.",
+    "Ibragimov, Mueller. t-statistic based correlation and heterogeneity robust inference. Journal of Business and "
+    "Economic Statistics 28, 453-468, 2010.",
+    "Hillis. A comparison of denominator degrees of freedom methods for multiple observer ROC analysis. Statistics in "
+    "Medicine 26, 596-619, 2007.",
+    "Satterthwaite. An approximate distribution of estimates of variance components. Biometrics Bulletin 2, 110-114, "
+    "1946.",
+    "Bland, Altman. Measuring agreement in method comparison studies. Statistical Methods in Medical Research 8, "
+    "135-160, 1999.",
+    "Bengio, Grandvalet. No unbiased estimator of the variance of K-fold cross-validation. Journal of Machine Learning "
+    "Research 5, 1089-1105, 2004.",
     "Wiesenfarth et al. Methods and open-source toolkit for analyzing and visualizing challenge results. Scientific "
     "Reports 11, 2369, 2021.",
 )
@@ -28,7 +38,13 @@ REFERENCES = (
 
 def paragraphs(comparison: Comparison, models: Repetitions) -> list[str]:
     """Write the paragraphs in plain text, for the report and for a paper."""
-    return [_training(comparison, models), _measuring(models), _testing(comparison), " ".join(RULES)]
+    return [
+        _training(comparison, models),
+        _measuring(models),
+        *_testing_of_trainings(comparison),
+        _testing(comparison),
+        " ".join(RULES),
+    ]
 
 
 def model_table(comparison: Comparison, models: Repetitions) -> Table:
@@ -123,18 +139,41 @@ def _testing(comparison: Comparison) -> str:
     return (
         "Confidence intervals (95 %) of means and of mean differences are bootstrap intervals, bias-corrected and "
         f"accelerated, of {RESAMPLES} resamples of the cases (seed {comparison.seed}). Models were compared in "
-        "pairs by the two-sided Wilcoxon signed-rank test over cases. Differences of zero were dropped first. Up to "
-        "50 other differences the test is exact; where some of these are tied, by permutation of their signs (all up "
-        f"to 16 differences, else {SIGN_FLIPS} random ones). Above 50 it is the normal approximation with correction "
-        "for ties and continuity. P-values were adjusted by Holm's method, for each metric in "
-        "two families: all pairs on the mean over structures, and all pairs on all structures; metrics were not "
-        f"adjusted for each other. An adjusted p-value of at most {ALPHA} is called significant. The effect size is "
-        "the matched-pairs rank-biserial correlation, from -1 to 1, positive where the first model is better. Wins "
-        "are cases in which the first model is better. Ranks were taken within each case, ties sharing the mean of "
-        f"their places, averaged over cases and ranked; their stability is that over {RESAMPLES} bootstrap samples "
-        "of the cases. The tests see the variation between cases; that between repeated trainings only enters "
-        f"where several seeds are compared. Computed with {with_versions}, Python {platform.python_version()}."
+        "pairs by the two-sided Wilcoxon signed-rank test over cases, which speaks of these trainings on further "
+        "cases. Differences of zero were dropped first. Up to 50 other differences the test is exact; where some of "
+        f"these are tied, by permutation of their signs (all up to 16 differences, else {SIGN_FLIPS} random ones). "
+        "Above 50 it is the normal approximation with correction for ties and continuity. P-values were adjusted by "
+        "Holm's method, for each metric in two families: all pairs on the mean over structures, and all pairs on all "
+        f"structures; metrics were not adjusted for each other. An adjusted p-value of at most {ALPHA} is called "
+        "significant. The effect size is the matched-pairs rank-biserial correlation, from -1 to 1, positive where the "
+        "first model is better. Wins are cases in which the first model is better. Ranks were taken within each case, "
+        "ties sharing the mean of their places, averaged over cases and ranked; their stability is that over "
+        f"{RESAMPLES} bootstrap samples of the cases. Computed with {with_versions}, Python "
+        f"{platform.python_version()}."
     )
+
+
+def _testing_of_trainings(comparison: Comparison) -> list[str]:
+    """Describe the noise floor and the tests over trainings, as far as they were made."""
+    tests = [pair.trainings for item in comparison.structures for pair in item.pairs if pair.trainings is not None]
+    texts = []
+    if any(test.over == "folds" for test in tests):
+        texts.append("Student's t-test of the differences between their mean scores in the folds, averaged over seeds")
+    if any(test.over == "seeds" for test in tests):
+        texts.append(
+            "a t-test from an analysis of variance with seeds (nested in models) and cases as crossed random effects, "
+            "variances of the two models' trainings not assumed equal, degrees of freedom by Satterthwaite"
+        )
+    if not texts:
+        return []
+    return [
+        "Networks were compared in pairs over their trainings by "
+        f"{'; where there were too few folds, by '.join(texts)}. Every fold counts the same; p-values were adjusted by "
+        "Holm's method in the families named below, on their own. These tests speak of the networks, trained again on "
+        "these training sets, and of further cases. The noise floor is the standard deviation of the mean score "
+        "between seeds of the same fold, and between folds without what the models have in common there; its limit is "
+        "the repeatability limit of two single trainings, from the larger one."
+    ]
 
 
 def _versions(versions: dict) -> str | None:

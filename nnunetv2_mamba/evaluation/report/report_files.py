@@ -14,7 +14,7 @@ from ...text import as_cell, printable
 from ..comparison import Comparison
 from ..evaluated_model import Repetitions
 from ..metrics import METRICS
-from . import figures, methods, summary_tables
+from . import figures, methods, summary_tables, training_tables, unknowns
 from .case_images import section_of_cases
 from .html import Illustration, Section, picture, render
 from .style import style
@@ -26,7 +26,8 @@ _PAIRED = (
 )
 _BOXES = "Box: median and quartiles; whiskers: the furthest cases within 1.5 times the box's length; dots: the others."
 _MATRIX = (
-    "P-values of Wilcoxon's signed-rank test, adjusted by Holm's method. Numbers below stand for the rows' models."
+    "These trainings, on further cases: p-values of Wilcoxon's signed-rank test, adjusted by Holm's method. Numbers "
+    "below stand for the rows' models."
 )
 _COST = "Mean and its 95 % confidence interval; costs as in the table."
 _CURVES = "Means over the folds that have reached an epoch; thin: single folds. Dice of random patches, not of cases."
@@ -45,9 +46,11 @@ def make_files(
     content = comparison.as_dict() | {"findings": findings(comparison), "costs": cost}
     with style():
         numbers = [
-            Section("Result", tables=(summary_tables.overview(comparison),)),
-            *(_of_metric(comparison, item.metric) for item in comparison.overall),
+            _noise_floor(comparison),
+            _differences(comparison),
             _cost(comparison, cost),
+            Section("What we do not know", tuple(unknowns.paragraphs(comparison, cost))),
+            *(_of_metric(comparison, item.metric) for item in comparison.overall),
         ]
         sections = [
             *numbers,
@@ -102,6 +105,21 @@ def values_csv(comparison: Comparison) -> str:
     return values.to_csv(index=False, lineterminator="\n")
 
 
+def _noise_floor(comparison: Comparison) -> Section:
+    table = training_tables.noise_table(comparison)
+    if table is None:
+        return Section("Noise floor", ("Unknown: there are not several trainings of any model.",))
+    return Section("Noise floor", tables=(table,))
+
+
+def _differences(comparison: Comparison) -> Section:
+    metrics = [item.metric for item in comparison.overall]
+    of_networks = [training_tables.training_pairs(comparison, metric) for metric in metrics]
+    of_trainings = [summary_tables.main_pairs(comparison, metric) for metric in metrics]
+    tables = [summary_tables.overview(comparison), *filter(None, of_networks), *of_trainings]
+    return Section("Differences", tables=tuple(tables))
+
+
 def _of_metric(comparison: Comparison, metric: str) -> Section:
     items = comparison.of(metric)
     illustrations = []
@@ -115,7 +133,7 @@ def _of_metric(comparison: Comparison, metric: str) -> Section:
     single = summary_tables.single_pairs(comparison, metric)
     return Section(
         METRICS[metric].heading,
-        tables=(summary_tables.main_pairs(comparison, metric), summary_tables.per_structure(comparison, metric)),
+        tables=(summary_tables.per_structure(comparison, metric),),
         illustrations=tuple(illustrations),
         folded=() if single is None else (single,),
     )

@@ -57,9 +57,9 @@ def main_pairs(comparison: Comparison, metric: str) -> Table:
     """List all pairs of models on the mean over structures, or on the only structure."""
     item = comparison.of(metric)[0]
     caption = (
-        f"{METRICS[metric].heading}, {item.structure}, {len(item.values)} cases: mean difference with its 95 % "
-        "confidence interval, Wilcoxon's p, the same adjusted by Holm, rank-biserial effect size and cases won by the "
-        "first model"
+        f"{METRICS[metric].heading}, {item.structure}, {len(item.values)} cases, these trainings: on further cases of "
+        "this kind. Mean difference with its 95 % confidence interval, Wilcoxon's p, the same adjusted by Holm, "
+        "rank-biserial effect size and cases won by the first model"
     )
     return Table(caption, _PAIR_HEAD, *_pair_rows(item))
 
@@ -71,7 +71,7 @@ def single_pairs(comparison: Comparison, metric: str) -> Table | None:
         own, strong = _pair_rows(item)
         bold |= {(len(rows) + row, column + 1) for row, column in strong}
         rows += [(item.structure, *row) for row in own]
-    caption = f"{METRICS[metric].heading}: all pairs of models on each structure"
+    caption = f"{METRICS[metric].heading}: all pairs of models on each structure, over cases"
     return Table(caption, ("structure", *_PAIR_HEAD), tuple(rows), frozenset(bold)) if rows else None
 
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from ...text import joined_by_and
 from ..comparison import Comparison, Pair, StructureComparison
 from ..metrics import METRICS
+from ..training_tests import TrainingTest
+
+_NAMED = 3  # pairs that a sentence names; of more it gives the number
 
 
 def with_interval(value: float, low: float, high: float, metric: str) -> str:
@@ -21,7 +25,17 @@ def p_value(p: float) -> str:
     return f"{p:.4f}" if p < 0.1 else f"{p:.2f}"
 
 
-def verdict(pair: Pair) -> str:
+def yes_or_no(value: bool | None) -> str:
+    return {True: "yes", False: "no", None: "unknown"}[value]
+
+
+def tested_over(test: TrainingTest) -> str:
+    """Write what varies in a test over trainings."""
+    folds = f"{test.n_folds} fold{'s' if test.n_folds > 1 else ''}"
+    return folds if test.over == "folds" else f"seeds of {folds}"
+
+
+def verdict(pair: Pair | TrainingTest) -> str:
     if not pair.significant:
         return "no significant difference"
     return "first better" if pair.better == pair.first else "second better"
@@ -38,34 +52,86 @@ def finding(item: StructureComparison) -> str:
         f"{'has' if len(tied) == 1 else 'have'} the {'lowest' if lower else 'highest'} mean, "
         f"{with_interval(best.mean, best.low, best.high, item.metric)}. "
     )
-    n_significant = sum(pair.significant for pair in item.pairs)
+    parts = [head + noise_finding(item)]
+    if tests := [pair.trainings for pair in item.pairs if pair.trainings is not None]:
+        over = joined_by_and([*dict.fromkeys(tested_over(test) for test in tests)])
+        parts.append(f"The networks, trained again ({over}): {_of_tests(tests, best.name, item)}")
+    parts.append(f"These trainings, on further cases: {_of_tests(item.pairs, best.name, item)}")
+    return " ".join(parts)
+
+
+def noise_finding(item: StructureComparison) -> str:
+    """Write the noise floor of a metric, and which differences exceed it."""
+    noise, metric = item.noise, METRICS[item.metric]
+    if noise.limit is None:
+        return "How much trainings vary is not known."
+    spreads = (("seeds", noise.all_seeds), ("folds", noise.all_folds))
+    deviations = [
+        f"{metric.precise(spread.deviation)} between {name} ({spread.df} df)" for name, spread in spreads if spread
+    ]
+    more = [f"{pair.first} and {pair.second}" for pair in item.pairs if item.exceeds(pair)]
+    if not more:
+        further = "No two models are"
+    else:
+        further = f"{len(more)} of {len(item.pairs)} pairs are" if more[_NAMED:] else f"{', '.join(more)} are"
+    return (
+        f"Noise floor: standard deviation of the mean {joined_by_and(deviations)}; two trainings of the same network "
+        f"are less than {metric.precise(noise.limit)} apart 95 times in 100. {further} further apart."
+    )
+
+
+def _of_tests(tests: Sequence[Pair | TrainingTest], best: str, item: StructureComparison) -> str:
+    """Write what tests of one kind show of the model with the best mean, and what they do not."""
+    n_significant = sum(test.significant for test in tests)
     if not n_significant:
         between = "the two models" if len(item.results) == 2 else "any two models"
-        return head + f"No significant difference between {between} was found ({_open(item.pairs, item.metric)})."
+        return f"No significant difference between {between} was found ({_open(tests, item.metric)})."
     sentences = []
-    own = [pair for pair in item.pairs if best.name in (pair.first, pair.second)]
-    better = [pair for pair in own if pair.significant and pair.better == best.name]
-    worse = [pair for pair in own if pair.significant and pair.better != best.name]
-    level = [pair for pair in own if not pair.significant]
+    own = [test for test in tests if best in (test.first, test.second)]
+    better = [test for test in own if test.significant and test.better == best]
+    worse = [test for test in own if test.significant and test.better != best]
+    level = [test for test in own if not test.significant]
     if better:
-        sentences.append(
-            f"It is significantly better than {joined_by_and([_against(pair, best.name) for pair in better])}."
-        )
+        others = joined_by_and([_against(test, best) for test in better])
+        sentences.append(f"{best} is significantly better than {others}.")
     if worse:
-        others = joined_by_and([_against(pair, best.name) for pair in worse])
-        sentences.append(f"Yet over the cases the test speaks against it and for {others}: look at the single cases.")
+        others = joined_by_and([_against(test, best) for test in worse])
+        sentences.append(f"Yet the test speaks against {best} and for {others}: look at the single cases.")
     if level:
-        others = joined_by_and([pair.second if pair.first == best.name else pair.first for pair in level])
-        sentences.append(f"No significant difference between it and {others} was found ({_open(level, item.metric)}).")
-    if len(item.pairs) > 1:
-        sentences.append(f"In all, {n_significant} of {len(item.pairs)} pairs differ significantly.")
-    return head + " ".join(sentences)
+        others = joined_by_and([test.second if test.first == best else test.first for test in level])
+        sentences.append(
+            f"No significant difference between {best} and {others} was found ({_open(level, item.metric)})."
+        )
+    if len(tests) > 1:
+        sentences.append(f"In all, {n_significant} of {len(tests)} pairs differ significantly.")
+    return " ".join(sentences)
+
+
+def single_trainings(comparison: Comparison) -> str | None:
+    """Warn of models of which one training differs significantly over cases; None where there is none."""
+    pairs = {
+        name
+        for item in comparison.structures
+        for pair in item.pairs
+        if pair.significant and pair.trainings is None
+        for name in (pair.first, pair.second)
+    }
+    names = [name for name, count in comparison.trainings.items() if count == 1 and name in pairs]
+    if not names:
+        return None
+    is_one = f"{joined_by_and(names)} {'is a single training' if len(names) == 1 else 'are single trainings'}"
+    return (
+        f"{is_one}: what is significant over cases holds for these trainings. One training per model cannot tell "
+        "networks apart; train several folds or seeds of each."
+    )
 
 
 def findings(comparison: Comparison) -> list[str]:
     """Write one paragraph per metric, and what holds for all where something was not found."""
     items = comparison.overall
     texts = [finding(item) for item in items]
+    if warning := single_trainings(comparison):
+        texts.append(warning)
     if any(not pair.significant for item in items for pair in item.pairs):
         texts.append(
             "A difference that is not significant is not shown to be absent: the confidence interval of the mean "
@@ -74,7 +140,7 @@ def findings(comparison: Comparison) -> list[str]:
     return texts
 
 
-def _against(pair: Pair, best: str) -> str:
+def _against(pair: Pair | TrainingTest, best: str) -> str:
     return f"{pair.second if pair.first == best else pair.first} (p {_p(pair.p_holm)})"
 
 
@@ -83,7 +149,7 @@ def _p(p: float) -> str:
     return text if text.startswith("<") else f"= {text}"
 
 
-def _open(pairs: tuple[Pair, ...] | list[Pair], metric: str) -> str:
+def _open(pairs: Sequence[Pair | TrainingTest], metric: str) -> str:
     """Say how large the differences may be that were not found."""
     least = min(pair.p_holm for pair in pairs)
     ends = [abs(end) for pair in pairs for end in (pair.low, pair.high) if not math.isnan(end)]

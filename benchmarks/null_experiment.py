@@ -1,0 +1,146 @@
+"""How often tests call a network significantly different from itself, trained again with other seeds.
+
+    python benchmarks/null_experiment.py
+
+Scores are simulated: difficulty of the case, the same for both models; effect of the training (fold x seed); the rest.
+Per repetition one comparison of two models as ``nnunetv2_mamba compare`` makes it, without a difference (level) and
+with one of three standard deviations of the training (power). Beside the tests of ``compare`` stand two others that are
+often advised: a bootstrap over trainings, then cases, and a Wald test of statsmodels' MixedLM. Prints a Markdown table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from statsmodels.regression.mixed_linear_model import MixedLM
+
+from nnunetv2_mamba.evaluation.statistics import ALPHA, paired_test
+from nnunetv2_mamba.evaluation.training_statistics import over_folds, over_seeds
+
+# Of each fold the number of seeds, the same for both models
+DESIGNS = {
+    "5 folds, 1 seed": (1, 1, 1, 1, 1),
+    "1 fold, 3 seeds": (3,),
+    "5 folds, 1 seed, and 2 more on fold 0": (3, 1, 1, 1, 1),
+    "1 fold, 5 seeds": (5,),
+}
+CASES = 40  # of a fold
+CASE_SD, TRAINING_SD, REST_SD = 0.03, 0.005, 0.01  # Dice
+EFFECT = 3  # times the standard deviation of the training
+RESAMPLES = 999
+
+Fold = tuple[np.ndarray, np.ndarray]  # of two models, (repetitions, cases, seeds)
+
+
+def simulate(
+    design: Sequence[int], repetitions: int, difference: float, training_sd: float, rng: np.random.Generator
+) -> list[Fold]:
+    """Draw the scores of two models that differ by ``difference`` in the mean."""
+    folds = []
+    for seeds in design:
+        difficulty = 0.85 + rng.normal(0, CASE_SD, (repetitions, CASES, 1))
+        first, second = (
+            difficulty
+            + rng.normal(0, training_sd, (repetitions, 1, seeds))
+            + rng.normal(0, REST_SD, (repetitions, CASES, seeds))
+            for _ in range(2)
+        )
+        folds.append((first + difference, second))
+    return folds
+
+
+def p_over_trainings(folds: list[Fold]) -> np.ndarray:
+    """Test as ``compare`` does with these designs; (repetitions,)."""
+    if len(folds) == 1:
+        return over_seeds(folds).p
+    means = [[values.mean((-2, -1)) for values in fold] for fold in folds]
+    return over_folds(np.stack([first - second for first, second in means], axis=-1)).p
+
+
+def p_over_cases(folds: list[Fold]) -> np.ndarray:
+    """Test by Wilcoxon's signed ranks of the cases, seeds averaged within each."""
+    differences = np.concatenate([first.mean(-1) - second.mean(-1) for first, second in folds], axis=-1)
+    return np.array([paired_test(own)[0] for own in differences])
+
+
+def p_of_bootstrap(folds: list[Fold], rng: np.random.Generator) -> np.ndarray:
+    """Resample trainings (folds, or the pairs of seeds of a single fold), then their cases; percentiles."""
+    if len(folds) == 1:
+        differences = np.moveaxis(folds[0][0] - folds[0][1], -1, 1)
+    else:
+        differences = np.stack([first.mean(-1) - second.mean(-1) for first, second in folds], axis=1)
+    _, trainings, cases = differences.shape
+    found = []
+    for own in differences:
+        chosen = rng.integers(trainings, size=(RESAMPLES, trainings, 1))
+        means = own[chosen, rng.integers(cases, size=(RESAMPLES, trainings, cases))].mean((-2, -1))
+        found.append(2 * min((means <= 0).mean(), (means >= 0).mean()))
+    return np.array(found)
+
+
+def p_of_mixed_model(folds: list[Fold]) -> np.ndarray:
+    """Test the mean of the differences by MixedLM's Wald z, with the training as the random effect (REML)."""
+    found = []
+    for repetition in range(len(folds[0][0])):
+        differences = [(first - second)[repetition] for first, second in folds]
+        columns = [column for own in differences for column in own.T]
+        trainings = np.repeat(np.arange(len(columns)), CASES)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of variances estimated as 0
+            fit = MixedLM(np.concatenate(columns), np.ones(len(trainings)), trainings).fit(reml=True)
+        found.append(fit.pvalues[0])
+    return np.array(found)
+
+
+def experiment(training_sd: float, repetitions: int, slow: int, seed: int) -> list[dict]:
+    """Count, for each design, in which share of the repetitions each test is significant; of slow ones in the first."""
+    rows = []
+    for design, seeds in DESIGNS.items():
+        rng = np.random.default_rng(seed)
+        same = simulate(seeds, repetitions, 0.0, training_sd, rng)
+        different = simulate(seeds, repetitions, EFFECT * training_sd, training_sd, rng)
+        first = [(one[:slow], other[:slow]) for one, other in same]
+        p_values = {
+            "over trainings": p_over_trainings(same),
+            "over cases (Wilcoxon)": p_over_cases(first),
+            "bootstrap of trainings, then cases": p_of_bootstrap(first, rng),
+            "mixed model, Wald z": p_of_mixed_model(first),
+            f"over trainings, a difference of {EFFECT} SD": p_over_trainings(different),
+        }
+        shares = {name: float((p <= ALPHA).mean()) for name, p in p_values.items()}
+        rows.append({"design": design, "training_sd": training_sd, **shares})
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=10_000, help="of the tests over trainings")
+    parser.add_argument("--slow", type=int, default=400, help="repetitions of the others")
+    parser.add_argument("--training-sd", type=float, nargs="+", default=[0.003, TRAINING_SD, 0.01])
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, default=Path(__file__).parent / "results" / "null_experiment.json")
+    args = parser.parse_args()
+    rows = [row for sd in args.training_sd for row in experiment(sd, args.repetitions, args.slow, args.seed)]
+    print("| " + " | ".join(rows[0]) + " |", "|---" * len(rows[0]) + "|", sep="\n")
+    for row in rows:
+        cells = [f"{value:.1%}" if key not in ("design", "training_sd") else f"{value}" for key, value in row.items()]
+        print(f"| {' | '.join(cells)} |")
+    result = {
+        "repetitions_over_trainings": args.repetitions,
+        "repetitions_of_the_others": args.slow,
+        "seed": args.seed,
+        "cases_of_a_fold": CASES,
+        "case_sd": CASE_SD,
+        "rest_sd": REST_SD,
+        "rows": rows,
+    }
+    args.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
