@@ -10,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -44,12 +45,17 @@ def signals_raise() -> Iterator[None]:
         if "multiprocessing" in sys.modules:
             for worker in sys.modules["multiprocessing"].active_children():
                 worker.terminate()
+        threading.excepthook = lambda _: None  # a pool's thread may have something to say of workers that are gone
         raise KeyboardInterrupt if number == signal.SIGINT else Ended(number)
 
     there = [signal.SIGINT, *(getattr(signal, name) for name in _ENDING if hasattr(signal, name))]
     unhandled = [number for number in there if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)]
-    with forked_children.handled(unhandled, handle):
-        yield
+    excepthook = threading.excepthook
+    try:
+        with forked_children.handled(unhandled, handle):
+            yield
+    finally:
+        threading.excepthook = excepthook
 
 
 def run_and_end_with_us(command: Sequence[str], patience: float = CHECKPOINT_TIME, **options: Any) -> int:

@@ -1,5 +1,6 @@
 """The Triton kernels compiled for NVIDIA architectures without a GPU: they compile, and they do not spill registers."""
 
+import threading
 from functools import partial
 
 import pytest
@@ -10,6 +11,7 @@ pytest.importorskip("triton.backends.nvidia", reason="this triton is not for NVI
 from offline_gpu import CAPABILITIES, CUOBJDUMP, Usage, compiling_for, usage_of, use_convolution, use_scan  # noqa: E402
 
 from nnunetv2_mamba.ops.backends import triton as backend  # noqa: E402
+from nnunetv2_mamba.ops.backends import triton_launch  # noqa: E402
 from nnunetv2_mamba.ops.backends.triton_launch import compile_ahead, kind_of, of_kind  # noqa: E402
 
 needs_cuobjdump = pytest.mark.skipif(not CUOBJDUMP.exists(), reason="this triton brings no cuobjdump")
@@ -97,3 +99,13 @@ def test_a_kind_has_shapes_strides_and_dtypes():
     assert (tensor.shape, tensor.stride(), tensor.dtype, tensor.is_meta) == (half.shape, (24, 8, 1), half.dtype, True)
     assert others == [None, True]
     assert hash(kind_of((half,))) == hash(kind_of((tensor,)))
+
+
+def test_threads_that_python_cannot_let_parse_at_a_time(monkeypatch):
+    def compiled(arguments, options):
+        if threading.current_thread() is not threading.main_thread():
+            raise SystemError("AST constructor recursion depth mismatch (before=51, after=89)")
+        return arguments[1]
+
+    monkeypatch.setattr(triton_launch, "_compiled", compiled)
+    assert compile_ahead(lambda launch: [launch("file", name, (1,), num_warps=1) for name in "aba"]) == ["a", "b", "a"]

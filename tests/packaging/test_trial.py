@@ -48,7 +48,10 @@ def schemes(name, **intensities):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda plans, it: it.update(patch_size=[18, 16, 16]), "ValueError: spatial axis 0 .* a multiple of 4"),
+        (
+            lambda plans, it: it.update(patch_size=[18, 16, 16]),
+            "ValueError: .* patches of 18 x 16 x 16 voxels: they must be multiples of 4 x 4 x 4",
+        ),
         (schemes("CTNormalization"), "KeyError: 'mean"),
         (schemes("CTNormalization", mean="a", std=1, percentile_00_5=0, percentile_99_5=1), "Error: "),
         (schemes("ImageNormalization"), "TypeError: Can't instantiate abstract class"),

@@ -219,7 +219,7 @@ def test_plans_to_match_run_no_code(tiny_dataset, monkeypatch):
     [
         (
             {"network": "SegMamab"},
-            "no planner for a network 'SegMamab'; there are MedSegMamba, .*SegMamba, .*UMambaEnc",
+            "no planner for a network 'SegMamab'; there are .*MedSegMamba, .*SegMamba, .*UMambaEnc",
         ),
         ({"gpu_memory": 24, "match": "nnUNetPlans"}, "give one of them"),
         ({"gpu_memory": 0.5}, "GiB of a GPU, such as 8, 24, 40 or 80; got 0.5"),

@@ -1,11 +1,11 @@
 """Mamba-2's scan in plain torch operations: matrix products over chunks, for any device that has those.
 
 A path is cut into chunks. Within one, the scan of a head is a matrix product with the path's tokens: from token j to
-token i the state decays, and B and C, the step and D are factors. What chunks add to the state is carried on in the
-same way, over groups of chunks, and from group to group. The state before each group is saved; the backward pass
-computes those of its chunks again. Blocks of groups are worked on one after the other, so that the matrices of a long
-path do not exist at once. Decays are multiplied, or their exponents added, never divided or subtracted: where one token
-decays much and the others little, no digits would be left.
+token i the state decays, and C of i, B and the step of j are factors; D is on the diagonal. What chunks add to the
+state is carried on in the same way, over groups of chunks, and from group to group. The state before each group is
+saved; the backward pass computes those of its chunks again. Blocks of groups are worked on one after the other, so that
+the matrices of a long path do not exist at once. Decays are multiplied, or their exponents added, never divided or
+subtracted: where one token decays much and the others little, no digits would be left.
 
 Shapes: c chunks of T tokens, G groups of R heads of P channels, n states. Within a block heads come first, so that the
 products of all heads are one batch of matrices. Every function takes plain tensors with validated shapes (see
@@ -70,26 +70,27 @@ def scan_backward(grad_out: Tensor, scan: ScanArguments, states: Tensor) -> Scan
             if scan.D is not None:
                 sums.D[k] += dweights.diagonal(dim1=-2, dim2=-1).sum((2, 3, 4)).flatten()
 
-            dfactors = dweights.mul_(block.factors)
-            dproducts = dfactors.sum(1)
+            dweights.mul_(block.decays)
+            dproducts = (dweights * block.dl[..., None, :]).sum(1)
             dC_carried = (g @ before.mT).mul_(block.from_start)
-            dB_carried = (block.u @ after.mT).mul_(block.to_end)
+            dB_carried = (block.u @ after.mT).mul_(block.to_end)  # for a step of 1
             dC = _add_product(dC_carried.sum(1), dproducts, block.B)
-            dB = _add_product(dB_carried.sum(1), dproducts.mT, block.C)
+            dB = _add_product((dB_carried * block.dl[..., None]).sum(1), dproducts.mT, block.C)
 
-            # How much of the loss goes from token j to token i, from the state before the chunk to token i, from token
-            # j to the state after it. The exponent of token k decays all that goes from before it to it or later.
-            between = dfactors.mul_(block.products[:, None])
-            from_token = between.sum(-2)
-            across = F.pad(between.cumsum_(-1).tril_(-1).sum(-2)[..., :-1], (1, 0))
-            across += dC_carried.mul_(block.C[:, None]).sum(-1).flip(-1).cumsum(-1).flip(-1)
+            # What goes from token j to token i, from token j to the state after the chunk, both for a step of 1, and
+            # from the state before the chunk to token i. The exponent of token k decays all that goes from before it to
+            # it or later.
+            to_tokens = dweights.mul_(block.products[:, None])
             to_end = dB_carried.mul_(block.B[:, None]).sum(-1)
-            across[..., 1:] += to_end.cumsum(-1)[..., :-1]
+            ddl = to_tokens.sum(-2).add_(to_end)
+            across = F.pad(to_tokens.mul_(block.dl[..., None, :]).cumsum_(-1).tril_(-1).sum(-2)[..., :-1], (1, 0))
+            across += dC_carried.mul_(block.C[:, None]).sum(-1).flip(-1).cumsum(-1).flip(-1)
+            across[..., 1:] += to_end.mul_(block.dl).cumsum(-1)[..., :-1]
             through = (before * after).sum((-1, -2)) * block.chunk_exponents.exp()
             dexponents = across.add_(through[..., None])
 
             sums.A[k] += (dexponents * block.dl).sum((2, 3, 4)).flatten()
-            ddl = dexponents.mul_(block.A[..., None, None, None]).add_(from_token.add_(to_end).div_(block.dl))
+            ddl += dexponents.mul_(block.A[..., None, None, None])
             if scan.delta_softplus:
                 ddl.mul_(torch.sigmoid(block.raw_delta))
             ddl = block.rows(ddl[..., None])
@@ -125,16 +126,15 @@ class _Block:
     Attributes:
         tokens: of the block, in order.
         u: (G, R, b, c, T, P).
-        raw_delta, dl: the step before and after softplus, (G, R, b, c, T). A step of zero is as good as one of 1e-25,
-            by which can be divided.
+        raw_delta, dl: the step before and after softplus, (G, R, b, c, T).
         B, C: (G, b, c, T, n).
         A, D: (G, R), D or None.
         chunk_exponents: of the decays of whole chunks, (G, R, b, c).
-        factors: the decay from each token j to each token i, times the step of j; zero for i < j, (G, R, b, c, T, T).
+        decays: from each token j to each token i; zero for i < j, (G, R, b, c, T, T).
         products: of C of token i and B of token j, (G, b, c, T, T).
         from_start: decay from the state before the chunk to each token, (G, R, b, c, T, 1).
-        to_end: decay from each token to the state after the chunk, times its step, (G, R, b, c, T, 1).
-        C_from_start, B_to_end: C and B times these, (G, R, b, c, T, n).
+        to_end: decay from each token to the state after the chunk, (G, R, b, c, T, 1).
+        C_from_start, B_to_end: C and B times these, B also times the step, (G, R, b, c, T, n).
     """
 
     def __init__(self, scan: ScanArguments, k: int, start: int, length: int) -> None:
@@ -155,15 +155,15 @@ class _Block:
             raw_delta = raw_delta + scan.delta_bias[k]
         dl = F.softplus(raw_delta) if scan.delta_softplus else raw_delta
         self.raw_delta, self.dl = (self._chunks(t, *by_head)[..., 0] for t in (raw_delta, dl))
-        self.dl = torch.where(self.dl.abs() < 1e-25, 1e-25, self.dl)
         self.B, self.C = (self.gather(t[:, k].flatten(2), groups) for t in (scan.B, scan.C))
 
         exponents = self.dl * self.A[..., None, None, None]
         self.chunk_exponents = exponents.sum(-1)
-        self.factors, from_start, to_end = _products_between(exponents.exp(), self.dl)
+        self.decays, from_start, to_end = _products_between(exponents.exp())
         self.from_start, self.to_end = from_start[..., None], to_end[..., None]
         self.products = self.C @ self.B.mT
-        self.C_from_start, self.B_to_end = self.C[:, None] * self.from_start, self.B[:, None] * self.to_end
+        self.C_from_start = self.C[:, None] * self.from_start
+        self.B_to_end = self.B[:, None] * (self.to_end * self.dl[..., None])
 
     def gather(self, t: Tensor, *heads: int) -> Tensor:
         """The block's rows of (b, L, m), in order and in A's dtype, as (*heads, b, c, T, the rest of m)."""
@@ -199,7 +199,7 @@ class _Block:
 
     def weights(self) -> Tensor:
         """The matrix from the chunk's inputs to its outputs, (G, R, b, c, T, T)."""
-        weights = self.factors * self.products[:, None]
+        weights = (self.decays * self.products[:, None]).mul_(self.dl[..., None, :])
         if self.D is not None:
             weights.diagonal(dim1=-2, dim2=-1).add_(self.D[..., None, None, None])
         return weights
@@ -254,20 +254,20 @@ def _add_product(t: Tensor, left: Tensor, right: Tensor) -> Tensor:
     return t
 
 
-def _products_between(decays: Tensor, factors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What goes from token to token, from the decay of each token, (..., T), and a factor of each.
+def _products_between(decays: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What is left on the way from token to token, from the decay of each token, (..., T).
 
-    Made for pairs of tokens, then of pairs, and so on: what lies between two halves is the factor and the decay from
-    each token to the end of its half, and from there to each token of the other.
+    Made for pairs of tokens, then of pairs, and so on: between two halves is the decay from each token to the end of
+    its half, and from there to each token of the other.
 
     Returns:
-        The factor of token j times the product of the decays of j < k <= i, zero for i < j, (..., i, j); the product of
-        the decays up to each token, (..., T); and the factor of each times the product of the decays behind it.
+        The product of the decays of j < k <= i, zero for i < j, (..., i, j); that of the decays up to each token,
+        (..., T); and that of the decays behind it.
     """
     length = decays.shape[-1]
     between = decays.new_zeros(*decays.shape, length)
-    between.diagonal(dim1=-2, dim2=-1).copy_(factors)
-    from_start, to_end = decays.clone(), factors.clone()  # within a half
+    between.diagonal(dim1=-2, dim2=-1).fill_(1)
+    from_start, to_end = decays.clone(), torch.ones_like(decays)  # within a half
     size = 1
     while size < length:
         start, end = (t.unflatten(-1, (-1, 2, size)) for t in (from_start, to_end))

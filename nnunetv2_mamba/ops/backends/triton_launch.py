@@ -54,11 +54,17 @@ def compile_ahead(use: Callable[[Launch], object], device: torch.device | None =
         with torch.cuda.device(on_device):  # it is a thread's own
             return [_compiled(*launches[index]) for index in indices]
 
+    def compiled_if_parsed(indices: list[int]) -> list | None:
+        try:
+            return compiled(indices)
+        except SystemError:  # of CPython before 3.11.8 and 3.12.2, where two threads parse Python at a time (gh-106905)
+            return None
+
     with ThreadPoolExecutor(max(1, len(programs))) as threads:
-        results = zip(programs.values(), threads.map(compiled, programs.values()), strict=True)
-        in_order = {
-            index: kernel for indices, kernels in results for index, kernel in zip(indices, kernels, strict=True)
-        }
+        results = list(threads.map(compiled_if_parsed, programs.values()))
+    in_order = {}
+    for indices, kernels in zip(programs.values(), results, strict=True):
+        in_order |= zip(indices, compiled(indices) if kernels is None else kernels, strict=True)
     return [in_order[index] for index in range(len(launches))]
 
 
