@@ -43,7 +43,7 @@ def scan_forward(scan: ScanArguments) -> tuple[Tensor, Tensor]:
         for block in _blocks(scan, k):
             before, state = block.carry(block.added(), state)
             block.states(states).copy_(before[:, :, :, :: block.group_size].permute(2, 3, 4, 0, 1, 5).flatten(3))
-            block.add_to(out, block.output(block.weights(), before))
+            block.add_to(out, block.output(block.weights(keep_decays=False), before))
     if scan.z is not None:
         for rows, gate in rows_of(out, scan.z):
             rows.mul_(F.silu(gate.to(out.dtype)))
@@ -61,7 +61,7 @@ def scan_backward(grad_out: Tensor, scan: ScanArguments, states: Tensor) -> Scan
             g = block.gather(sums.ungated_output, *block.A.shape)
             after, adjoint = block.carry(block.C_from_start.mT @ g, adjoint, backwards=True)
 
-            weights = block.weights()
+            weights = block.weights(keep_decays=True)
             if scan.z is not None:
                 block.add_to(sums.output, block.output(weights, before))
             du = weights.mT @ g
@@ -197,9 +197,10 @@ class _Block:
         """What each chunk adds to the state, (G, R, b, c, n, P)."""
         return self.B_to_end.mT @ self.u
 
-    def weights(self) -> Tensor:
-        """The matrix from the chunk's inputs to its outputs, (G, R, b, c, T, T)."""
-        weights = (self.decays * self.products[:, None]).mul_(self.dl[..., None, :])
+    def weights(self, keep_decays: bool) -> Tensor:
+        """The matrix from the chunk's inputs to its outputs, (G, R, b, c, T, T), in place of `decays` if not kept."""
+        weights = torch.mul(self.decays, self.products[:, None], out=None if keep_decays else self.decays)
+        weights.mul_(self.dl[..., None, :])
         if self.D is not None:
             weights.diagonal(dim1=-2, dim2=-1).add_(self.D[..., None, None, None])
         return weights
