@@ -17,7 +17,8 @@ def make_importable() -> None:
     installed, every Python process has imported it at its start (see ``nnunetv2_mamba/_register.py``).
     """
     started_with = sys.modules.get("nnunetv2_mamba")
-    if started_with is not None and Path(started_with.__file__).resolve().parents[1] != ROOT:
+    used = "nnunetv2_mamba.ops" in sys.modules  # operators can be registered once: a process keeps those that it has
+    if started_with is not None and not used and Path(started_with.__file__).resolve().parents[1] != ROOT:
         for name in [name for name in sys.modules if name.partition(".")[0] == "nnunetv2_mamba"]:
             del sys.modules[name]
     for folder in (HERE, ROOT):
