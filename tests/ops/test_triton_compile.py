@@ -72,13 +72,14 @@ def test_a_training_compiles_every_kernel_once():
 @pytest.mark.parametrize("forward_only", [False, True])
 def test_what_is_compiled_ahead_is_what_is_launched(forward_only, monkeypatch):
     compiled = []
-    monkeypatch.setattr(backend, "compile_ahead", lambda use, device: compiled.extend(compile_ahead(use)))
+    monkeypatch.setattr(triton_launch, "compile_ahead", lambda use, device: compiled.extend(compile_ahead(use)))
     kinds = []
     monkeypatch.setattr(backend, "_ScanLaunches", record_kinds(backend._ScanLaunches, kinds))
     use = partial(use_scan, directions=2, length=320, channels=16, state_size=8, dtype=torch.float16, gated=True)
     with compiling_for(80):
         launched = compile_ahead(use)
-        backend._compile_scan.__wrapped__(kinds[0], forward_only, None)
+        compile_kind = triton_launch.compile_scan.__wrapped__
+        compile_kind(backend.scan_forward, backend.scan_backward, kinds[0], forward_only, None)
     assert {id(kernel) for kernel in compiled} <= {id(kernel) for kernel in launched}
     names = {kernel.metadata.name for kernel in compiled}
     assert ("adjoint_kernel" in names) != forward_only and "scan_kernel" in names

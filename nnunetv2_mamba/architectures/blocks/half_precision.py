@@ -45,6 +45,14 @@ def saturate_outputs(module: nn.Module) -> None:
     module.register_forward_hook(_saturate_output)
 
 
+def saturate_blocks(network: nn.Module, block: type[nn.Module]) -> None:
+    """Let every ``block`` of ``network``, which ends with a sum, and every layer give :func:`saturated` results."""
+    for module in network.modules():
+        if isinstance(module, block):
+            saturate_outputs(module)
+    saturate_layers(network)
+
+
 def saturate_layers(network: nn.Module) -> None:
     """Let every convolution, linear layer and dropout of ``network`` give a :func:`saturated` result.
 

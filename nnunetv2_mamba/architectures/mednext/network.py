@@ -9,7 +9,7 @@ from torch import nn
 
 from ..blocks.decoder import added
 from ..blocks.dimensions import spatial_dims
-from ..blocks.half_precision import saturate_layers, saturate_outputs
+from ..blocks.half_precision import saturate_blocks
 from ..blocks.monai_library import monai
 from ..blocks.staged_encoder import StagedEncoder
 from ..contract import PlannedNetwork
@@ -88,10 +88,7 @@ class MedNeXt(PlannedNetwork):
         levels = list(zip(net.up_blocks, net.dec_stages, strict=True))
         self.decoder = self.make_decoder(lambda level: levels[-1 - level], join=added)
         block = monai("networks.blocks.mednext_block").MedNeXtBlock  # also the base of those that change resolution
-        for module in self.modules():
-            if isinstance(module, block):
-                saturate_outputs(module)
-        saturate_layers(self)
+        saturate_blocks(self, block)
 
     @classmethod
     def stages(cls, strides: Sequence, kernel_sizes: Sequence) -> tuple[Sequence, Sequence]:

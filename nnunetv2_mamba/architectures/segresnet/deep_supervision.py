@@ -10,7 +10,7 @@ from torch import nn
 
 from ..blocks.decoder import added
 from ..blocks.dimensions import spatial_dims
-from ..blocks.half_precision import saturate_layers, saturate_outputs
+from ..blocks.half_precision import saturate_blocks
 from ..blocks.monai_library import monai
 from ..blocks.staged_encoder import StagedEncoder
 from ..contract import PlannedNetwork
@@ -63,10 +63,7 @@ class SegResNetDS(PlannedNetwork):
         ups = [(level["upsample"], level["blocks"]) for level in net.up_layers]
         self.decoder = self.make_decoder(lambda level: ups[-1 - level], join=added)
         block = monai("networks.nets.segresnet_ds").SegResBlock
-        for module in self.modules():
-            if isinstance(module, block):
-                saturate_outputs(module)
-        saturate_layers(self)
+        saturate_blocks(self, block)
 
     @classmethod
     def stages(cls, strides: Sequence, kernel_sizes: Sequence) -> tuple[Sequence, Sequence]:

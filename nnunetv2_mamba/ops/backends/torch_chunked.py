@@ -17,7 +17,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from ..scan_arguments import ScanArguments, ScanGradients
-from .torch_gradients import GradientSums, of_direction
+from .torch_gradients import GradientSums, gate, of_direction
 
 _STATE_ELEMENTS = 2**17  # state elements walked at once; 512 KiB in fp32
 _SHORTEST_CHUNK = 64
@@ -41,7 +41,7 @@ def scan_forward(scan: ScanArguments) -> tuple[Tensor, Tensor]:
         for block in path.blocks():
             out[:, block.tokens] += block.valid(block.output(block.walk(state)))
     if scan.z is not None:
-        out *= F.silu(scan.z.to(out.dtype))
+        gate(out, scan.z, out=out)
     return out.to(scan.u.dtype), states
 
 

@@ -34,21 +34,26 @@ class GradientSums:
         else:
             self.output = scan.A.new_zeros(grad_out.shape)
             self.ungated_output = scan.A.new_empty(grad_out.shape)
-            for rows, grad, gate in rows_of(self.ungated_output, grad_out, scan.z):
-                torch.mul(grad, F.silu(gate.to(rows.dtype)), out=rows)
+            gate(grad_out, scan.z, out=self.ungated_output)
 
     def result(self) -> ScanGradients:
         """The gradients, once all directions are walked."""
         dz = None
         if self.output is not None:
-            for rows, grad, gate in rows_of(self.output, self._grad_out, self._scan.z):
-                rows.copy_(torch.ops.aten.silu_backward(rows * grad, gate.to(rows.dtype)))
+            for rows, grad, z in _rows_of(self.output, self._grad_out, self._scan.z):
+                rows.copy_(torch.ops.aten.silu_backward(rows * grad, z.to(rows.dtype)))
             dz = self.output.to(self._scan.z.dtype)
         du = self.u.to(self._scan.u.dtype)
         return ScanGradients(du, self.delta, self.A, self.B, self.C, self.D, self.delta_bias, dz)
 
 
-def rows_of(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+def gate(t: Tensor, z: Tensor, out: Tensor) -> None:
+    """Write t * silu(z) into `out`, all (b, L, d), computed in the dtype of `out`, which may be t."""
+    for gated, rows, z_rows in _rows_of(out, t, z):
+        torch.mul(rows, F.silu(z_rows.to(out.dtype)), out=gated)
+
+
+def _rows_of(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Some rows after the other of tensors (b, L, m): what is computed of all at once needs memory for all."""
     return zip(*(t.split(_ROWS, 1) for t in tensors), strict=True)
 

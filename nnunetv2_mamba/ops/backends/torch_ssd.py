@@ -20,7 +20,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from ..scan_arguments import ScanArguments, ScanGradients
-from .torch_gradients import GradientSums, of_direction, rows_of
+from .torch_gradients import GradientSums, gate, of_direction
 
 _GROUP = 16  # chunks at most
 # Of a block's matrices from token to token: on a CPU they stay in its cache, elsewhere every launch costs time.
@@ -45,8 +45,7 @@ def scan_forward(scan: ScanArguments) -> tuple[Tensor, Tensor]:
             block.states(states).copy_(before[:, :, :, :: block.group_size].permute(2, 3, 4, 0, 1, 5).flatten(3))
             block.add_to(out, block.output(block.weights(keep_decays=False), before))
     if scan.z is not None:
-        for rows, gate in rows_of(out, scan.z):
-            rows.mul_(F.silu(gate.to(out.dtype)))
+        gate(out, scan.z, out=out)
     return out.to(scan.u.dtype), states
 
 

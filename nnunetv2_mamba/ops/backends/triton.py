@@ -26,6 +26,7 @@ from .triton_launch import (
     Launch,
     ceil_div,
     compile_ahead,
+    compile_scan,
     contiguous,
     dtype_of_parts,
     kind_of,
@@ -57,7 +58,7 @@ def states_shape(batch: int, directions: int, length: int, channels: int, state_
 def scan_forward(scan: ScanArguments, launch: Launch = launch_kernel) -> tuple[Tensor, Tensor]:
     """The sum of the scans, (b, L, d) in u's dtype, and the states for `scan_backward`."""
     if launch is launch_kernel and scan.u.is_cuda:
-        _compile_scan(kind_of(scan), scan.u.is_inference(), scan.u.device)
+        compile_scan(scan_forward, scan_backward, kind_of(scan), scan.u.is_inference(), scan.u.device)
     launches, z = _ScanLaunches(scan, launch), scan.z
     with torch.cuda.device_of(scan.u):
         states = launches.run_starts()
@@ -140,21 +141,9 @@ def conv_backward(
     return dx, dweight.sum((0, 2)), None if bias is None else dbias.sum((0, 2))
 
 
-# The first scan or convolution of a kind compiles, side by side, what it launches now and what its gradients will.
-@lru_cache(maxsize=256)
-def _compile_scan(kind: tuple, forward_only: bool, device: torch.device) -> None:
-    scan = ScanArguments(*of_kind(kind))
-
-    def use(launch: Launch) -> None:
-        out, states = scan_forward(scan, launch)
-        if not forward_only:
-            scan_backward(torch.empty_like(out), scan, states, launch)
-
-    compile_ahead(use, device)
-
-
 @lru_cache(maxsize=256)
 def _compile_convolution(kind: tuple, forward_only: bool, device: torch.device) -> None:
+    """As `compile_scan`."""
     arguments = of_kind(kind)
 
     def use(launch: Launch) -> None:

@@ -7,10 +7,13 @@ side by side.
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from importlib import import_module
 
 import torch
 from torch import Tensor
+
+from ..scan_arguments import ScanArguments
 
 # No software pipelining: the loops do it themselves, or it would need more shared memory than the older GPUs have.
 # Fused multiply-add even where triton's default is to have none.
@@ -26,9 +29,7 @@ def launch_kernel(
     file: str, kernel: str, grid: tuple[int, ...], *arguments: object, num_warps: int, **constants: object
 ) -> None:
     """Run a kernel of a file beside this one on the current device and stream."""
-    if torch.version.hip is not None:
-        constants.pop("maxnreg", None)  # NVIDIA's
-    _kernel(file, kernel)[grid](*arguments, **constants, num_warps=num_warps, **OPTIONS)
+    _kernel(file, kernel)[grid](*arguments, num_warps=num_warps, **_for_this_gpu(constants))
 
 
 def compile_ahead(use: Callable[[Launch], object], device: torch.device | None = None) -> list:
@@ -68,11 +69,38 @@ def compile_ahead(use: Callable[[Launch], object], device: torch.device | None =
     return [in_order[index] for index in range(len(launches))]
 
 
+@lru_cache(maxsize=256)
+def compile_scan(
+    forward: Callable, backward: Callable, kind: tuple, forward_only: bool, device: torch.device | None
+) -> None:
+    """Compile, side by side, what the first scan of a kind launches and what its gradients will.
+
+    Args:
+        forward, backward: a backend's `scan_forward` and `scan_backward`.
+        kind: of the `ScanArguments`, by `kind_of`.
+        device: as for `compile_ahead`.
+    """
+    scan = ScanArguments(*of_kind(kind))
+
+    def use(launch: Launch) -> None:
+        out, states = forward(scan, launch)
+        if not forward_only:
+            backward(torch.empty_like(out), scan, states, launch)
+
+    compile_ahead(use, device)
+
+
 def _compiled(arguments: tuple, options: dict):
     file, kernel, grid, *arguments = arguments
+    return _kernel(file, kernel).warmup(*arguments, grid=grid, **_for_this_gpu(options))
+
+
+def _for_this_gpu(constants: dict) -> dict:
+    """The constants of a kernel and the compiler's options; a bound of registers is for NVIDIA's."""
+    constants = {**constants, **OPTIONS}
     if torch.version.hip is not None:
-        options = {name: value for name, value in options.items() if name != "maxnreg"}
-    return _kernel(file, kernel).warmup(*arguments, grid=grid, **options, **OPTIONS)
+        constants.pop("maxnreg", None)
+    return constants
 
 
 def _kernel(file: str, kernel: str):

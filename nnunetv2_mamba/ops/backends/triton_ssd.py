@@ -27,8 +27,6 @@ Every function takes plain tensors with validated shapes (see `ops/_directional_
 Source: Dao and Gu, "Transformers are SSMs", section 6, the chunked algorithm; nothing is copied from mamba_ssm.
 """
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
@@ -37,12 +35,11 @@ from .triton_launch import (
     ALL_REGISTERS,
     Launch,
     ceil_div,
-    compile_ahead,
+    compile_scan,
     contiguous,
     dtype_of_parts,
     kind_of,
     launch_kernel,
-    of_kind,
     rows,
     sequences,
     sum_of_parts,
@@ -63,7 +60,7 @@ def states_shape(batch: int, directions: int, length: int, channels: int, state_
 def scan_forward(scan: ScanArguments, launch: Launch = launch_kernel) -> tuple[Tensor, Tensor]:
     """The sum of the scans, (b, L, d) in u's dtype, and the states for `scan_backward`."""
     if launch is launch_kernel and scan.u.is_cuda:
-        _compile_scan(kind_of(scan), scan.u.is_inference(), scan.u.device)
+        compile_scan(scan_forward, scan_backward, kind_of(scan), scan.u.is_inference(), scan.u.device)
     launches = _Launches(scan, launch)
     with torch.cuda.device_of(scan.u):
         states = launches.states()
@@ -85,19 +82,6 @@ def scan_backward(
         dB, dC = launches.weight_gradients(g, states, adjoints)
         du, ddelta, dA, dD, dbias = launches.token_gradients(g, states, adjoints)
     return ScanGradients(du, ddelta, dA, dB, dC, dD, dbias, dz)
-
-
-@lru_cache(maxsize=256)
-def _compile_scan(kind: tuple, forward_only: bool, device: torch.device) -> None:
-    """As `triton._compile_scan`."""
-    scan = ScanArguments(*of_kind(kind))
-
-    def use(launch: Launch) -> None:
-        out, states = scan_forward(scan, launch)
-        if not forward_only:
-            scan_backward(torch.empty_like(out), scan, states, launch)
-
-    compile_ahead(use, device)
 
 
 class _Launches:
