@@ -16,7 +16,7 @@ import argparse
 import os
 from pathlib import Path
 
-from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiment_dataset
+from nnunetv2.experiment_planning.plan_and_preprocess_api import plan_experiments
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
 
 from nnunetv2_mamba.files import read_json_object, write_json
@@ -58,7 +58,7 @@ def main() -> None:
         )
     folder = Path(os.environ["nnUNet_preprocessed"]) / maybe_convert_to_dataset_name(arguments.d)
     for name, (planner, planned, small) in NNUNETS.items():
-        plan_experiment_dataset(arguments.d, planner)
+        plan_experiments([arguments.d], planner)
         make_small(folder / f"{planned}.json", folder / f"{name}.json", small)
 
 

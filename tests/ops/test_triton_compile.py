@@ -9,6 +9,7 @@ import torch
 triton = pytest.importorskip("triton", reason="triton cannot be imported")
 pytest.importorskip("triton.backends.nvidia", reason="this triton is not for NVIDIA GPUs")
 from offline_gpu import CAPABILITIES, CUOBJDUMP, Usage, compiling_for, usage_of, use_convolution, use_scan  # noqa: E402
+from triton.compiler.errors import CompilationError  # noqa: E402
 
 from nnunetv2_mamba.ops.backends import triton as backend  # noqa: E402
 from nnunetv2_mamba.ops.backends import triton_launch  # noqa: E402
@@ -102,11 +103,24 @@ def test_a_kind_has_shapes_strides_and_dtypes():
     assert hash(kind_of((half,))) == hash(kind_of((tensor,)))
 
 
-def test_threads_that_python_cannot_let_parse_at_a_time(monkeypatch):
+@pytest.mark.parametrize("wrapped", [False, True], ids=["as it is", "as Triton's own error"])
+def test_threads_that_python_cannot_let_parse_at_a_time(wrapped, monkeypatch):
     def compiled(arguments, options):
         if threading.current_thread() is not threading.main_thread():
-            raise SystemError("AST constructor recursion depth mismatch (before=51, after=89)")
+            error = SystemError("AST constructor recursion depth mismatch (before=51, after=89)")
+            if wrapped:
+                raise CompilationError(None, None, "at 7:17") from error
+            raise error
         return arguments[1]
 
     monkeypatch.setattr(triton_launch, "_compiled", compiled)
     assert compile_ahead(lambda launch: [launch("file", name, (1,), num_warps=1) for name in "aba"]) == ["a", "b", "a"]
+
+
+def test_what_is_wrong_with_a_kernel_is_raised(monkeypatch):
+    def compiled(arguments, options):
+        raise CompilationError(None, None, f"wrong in {arguments[1]}")
+
+    monkeypatch.setattr(triton_launch, "_compiled", compiled)
+    with pytest.raises(CompilationError, match="wrong in a"):
+        compile_ahead(lambda launch: [launch("file", name, (1,), num_warps=1) for name in "ab"])

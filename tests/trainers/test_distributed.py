@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
+from collections.abc import Callable
+from functools import cache
 
 import pytest
 import torch
@@ -15,37 +16,40 @@ import distributed_step  # isort: skip
 
 
 @pytest.fixture(scope="module")
-def group(request) -> str:
-    """Networks that the same two processes train."""
-    return request.param
+def two_processes(tiny_dataset_files: TinyDataset, tmp_path_factory) -> Callable[[str], list[dict]]:
+    """What each of two gloo processes saw that trained a group of networks; a group is trained once."""
+
+    @cache
+    def trained(group: str) -> list[dict]:
+        folder = tmp_path_factory.mktemp("ddp")
+        preprocessed = tiny_dataset_files.preprocessed / NAME
+        arguments = [folder / "meeting_point", preprocessed / "dataset.json", preprocessed, folder]
+        environment = {**os.environ, **tiny_dataset_files.with_results(folder / "results").environment()}
+        processes = [
+            subprocess.Popen(
+                [sys.executable, distributed_step.__file__, str(rank), group, *map(str, arguments)],
+                env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )
+            for rank in range(2)
+        ]  # fmt: skip
+        for process in processes:
+            output, _ = process.communicate(timeout=400)
+            assert process.returncode == 0, output
+        return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+    return trained
 
 
 @pytest.fixture(scope="module")
-def two_processes(group, tiny_dataset_files: TinyDataset, tmp_path_factory) -> list[dict]:
-    """What each of two gloo processes saw."""
-    folder = tmp_path_factory.mktemp("ddp")
-    preprocessed = tiny_dataset_files.preprocessed / NAME
-    arguments = [folder / "meeting_point", preprocessed / "dataset.json", preprocessed, folder]
-    environment = {**os.environ, **tiny_dataset_files.with_results(folder / "results").environment()}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, distributed_step.__file__, str(rank), group, *map(str, arguments)],
-            env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )
-        for rank in range(2)
-    ]  # fmt: skip
-    for process in processes:
-        output, _ = process.communicate(timeout=400)
-        assert process.returncode == 0, output
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
-
-
-@pytest.fixture
-def one_process(group, tiny_dataset: TinyDataset, monkeypatch):
+def one_process(tiny_dataset_files: TinyDataset, tmp_path_factory) -> Callable[[str], dict]:
+    """The trainers of a group in this process, made once."""
     torch.set_num_threads(1)
-    monkeypatch.setenv("NNUNETV2_MAMBA_SETTINGS", "")
-    folder = Path(tiny_dataset.preprocessed) / NAME
-    return distributed_step.make_trainers(group, folder / "dataset.json", folder)
+    files = tiny_dataset_files.with_results(tmp_path_factory.mktemp("one_process") / "results")
+    folder = files.preprocessed / NAME
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**files.environment(), "NNUNETV2_MAMBA_SETTINGS": ""}.items():
+            patch.setenv(name, value)
+        yield cache(lambda group: distributed_step.make_trainers(group, folder / "dataset.json", folder))
 
 
 @pytest.mark.parametrize("configuration", distributed_step.CONFIGURATIONS)
@@ -56,12 +60,11 @@ def one_process(group, tiny_dataset: TinyDataset, monkeypatch):
         for group, names in distributed_step.GROUPS.items()
         for name in names
     ],
-    indirect=["group"],
 )
 def test_loss_gradients_and_step_are_those_of_the_joined_batch(group, name, configuration, two_processes, one_process):
     name = f"{name} {configuration}"
-    first, second = (results[name] for results in two_processes)
-    joined = distributed_step.step(one_process[name], slice(0, 2))
+    first, second = (results[name] for results in two_processes(group))
+    joined = distributed_step.step(one_process(group)[name], slice(0, 2))
     assert (first["loss"] + second["loss"]) / 2 == pytest.approx(joined["loss"], rel=1e-4)
     assert first["loss"] != pytest.approx(second["loss"], rel=1e-4)  # the samples differ
     # With several processes nnU-Net's loss trains the lowest head too, by 1e-6, as DDP wants a gradient for everything.

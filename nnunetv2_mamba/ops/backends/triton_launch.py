@@ -55,14 +55,16 @@ def compile_ahead(use: Callable[[Launch], object], device: torch.device | None =
         with torch.cuda.device(on_device):  # it is a thread's own
             return [_compiled(*launches[index]) for index in indices]
 
-    def compiled_if_parsed(indices: list[int]) -> list | None:
+    def compiled_beside_others(indices: list[int]) -> list | None:
+        # CPython before 3.11.8 and 3.12.2 raises SystemError where two threads parse Python at a time (gh-106905), of
+        # which Triton may make an error of its own; what is wrong with the kernel is raised again below.
         try:
             return compiled(indices)
-        except SystemError:  # of CPython before 3.11.8 and 3.12.2, where two threads parse Python at a time (gh-106905)
+        except Exception:
             return None
 
     with ThreadPoolExecutor(max(1, len(programs))) as threads:
-        results = list(threads.map(compiled_if_parsed, programs.values()))
+        results = list(threads.map(compiled_beside_others, programs.values()))
     in_order = {}
     for indices, kernels in zip(programs.values(), results, strict=True):
         in_order |= zip(indices, compiled(indices) if kernels is None else kernels, strict=True)
