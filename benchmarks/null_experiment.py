@@ -5,7 +5,8 @@
 Scores are simulated: difficulty of the case, the same for both models; effect of the training (fold x seed); the rest.
 Per repetition one comparison of two models as ``nnunetv2_mamba compare`` makes it, without a difference (level) and
 with one of three standard deviations of the training (power). Beside the tests of ``compare`` stand two others that are
-often advised: a bootstrap over trainings, then cases, and a Wald test of statsmodels' MixedLM. Prints a Markdown table.
+often advised: a bootstrap over trainings, then cases, and a Wald test of MixedLM of statsmodels, which the extra [dev]
+brings. Prints a Markdown table.
 """
 
 from __future__ import annotations

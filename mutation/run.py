@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("nnunetv2_mamba", "tests", "docs", "benchmarks", "dev.py", "README.md", "CONTRIBUTING.md", "pyproject.toml")
 IMPORTED = (  # all but this package
     "torch nnunetv2.training.nnUNetTrainer.nnUNetTrainer monai.metrics pandas scipy.stats matplotlib.pyplot jinja2 "
-    "statsmodels.stats.multitest SimpleITK nibabel hypothesis torch._dynamo"
+    "SimpleITK nibabel hypothesis torch._dynamo"
 ).split()
 PYTEST = ["-q", "-p", "no:cacheprovider", "-m", "not slow and not gpu", "--no-header", "--tb=line"]
 _own: Path  # of each process of the pool

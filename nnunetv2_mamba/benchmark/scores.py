@@ -77,7 +77,7 @@ def _model(training: Training) -> tuple[str, ...]:
 
 def _noise(means: pd.DataFrame) -> NoiseFloor:
     """Measure how much the mean Dice varies between trainings; a fold's number stands for its cases."""
-    from nnunetv2_mamba.evaluation.noise_floor import noise_floor  # statsmodels, needed at the end only
+    from nnunetv2_mamba.evaluation.noise_floor import noise_floor  # scipy, needed at the end only
     from nnunetv2_mamba.evaluation.trainings import Training as Validated
 
     rows = means.to_dict("records")

@@ -1,4 +1,4 @@
-"""The statistics of a paired comparison, computed by scipy and statsmodels.
+"""The statistics of a paired comparison, computed by scipy.
 
 Everywhere: one value per case, cases independent of each other, a two-sided level of ``ALPHA``.
 """
@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
-from statsmodels.stats.multitest import multipletests
 
 ALPHA = 0.05
 RESAMPLES = 9999
@@ -59,8 +58,15 @@ def smallest_p(n_cases: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
-    """Adjust the p-values of one family of tests so that its family-wise error keeps the level (Holm 1979)."""
-    return multipletests(p_values, alpha=ALPHA, method="holm")[1] if len(p_values) else np.array([])
+    """Adjust the p-values of one family of tests so that its family-wise error keeps the level (Holm 1979).
+
+    statsmodels has it too, with a collection of garbage in every call, which takes longer than the comparison.
+    """
+    p = np.asarray(p_values, dtype=float)
+    order = np.argsort(p)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(np.arange(len(p), 0, -1) * p[order]), 1)
+    return adjusted
 
 
 def mean_intervals(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -134,7 +134,7 @@ def _title(name: str) -> str:
 
 
 def _testing(comparison: Comparison) -> str:
-    packages = ("nnunetv2-mamba", "scipy", "statsmodels", "numpy", "pandas")
+    packages = ("nnunetv2-mamba", "scipy", "numpy", "pandas")
     with_versions = _versions({name: installed_version(name, "(checkout)") for name in packages})
     return (
         "Confidence intervals (95 %) of means and of mean differences are bootstrap intervals, bias-corrected and "
