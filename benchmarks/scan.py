@@ -1,10 +1,11 @@
 """The selective scan on CPU against its definition, the torch backend, the machine's roofline and explicit copies.
 
-    python benchmarks/scan.py [--quick] [--threads N] [--clock wall|cpu] [--json FILE]
+    python benchmarks/scan.py [--quick] [--threads N] [--clock wall|cpu] [--json FILE] [--peers]
 
 Prints a table and writes JSON. Everything is a ratio of times taken in turns in one run, or of bytes. A time is the
 best of the rounds, because other work on the machine only ever adds to it. Inputs include D, z, delta_bias and
 softplus, the paths are rasters, and calls go through the public operator with fresh outputs, as a network makes them.
+With --peers it is measured against what else there is for CPUs instead, see `scan_peers.py`.
 """
 
 import argparse
@@ -24,12 +25,14 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F  # noqa: N812
+from scan_peers import PEERS, channels_first
 from torch import Tensor
 
 from nnunetv2_mamba.ops import directional_scan, scan_order
 from nnunetv2_mamba.ops.backends import cpu_build
 
 SHAPES = [(1, 32, 8192, 16), (2, 192, 4096, 16), (2, 96, 32768, 16), (2, 1024, 1728, 64), (1, 96, 262144, 16)]
+PEER_SHAPES = [(1, 32, 8192, 16), (2, 192, 4096, 16)]  # gradients of the first: the others keep all states
 MAIN_SHAPE = (2, 96, 32768, 16)  # (b, d, L, n)
 GRID = (32, 32, 32)  # of MAIN_SHAPE's tokens
 SIMD_INSTRUCTIONS = (
@@ -78,7 +81,7 @@ def main() -> None:
         against_outputs,
         against_the_roofline_in_kept_memory,  # last: it changes the process
     )
-    measure(__doc__, SHAPES, sections, Path("scan_cpu.json"), extra_memory)
+    measure(__doc__, SHAPES, sections, Path("scan_cpu.json"), extra_memory, peers=against_peers)
 
 
 def measure(
@@ -87,6 +90,7 @@ def measure(
     sections: Sequence[Callable[[Run], list[Row]]],
     results: Path,
     memory_of: Callable[[tuple[int, ...]], int],
+    peers: Callable[[Run], list[Row]] | None = None,
 ) -> None:
     """The command: run all sections, print their rows, write them as JSON.
 
@@ -96,6 +100,7 @@ def measure(
         sections: each measures and gives its rows.
         results: where to write by default.
         memory_of: what a process of its own prints of a shape, see `memory_of_a_process`.
+        peers: the only section where the command is given --peers; without it there is no such option.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, and not the largest shape")
@@ -107,6 +112,8 @@ def measure(
         help="cpu: the time the program had a core, which tells more on a busy machine; for one thread",
     )
     parser.add_argument("--json", type=Path, default=results, help="where to write the results")
+    if peers is not None:
+        parser.add_argument("--peers", action="store_true", help="against other implementations for CPUs")
     parser.add_argument("--memory-of", type=int, nargs="+", help=argparse.SUPPRESS)  # a run of this program by itself
     arguments = parser.parse_args()
     if arguments.clock == "cpu" and arguments.threads > 1:
@@ -123,7 +130,7 @@ def measure(
         clock=time.process_time if arguments.clock == "cpu" else time.perf_counter,
     )
     rows = []
-    for section in sections:
+    for section in (peers,) if peers is not None and arguments.peers else sections:
         for row in section(run):
             target = f"{row.target:8} {'yes' if row.reached else 'NO':3}"
             print(f"{row.what:50} {row.against:27} {row.ratio:8.2f}  {target}  {row.detail}", flush=True)
@@ -245,6 +252,37 @@ def against_outputs(run: Run) -> list[Row]:
         what = f"memory of forward + backward {(b, d, L, n)}"
         rows.append(Row(what, "outputs and gradients", ratio, "<= 1.3", ratio <= 1.3, detail))
     return rows
+
+
+def against_peers(run: Run) -> list[Row]:
+    """Against other implementations for CPUs: those that are installed, which must agree first; others are named."""
+    rows = []
+    for peer in PEERS:
+        if (reason := peer.missing()) is not None:
+            print(f"{peer.name}: {reason}", file=sys.stderr)
+            continue
+        for shape in PEER_SHAPES:
+            inputs = make_inputs(*shape)
+            tensors = [t.detach().requires_grad_() for t in peer.arrange(inputs)]
+            with torch.no_grad():
+                theirs = peer.scan(*tensors)
+            if peer.arrange is channels_first:
+                theirs = theirs.transpose(1, 2)
+            torch.testing.assert_close(theirs, scan(inputs, "cpu").detach(), rtol=1e-3, atol=1e-3)
+            works = {"forward": (partial(forward_only, inputs, "cpu"), torch.no_grad()(partial(peer.scan, *tensors)))}
+            if peer.differentiable and shape == PEER_SHAPES[0]:
+                backward = partial(differentiate_all, peer.scan, tensors)
+                works["forward + backward"] = (partial(forward_and_backward, inputs, "cpu"), backward)
+            for what, pair in works.items():
+                ours, theirs = run.best_times(list(pair))
+                detail = f"{ours * 1e3:.1f} ms, theirs {theirs * 1e3:.0f} ms"
+                rows.append(Row(f"{what} {shape}", peer.name, theirs / ours, ">= 1", theirs >= ours, detail))
+    return rows
+
+
+def differentiate_all(function: Callable[..., Tensor], tensors: list[Tensor]) -> None:
+    out = function(*tensors)
+    torch.autograd.grad(out, tensors, out.detach())
 
 
 def memory_of_a_process(program: str, shape: tuple[int, ...]) -> int:

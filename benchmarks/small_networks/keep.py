@@ -1,0 +1,59 @@
+"""Add the finished trainings of a sweep's folder to the study's results, which go on from machine to machine.
+
+    python benchmarks/small_networks/keep.py FOLDER [--results benchmarks/results/small_networks.json]
+
+Kept of each training: what cost.json says, the curve of validation Dice of patches, Dice, HD95 and NSD of each case and
+structure. A training that is there already is left as it is. Says which trainings of sweep.toml are still to be made.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from nnunetv2_mamba.benchmark.conclusion import evaluate_models
+from nnunetv2_mamba.benchmark.sweep import read_sweep
+from nnunetv2_mamba.benchmark.training import Training
+from nnunetv2_mamba.evaluation.metrics import DEFAULT_METRICS
+from nnunetv2_mamba.evaluation.tables import read_metrics
+from nnunetv2_mamba.files import read_json_object
+from nnunetv2_mamba.results.trained_model import read_trained_model
+
+RESULTS = Path(__file__).parents[1] / "results" / "small_networks.json"
+SWEEP = Path(__file__).with_name("sweep.toml")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="-o of nnunetv2_mamba benchmark")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    arguments = parser.parse_args()
+    kept = read_json_object(arguments.results) if arguments.results.exists() else {}
+    trainings = [Training.read(file) for file in sorted(arguments.folder.glob("jobs/*.json"))]
+    for training in trainings:
+        if training.name not in kept and training.finished(arguments.folder):
+            kept[training.name] = results_of(training, arguments.folder)
+    lines = [f"{json.dumps(name)}: {json.dumps(training)}" for name, training in sorted(kept.items())]
+    arguments.results.write_text("{\n" + ",\n".join(lines) + "\n}\n")  # a training to a line
+    (dataset,) = {training.dataset for training in trainings}
+    waiting = [t.name for t in read_sweep(SWEEP, [dataset]).trainings if t.name not in kept]
+    print(f"{len(kept)} trainings in {arguments.results}; still to be made: {len(waiting)}")
+    print("\n".join(waiting))
+
+
+def results_of(training: Training, folder: Path) -> dict:
+    """Plain data of a finished training; it is evaluated first."""
+    fold, model = training.folder(folder), training.folder(folder).parent
+    evaluate_models({model: [fold.name]})
+    table = read_metrics(fold / "validation")
+    table = table[table["metric"].isin(DEFAULT_METRICS)]
+    values: dict[str, dict[str, dict[str, float]]] = {}
+    for row in table.itertuples():
+        values.setdefault(row.case, {}).setdefault(row.label, {})[row.metric] = round(row.value, 5)
+    (trained,) = (found for found in read_trained_model(model).folds if found.name == str(training.fold))
+    curve = [round(value, 4) for _, value in sorted(trained.curves["dice"].items())]
+    return {"cost": trained.cost, "curve": curve, "cases": values}
+
+
+if __name__ == "__main__":
+    main()
