@@ -9,6 +9,7 @@ structure. A training that is there already is left as it is. Says which trainin
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from nnunetv2_mamba.benchmark.conclusion import evaluate_models
