@@ -36,6 +36,9 @@ PLACES = {
     "nnunetv2_mamba/": "nnunetv2_mamba/",
     "tests/gpu/": "tests/gpu/",
     "tests/ops/scan_cases.py": "tests/ops/scan_cases.py",
+    "tests/compiled_ddp.py": "tests/compiled_ddp.py",
+    "tests/compiled_steps.py": "tests/compiled_steps.py",
+    "tests/registered_networks.py": "tests/registered_networks.py",
     "pyproject.toml": "pyproject.toml",
     "LICENSE": "LICENSE",
 }

@@ -1,5 +1,6 @@
 """The archive for a machine with torch, triton and numpy, and the suite started from it in an empty folder."""
 
+import ast
 import json
 import os
 import re
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pack_gpu_suite
 import pytest
+from gpu_sections import device_tests
 
+TESTS = Path(__file__).parents[1]
 ESTIMATES = {"SegMamba": {"training": 2**30, "prediction": 2**29}}
 THERE = ("torch", "triton", "numpy")  # with what these require
 
@@ -43,6 +46,15 @@ def test_what_is_packed(unpacked):
     packed = json.loads((unpacked / "packed.json").read_text())
     assert re.fullmatch("[0-9a-f]{12}", packed["commit"])
     assert packed["vendored"]["pytest"] == distribution("pytest").version
+
+
+def test_what_the_packed_tests_import_of_each_other_is_packed(unpacked):
+    ours = {path.stem for folder in (TESTS, TESTS / "ops") for path in folder.glob("*.py")}
+    packed = [path for path in (unpacked / "tests").rglob("*.py") if path.name not in device_tests.NEED_NNUNET]
+    imported = {
+        node.module for path in packed for node in ast.walk(ast.parse(path.read_text())) if type(node) is ast.ImportFrom
+    }
+    assert "compiled_steps" in imported & ours <= {path.stem for path in packed}
 
 
 def test_of_nnunet_there_are_the_losses_alone(unpacked):
