@@ -4,20 +4,20 @@ import triton
 import triton.language as tl
 
 from .triton_functions import sigmoid
-from .triton_ssd_kernels import (
-    _GENERAL,
-    _decays,
-    _decays_to_end,
-    _dot,
-    _products,
-    _rows,
-    _state_tile,
-    _steps,
-    _tokens,
+from .triton_ssd_functions import (
+    GENERAL,
+    decays_between,
+    decays_to_end,
+    product,
+    products_of_rows,
+    rows_of,
+    state_tile,
+    steps_of,
+    tokens_of_chunk,
 )
 
 
-@triton.jit(do_not_specialize=_GENERAL)
+@triton.jit(do_not_specialize=GENERAL)
 def token_gradient_kernel(
     g, u, delta, A, B, C, D, bias, paths, states, adjoints, total, du, ddelta, dA, dD, dbias,
     g_batch, g_token, u_batch, u_direction, u_token, delta_batch, delta_direction, delta_token,
@@ -36,16 +36,16 @@ def token_gradient_kernel(
     batch = (pid // heads // chunks).to(tl.int64)
     sequence = batch * directions + direction
     group = head // (heads // groups)
-    token, there = _tokens(paths + direction.to(tl.int64) * length, chunk, length, T)
+    token, there = tokens_of_chunk(paths + direction.to(tl.int64) * length, chunk, length, T)
     delta += batch * delta_batch + direction.to(tl.int64) * delta_direction + head
     parameter = direction * heads + head
-    _, dl = _steps(delta, bias + parameter, token, there, delta_token, SOFTPLUS, HAS_BIAS)
+    _, dl = steps_of(delta, bias + parameter, token, there, delta_token, SOFTPLUS, HAS_BIAS)
     exponents = dl * tl.load(A + parameter)
-    to_end = _decays_to_end(exponents, T)
+    to_end = decays_to_end(exponents, T)
     B += batch * B_batch + direction.to(tl.int64) * B_direction + group * B_group
     C += batch * C_batch + direction.to(tl.int64) * C_direction + group * C_group
-    weights = _products(B, C, token, there, B_token, C_token, N, PRECISION, T, BN)
-    weights *= _decays(exponents, T)
+    weights = products_of_rows(B, C, token, there, B_token, C_token, N, PRECISION, T, BN)
+    weights *= decays_between(exponents, T)
 
     of_chunk = ((sequence * chunks + chunk) * heads + head) * P * N
     states += of_chunk
@@ -68,15 +68,15 @@ def token_gradient_kernel(
         dx = tl.zeros([T, BP], tl.float32)
         for n_start in range(0, N, BN):
             n = n_start + tl.arange(0, BN)
-            before = _state_tile(states, p, n, P, N)
-            after = _state_tile(adjoints, p, n, P, N)
+            before = state_tile(states, p, n, P, N)
+            after = state_tile(adjoints, p, n, P, N)
             through += tl.sum(tl.sum(before * after, 1), 0)
-            y += _dot(_rows(C, token, there, n, N, C_token), tl.trans(before), PRECISION)
-            dx += _dot(_rows(B, token, there, n, N, B_token), tl.trans(after), PRECISION)
-        u_tile = _rows(u, token, there, p, P, u_token)
-        g_tile = _rows(g, token, there, p, P, g_token)
-        dweights += _dot(u_tile, tl.trans(g_tile), PRECISION)
-        dx_within = _dot(weights, g_tile, PRECISION)
+            y += product(rows_of(C, token, there, n, N, C_token), tl.trans(before), PRECISION)
+            dx += product(rows_of(B, token, there, n, N, B_token), tl.trans(after), PRECISION)
+        u_tile = rows_of(u, token, there, p, P, u_token)
+        g_tile = rows_of(g, token, there, p, P, g_token)
+        dweights += product(u_tile, tl.trans(g_tile), PRECISION)
+        dx_within = product(weights, g_tile, PRECISION)
         u_tile, g_tile = u_tile.to(tl.float32), g_tile.to(tl.float32)
         from_before += tl.sum(g_tile * y, 1)
         dx *= to_end[:, None]
@@ -94,8 +94,8 @@ def token_gradient_kernel(
         tl.store(du + tile, du_tile.to(du.dtype.element_ty), mask=inside & (last != 0))
 
     # Read once more, since registers are scarce above.
-    token, there = _tokens(paths + direction.to(tl.int64) * length, chunk, length, T)
-    x, dl = _steps(delta, bias + parameter, token, there, delta_token, SOFTPLUS, HAS_BIAS)
+    token, there = tokens_of_chunk(paths + direction.to(tl.int64) * length, chunk, length, T)
+    x, dl = steps_of(delta, bias + parameter, token, there, delta_token, SOFTPLUS, HAS_BIAS)
     rate = tl.load(A + parameter)
     exponents = dl * rate
     from_start = tl.exp(tl.cumsum(exponents, 0))
@@ -117,7 +117,7 @@ def token_gradient_kernel(
     tl.store(dbias + share, tl.sum(slope, 0))
 
 
-@triton.jit(do_not_specialize=_GENERAL)
+@triton.jit(do_not_specialize=GENERAL)
 def weight_gradient_kernel(
     g, u, delta, A, B, C, bias, paths, states, adjoints, dB, dC,
     g_batch, g_token, u_batch, u_direction, u_token, delta_batch, delta_direction, delta_token,
@@ -136,7 +136,7 @@ def weight_gradient_kernel(
     sequence = (pid // parts // groups // chunks).to(tl.int64)
     batch, direction = sequence // directions, sequence % directions
     n = n_start + tl.arange(0, BN)
-    token, there = _tokens(paths + direction * length, chunk, length, T)
+    token, there = tokens_of_chunk(paths + direction * length, chunk, length, T)
     delta += batch * delta_batch + direction * delta_direction
     u += batch * u_batch + direction * u_direction
     g += batch * g_batch
@@ -150,27 +150,27 @@ def weight_gradient_kernel(
     for of_group in range(first_head, tl.minimum(first_head + heads_per_part, heads_per_group)):
         head = group * heads_per_group + of_group
         parameter = direction * heads + head
-        _, dl = _steps(delta + head, bias + parameter, token, there, delta_token, SOFTPLUS, HAS_BIAS)
+        _, dl = steps_of(delta + head, bias + parameter, token, there, delta_token, SOFTPLUS, HAS_BIAS)
         exponents = dl * tl.load(A + parameter)
         from_start = tl.exp(tl.cumsum(exponents, 0))
-        scale = dl * _decays_to_end(exponents, T)
+        scale = dl * decays_to_end(exponents, T)
         state = of_chunk + head.to(tl.int64) * P * N
         dweights = tl.zeros([T, T], tl.float32)
         for p_start in range(0, P, BP):
             p = p_start + tl.arange(0, BP)
-            u_tile = _rows(u + head * P, token, there, p, P, u_token)
-            g_tile = _rows(g + head * P, token, there, p, P, g_token)
-            dweights += _dot(u_tile, tl.trans(g_tile), PRECISION)
-            before = _state_tile(states + state, p, n, P, N)
-            dC_tile += _dot(g_tile.to(tl.float32) * from_start[:, None], before, PRECISION)
-            after = _state_tile(adjoints + state, p, n, P, N)
-            dB_tile += _dot(u_tile.to(tl.float32) * scale[:, None], after, PRECISION)
-        dproducts += dweights * _decays(exponents, T) * dl[:, None]
+            u_tile = rows_of(u + head * P, token, there, p, P, u_token)
+            g_tile = rows_of(g + head * P, token, there, p, P, g_token)
+            dweights += product(u_tile, tl.trans(g_tile), PRECISION)
+            before = state_tile(states + state, p, n, P, N)
+            dC_tile += product(g_tile.to(tl.float32) * from_start[:, None], before, PRECISION)
+            after = state_tile(adjoints + state, p, n, P, N)
+            dB_tile += product(u_tile.to(tl.float32) * scale[:, None], after, PRECISION)
+        dproducts += dweights * decays_between(exponents, T) * dl[:, None]
 
-    B_tile = _rows(B + batch * B_batch + direction * B_direction + group * B_group, token, there, n, N, B_token)
-    dC_tile += _dot(tl.trans(dproducts), B_tile, PRECISION)
-    C_tile = _rows(C + batch * C_batch + direction * C_direction + group * C_group, token, there, n, N, C_token)
-    dB_tile += _dot(dproducts, C_tile, PRECISION)
+    B_tile = rows_of(B + batch * B_batch + direction * B_direction + group * B_group, token, there, n, N, B_token)
+    dC_tile += product(tl.trans(dproducts), B_tile, PRECISION)
+    C_tile = rows_of(C + batch * C_batch + direction * C_direction + group * C_group, token, there, n, N, C_token)
+    dB_tile += product(dproducts, C_tile, PRECISION)
     row = (part * sequences + sequence) * length
     tile = ((row + token)[:, None] * groups + group) * N + n[None, :]
     inside = there[:, None] & (n < N)[None, :]

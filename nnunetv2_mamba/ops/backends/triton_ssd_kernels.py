@@ -1,4 +1,4 @@
-"""The Triton kernels of Mamba-2's forward pass, and what those of its backward pass share with them.
+"""The Triton kernels of Mamba-2's forward pass.
 
 `ops/backends/triton_ssd.py` says how they work together and launches them. A program owns a chunk of T tokens of one
 direction of one sequence, which it finds through the path's table, and works on tiles of T tokens by T tokens, BP
@@ -12,92 +12,21 @@ PRECISION names what the operands of a matrix product are: "bf16", or numbers in
 import triton
 import triton.language as tl
 
-from .triton_functions import sigmoid, step_size
-
-# Compiling takes seconds: no variants for sizes that do not make a kernel faster when they are 1 or a multiple of 16.
-_GENERAL = (
-    *("direction", "directions", "first", "last", "length", "heads", "groups", "chunks", "parts", "heads_per_part"),
-    *("rows_batch", "rows_direction", "g_batch", "z_batch", "delta_batch", "delta_direction", "delta_token"),
-    *("B_batch", "B_direction", "B_group", "C_batch", "C_direction", "C_group", "u_batch", "u_direction"),
-    *("weights_batch", "weights_direction", "weights_group", "grad_batch", "sequences"),
+from .triton_functions import sigmoid
+from .triton_ssd_functions import (
+    GENERAL,
+    decays_between,
+    decays_to_end,
+    product,
+    products_of_rows,
+    rows_of,
+    state_tile,
+    steps_of,
+    tokens_of_chunk,
 )
 
 
-@triton.jit
-def _dot(a, b, PRECISION: tl.constexpr):
-    if PRECISION == "bf16":
-        result = tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16))
-    else:
-        result = tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision=PRECISION)
-    return result
-
-
-@triton.jit
-def _tokens(path, chunk, length, T: tl.constexpr):
-    """The tokens of a chunk, (T), and whether they are there."""
-    position = chunk * T + tl.arange(0, T)
-    there = position < length
-    return tl.load(path + position, mask=there, other=0).to(tl.int64), there
-
-
-@triton.jit
-def _rows(pointer, token, there, column, columns, stride):
-    """The columns of the tokens' rows, (T, columns)."""
-    inside = there[:, None] & (column < columns)[None, :]
-    return tl.load(pointer + token[:, None] * stride + column[None, :], mask=inside, other=0.0)
-
-
-@triton.jit
-def _steps(delta, bias, token, there, delta_token, SOFTPLUS: tl.constexpr, HAS_BIAS: tl.constexpr):
-    """A head's steps before and after softplus, (T) each; the latter zero beyond the path's end."""
-    shift = 0.0
-    if HAS_BIAS:
-        shift = tl.load(bias)
-    x = tl.load(delta + token * delta_token, mask=there, other=0.0).to(tl.float32)
-    return x + shift, tl.where(there, step_size(x, shift, SOFTPLUS), 0.0)
-
-
-@triton.jit
-def _decays(exponents, T: tl.constexpr):
-    """From the exponent of each step's decay the decay from each step j to each step i, (j, i); zero for i < j.
-
-    Every sum begins behind its own j: differences of sums from the start would have no digits left for small exponents
-    behind a large one. Sums along the last axis stay within a warp and need half the registers.
-    """
-    j = tl.arange(0, T)[:, None]
-    i = tl.arange(0, T)[None, :]
-    between = tl.cumsum(tl.where(i > j, exponents[None, :], 0.0), 1)
-    return tl.where(i >= j, tl.exp(between), 0.0)
-
-
-@triton.jit
-def _decays_to_end(exponents, T: tl.constexpr):
-    """From each step to the last, (T): the last column of `_decays`."""
-    later = tl.arange(0, T)[None, :] > tl.arange(0, T)[:, None]
-    return tl.exp(tl.sum(tl.where(later, exponents[None, :], 0.0), 1))
-
-
-@triton.jit
-def _state_tile(states, p, n, channels, state_size):
-    """A tile of a head's state, (BP, BN)."""
-    inside = (p < channels)[:, None] & (n < state_size)[None, :]
-    return tl.load(states + p[:, None] * state_size + n[None, :], mask=inside, other=0.0)
-
-
-@triton.jit
-def _products(B, C, token, there, B_token, C_token, N, PRECISION: tl.constexpr, T: tl.constexpr,
-              BN: tl.constexpr):  # fmt: skip
-    """B of each token j times C of each token i, (j, i)."""
-    products = tl.zeros([T, T], tl.float32)
-    for start in range(0, N, BN):
-        n = start + tl.arange(0, BN)
-        B_tile = _rows(B, token, there, n, N, B_token)
-        C_tile = _rows(C, token, there, n, N, C_token)
-        products += _dot(B_tile, tl.trans(C_tile), PRECISION)
-    return products
-
-
-@triton.jit(do_not_specialize=_GENERAL)
+@triton.jit(do_not_specialize=GENERAL)
 def chunk_kernel(
     rows, delta, A, weights, bias, paths, states, sums,
     rows_batch, rows_direction, rows_token, delta_batch, delta_direction, delta_token,
@@ -127,25 +56,25 @@ def chunk_kernel(
     else:
         slot += 1
 
-    token, there = _tokens(paths + direction * length, chunk, length, T)
+    token, there = tokens_of_chunk(paths + direction * length, chunk, length, T)
     delta += batch * delta_batch + direction * delta_direction + head
-    _, dl = _steps(delta, bias + direction * heads + head, token, there, delta_token, SOFTPLUS, HAS_BIAS)
+    _, dl = steps_of(delta, bias + direction * heads + head, token, there, delta_token, SOFTPLUS, HAS_BIAS)
     exponents = dl * tl.load(A + direction * heads + head)
     rows += batch * rows_batch + direction * rows_direction + head * P
-    x = _rows(rows, token, there, p, P, rows_token).to(tl.float32)
+    x = rows_of(rows, token, there, p, P, rows_token).to(tl.float32)
     if ADJOINT:
         x *= tl.exp(tl.cumsum(exponents, 0))[:, None]
     else:
-        x *= (dl * _decays_to_end(exponents, T))[:, None]
+        x *= (dl * decays_to_end(exponents, T))[:, None]
     weights += batch * weights_batch + direction * weights_direction + group * weights_group
-    added = _dot(tl.trans(x), _rows(weights, token, there, n, N, weights_token), PRECISION)
+    added = product(tl.trans(x), rows_of(weights, token, there, n, N, weights_token), PRECISION)
     states += ((sequence * chunks + slot) * heads + head) * P * N
     tl.store(states + p[:, None] * N + n[None, :], added, mask=(p < P)[:, None] & (n < N)[None, :])
     if (n_block == 0) & (p_block == 0):
         tl.store(sums + (sequence * heads + head) * chunks + chunk, tl.sum(exponents, 0))
 
 
-@triton.jit(do_not_specialize=_GENERAL)
+@triton.jit(do_not_specialize=GENERAL)
 def carry_kernel(
     states, sums, heads, chunks, SIZE,
     REVERSE: tl.constexpr, PRECISION: tl.constexpr, T: tl.constexpr, BLOCK: tl.constexpr,
@@ -171,12 +100,12 @@ def carry_kernel(
         pointers = states + slot.to(tl.int64)[:, None] * heads * SIZE + element[None, :]
         added = tl.load(pointers, mask=inside & (step > 0)[:, None], other=0.0)
         carried = tl.exp(tl.cumsum(exponents, 0))[:, None] * state[None, :]
-        result = _dot(tl.trans(_decays(exponents, T)), added, PRECISION) + carried
+        result = product(tl.trans(decays_between(exponents, T)), added, PRECISION) + carried
         tl.store(pointers, result, mask=inside)
         state = tl.sum(tl.where((steps == T - 1)[:, None], result, 0.0), 0)
 
 
-@triton.jit(do_not_specialize=_GENERAL)
+@triton.jit(do_not_specialize=GENERAL)
 def output_kernel(
     u, delta, A, B, C, D, bias, paths, states, z, grad, total, out, g,
     u_batch, u_direction, u_token, delta_batch, delta_direction, delta_token, B_batch, B_direction, B_token, B_group,
@@ -197,16 +126,16 @@ def output_kernel(
     batch = (pid // heads // chunks).to(tl.int64)
     sequence = batch * directions + direction
     group = head // (heads // groups)
-    token, there = _tokens(paths + direction.to(tl.int64) * length, chunk, length, T)
+    token, there = tokens_of_chunk(paths + direction.to(tl.int64) * length, chunk, length, T)
     delta += batch * delta_batch + direction.to(tl.int64) * delta_direction + head
     parameter = direction * heads + head
-    _, dl = _steps(delta, bias + parameter, token, there, delta_token, SOFTPLUS, HAS_BIAS)
+    _, dl = steps_of(delta, bias + parameter, token, there, delta_token, SOFTPLUS, HAS_BIAS)
     exponents = dl * tl.load(A + parameter)
     from_start = tl.exp(tl.cumsum(exponents, 0))
     B += batch * B_batch + direction.to(tl.int64) * B_direction + group * B_group
     C += batch * C_batch + direction.to(tl.int64) * C_direction + group * C_group
-    weights = _products(B, C, token, there, B_token, C_token, N, PRECISION, T, BN)
-    weights *= _decays(exponents, T) * dl[:, None]
+    weights = products_of_rows(B, C, token, there, B_token, C_token, N, PRECISION, T, BN)
+    weights *= decays_between(exponents, T) * dl[:, None]
 
     states += ((sequence * chunks + chunk) * heads + head) * P * N
     u += batch * u_batch + direction.to(tl.int64) * u_direction + head * P
@@ -219,10 +148,10 @@ def output_kernel(
         y = tl.zeros([T, BP], tl.float32)
         for n_start in range(0, N, BN):
             n = n_start + tl.arange(0, BN)
-            state = _state_tile(states, p, n, P, N)
-            y += _dot(_rows(C, token, there, n, N, C_token), tl.trans(state), PRECISION)
-        u_tile = _rows(u, token, there, p, P, u_token)
-        y = y * from_start[:, None] + _dot(tl.trans(weights), u_tile, PRECISION)
+            state = state_tile(states, p, n, P, N)
+            y += product(rows_of(C, token, there, n, N, C_token), tl.trans(state), PRECISION)
+        u_tile = rows_of(u, token, there, p, P, u_token)
+        y = y * from_start[:, None] + product(tl.trans(weights), u_tile, PRECISION)
         if HAS_D:
             y += tl.load(D + parameter) * u_tile.to(tl.float32)
         inside = there[:, None] & (p < P)[None, :]
@@ -231,10 +160,10 @@ def output_kernel(
         tl.store(total + tile, y, mask=inside & (last == 0))
         there_last = there & (last != 0)
         if HAS_Z:
-            gate = _rows(z, token, there_last, p, P, z_token).to(tl.float32)
+            gate = rows_of(z, token, there_last, p, P, z_token).to(tl.float32)
             logistic = sigmoid(gate)
             if GATE_GRADIENT:
-                grad_tile = _rows(grad, token, there_last, p, P, grad_token).to(tl.float32)
+                grad_tile = rows_of(grad, token, there_last, p, P, grad_token).to(tl.float32)
                 tl.store(g + tile, (grad_tile * gate * logistic).to(g.dtype.element_ty), mask=inside & (last != 0))
                 y *= grad_tile * logistic * (1.0 + gate * (1.0 - logistic))
             else:
