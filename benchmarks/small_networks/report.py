@@ -1,0 +1,109 @@
+"""Tables of the study of small networks from what `keep.py` has kept: models, noise floor, pairs, learning curves.
+
+    python benchmarks/small_networks/report.py [--results benchmarks/results/small_networks.json]
+
+Markdown, as in docs/results.md. Models are compared on the folds that all of them have by now, with all seeds of these.
+What a step costs is measured apart (`benchmarks/step_time.py`), because trainings ran beside other work.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+from keep import RESULTS
+
+from nnunetv2_mamba.evaluation.compare_tables import compare_tables
+from nnunetv2_mamba.evaluation.metrics import DEFAULT_METRICS
+from nnunetv2_mamba.evaluation.report.summary_tables import Table, markdown, overview
+from nnunetv2_mamba.evaluation.report.training_tables import noise_table, training_pairs
+from nnunetv2_mamba.files import read_json_object
+
+NNUNETS = {"nnUNetSmallPlans": "PlainConvUNet", "nnUNetResEncUNetSmallPlans": "ResidualEncoderUNet"}
+EVERY = 10  # epochs of a curve
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    trainings = read_json_object(parser.parse_args().results)
+    comparison = compare_tables(tables_of(in_common(trainings)))
+    tables = [
+        sizes(trainings),
+        overview(comparison),
+        noise_table(comparison),
+        *(training_pairs(comparison, metric) for metric in DEFAULT_METRICS),
+        curves(trainings),
+    ]
+    print("\n".join(markdown(table) for table in tables if table is not None))
+
+
+def model_of(training: Mapping) -> str:
+    """The name of the network in the tables."""
+    cost = training["cost"]
+    return NNUNETS.get(cost["plans"], cost["trainer"].removeprefix("nnUNetTrainer"))
+
+
+def by_model(trainings: Mapping[str, Mapping]) -> dict[str, list[Mapping]]:
+    """The trainings of each model."""
+    models: dict[str, list[Mapping]] = {}
+    for training in trainings.values():
+        models.setdefault(model_of(training), []).append(training)
+    return models
+
+
+def in_common(trainings: Mapping[str, Mapping]) -> dict[str, Mapping]:
+    """The trainings of the folds that every model has."""
+    folds = [{own["cost"]["fold"] for own in found} for found in by_model(trainings).values()]
+    common = set.intersection(*folds)
+    return {name: training for name, training in trainings.items() if training["cost"]["fold"] in common}
+
+
+def tables_of(trainings: Mapping[str, Mapping]) -> list[tuple[str, pd.DataFrame]]:
+    """The values of each model and seed, as `compare_tables` takes them."""
+    rows: dict[tuple[str, int], list[tuple]] = {}
+    for training in trainings.values():
+        cost = training["cost"]
+        rows.setdefault((model_of(training), cost["seed"]), []).extend(
+            (case, label, metric, value, f"fold_{cost['fold']}")
+            for case, labels in training["cases"].items()
+            for label, metrics in labels.items()
+            for metric, value in metrics.items()
+        )
+    columns = ["case", "label", "metric", "value", "fold"]
+    return [(model, pd.DataFrame(own, columns=columns)) for (model, _), own in sorted(rows.items())]
+
+
+def sizes(trainings: Mapping[str, Mapping]) -> Table:
+    """Parameters and arithmetic of each model, and which of its trainings there are."""
+    rows = []
+    for model, found in by_model(trainings).items():
+        cost = found[0]["cost"]
+        made = ", ".join(sorted(f"{own['cost']['fold']}/{own['cost']['seed']}" for own in found))
+        rows.append((model, f"{cost['parameters'] / 1e6:.2f}", f"{cost['flops'] / 1e9:.2f}", made))
+    head = ("model", "parameters, M", "GFLOP", "fold/seed")
+    return Table("The networks, arithmetic of a patch forwards, and the trainings that there are", head, tuple(rows))
+
+
+def curves(trainings: Mapping[str, Mapping]) -> Table:
+    """Validation Dice of patches every so many epochs, the mean over a model's trainings."""
+    epochs = range(EVERY, max(len(training["curve"]) for training in trainings.values()) + 1, EVERY)
+    rows = [
+        (
+            model,
+            *(
+                f"{statistics.mean(statistics.mean(own['curve'][e - EVERY // 2 : e]) for own in found):.4f}"
+                for e in epochs
+            ),
+        )
+        for model, found in by_model(trainings).items()
+    ]
+    caption = f"Validation Dice of patches, mean of the {EVERY // 2} epochs up to this one and of all trainings"
+    return Table(caption, ("model", *(f"epoch {epoch}" for epoch in epochs)), tuple(rows))
+
+
+if __name__ == "__main__":
+    main()
