@@ -48,6 +48,7 @@ def compare_tables(
     unknown = [metric for metric in metrics if metric not in METRICS]
     if unknown or not metrics:
         raise ValueError(f"no metric {', '.join(unknown) or 'given'}; there are {', '.join(METRICS)}")
+    _check_measured(tables, metrics)
     trainings = find_trainings(tables)
     wide = {metric: join_tables(tables, trainings, metric) for metric in metrics}
     cases, labels = (tuple(wide[metrics[0]].index.unique(level)) for level in ("case", "label"))
@@ -62,6 +63,20 @@ def compare_tables(
     return Comparison(
         names, repetitions, count_trainings(trainings), metrics, cases, labels, seed, tuple(structures), tuple(notes)
     )
+
+
+def _check_measured(tables: Sequence[tuple[str, pd.DataFrame]], metrics: Iterable[str]) -> None:
+    """Check that every table has every metric that ``evaluate`` measures only where it is asked to."""
+    problems = []
+    for name, table in tables:
+        lacking = [METRICS[metric] for metric in metrics if METRICS[metric].group]
+        lacking = [metric for metric in lacking if not (table["metric"] == metric.name).any()]
+        if lacking:
+            groups = " ".join(dict.fromkeys(metric.group for metric in lacking))
+            names = ", ".join(metric.name for metric in lacking)
+            problems.append(f"{name} has no {names}: nnunetv2_mamba evaluate ... --add {groups} measures it")
+    if problems:
+        raise ValueError("; ".join(dict.fromkeys(problems)))
 
 
 def _compare_metric(
