@@ -90,7 +90,12 @@ def _compare_metric(
         if raw.notna().to_numpy().any():  # infinite counts: a model may predict in every case what is in no reference
             items.append((label, _by_the_rules(raw, metric, trained), np.isinf(raw)))
         else:
-            notes.append(f"{label} is in no image of any model, nor in a reference: left out of {metric}.")
+            why = (
+                "has no value in any case"
+                if METRICS[metric].group
+                else "is in no image of any model, nor in a reference"
+            )
+            notes.append(f"{label} {why}: left out of {metric}.")
     if len(items) > 1:
         mean = pd.concat([values for _, values, _ in items]).groupby(level="case").mean()
         items.insert(0, (MEAN, mean, np.isinf(wide).groupby(level="case").any()))

@@ -1,12 +1,12 @@
 """Metrics of a label that is a set of lesions: how well each was found, not how many voxels were.
 
-Written from descriptions, no line of it from code of others:
+Written from the rules, with no line of code of others:
 
-- lesion-wise Dice and HD95: BraTS 2023 (https://github.com/rachitsaluja/BraTS-2023-Metrics, README; the same rule in
-  Moawad et al., arXiv:2306.00838);
-- lesion-wise F1: the recognition quality of Kirillov et al., Panoptic segmentation, CVPR 2019, with lesions matched one
-  to one as ISLES 2024 and 2026 have panoptica do it (Kofler et al., arXiv:2312.02608);
-- lesion count difference: ISLES 2022 (Hernandez Petzsche et al., Scientific Data 9, 762, 2022) and later.
+- lesion-wise Dice and HD95: BraTS 2023 (https://www.synapse.org/Synapse:syn51156910/discussion/threadId=10357, and the
+  README of https://github.com/rachitsaluja/BraTS-2023-Metrics, which has no licence);
+- lesion-wise F1: the recognition quality of Kirillov et al., Panoptic segmentation, CVPR 2019, equation 2, of lesions
+  matched one to one as ISLES 2024 and 2026 have panoptica do it (Kofler et al., arXiv:2312.02608);
+- lesion count difference: ISLES 2022 and later (https://github.com/ezequieldlrosa/isles22).
 """
 
 from __future__ import annotations
