@@ -126,6 +126,15 @@ def test_f1_takes_the_largest_iou_first():
     assert measure(reference, prediction, iou=0.2)["f1"] == 2 * 2 / 4
 
 
+def test_f1_leaves_a_component_to_another_lesion():
+    """The second lesion has its match (IoU 0.6), so the first component (3 / 13) is there for the first one (1 / 7)."""
+    reference, prediction = np.zeros(20, dtype=bool), np.zeros(20, dtype=bool)
+    reference[:2] = reference[4:14] = True
+    prediction[1:7] = prediction[8:14] = True
+    assert measure(reference, prediction, iou=0.1)["f1"] == 1
+    assert measure(reference, prediction, iou=0.2)["f1"] == 0.5
+
+
 @pytest.mark.parametrize(("length", "f1"), [(4, 1), (3, 0)])
 def test_f1_needs_the_least_iou(length, f1):
     """4 of 16 voxels are an IoU of 0.25, which is enough."""
@@ -272,6 +281,17 @@ def test_labels_may_change_places():
         found = measure_label_maps(*images, labels, options)
         results.append({label.name: found[label.key] for label in labels.measured})
     assert results[0] == results[1] and results[0]["old"] != results[0]["new"]
+
+
+def test_a_label_is_measured_by_the_rule_of_the_options():
+    reference, prediction = scattered(6)
+    rule = {"dilation": 0, "connectivity": 6, "smallest": 3.0, "iou": 0.1}
+    images = [LabelMap(mask + np.uint8(1), Geometry(mask.shape, (1.0, 2.0, 1.0))) for mask in (reference, prediction)]
+    options = MetricOptions(groups=(LESIONS,), lesions=LesionRule(**rule))
+    found = measure_label_maps(*images, read_labels({"labels": {"background": 0, "lesion": 1}}, None), options)["1"]
+    measured = {name: found[name] for name in NAMES}
+    assert [*measured.values()] == pytest.approx([*measure(reference, prediction, (1.0, 2.0, 1.0), **rule).values()])
+    assert [*measured.values()] != pytest.approx([*measure(reference, prediction, (1.0, 2.0, 1.0)).values()])
 
 
 @pytest.mark.parametrize(

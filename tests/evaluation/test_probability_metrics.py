@@ -21,7 +21,7 @@ OPTIONS = MetricOptions(groups=(PROBABILITIES,))
 
 
 def measure(name, values, member):
-    values, member = np.asarray(values, dtype=np.float32), np.asarray(member, dtype=bool)
+    values, member = np.asarray(values), np.asarray(member, dtype=bool)
     pair = MaskPair(member, values > 0.5, (1.0,), 10.0, probability=LabelProbability(values, member))
     return METRICS[name].value(pair, OPTIONS)
 
@@ -50,15 +50,10 @@ def test_expected_calibration_error():
 
 
 def test_bins_are_closed_above():
-    """0.5 + 1 / 30 is the upper bound of the eighth of 15 bins: with 0.5, not with what is above."""
-    bound = 8 / 15
-    below, above = np.float32(bound - 1e-6), np.float32(bound + 1e-6)
-    together = measure("ece", [0.5, below], [1, 0])  # one bin: |0.5166 - 0.5|
-    apart = measure("ece", [0.5, above], [1, 0])  # two: (0.5 + 0.533) / 2
-    assert (together, apart) == (
-        pytest.approx(bound / 2 - 0.25, abs=1e-5),
-        pytest.approx(0.5 / 2 + bound / 2, abs=1e-5),
-    )
+    """The upper bound of the eighth of 15 bins belongs to it, with 0.5, and not to the next."""
+    bound = np.linspace(0, 1, 16)[8]
+    assert measure("ece", [0.5, bound], [1, 0]) == pytest.approx(abs(0.5 + bound - 1) / 2)
+    assert measure("ece", [0.5, np.nextafter(bound, 1)], [1, 0]) == pytest.approx(0.5 / 2 + bound / 2)
 
 
 # --- by definition
