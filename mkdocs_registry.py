@@ -126,12 +126,14 @@ def _platforms() -> Iterator[str]:
 
 def _metrics() -> Iterator[str]:
     """A table: every metric with its definition."""
-    yield "| metric | in tables | definition | in one image only |"
-    yield "|---|---|---|---|"
+    in_one = {"distance": "infinite, or the diagonal", "function": "as defined"}
+    yield "| metric | in tables | definition | in one image only | measured |"
+    yield "|---|---|---|---|---|"
     for metric in METRICS.values():
         definition = metric.definition.replace("|", r"\|")
-        one_empty = "infinite, or the diagonal" if metric.one_empty is None else f"{metric.one_empty:g}"
-        yield f"| {metric.title} | `{metric.name}` | {definition} | {one_empty} |"
+        one_empty = in_one[metric.one_empty] if isinstance(metric.one_empty, str) else f"{metric.one_empty:g}"
+        measured = f"`--add {metric.group}`" if metric.group else "always"
+        yield f"| {metric.title} | `{metric.name}` | {definition} | {one_empty} | {measured} |"
 
 
 def _metric_names() -> Iterator[str]:

@@ -16,6 +16,9 @@ from nnunetv2.run.run_training import run_training
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from tiny_dataset import DATASET_ID, NAME, NETWORKS, TinyDataset
 
+from nnunetv2_mamba.cli import main
+from nnunetv2_mamba.evaluation.tables import read_metrics
+
 MODELS = [("nnUNetTrainer", "nnUNetPlans")]
 MODELS += [(f"nnUNetTrainer{network}", f"tiny{network}Plans") for network in NETWORKS]
 CPU = torch.device("cpu")
@@ -74,6 +77,9 @@ def test_validation_again_and_pretrained_weights(tiny_dataset: TinyDataset, monk
         assert len(probabilities) == 3
         np.testing.assert_allclose(probabilities.sum(0), 1, atol=1e-2)
     assert list(validation.glob("*.npz"))
+    assert main(["evaluate", str(fold), "-np", "1", "--add", "volumes", "lesions", "probabilities"]) == 0
+    measured = read_metrics(validation).groupby("metric")["value"]
+    assert measured.get_group("pr_auc").between(0, 1).all() and measured.get_group("ece").between(0, 1).all()
 
     trained = fold.rename(fold.with_name("before")) / "checkpoint_final.pth"
     weights = torch.load(trained, weights_only=False)["network_weights"]

@@ -1,13 +1,17 @@
 """The verb ``evaluate`` of the command ``nnunetv2_mamba``."""
 
 import argparse
+from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 
-from ..evaluation.metrics import METRICS
+from ..evaluation.metric_options import GROUPS, LESIONS, LesionRule, MetricOptions
+from ..evaluation.metrics import METRICS, metrics_of
 from ..text import joined_by_and, printable
 
-_DISTANCES = joined_by_and([metric.title for metric in METRICS.values() if metric.one_empty is None])
-HELP = f"measure predictions: {', '.join(metric.title for metric in METRICS.values())} per case and label"
+_DISTANCES = joined_by_and([metric.title for metric in METRICS.values() if metric.one_empty == "distance"])
+_RULE = LesionRule()
+HELP = f"measure predictions: {', '.join(metric.title for metric in metrics_of().values())} per case and label"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,17 +34,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="inf",
         help=f"{_DISTANCES} of a label in one of the images only: infinite (default) or the image's diagonal",
     )
+    parser.add_argument(
+        "--add", nargs="+", choices=GROUPS, default=[], metavar="GROUP", help=f"measure more: {'; '.join(_groups())}"
+    )
+    lesions = parser.add_argument_group(f"with --add {LESIONS}; the defaults are those of BraTS 2023 and ISLES 2026")
+    for flag, kind, metavar, text in (
+        ("dilation", int, "N", "how often the reference is dilated to join lesions and to find what belongs to them"),
+        ("connectivity", int, "N", "of the voxels of a lesion: 6, 18 or 26 neighbours"),
+        ("smallest", float, "MM3", "lesions of the reference up to this volume are left out"),
+        ("penalty", float, "MM", "lesion-wise HD95 of a missed or invented lesion"),
+        ("iou", float, "IOU", "that lesions matched by lesion-wise F1 have at least"),
+    ):
+        lesions.add_argument(
+            f"--lesion-{flag}", type=kind, metavar=metavar, help=f"{text} (default: {getattr(_RULE, flag):g})"
+        )
     parser.add_argument("-np", type=int, metavar="N", help="processes")
 
 
 def run(args: argparse.Namespace) -> int:
     from ..evaluation.case_results import format_means
     from ..evaluation.evaluate_pairings import evaluate_pairings
-    from ..evaluation.metric_options import MetricOptions
     from ..evaluation.pairings import from_folders, from_results, shared_cases
     from ..results.folds import TRAINING_CASES, note_on_left_out
 
-    options = MetricOptions(args.nsd_tolerance, args.empty_distance)
+    options = MetricOptions(
+        args.nsd_tolerance,
+        args.empty_distance,
+        tuple(group for group in GROUPS if group in args.add),
+        _lesion_rule(args),
+    )
     notes = []
     if args.predictions is None:
         if args.dataset_json or args.plans:
@@ -60,3 +82,25 @@ def run(args: argparse.Namespace) -> int:
     for pairing in pairings:
         print(printable(f"written: {pairing.output / 'evaluation.csv'} and .json"))
     return 0
+
+
+def _groups() -> Iterator[str]:
+    """Write the groups of metrics with what they hold."""
+    for group, summary in GROUPS.items():
+        titles = [metric.title for metric in METRICS.values() if metric.group == group]
+        yield f"{group} ({summary}): {', '.join(titles)}"
+
+
+def _lesion_rule(args: argparse.Namespace) -> LesionRule:
+    """Take the options of lesions.
+
+    Raises:
+        ValueError: one was given and does nothing, since lesions are not measured, or is out of range.
+    """
+    given = {field.name: getattr(args, f"lesion_{field.name}") for field in fields(LesionRule)}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and LESIONS not in args.add:
+        raise ValueError(
+            f"--lesion-{next(iter(given))} is for the metrics of lesions: add --add {LESIONS}, or leave it out"
+        )
+    return LesionRule(**given)

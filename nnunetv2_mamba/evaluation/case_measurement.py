@@ -9,22 +9,32 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from scipy.ndimage import find_objects
 
 from . import metrics
+from .boxes import joint_box
 from .label_map import LabelMap, read_label_map
 from .mask_pair import MaskPair
 from .measured_labels import Labels
-from .metric_options import MetricOptions
+from .metric_options import PROBABILITIES, MetricOptions
+from .probabilities import LabelProbability, read_probabilities
 
 
 def measure_files(
-    reference: Path, prediction: Path, reader: type[BaseReaderWriter], labels: Labels, options: MetricOptions
+    reference: Path,
+    prediction: Path,
+    reader: type[BaseReaderWriter],
+    labels: Labels,
+    options: MetricOptions,
+    probabilities: Path | None = None,
 ) -> dict:
     """Measure a case, given as two files.
+
+    Args:
+        probabilities: nnU-Net's ``.npz``; read where the options ask for metrics of it.
 
     Returns:
         ``shape`` and ``spacing`` (mm) in the order of the array's axes, and ``metrics``, see ``measure_label_maps``.
 
     Raises:
-        ValueError: for all that is wrong with the two files, each named.
+        ValueError: for all that is wrong with the files, each named.
     """
     problems, images = [], []
     for file, ignore in ((reference, labels.ignore), (prediction, None)):
@@ -39,14 +49,24 @@ def measure_files(
     if problems:
         raise ValueError("; ".join(problems))
     geometry = images[0].geometry
-    values = measure_label_maps(*images, labels, options)
+    array = None
+    if PROBABILITIES in options.groups:
+        array = read_probabilities(probabilities, (labels.n_heads, *geometry.shape))
+    values = measure_label_maps(*images, labels, options, array)
     return {"shape": list(geometry.shape), "spacing": list(geometry.spacing), "metrics": values}
 
 
 def measure_label_maps(
-    reference: LabelMap, prediction: LabelMap, labels: Labels, options: MetricOptions
+    reference: LabelMap,
+    prediction: LabelMap,
+    labels: Labels,
+    options: MetricOptions,
+    probabilities: np.ndarray | None = None,
 ) -> dict[str, dict[str, float]]:
     """Measure a case, given as two segmentations of the same geometry.
+
+    Args:
+        probabilities: heads x the image's axes, needed where the options ask for metrics of it.
 
     Voxels that the reference ignores belong to no mask. Surfaces are measured along the axes that are longer than one
     voxel: an image of one slice is a plane, not a sheet of which every voxel is surface.
@@ -56,6 +76,7 @@ def measure_label_maps(
     """
     shape = reference.geometry.shape
     axes = [axis for axis, length in enumerate(shape) if length > 1] or [0]
+    thickness = float(np.prod(np.delete(reference.geometry.spacing, axes)))
     spacing, shape = (np.array(lengths)[axes] for lengths in (reference.geometry.spacing, shape))
     diagonal = float(np.linalg.norm(spacing * shape))
     counted = int(np.count_nonzero(reference.indices))
@@ -66,10 +87,14 @@ def measure_label_maps(
     results = {}
     for label in labels.measured:
         inside = np.isin(labels.known, label.values)
-        box = _joint([found[index] for found in boxes for index in np.flatnonzero(inside)], len(axes))
+        box = joint_box([found[index] for found in boxes for index in np.flatnonzero(inside)], len(axes))
         member = np.concatenate(([False], inside))
         masks = [member[array[box]] for array in indices]
-        pair = MaskPair(*masks, tuple(spacing.tolist()), diagonal)
+        probability = None
+        if probabilities is not None:
+            counts = reference.indices != 0
+            probability = LabelProbability(probabilities[label.head][counts], member[reference.indices[counts]])
+        pair = MaskPair(*masks, tuple(spacing.tolist()), diagonal, thickness, options.lesions, probability)
         values = metrics.measure_masks(pair, options)
         results[label.key] = {
             "Dice": values["dice"],
@@ -83,9 +108,3 @@ def measure_label_maps(
             **values,
         }
     return results
-
-
-def _joint(boxes: list[tuple[slice, ...] | None], n_axes: int) -> tuple[slice, ...]:
-    """Find the smallest box around some, of which None are empty; it is one voxel if all are."""
-    boxes = [box for box in boxes if box is not None] or [(slice(0, 1),) * n_axes]
-    return tuple(slice(min(s.start for s in side), max(s.stop for s in side)) for side in zip(*boxes, strict=True))

@@ -9,8 +9,8 @@ import pandas as pd
 
 from ..text import printable
 from ..versions import installed_version
-from .metric_options import NSD_TOLERANCE, ONE_EMPTY, MetricOptions
-from .metrics import METRICS, NEITHER, rule_for_one_empty
+from .metric_options import ONE_EMPTY, MetricOptions
+from .metrics import METRICS, NEITHER, metrics_of, rule_for_one_empty
 from .pairings import Pairing
 from .tables import COLUMNS
 
@@ -38,6 +38,8 @@ def evaluation_json(pairing: Pairing, options: MetricOptions, results: dict[str,
         }
         for case, (reference, prediction) in pairing.cases.items()
     ]
+    measured = metrics_of(options.groups)
+    settings = dict.fromkeys(setting for metric in measured.values() for setting in metric.depends_on)
     keys = [label.key for label in pairing.labels.measured]
     names = list(per_case[0]["metrics"][keys[0]])
     with warnings.catch_warnings():
@@ -55,8 +57,8 @@ def evaluation_json(pairing: Pairing, options: MetricOptions, results: dict[str,
             "ignore_label": pairing.labels.ignore,
             "training_cases": pairing.training_cases,
             "notes": list(pairing.notes),
-            "definitions": {name: metric.definition for name, metric in METRICS.items()},
-            NSD_TOLERANCE.key: options.nsd_tolerance,
+            "definitions": {name: metric.definition for name, metric in measured.items()},
+            **{setting.key: setting.chosen(options) for setting in settings},
             ONE_EMPTY.key: [NEITHER, rule_for_one_empty(options)],
             "means": _MEANS,
             "spacing": "mm, in the order of the array's axes, slowest first; axes of one voxel are not measured along",
@@ -66,27 +68,28 @@ def evaluation_json(pairing: Pairing, options: MetricOptions, results: dict[str,
     }
 
 
-def evaluation_table(pairing: Pairing, results: dict[str, dict]) -> pd.DataFrame:
+def evaluation_table(pairing: Pairing, options: MetricOptions, results: dict[str, dict]) -> pd.DataFrame:
     """Give the rows of ``evaluation.csv``."""
     rows = [
         (case, label.name, metric, results[case]["metrics"][label.key][metric])
         for case in pairing.cases
         for label in pairing.labels.measured
-        for metric in METRICS
+        for metric in metrics_of(options.groups)
     ]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
 def versions() -> dict[str, str]:
     """Give the versions of the packages that the values may depend on."""
-    return {name: installed_version(name) for name in ("nnunetv2-mamba", "nnunetv2", "monai", "scipy", "numpy")}
+    names = ("nnunetv2-mamba", "nnunetv2", "monai", "scipy", "scikit-learn", "numpy")
+    return {name: installed_version(name) for name in names}
 
 
 def format_means(tables: list[pd.DataFrame], options: MetricOptions) -> str:
     """Write the mean of every metric over the cases of each label; a case that several folds have counts once."""
     table = pd.concat(tables, ignore_index=True)
     cases = table.groupby(["case", "label", "metric"], sort=False)["value"].mean()
-    means = cases.groupby(["label", "metric"], sort=False).mean().unstack()[list(METRICS)]
+    means = cases.groupby(["label", "metric"], sort=False).mean().unstack()[list(metrics_of(options.groups))]
     means = means.rename(columns=lambda name: METRICS[name].column(options), index=printable)
     means = means.rename_axis(index=None, columns=None)
     return f"Means over {table['case'].nunique()} cases\n{means.to_string(float_format='%.4f')}"

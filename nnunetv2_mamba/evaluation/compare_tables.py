@@ -48,6 +48,7 @@ def compare_tables(
     unknown = [metric for metric in metrics if metric not in METRICS]
     if unknown or not metrics:
         raise ValueError(f"no metric {', '.join(unknown) or 'given'}; there are {', '.join(METRICS)}")
+    _check_measured(tables, metrics)
     trainings = find_trainings(tables)
     wide = {metric: join_tables(tables, trainings, metric) for metric in metrics}
     cases, labels = (tuple(wide[metrics[0]].index.unique(level)) for level in ("case", "label"))
@@ -64,6 +65,20 @@ def compare_tables(
     )
 
 
+def _check_measured(tables: Sequence[tuple[str, pd.DataFrame]], metrics: Iterable[str]) -> None:
+    """Check that every table has every metric that ``evaluate`` measures only where it is asked to."""
+    problems = []
+    for name, table in tables:
+        lacking = [METRICS[metric] for metric in metrics if METRICS[metric].group]
+        lacking = [metric for metric in lacking if not (table["metric"] == metric.name).any()]
+        if lacking:
+            groups = " ".join(dict.fromkeys(metric.group for metric in lacking))
+            names = ", ".join(metric.name for metric in lacking)
+            problems.append(f"{name} has no {names}: nnunetv2_mamba evaluate ... --add {groups} measures it")
+    if problems:
+        raise ValueError("; ".join(dict.fromkeys(problems)))
+
+
 def _compare_metric(
     wide: pd.DataFrame, metric: str, labels: tuple[str, ...], trainings: tuple[Training, ...], seed: int
 ) -> tuple[list[StructureComparison], list[str]]:
@@ -75,7 +90,12 @@ def _compare_metric(
         if raw.notna().to_numpy().any():  # infinite counts: a model may predict in every case what is in no reference
             items.append((label, _by_the_rules(raw, metric, trained), np.isinf(raw)))
         else:
-            notes.append(f"{label} is in no image of any model, nor in a reference: left out of {metric}.")
+            why = (
+                "has no value in any case"
+                if METRICS[metric].group
+                else "is in no image of any model, nor in a reference"
+            )
+            notes.append(f"{label} {why}: left out of {metric}.")
     if len(items) > 1:
         mean = pd.concat([values for _, values, _ in items]).groupby(level="case").mean()
         items.insert(0, (MEAN, mean, np.isinf(wide).groupby(level="case").any()))

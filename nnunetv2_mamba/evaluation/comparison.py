@@ -19,10 +19,10 @@ MEAN = "mean over structures"
 RULES = (
     "A structure that a case's reference and all predictions lack is left out of this case (the number is given).",
     "Where only some predictions rightly lack a structure that the reference lacks, they get the best value (1, or a "
-    "distance of 0).",
-    "An infinite distance (only one of reference and prediction has the structure) counts as twice the largest finite "
-    "distance of this structure in the comparison, at least 1 mm, also where none is finite, which is worse than all "
-    "others; the number of such failures is given.",
+    "distance or another error of 0).",
+    "An infinite distance or relative error (only one of reference and prediction has the structure) counts as twice "
+    "the largest finite one of this structure in the comparison, at least 1 (mm), also where none is finite, which is "
+    "worse than all others; the number of such failures is given.",
     "The mean over structures is taken within each case first.",
 )
 

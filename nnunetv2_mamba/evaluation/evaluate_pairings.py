@@ -20,11 +20,13 @@ from nnunetv2.configuration import default_num_processes
 from tqdm import tqdm
 
 from ..files import read_json, write_json, write_text
+from ..text import first_few
 from .case_measurement import measure_files
 from .case_results import evaluation_json, evaluation_table, versions
-from .metric_options import MetricOptions
+from .metric_options import PROBABILITIES, MetricOptions
 from .metrics import METRICS
 from .pairings import Pairing
+from .probabilities import REMEDY
 from .tables import CSV, JSON, format_metrics
 
 FINISHED = "evaluation_cases"
@@ -50,6 +52,8 @@ def evaluate_pairings(
     """
     if processes is not None and processes < 1:
         raise ValueError(f"-np must be at least 1, got {processes}")
+    if PROBABILITIES in options.groups:
+        _check_probabilities(pairings)
     jobs = [(number, case) for number, pairing in enumerate(pairings) for case in pairing.cases]
     processes = min(processes or min(default_num_processes, os.cpu_count() or 1), len(jobs))
     for pairing in pairings:
@@ -63,6 +67,12 @@ def evaluate_pairings(
         _write(pairing, options, {case: results[number, case] for case in pairing.cases})
         for number, pairing in enumerate(pairings)
     ]
+
+
+def _check_probabilities(pairings: list[Pairing]) -> None:
+    files = [pairing.probabilities(case) for pairing in pairings for case in pairing.cases]
+    if missing := [file for file in files if not file.exists()]:
+        raise ValueError(f"no probabilities of {len(missing)} cases: there is no {first_few(missing, 3)}; {REMEDY}")
 
 
 def _measure_all(
@@ -100,7 +110,9 @@ def _result(pairing: Pairing, case: str, options: MetricOptions) -> dict | Value
         kept = _read_kept(file, key)
         if kept is not None:
             return kept
-        result = measure_files(reference, prediction, pairing.reader, pairing.labels, options)
+        result = measure_files(
+            reference, prediction, pairing.reader, pairing.labels, options, pairing.probabilities(case)
+        )
         write_json(file, {"key": key, "digest": _digest(result), "result": result}, indent=None)
         return result
     except ValueError as error:
@@ -140,15 +152,16 @@ def _key(pairing: Pairing, case: str, options: MetricOptions) -> str:
         _definitions(),
     ]
     digest = hashlib.sha256(json.dumps(settings).encode())
-    for file in pairing.cases[case]:
-        spacing = file.with_name(f"{case}.json")  # of a TIFF
-        for content in (file, spacing):
-            digest.update(hashlib.sha256(content.read_bytes()).digest() if content.is_file() else b"none")
+    files = [name for file in pairing.cases[case] for name in (file, file.with_name(f"{case}.json"))]  # of a TIFF
+    if PROBABILITIES in options.groups:
+        files.append(pairing.probabilities(case))
+    for file in files:
+        digest.update(hashlib.sha256(file.read_bytes()).digest() if file.is_file() else b"none")
     return digest.hexdigest()
 
 
 def _write(pairing: Pairing, options: MetricOptions, results: dict[str, dict]) -> pd.DataFrame:
-    table = evaluation_table(pairing, results)
+    table = evaluation_table(pairing, options, results)
     csv = pairing.output / CSV
     csv.unlink(missing_ok=True)  # never an old table beside a new evaluation.json
     write_json(pairing.output / JSON, evaluation_json(pairing, options, results), indent=1)

@@ -7,11 +7,15 @@ to the nearest centre of the other surface's.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
 from monai.metrics.utils import get_mask_edges, get_surface_distance
+
+from .lesions import Lesions
+from .metric_options import LesionRule
+from .probabilities import LabelProbability
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,12 +28,22 @@ class MaskPair:
         reference, prediction: bool.
         spacing: millimetres, one per dimension.
         diagonal: of the uncropped image, in millimetres.
+        thickness: of a voxel along the axes that the arrays do not have, in millimetres (an area where there are two).
+        lesion_rule: how lesions are told apart.
+        probability: of the label, where it is measured; of the uncropped image.
     """
 
     reference: np.ndarray
     prediction: np.ndarray
     spacing: tuple[float, ...]
     diagonal: float
+    thickness: float = 1.0
+    lesion_rule: LesionRule = field(default_factory=LesionRule)
+    probability: LabelProbability | None = None
+
+    def part(self, reference: np.ndarray, prediction: np.ndarray) -> MaskPair:
+        """Give a pair of other masks with the same voxels."""
+        return replace(self, reference=reference, prediction=prediction)
 
     @cached_property
     def n_reference(self) -> int:
@@ -55,6 +69,16 @@ class MaskPair:
     def fn(self) -> int:
         """Voxels of the reference only, the false negatives."""
         return self.n_reference - self.tp
+
+    @property
+    def voxel_volume(self) -> float:
+        """Cubic millimetres."""
+        return float(np.prod(self.spacing)) * self.thickness
+
+    @cached_property
+    def lesions(self) -> Lesions:
+        """The connected components of both masks, and how they match."""
+        return Lesions(self.reference, self.prediction, self.lesion_rule)
 
     @cached_property
     def directed_distances(self) -> tuple[np.ndarray, np.ndarray]:

@@ -21,11 +21,13 @@ class Label:
         name: in ``dataset.json``.
         key: in nnU-Net's ``summary.json``: ``"1"``, or ``"(1, 2)"`` for a region.
         values: of the voxels that belong to it.
+        head: of nnU-Net's network, counted from 0, that gives its probability.
     """
 
     name: str
     key: str
     values: tuple[int, ...]
+    head: int
 
 
 @dataclass(frozen=True)
@@ -36,12 +38,14 @@ class Labels:
         measured: in nnU-Net's order.
         known: all values, ascending, background included.
         ignore: the value of reference voxels that do not count, if the data set has one.
+        n_heads: of nnU-Net's network: one for each region, or one for each label and the background.
         contradictions: sentences, where nnU-Net cannot write the regions in its ``regions_class_order``.
     """
 
     measured: tuple[Label, ...]
     known: tuple[int, ...]
     ignore: int | None
+    n_heads: int
     contradictions: tuple[str, ...] = ()
 
 
@@ -66,10 +70,15 @@ def read_labels(dataset_json: dict, plans: PlansManager | None, file: Path = Pat
     measured = manager.foreground_regions if manager.has_regions else manager.foreground_labels
     if not measured:
         raise ValueError(f"{file} has no label besides the background")
+    heads = measured if manager.has_regions else manager.all_labels
     return Labels(
-        tuple(Label(names[frozenset(values_of(value))], str(value), values_of(value)) for value in measured),
+        tuple(
+            Label(names[frozenset(values_of(value))], str(value), values_of(value), heads.index(value))
+            for value in measured
+        ),
         tuple(int(value) for value in manager.all_labels),
         manager.ignore_label,
+        manager.num_segmentation_heads,
         tuple(contradictions(labels, order)) if manager.has_regions else (),
     )
 

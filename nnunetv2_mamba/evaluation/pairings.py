@@ -34,6 +34,10 @@ class Pairing:
     training_cases: bool = False
     notes: tuple[str, ...] = ()
 
+    def probabilities(self, case: str) -> Path:
+        """Tell where nnU-Net writes the probabilities of a case."""
+        return self.cases[case][1].with_name(f"{case}.npz")
+
 
 def from_folders(
     references: Path,

@@ -17,6 +17,7 @@ from nnunetv2_mamba.evaluation import mask_pair, metrics
 from nnunetv2_mamba.evaluation.mask_pair import MaskPair
 from nnunetv2_mamba.evaluation.metric_options import MetricOptions
 from nnunetv2_mamba.evaluation.metrics import METRICS
+from nnunetv2_mamba.evaluation.probabilities import LabelProbability
 
 SPACINGS = [(1.0, 1.0, 1.0), (3.0, 1.0, 1.0), (0.5, 0.8, 2.0)]
 NAMES = ("dice", "iou", "volume_similarity", "hd95", "assd", "nsd")  # that are checked here by number
@@ -208,11 +209,15 @@ def test_no_such_distance():
 @pytest.mark.parametrize("metric", METRICS.values(), ids=METRICS)
 def test_a_perfect_prediction_has_the_best_value_and_a_missing_one_does_not(metric):
     mask, empty = box((6, 6, 6), (1, 2, 2), (4, 5, 5)), np.zeros((6, 6, 6), dtype=bool)
-    perfect, missing, invented, absent = (
-        metric.value(MaskPair(*pair, (1.0, 2.0, 1.0), 15.0), MetricOptions())
+    pairs = [
+        MaskPair(*pair, (1.0, 2.0, 1.0), 15.0, probability=LabelProbability(pair[1].ravel() * 1.0, pair[0].ravel()))
         for pair in ((mask, mask), (mask, empty), (empty, mask), (empty, empty))
-    )
+    ]
+    perfect, missing, invented, absent = (metric.value(pair, MetricOptions()) for pair in pairs)
     assert perfect == metric.best and np.isnan(absent)
+    if metric.name == "pr_auc":  # nothing to be recalled, in no model
+        assert np.isnan(invented)
+        invented = missing
     for value in (missing, invented):
         assert value > metric.best if metric.lower_is_better else value < metric.best
 

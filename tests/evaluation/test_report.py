@@ -184,7 +184,7 @@ def test_methods_say_what_is_known_and_what_is_not(output, html):
     assert "seeds not recorded" in text  # of the second
     for word in ("scipy", "Holm", "Wilcoxon", "bias-corrected"):
         assert word in text
-    assert "1 failed" in html and "twice the largest finite distance" in html
+    assert "1 failed" in html and "twice the largest finite one" in html
 
 
 def test_a_seed_without_the_case_is_passed_over(tmp_path):

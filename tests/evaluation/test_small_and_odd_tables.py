@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from nnunetv2_mamba.evaluation.case_results import format_means
-from nnunetv2_mamba.evaluation.metric_options import MetricOptions
+from nnunetv2_mamba.evaluation.metric_options import GROUPS, MetricOptions
 from nnunetv2_mamba.evaluation.metrics import METRICS
 from nnunetv2_mamba.evaluation.statistics import mean_intervals, smallest_p
 from nnunetv2_mamba.evaluation.tables import COLUMNS, format_metrics, read_metrics
@@ -27,11 +27,11 @@ def test_the_smallest_p_of_few_cases():
 
 
 def test_means_are_listed_in_the_order_of_the_labels_with_their_units():
-    options = MetricOptions(nsd_tolerance=2.5)
+    options = MetricOptions(nsd_tolerance=2.5, groups=tuple(GROUPS))
     lines = format_means([table(["b", "a"], value=0.25), table(["c"], value=1.0)], options).splitlines()
     assert lines[0] == "Means over 3 cases"
     assert lines[1].split() == [word for metric in METRICS.values() for word in metric.column(options).split()]
-    for heading in ("dice", "hd95 [mm]", "assd [mm]", "nsd at 2.5 mm"):
+    for heading in ("dice", "hd95 [mm]", "assd [mm]", "nsd at 2.5 mm", "error [ml]", "lesion_f1 at IoU 0.25", "ece"):
         assert heading in lines[1]
     assert "dice [" not in lines[1] and "hd95 at" not in lines[1]
     assert [line.split() for line in lines[2:]] == [[label, *["0.5000"] * len(METRICS)] for label in ("zebra", "ant")]
@@ -39,7 +39,7 @@ def test_means_are_listed_in_the_order_of_the_labels_with_their_units():
 
 def test_a_case_of_two_folds_counts_once_in_the_means():
     folds = [table(["a", "b"], value=0.0), table(["a"], value=0.5)]
-    assert format_means(folds, MetricOptions()).splitlines()[-1].split() == [
+    assert format_means(folds, MetricOptions(groups=tuple(GROUPS))).splitlines()[-1].split() == [
         "ant",
         *["0.1250"] * len(METRICS),
     ]  # (0.25 + 0) / 2

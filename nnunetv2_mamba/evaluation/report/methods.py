@@ -113,10 +113,16 @@ def _measuring(models: Repetitions) -> str:
     found = [record for own in models.values() for model in own for record in model.evaluations.values() if record]
     if not found:
         return "How the metrics were measured is not recorded beside the tables."
-    settings = dict.fromkeys(setting for metric in METRICS.values() for setting in metric.depends_on)
+    defined = found[0].get("definitions", {})
+    settings = dict.fromkeys(
+        setting
+        for name, metric in METRICS.items()
+        if name in defined or not metric.group
+        for setting in metric.depends_on
+    )
     texts = [
         "Every case was evaluated at its own spacing in the geometry of its reference. Definitions: "
-        + "; ".join(f"{_title(key)}: {text}" for key, text in found[0].get("definitions", {}).items())
+        + "; ".join(f"{_title(key)}: {text}" for key, text in defined.items())
         + ".",
         *(
             f"{setting.name[0].upper()}{setting.name[1:]} is {_set(record.get(setting.key) for record in found)} "
