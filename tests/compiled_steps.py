@@ -31,6 +31,12 @@ TOPOLOGY = {
     "deep_supervision": True,
 }
 SCANS = ("directional_scan", "directional_ssd")
+# Inductor on a CPU: g++ need not optimise what runs once.
+CPP = {"aot_inductor.debug_compile": True}
+if torch.__version__ < (2, 9):
+    # A buffer within fused loops was as small as the last axis where several were one loop
+    # (https://github.com/pytorch/pytorch/pull/160857): a sum of two instance norms of volumes wrote past its end.
+    CPP["max_fusion_size"] = 1
 
 
 def network_and_batch(name: str, samples: int = 2, **options: Any) -> tuple[nn.Module, Tensor, Tensor]:
@@ -97,13 +103,14 @@ class Graphs:
         self.forward, self.backward = Counter(), Counter()
 
     def inductor(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable:
-        """torch's default compiler, as a backend."""
+        """torch's default compiler, as a backend, on a CPU with the settings ``CPP``."""
 
         def compile_noted(graph, inputs, **options):
             self._note(graph, self.backward if options.get("is_backward") else self.forward)
             return compile_fx_inner(graph, inputs, **options)
 
-        return compile_fx(graph, inputs, inner_compile=compile_noted)
+        on_cpu = all(tensor.device.type == "cpu" for tensor in inputs if isinstance(tensor, Tensor))
+        return compile_fx(graph, inputs, inner_compile=compile_noted, config_patches=CPP if on_cpu else None)
 
     def partitioned(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable:
         """A backend that decides what the backward pass computes again, as inductor does, and compiles nothing."""
