@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from dynamic_network_architectures.building_blocks.regularization import DropPath
 from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
-from registered_networks import small_arguments
+from registered_networks import fitting, own_stages, small_arguments
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 
 from nnunetv2_mamba.architectures import registry
 
-PATCH = (16, 16, 16)
+PATCH = (16, 16, 16)  # or the next that a network takes
 TOPOLOGY = {
     "input_channels": 2,
     "n_stages": 2,
@@ -42,11 +42,12 @@ if torch.__version__ < (2, 9):
 def network_and_batch(name: str, samples: int = 2, **options: Any) -> tuple[nn.Module, Tensor, Tensor]:
     """A network in training but for what draws random numbers, images and labels; always the same."""
     torch.manual_seed(0)
-    network = registry.NETWORKS[name].network_class(**small_arguments(name, TOPOLOGY, PATCH, **options))
+    patch = fitting(name, own_stages(name, TOPOLOGY)["strides"], PATCH)
+    network = registry.NETWORKS[name].network_class(**small_arguments(name, TOPOLOGY, patch, **options))
     for module in network.modules():
         if isinstance(module, nn.Dropout | DropPath):
             module.eval()
-    image = torch.randn(samples, TOPOLOGY["input_channels"], *PATCH)
+    image = torch.randn(samples, TOPOLOGY["input_channels"], *patch)
     labels = (image[:, 0] > 0.8).long() + (image[:, 1] > 0.3).long()
     return network, image, labels
 
