@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from dynamic_network_architectures.building_blocks.regularization import DropPath
 from functorch.compile import make_boxed_func, min_cut_rematerialization_partition
-from registered_networks import small_arguments
+from registered_networks import fitting, own_stages, small_arguments
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
 from torch._inductor.compile_fx import compile_fx, compile_fx_inner
 
 from nnunetv2_mamba.architectures import registry
 
-PATCH = (16, 16, 16)
+PATCH = (16, 16, 16)  # or the next that a network takes
 TOPOLOGY = {
     "input_channels": 2,
     "n_stages": 2,
@@ -31,16 +31,23 @@ TOPOLOGY = {
     "deep_supervision": True,
 }
 SCANS = ("directional_scan", "directional_ssd")
+# Inductor on a CPU: g++ need not optimise what runs once.
+CPP = {"aot_inductor.debug_compile": True}
+if torch.__version__ < (2, 9):
+    # A buffer within fused loops was as small as the last axis where several were one loop
+    # (https://github.com/pytorch/pytorch/pull/160857): a sum of two instance norms of volumes wrote past its end.
+    CPP["max_fusion_size"] = 1
 
 
 def network_and_batch(name: str, samples: int = 2, **options: Any) -> tuple[nn.Module, Tensor, Tensor]:
     """A network in training but for what draws random numbers, images and labels; always the same."""
     torch.manual_seed(0)
-    network = registry.NETWORKS[name].network_class(**small_arguments(name, TOPOLOGY, PATCH, **options))
+    patch = fitting(name, own_stages(name, TOPOLOGY)["strides"], PATCH)
+    network = registry.NETWORKS[name].network_class(**small_arguments(name, TOPOLOGY, patch, **options))
     for module in network.modules():
         if isinstance(module, nn.Dropout | DropPath):
             module.eval()
-    image = torch.randn(samples, TOPOLOGY["input_channels"], *PATCH)
+    image = torch.randn(samples, TOPOLOGY["input_channels"], *patch)
     labels = (image[:, 0] > 0.8).long() + (image[:, 1] > 0.3).long()
     return network, image, labels
 
@@ -97,13 +104,14 @@ class Graphs:
         self.forward, self.backward = Counter(), Counter()
 
     def inductor(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable:
-        """torch's default compiler, as a backend."""
+        """torch's default compiler, as a backend, on a CPU with the settings ``CPP``."""
 
         def compile_noted(graph, inputs, **options):
             self._note(graph, self.backward if options.get("is_backward") else self.forward)
             return compile_fx_inner(graph, inputs, **options)
 
-        return compile_fx(graph, inputs, inner_compile=compile_noted)
+        on_cpu = all(tensor.device.type == "cpu" for tensor in inputs if isinstance(tensor, Tensor))
+        return compile_fx(graph, inputs, inner_compile=compile_noted, config_patches=CPP if on_cpu else None)
 
     def partitioned(self, graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Callable:
         """A backend that decides what the backward pass computes again, as inductor does, and compiles nothing."""

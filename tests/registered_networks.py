@@ -34,6 +34,8 @@ def small_arguments(
     network = NETWORKS[name]
     own = own_stages(name, topology)
     chosen = {**network.small, **network.options, **options}
+    if "features_per_stage" in chosen:  # of more stages, perhaps
+        chosen["features_per_stage"] = chosen["features_per_stage"][: own["n_stages"]]
     return with_options(
         network.network_class, {**topology, **own}, chosen, fitting_size(patch_size, own["strides"], True)
     )
