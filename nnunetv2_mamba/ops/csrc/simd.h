@@ -8,6 +8,10 @@
 #include <utility>
 
 #if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512F__)
 #define NM_VECTOR_BYTES 64
 #elif defined(__AVX__)
 #define NM_VECTOR_BYTES 32
@@ -70,6 +74,40 @@ NM_INLINE void store(T* p, Vec<T> v, AllLanes) {
   store(p, v);
 }
 
+#if defined(__AVX512F__)
+// With masks: copies of some bytes are calls, and what was written in pieces is slow to be read as a whole. By halves: a
+// load waits for all cache lines that it reaches, and a store takes them from other threads, with the lanes that the mask
+// leaves out.
+NM_INLINE __mmask8 first_lanes(int lanes) {
+  return (__mmask8)((1u << lanes) - 1);
+}
+
+NM_INLINE Vec<float> load(const float* p, int lanes) {  // the lanes that are not in use are zero
+  if (lanes <= 8) return (Vec<float>)_mm512_zextps256_ps512(_mm256_maskz_loadu_ps(first_lanes(lanes), p));
+  const __m512 whole = _mm512_castps256_ps512(_mm256_loadu_ps(p));
+  return (Vec<float>)_mm512_insertf32x8(whole, _mm256_maskz_loadu_ps(first_lanes(lanes - 8), p + 8), 1);
+}
+
+NM_INLINE Vec<double> load(const double* p, int lanes) {
+  if (lanes <= 4) return (Vec<double>)_mm512_zextpd256_pd512(_mm256_maskz_loadu_pd(first_lanes(lanes), p));
+  const __m512d whole = _mm512_castpd256_pd512(_mm256_loadu_pd(p));
+  return (Vec<double>)_mm512_insertf64x4(whole, _mm256_maskz_loadu_pd(first_lanes(lanes - 4), p + 4), 1);
+}
+
+NM_INLINE void store(float* p, Vec<float> v, int lanes) {
+  const __m256 low = _mm512_castps512_ps256((__m512)v);
+  if (lanes <= 8) return _mm256_mask_storeu_ps(p, first_lanes(lanes), low);
+  _mm256_storeu_ps(p, low);
+  _mm256_mask_storeu_ps(p + 8, first_lanes(lanes - 8), _mm512_extractf32x8_ps((__m512)v, 1));
+}
+
+NM_INLINE void store(double* p, Vec<double> v, int lanes) {
+  const __m256d low = _mm512_castpd512_pd256((__m512d)v);
+  if (lanes <= 4) return _mm256_mask_storeu_pd(p, first_lanes(lanes), low);
+  _mm256_storeu_pd(p, low);
+  _mm256_mask_storeu_pd(p + 4, first_lanes(lanes - 4), _mm512_extractf64x4_pd((__m512d)v, 1));
+}
+#else
 template <class T>
 NM_INLINE Vec<T> load(const T* p, int lanes) {  // the lanes that are not in use are zero
   Vec<T> v = {};
@@ -81,6 +119,7 @@ template <class T>
 NM_INLINE void store(T* p, Vec<T> v, int lanes) {
   memcpy(p, &v, lanes * sizeof(T));
 }
+#endif
 
 // Calls `body` with the lanes of the block that begins at `first` of `count` elements.
 template <class T, class Body>
