@@ -41,6 +41,6 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.norm2(self.conv2(self.nonlin(self.norm1(self.conv1(x)))))
-        # A Mamba layer leaves its channels last. oneDNN 3.12 writes past the end of its memory there, on CPUs without
-        # AVX-512, in the backward pass of a 2D 1x1 convolution of stride 2 over fewer than 8 channels.
+        # A Mamba layer leaves its channels last. oneDNN 3.12 writes past the end of its memory there, in the backward
+        # pass of a 2D 1x1 convolution of stride 2 over fewer than 8 channels, 16 with AVX-512 (oneDNN #6035).
         return self.nonlin(saturated(y + self.shortcut(x.contiguous())))
