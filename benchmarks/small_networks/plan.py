@@ -22,8 +22,9 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from nnunetv2_mamba.files import read_json_object, write_json
 from nnunetv2_mamba.planning.command import plan
 
-# Widths: about 0.30 million parameters and 1.9 GFLOP of a patch of 40 x 56 x 40 for each, but
-# GroupNorm with 8 groups lets MedSegMamba be no cheaper than this: it takes twice as many.
+PATCH = [32, 48, 32]  # half of nnU-Net's 40 x 56 x 40, which would hold the whole of every image
+# Widths: about 0.30 million parameters and 1.0 GFLOP of a patch for each, but GroupNorm with 8 groups lets MedSegMamba
+# be no cheaper than this: it takes twice as many.
 OURS = {
     "SegMamba": {"features_per_stage": [6, 12, 24, 48]},
     "MSDKMamba": {"features_per_stage": [6, 16, 16, 48]},
@@ -57,16 +58,20 @@ def main() -> None:
             plans_name=f"nnUNet{network}SmallPlans",
         )
     folder = Path(os.environ["nnUNet_preprocessed"]) / maybe_convert_to_dataset_name(arguments.d)
-    for name, (planner, planned, small) in NNUNETS.items():
+    for network in OURS:
+        file = folder / f"nnUNet{network}SmallPlans.json"
+        make_small(file, file, {})
+    for name, (planner, planned, widths) in NNUNETS.items():
         plan_experiments([arguments.d], planner)
-        make_small(folder / f"{planned}.json", folder / f"{name}.json", small)
+        make_small(folder / f"{planned}.json", folder / f"{name}.json", widths)
 
 
-def make_small(planned: Path, file: Path, small: dict) -> None:
-    """Write the plans' 3d_fullres with other widths."""
+def make_small(planned: Path, file: Path, widths: dict) -> None:
+    """Write the plans' 3d_fullres with other widths and the small patch."""
     plans = read_json_object(planned)
     configuration = plans["configurations"]["3d_fullres"]
-    configuration["architecture"]["arch_kwargs"].update(small)
+    configuration["patch_size"] = PATCH
+    configuration["architecture"]["arch_kwargs"].update(widths)
     write_json(file, {**plans, "plans_name": file.stem, "configurations": {"3d_fullres": configuration}}, indent=4)
 
 
