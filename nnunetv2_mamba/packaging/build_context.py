@@ -110,6 +110,7 @@ def _write(request: Request, context: Path) -> ModelDescription:
     values = {
         "request": request,
         "platform": platform,
+        "options": platform.with_defaults(request.options),
         "settings": settings,
         "model": model,
         "wheel": wheel.name,
@@ -164,7 +165,7 @@ def _settings(request: Request, platform: Platform, model: ModelDescription) -> 
         n_channels=len(model.channel_names),
         gpu=request.gpu,
         choices=replace(request.choices, folds=model.folds),
-        **platform.settings(request.options, model.channel_names),
+        **platform.settings(platform.with_defaults(request.options), model.channel_names),
     )
 
 
