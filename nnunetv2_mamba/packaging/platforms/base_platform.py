@@ -70,7 +70,7 @@ class Platform(ABC):
         """The fields of ``InferenceSettings`` that this platform's options decide.
 
         Args:
-            options: of ``with_defaults``.
+            options: those given, by name.
             channel_names: of the model, in their order.
 
         Raises:

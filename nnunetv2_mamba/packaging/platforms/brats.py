@@ -36,7 +36,7 @@ class BraTS(Platform):
     }
 
     def settings(self, options: Mapping[str, Any], channel_names: Sequence[str]) -> dict[str, Any]:
-        modalities = options["modalities"] or [modality_of(name) or "" for name in channel_names]
+        modalities = options.get("modalities") or [modality_of(name) or "" for name in channel_names]
         valid = set(modalities) <= set(MODALITIES) and len(set(modalities)) == len(modalities)
         if not valid or len(modalities) != len(channel_names):
             raise ValueError(

@@ -49,11 +49,12 @@ class GrandChallenge(Platform):
     defaults = {"api": "invoke"}
 
     def settings(self, options: Mapping[str, Any], channel_names: Sequence[str]) -> dict[str, Any]:
-        if options["api"] not in APIS:
-            raise ValueError(f"--api must be one of {', '.join(APIS)}, got {options['api']!r}")
+        api = self.with_defaults(options)["api"]
+        if api not in APIS:
+            raise ValueError(f"--api must be one of {', '.join(APIS)}, got {api!r}")
         inputs: dict[int, str] = {}
         output = ""
-        for interface in options["interface"] or ():
+        for interface in options.get("interface", ()):
             slug, _, role = interface.partition("=")
             slug, at, folder = slug.partition("@")
             if not _SLUG.fullmatch(slug) or not role:
