@@ -97,7 +97,7 @@ def _job(args: argparse.Namespace) -> Job:
 
 
 def _load_work(job: Job) -> Work:
-    predictor = load_predictor(job.model, job.settings)
+    predictor = load_predictor(job.model, job.settings, warm=True)
 
     def work(came: float, is_wanted: Callable[[], bool]) -> Sequence[str]:
         try:
@@ -109,8 +109,13 @@ def _load_work(job: Job) -> Work:
     return work
 
 
-def load_predictor(model: Path, settings: InferenceSettings) -> CasePredictor:
-    """The model, ready for its first case."""
+def load_predictor(model: Path, settings: InferenceSettings, *, warm: bool = False) -> CasePredictor:
+    """The model, ready for its first case.
+
+    Args:
+        warm: run a pass of the network, so that nothing is compiled in the time of the first case; a model with a time
+            budget does that in any case.
+    """
     import torch  # after the arguments and inputs are found good: it takes seconds
 
     from .case_predictor import CasePredictor
@@ -119,7 +124,7 @@ def load_predictor(model: Path, settings: InferenceSettings) -> CasePredictor:
     if settings.gpu and device == "cpu":
         print(f"inference: NO GPU, so it runs on the CPU, many times slower: {_why_no_gpu()}", file=sys.stderr)
     predictor = CasePredictor(model, settings.choices, device)
-    if settings.choices.time_budget is not None:
+    if warm or settings.choices.time_budget is not None:
         predictor.warm_up()
     print(f"on {torch.cuda.get_device_name() if device == 'cuda' else 'the CPU'}", flush=True)
     return predictor

@@ -30,7 +30,9 @@ def provide(case: Path) -> None:
     for folder in (INPUT, OUTPUT):
         for path in folder.iterdir():
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    shutil.copytree(case, INPUT, dirs_exist_ok=True, copy_function=shutil.copyfile)
+    for path in case.iterdir():
+        copy = shutil.copytree if path.is_dir() else shutil.copyfile
+        copy(path, INPUT / path.name)
 
 
 def wait_for_health(server: subprocess.Popen) -> None:

@@ -78,12 +78,15 @@ def serve_while(client, arguments) -> None:
 
 
 @needs_signals
-def test_cases_one_after_another_and_a_bad_image(program, trained_model, tmp_path, capsys):
+def test_cases_one_after_another_and_a_bad_image(program, trained_model, tmp_path, capsys, monkeypatch):
     port = free_port()
-    loads = []
+    loads, passes = [], []
+    warm_up = CasePredictor.warm_up
+    monkeypatch.setattr(CasePredictor, "warm_up", lambda self: passes.append(health(port)) or warm_up(self))
 
     def client():
         until(lambda: health(port) == 200)
+        assert passes == [503]  # before it was good
         for name in ("case_0", "case_1"):
             source = provide(tmp_path, trained_model.cases[name])
             assert call(port, "POST", "/invoke") == (201, "Created")
