@@ -6,6 +6,7 @@ It segments what is in the input folder and ends; with ``serve`` it does so when
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
 import sys
 import time
@@ -15,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..processes import signals_raise
+from ..processes import Ended, signals_raise
 from ..text import printable
 from .image_io import check_writable, write_atomically
 from .inference_settings import InferenceSettings
@@ -192,4 +193,10 @@ def _failure(name: str, error: Exception, case: CaseFiles | None = None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+    except Ended as ended:  # all is written or removed, and Python's own end takes seconds that a platform may not give
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended.code)
+    sys.exit(code)
