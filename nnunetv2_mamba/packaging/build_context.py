@@ -110,6 +110,7 @@ def _write(request: Request, context: Path) -> ModelDescription:
     values = {
         "request": request,
         "platform": platform,
+        "options": platform.with_defaults(request.options),
         "settings": settings,
         "model": model,
         "wheel": wheel.name,

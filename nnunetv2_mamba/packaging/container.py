@@ -1,69 +1,122 @@
-"""What runs inside a challenge's container: ``python -m nnunetv2_mamba.packaging.container inference.json``."""
+"""What runs inside a challenge's container: ``python -m nnunetv2_mamba.packaging.container inference.json``.
+
+It segments what is in the input folder and ends; with ``serve`` it does so whenever grand-challenge's invoke API asks.
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import pickle
 import sys
 import time
 import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..processes import Ended, signals_raise
 from ..text import printable
 from .image_io import check_writable, write_atomically
 from .inference_settings import InferenceSettings
+from .invoke_server import PORT, Work, serve
 from .platforms import PLATFORMS, CaseFiles
 
 if TYPE_CHECKING:
     from .case_predictor import CasePredictor
 
 
+@dataclass(frozen=True)
+class Job:
+    """What a container is there for: its settings, and the folders that it works in."""
+
+    settings: InferenceSettings
+    input: Path
+    output: Path
+    model: Path
+
+    def find_cases(self) -> list[CaseFiles]:
+        """All cases of the input folder, whose results can be written.
+
+        Raises:
+            OSError, ValueError: naming the folder or file that is not as it should be.
+        """
+        cases = PLATFORMS[self.settings.platform].find_cases(self.input, self.output, self.settings)
+        for folder in {case.output.parent for case in cases if not case.problem}:
+            check_writable(folder)
+        return cases
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Segment all cases and return the exit code: 0, or 1 when a case failed or there was none.
+    """Segment all cases and return the exit code: 0, or 1 when a case failed or there was none; or serve.
 
     A case that fails is said on standard error with the name of the file, and the others go on. What nobody foresaw
-    comes with a traceback.
+    comes with a traceback. A signal that ends the process leaves no part of a file.
     """
     started = time.perf_counter()
     args = _parser().parse_args(argv)
-    try:
-        settings = InferenceSettings.read(args.settings)
-        if settings.platform not in PLATFORMS:
-            known = ", ".join(PLATFORMS)
-            raise ValueError(f"{args.settings} is not a container's settings: its platform is none of {known}")
-        platform = PLATFORMS[settings.platform]
-        output = args.output or Path(platform.output)
-        cases = platform.find_cases(args.input or Path(platform.input), output, settings)
-        for folder in {case.output.parent for case in cases if not case.problem}:
-            check_writable(folder)
-        predictor = load_predictor(args.weights or Path(settings.model), settings)
-    except Exception as error:  # all that a model's or a user's files may do; one line and exit code 1
-        return _failure("inference", error)
-    failed = 0
-    for case in cases:
+    with signals_raise():
         try:
-            segment_case(case, predictor, started)
-        except Exception as error:  # one case must not take the others with it
-            failed += _failure(case.name, error, case)
-        started = time.perf_counter()
-    print(f"{len(cases) - failed} of {len(cases)} cases done", flush=True)
-    return 1 if failed else 0
+            job = _job(args)
+            if args.task == "serve":
+                serve(lambda: _load_work(job), args.port)
+            cases = job.find_cases()
+            predictor = load_predictor(job.model, job.settings)
+        except Exception as error:  # all that a model's or a user's files may do; one line and exit code 1
+            _failure("inference", error)
+            return 1
+        return 1 if segment_cases(cases, predictor, started) else 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m nnunetv2_mamba.packaging.container", description=__doc__)
     parser.add_argument("settings", type=Path, help="the container's inference.json")
-    parser.add_argument("task", nargs="?", choices=["infer"], help="as MLCube calls it")
+    parser.add_argument(
+        "task", nargs="?", choices=["infer", "serve"], help="infer: as MLCube calls it; serve: the invoke API"
+    )
     parser.add_argument("--input", "--data_path", type=Path, help="folder (default: the platform's)")
     parser.add_argument("--output", "--output_path", type=Path, help="folder (default: the platform's)")
     parser.add_argument("--weights", type=Path, help="folder of the model (default: the container's)")
     parser.add_argument("--parameters_file", type=Path, help="MLCube may pass it; not used")
+    parser.add_argument("--port", type=int, default=PORT, help="of serve (default: %(default)s, the platform's)")
     return parser
 
 
-def load_predictor(model: Path, settings: InferenceSettings) -> CasePredictor:
-    """The model, ready for its first case."""
+def _job(args: argparse.Namespace) -> Job:
+    settings = InferenceSettings.read(args.settings)
+    if settings.platform not in PLATFORMS:
+        known = ", ".join(PLATFORMS)
+        raise ValueError(f"{args.settings} is not a container's settings: its platform is none of {known}")
+    platform = PLATFORMS[settings.platform]
+    return Job(
+        settings,
+        args.input or Path(platform.input),
+        args.output or Path(platform.output),
+        args.weights or Path(settings.model),
+    )
+
+
+def _load_work(job: Job) -> Work:
+    predictor = load_predictor(job.model, job.settings, warm=True)
+
+    def work(came: float, is_wanted: Callable[[], bool]) -> Sequence[str]:
+        try:
+            cases = job.find_cases()
+        except Exception as error:  # one request must not take the server with it
+            return [_failure("inference", error)]
+        return segment_cases(cases, predictor, came, is_wanted)
+
+    return work
+
+
+def load_predictor(model: Path, settings: InferenceSettings, *, warm: bool = False) -> CasePredictor:
+    """The model, ready for its first case.
+
+    Args:
+        warm: run a pass of the network, so that nothing is compiled in the time of the first case; a model with a time
+            budget does that in any case.
+    """
     import torch  # after the arguments and inputs are found good: it takes seconds
 
     from .case_predictor import CasePredictor
@@ -72,7 +125,7 @@ def load_predictor(model: Path, settings: InferenceSettings) -> CasePredictor:
     if settings.gpu and device == "cpu":
         print(f"inference: NO GPU, so it runs on the CPU, many times slower: {_why_no_gpu()}", file=sys.stderr)
     predictor = CasePredictor(model, settings.choices, device)
-    if settings.choices.time_budget is not None:
+    if warm or settings.choices.time_budget is not None:
         predictor.warm_up()
     print(f"on {torch.cuda.get_device_name() if device == 'cuda' else 'the CPU'}", flush=True)
     return predictor
@@ -88,15 +141,36 @@ def _why_no_gpu() -> str:
     return f"PyTorch {torch.__version__} sees no device"
 
 
-def segment_case(case: CaseFiles, predictor: CasePredictor, started: float) -> None:
-    """Write a case's segmentation; raises what is wrong with it.
+def segment_cases(
+    cases: Sequence[CaseFiles],
+    predictor: CasePredictor,
+    started: float,
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> list[str]:
+    """Write the segmentations of all cases; what failed, a line each, as it is said on standard error.
 
     Args:
-        started: on ``time.perf_counter``, when the case's time budget began.
+        started: on ``time.perf_counter``, when the first case's time budget began.
+        is_wanted: asked before a file is written; where nobody wants it any more, that is the case's failure.
     """
+    failures = []
+    for case in cases:
+        try:
+            segment_case(case, predictor, started, is_wanted)
+        except Exception as error:  # one case must not take the others with it
+            failures.append(_failure(case.name, error, case))
+        started = time.perf_counter()
+    print(f"{len(cases) - len(failures)} of {len(cases)} cases done", flush=True)
+    return failures
+
+
+def segment_case(case: CaseFiles, predictor: CasePredictor, started: float, is_wanted: Callable[[], bool]) -> None:
+    """Write a case's segmentation; raises what is wrong with it. Arguments are those of ``segment_cases``."""
     if case.problem:
         raise ValueError(case.problem)
     result = predictor.segment(case.images, started)
+    if not is_wanted():  # the output folder may be the next case's by now
+        raise ValueError("whoever asked waits no longer, so nothing is written")
     write_atomically(result.image, case.output)
     name, seconds = printable(case.name), time.perf_counter() - started
     print(f"{name}: {printable(case.output)}, {result.how}, {seconds:.1f} s", flush=True)
@@ -106,16 +180,23 @@ def segment_case(case: CaseFiles, predictor: CasePredictor, started: float) -> N
         print(f"{name}: INCOMPLETE: the time budget is too small; a part is left background", file=sys.stderr)
 
 
-def _failure(name: str, error: Exception, case: CaseFiles | None = None) -> int:
+def _failure(name: str, error: Exception, case: CaseFiles | None = None) -> str:
     message = " ".join(str(error).split())
     if not isinstance(error, (OSError, ValueError, pickle.UnpicklingError)):
         traceback.print_exception(error)
         message = f"{type(error).__name__}: {message}"
     if case and not any(str(file) in message for file in (*case.images, case.output)):
         message += f" ({', '.join(map(str, case.images))})"
-    print(f"{printable(name)}: FAILED: {printable(message)}", file=sys.stderr, flush=True)
-    return 1
+    line = f"{printable(name)}: FAILED: {printable(message)}"
+    print(line, file=sys.stderr, flush=True)
+    return line
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+    except Ended as ended:  # all is written or removed, and Python's own end takes seconds that a platform may not give
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(ended.code)
+    sys.exit(code)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
 from pathlib import Path
 
+import invoke_platform
 import layouts
 import pytest
 
@@ -34,13 +36,12 @@ def package(engine, trained_model, built_wheel, tmp_path_factory):
     """A platform's build context, built once; the folder and the image's name."""
     made = {}
 
-    def package_and_build(platform: str, gpu: bool = False) -> tuple[Path, str]:
-        image = f"nnunetv2-mamba-test-{platform}-{'gpu' if gpu else 'cpu'}"
+    def package_and_build(platform: str, gpu: bool = False, **options: str) -> tuple[Path, str]:
+        image = "-".join(["nnunetv2-mamba-test", platform, "gpu" if gpu else "cpu", *options.values()])
         if image not in made:
             folder = tmp_path_factory.mktemp("context") / "context"
-            request = Request(
-                trained_model.folder, platform, gpu=gpu, image=image, options=layouts.OPTIONS.get(platform, {})
-            )
+            options = {**layouts.OPTIONS.get(platform, {}), **options}
+            request = Request(trained_model.folder, platform, gpu=gpu, image=image, options=options)
             write_with(built_wheel, request, folder)
             done = engine.run("docker", "build", "--tag", image, folder)
             assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -177,33 +178,96 @@ def test_brats(engine, package, trained_model, tmp_path):
     assert "/input has no folder of a case" in line
 
 
-def test_grand_challenge(engine, package, trained_model, tmp_path):
-    folder, image = package("grand-challenge")
-    reference = {"images/organs/output.mha": trained_model.references["case_0"]}
-    good = layouts.grand_challenge(tmp_path / "good", layouts.SLUGS, trained_model.cases["case_0"])
-    (source,) = (good / "images" / layouts.SLUGS[0]).iterdir()  # askew
-    geometry = {"images/organs/output.mha": source}
-    run_as_the_platform_does(engine, folder, good, tmp_path / "output")
+@pytest.mark.parametrize("api", ["exec", "invoke"])
+def test_grand_challenge_as_its_script_does(engine, package, trained_model, tmp_path, api):
+    folder, _ = package("grand-challenge", api=api)
+    inputs, reference, geometry = of_grand_challenge(trained_model, tmp_path / "good")
+    run_as_the_platform_does(engine, folder, inputs, tmp_path / "output")
     check(tmp_path / "output", reference, geometry)
-    (tmp_path / "model").mkdir()
-    shutil.unpack_archive(folder / "model.tar.gz", tmp_path / "model", "gztar")
 
-    def run(inputs: Path) -> subprocess.CompletedProcess:
+
+def of_grand_challenge(model, folder: Path, name: str = "case_0") -> tuple[Path, dict[str, Path], dict[str, Path]]:
+    """A case as it is laid out, the reference of its result, and an image that lies where the result does: askew."""
+    inputs = layouts.grand_challenge(folder, layouts.SLUGS, model.cases[name])
+    (source,) = (inputs / "images" / layouts.SLUGS[0]).iterdir()
+    return inputs, {"images/organs/output.mha": model.references[name]}, {"images/organs/output.mha": source}
+
+
+def bad_cases_of_grand_challenge(model, folder: Path) -> dict[Path, str]:
+    """Input folders, and what is said of each."""
+    missing, damaged = (of_grand_challenge(model, folder / name)[0] for name in ("missing", "damaged"))
+    last = layouts.SLUGS[-1]
+    next((missing / "images" / last).iterdir()).unlink()
+    layouts.truncate(next((damaged / "images" / last).iterdir()))
+    return {
+        missing: f"/input/images/{last} must have one .mha file",
+        damaged: f"/input/images/{last}/6f1c-{len(layouts.SLUGS) - 1}.mha",
+        output_folder(folder / "empty"): "/input/inputs.json is missing",
+    }
+
+
+def unpacked_model(context: Path, folder: Path) -> Path:
+    shutil.unpack_archive(context / "model.tar.gz", folder, "gztar")
+    return folder
+
+
+def test_grand_challenge_by_exec(engine, package, trained_model, tmp_path):
+    folder, image = package("grand-challenge", api="exec")
+    model = unpacked_model(folder, tmp_path / "model")
+
+    def run(inputs: Path) -> tuple[subprocess.CompletedProcess, Path]:
         output = output_folder(tmp_path / f"strict-{inputs.name}")
-        mounted = volumes({"/input": inputs, "/output": output, "/opt/ml/model": tmp_path / "model"})
-        return engine.run("docker", "run", *STRICT, *TEMPORARY, *mounted, image)
+        mounted = volumes({"/input": inputs, "/output": output, "/opt/ml/model": model})
+        return engine.run("docker", "run", *STRICT, *TEMPORARY, *mounted, image), output
 
-    assert run(good).returncode == 0
-    check(tmp_path / "strict-good", reference, geometry, owner=USER)
-    missing = layouts.grand_challenge(tmp_path / "missing", layouts.SLUGS, trained_model.cases["case_0"])
-    next((missing / "images" / layouts.SLUGS[-1]).iterdir()).unlink()
-    damaged = layouts.grand_challenge(tmp_path / "damaged", layouts.SLUGS, trained_model.cases["case_0"])
-    layouts.truncate(next((damaged / "images" / layouts.SLUGS[-1]).iterdir()))
-    for inputs, message in (
-        (missing, f"/input/images/{layouts.SLUGS[-1]} must have one .mha file"),
-        (damaged, f"/input/images/{layouts.SLUGS[-1]}/6f1c-{len(layouts.SLUGS) - 1}.mha"),
-        (output_folder(tmp_path / "empty"), "/input/inputs.json is missing"),
-    ):
-        (line,) = failures(run(inputs))
+    good, reference, geometry = of_grand_challenge(trained_model, tmp_path / "good")
+    done, output = run(good)
+    assert done.returncode == 0
+    check(output, reference, geometry, owner=USER)
+    for inputs, message in bad_cases_of_grand_challenge(trained_model, tmp_path).items():
+        done, output = run(inputs)
+        (line,) = failures(done)
         assert message in line
-        assert not [path for path in (tmp_path / f"strict-{inputs.name}").rglob("*") if path.is_file()]
+        assert not [path for path in output.rglob("*") if path.is_file()]
+
+
+def test_grand_challenge_by_invoke(engine, package, trained_model, tmp_path):
+    """Several cases and bad ones to one server, two requests at once, and SIGTERM; see ``invoke_platform.py``."""
+    folder, image = package("grand-challenge", api="invoke")
+    results = output_folder(tmp_path / "results")
+    cases = tmp_path / "cases"
+    cases.mkdir()
+    good = {name: of_grand_challenge(trained_model, cases / name, name) for name in trained_model.cases}
+    bad = {inputs.name: message for inputs, message in bad_cases_of_grand_challenge(trained_model, cases).items()}
+    platform = Path(invoke_platform.__file__)
+    mounted = volumes(
+        {
+            "/cases": cases,
+            "/results": results,
+            "/platform": output_folder(tmp_path / "platform"),
+            "/opt/ml/model": unpacked_model(folder, tmp_path / "model"),
+        }
+    )
+    shutil.copy(platform, tmp_path / "platform")
+    empty = ["--tmpfs", "/input:mode=1777", "--tmpfs", "/output:mode=1777"]
+    done = engine.run(
+        *("docker", "run", *STRICT, *TEMPORARY, *empty, *mounted, "--entrypoint", "python", image),
+        *(f"/platform/{platform.name}", "python", "-m", "nnunetv2_mamba.packaging.container"),
+        *("/opt/app/inference.json", "serve"),
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    answers = json.loads((results / "answers.json").read_text())
+    assert answers["at once"] == [201, 201]
+    assert answers["health during work"] == 200
+    assert answers["exit code"] == 143
+    for name, (_, reference, geometry) in good.items():
+        assert answers[name] == [201, "Created"]
+        check(results / name, reference, geometry, owner=USER)
+    for name, message in bad.items():
+        status, text = answers[name]
+        assert status == 500
+        assert message in text
+        assert not list((results / name).rglob("*.mha"))
+    if [path for path in (results / "ended").rglob("*") if path.is_file()]:  # it was done before SIGTERM
+        check(results / "ended", *good["case_0"][1:])
+    assert done.stdout.count("ready for requests") == 1

@@ -3,17 +3,19 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import layouts
 import pytest
+import SimpleITK
 import torch
 
 import nnunetv2_mamba
 from nnunetv2_mamba._register import DISCOVERY
-from nnunetv2_mamba.packaging.case_predictor import CasePredictor
+from nnunetv2_mamba.packaging.case_predictor import CasePredictor, SegmentedCase
 from nnunetv2_mamba.packaging.container import main
 from nnunetv2_mamba.packaging.inference_settings import Choices, InferenceSettings
 
@@ -122,6 +124,24 @@ def test_the_device_is_said_and_why_there_is_no_gpu(settings, trained_model, tmp
     assert gpu == ("NO GPU" in said.err)
     if gpu and torch.version.cuda is None:
         assert "not compiled with CUDA" in said.err
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_a_signal_in_the_middle_of_a_file_leaves_nothing(settings, trained_model, tmp_path, monkeypatch):
+    inputs = layouts.flare(tmp_path / "inputs", {"case_0": trained_model.cases["case_0"]})
+    labels = SimpleITK.Image(2, 2, 2, SimpleITK.sitkUInt8)
+    monkeypatch.setattr(CasePredictor, "segment", lambda *_: SegmentedCase(labels, "made up"))
+
+    def write_a_half(image, path, **_):
+        Path(path).write_bytes(b"half")
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(SimpleITK, "WriteImage", write_a_half)
+    arguments = [str(settings("flare", n_channels=4)), "--input", str(inputs), "--output", str(tmp_path / "outputs")]
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 143
+    assert not list((tmp_path / "outputs").iterdir())
 
 
 def test_no_input(settings, tmp_path, capsys):

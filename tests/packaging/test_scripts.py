@@ -1,5 +1,6 @@
 """``test_run.sh`` of every platform with a ``docker`` that writes down how it is called."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -91,12 +92,23 @@ def test_brats(docker, tmp_path, year, mounts, arguments):
     )
 
 
-def test_grand_challenge(docker, tmp_path):
+SERVER = ["python", "-m", "nnunetv2_mamba.packaging.container", "/opt/app/inference.json", "serve"]
+
+
+@pytest.mark.parametrize(
+    ("options", "entry", "arguments"),
+    [
+        ({}, ["--entrypoint", "python"], ["-m", "nnunetv2_mamba.packaging.invoke_trial", *SERVER]),
+        ({"api": "exec"}, [], []),
+    ],
+    ids=["invoke", "exec"],
+)
+def test_grand_challenge(docker, tmp_path, options, entry, arguments):
     interfaces = ["o=output", *(f"mri-{channel}={channel}" for channel in range(4))]
-    (call,) = docker("grand-challenge", options={"interface": interfaces})
+    (call,) = docker("grand-challenge", options={"interface": interfaces, **options})
     *call, dataset, fold_0, fold_1, plans = call  # what is in the folder of the model
     assert (dataset, fold_0, fold_1, plans) == ("dataset.json", "fold_0", "fold_1", "plans.json")
-    model = Path(call[-2].split(":")[0])
+    model = Path(next(word for word in call if word.endswith(":/opt/ml/model:ro")).split(":")[0])
     assert call == (
         ["run", "--rm", "--platform=linux/amd64", "--network", "none", "--gpus", "all", "--memory=30g"]
         + ["--shm-size=2g", "--pids-limit=256", "--cap-drop=ALL", "--security-opt=no-new-privileges"]
@@ -104,7 +116,11 @@ def test_grand_challenge(docker, tmp_path):
         + volume(tmp_path / "new/output", "/output")
         + ["--volume", "/tmp"]
         + volume(model, "/opt/ml/model:ro")
-        + ["team/name:1"]
+        + [*entry, "team/name:1", *arguments]
     )
     assert not model.exists()
     assert (tmp_path / "new/output").stat().st_mode & 0o007 == 0o007
+    dockerfile = (tmp_path / "my context" / "Dockerfile").read_text().splitlines()
+    (label,) = [line for line in dockerfile if line.startswith("LABEL ")] or [""]
+    assert label == ("" if options else 'LABEL org.grand-challenge.api-method="invoke"')
+    assert json.loads(dockerfile[-1].removeprefix("ENTRYPOINT ")) == (SERVER[:-1] if options else SERVER)

@@ -45,6 +45,7 @@ class Platform(ABC):
         model_in_image: whether the weights are in the image; else they are ``model.tar.gz``, which the platform unpacks
             to ``/opt/ml/model``.
         options: of the command ``package``, for this platform only: name to keywords of ``argparse``.
+        defaults: of options, where they are not given; else None.
     """
 
     name: str
@@ -59,6 +60,11 @@ class Platform(ABC):
     shared_memory_gb = 2
     model_in_image = True
     options: Mapping[str, Mapping[str, Any]] = {}
+    defaults: Mapping[str, Any] = {}
+
+    def with_defaults(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """All options of this platform by name: those given, and the defaults of the others."""
+        return {**dict.fromkeys(self.options), **self.defaults, **given}
 
     def settings(self, options: Mapping[str, Any], channel_names: Sequence[str]) -> dict[str, Any]:
         """The fields of ``InferenceSettings`` that this platform's options decide.

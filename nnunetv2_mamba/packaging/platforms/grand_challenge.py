@@ -1,4 +1,4 @@
-"""grand-challenge.org: one case per container, described by ``inputs.json``, its images in a folder per socket."""
+"""grand-challenge.org: one case at a time, described by ``inputs.json``, its images in a folder per socket."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from ..inference_settings import InferenceSettings
 from .base_platform import CaseFiles, Platform, register, visible_entries
 
 ENDING = ".mha"
+APIS = ("invoke", "exec")  # as the image's label says them
 # What the user gives goes into scripts.
 _SLUG = re.compile(r"[a-z0-9-]+")
 _FOLDER = re.compile(r"(?!\.)[A-Za-z0-9_.-]+(?:/(?!\.)[A-Za-z0-9_.-]+)*")
@@ -22,25 +23,35 @@ class GrandChallenge(Platform):
     path is not `images/SLUG`); slugs have small letters, digits and `-`. A model of one channel takes the one image
     there is; one of several needs `--interface SLUG=CHANNEL` for each, CHANNEL being its number or its name in
     `dataset.json`. Other sockets are ignored. Both spellings of `inputs.json` (`interface`, and `socket` as in newer
-    templates) are understood.
+    templates) are understood. `--api` is how the platform calls the image: `invoke` (the default, as in the platform's
+    templates of 2026) starts a server that loads the model once, `exec` the program for each case.
     """
 
     name = "grand-challenge"
     title = "grand-challenge"
-    reads = "`/input/inputs.json`, `/input/images/SLUG/*.mha`, one case per start"
+    reads = "`/input/inputs.json`, `/input/images/SLUG/*.mha`, one case per request or start"
     writes = "`/output/images/SLUG/output.mha`"
+    called_as = "the entry point; with `--api invoke` then `GET /health` and `POST /invoke` on port 4743"
     user = "not root"
     model_in_image = False
     options = {
+        "api": {
+            "choices": APIS,
+            "help": "grand-challenge: how it calls the container, as a server or once per case (default: invoke)",
+        },
         "interface": {
             "action": "append",
             "metavar": "SLUG=CHANNEL|SLUG=output",
             "help": "grand-challenge: the socket of an input channel (number or name; not needed for one channel) or "
             "of the segmentation; SLUG@images/FOLDER=output where its path is not images/SLUG. Repeat",
-        }
+        },
     }
+    defaults = {"api": "invoke"}
 
     def settings(self, options: Mapping[str, Any], channel_names: Sequence[str]) -> dict[str, Any]:
+        api = self.with_defaults(options)["api"]
+        if api not in APIS:
+            raise ValueError(f"--api must be one of {', '.join(APIS)}, got {api!r}")
         inputs: dict[int, str] = {}
         output = ""
         for interface in options.get("interface", ()):
