@@ -11,13 +11,14 @@ from typing import NamedTuple
 import numpy as np
 import SimpleITK
 import torch
-from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 
 from ..image_files import check_complete
 from .image_io import as_nifti, count_non_finite, read_geometry
 from .inference_settings import Choices
+from .label_map import label_map, resampler_to_image
 from .model_files import read_model
 from .network_loading import load_model
+from .stored_logits import StoredLogits
 from .tile_predictor import TilePredictor
 from .time_budget import MARGIN, Effort, Guard, ladder
 
@@ -41,6 +42,9 @@ class CasePredictor:
         device: ``cuda``, ``cpu`` or ``mps``.
         clock: seconds; the time budget is kept on it.
         name: what messages call the model; ``folder`` where None.
+        scratch: folder for the logits of a large image, 2 bytes for each class and voxel; None for the system's folder
+            of temporary files.
+        progress: show a bar for each fold.
 
     Attributes:
         model: what was loaded.
@@ -56,10 +60,12 @@ class CasePredictor:
         device: str,
         clock: Callable[[], float] = time.perf_counter,
         name: object = None,
+        scratch: Path | None = None,
+        progress: bool = False,
     ):
-        self._choices, self._clock = choices, clock
+        self._choices, self._clock, self._scratch = choices, clock, scratch
         self.model = load_model(read_model(folder, choices.folds, choices.checkpoint, name))
-        self._tiles = TilePredictor(self.model, choices.precision, device, clock)
+        self._tiles = TilePredictor(self.model, choices.precision, device, clock, progress)
         self._pass_seconds: float | None = None
 
     def warm_up(self) -> None:
@@ -89,15 +95,22 @@ class CasePredictor:
         geometry = read_geometry(files)
         reader = self.model.plans.image_reader_writer_class()
         begin = self._clock()
-        array, properties = _read(files, reader)
+        data, properties = self._preprocess(*_read(files, reader))
         notes = tuple(note for file in files if (note := _note_of_non_finite(file)))
-        data, properties = self._preprocess(array, properties)
         asked = asked or Effort(len(self.model.weights), self._choices.mirroring, self._choices.step_size)
-        logits, how, complete = self._logits(asked, data, properties, started, self._clock() - begin)
         model, heads = self.model, self._tiles.label_manager
-        labels = convert_predicted_logits_to_segmentation_with_correct_shape(
-            logits.numpy(), model.plans, model.configuration, heads, properties
-        )
+        resample = resampler_to_image(model.plans, model.configuration, properties)
+        with StoredLogits((heads.num_segmentation_heads, *data.shape[1:]), self._scratch) as logits:
+            budget = self._choices.time_budget
+            if budget is None:
+                self._tiles.predict(data, asked, logits)
+                how, complete = str(asked), True
+            else:
+                finishing = self._clock() - begin + self._resampling_seconds(resample, data)
+                deadline = started + budget - finishing * MARGIN
+                how, complete = self._predict_until(deadline, asked, data, logits)
+            del data  # not needed while classes are resampled
+            labels = label_map(logits, resample, heads, model.plans, properties)
         return SegmentedCase(_image(labels, properties, reader, geometry), how, complete, notes)
 
     def _preprocess(self, array: np.ndarray, properties: dict) -> tuple[torch.Tensor, dict]:
@@ -107,13 +120,9 @@ class CasePredictor:
         )
         return torch.from_numpy(data).to(torch.float32, memory_format=torch.contiguous_format), properties
 
-    def _logits(
-        self, asked: Effort, data: torch.Tensor, properties: dict, started: float, reading: float
-    ) -> tuple[torch.Tensor, str, bool]:
-        if self._choices.time_budget is None:
-            return self._tiles.predict(data, asked), str(asked), True
-        finishing = (reading + self._resampling_seconds(properties, data)) * MARGIN
-        deadline = started + self._choices.time_budget - finishing
+    def _predict_until(
+        self, deadline: float, asked: Effort, data: torch.Tensor, logits: StoredLogits
+    ) -> tuple[str, bool]:
         guard = Guard(deadline, self._clock)
         guard.record(self._seconds_of_a_pass(deadline), passes=1)
         efforts = ladder(asked)
@@ -122,12 +131,13 @@ class CasePredictor:
         how = str(cheapest)
         if chosen != cheapest:
             guard.open(reserved=self._tiles.passes(data, cheapest))
-            logits = self._tiles.predict(data, chosen, guard)
+            self._tiles.predict(data, chosen, logits, guard)
             if not guard.closed:
-                return logits, str(chosen), True
+                return str(chosen), True
             how += f" ({chosen} took too long)"
         guard.open(reserved=0)
-        return self._tiles.predict(data, cheapest, guard), how, not guard.closed
+        self._tiles.predict(data, cheapest, logits, guard)
+        return how, not guard.closed
 
     def _seconds_of_a_pass(self, deadline: float) -> float:
         """Measured, where there is time left for a pass; else what the last one took."""
@@ -137,15 +147,10 @@ class CasePredictor:
             self._pass_seconds = self._tiles.time_a_pass()
         return self._pass_seconds
 
-    def _resampling_seconds(self, properties: dict, data: torch.Tensor) -> float:
+    def _resampling_seconds(self, resample: Callable[[np.ndarray], np.ndarray], data: torch.Tensor) -> float:
         """How long the logits will take to resample to the image's grid: measured on one class, for all of them."""
-        configuration = self.model.configuration
-        target = properties["shape_after_cropping_and_before_resampling"]
-        spacing = [properties["spacing"][axis] for axis in self.model.plans.transpose_forward]
-        current = [*spacing[: len(target) - len(configuration.spacing)], *configuration.spacing]
         begin = self._clock()
-        one = np.zeros((1, *data.shape[1:]), dtype=np.float16)
-        configuration.resampling_fn_probabilities(one, target, current, spacing)
+        resample(np.zeros((1, *data.shape[1:]), dtype=np.float16))
         return (self._clock() - begin) * self._tiles.label_manager.num_segmentation_heads
 
 

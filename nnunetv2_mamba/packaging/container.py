@@ -7,6 +7,7 @@ import pickle
 import sys
 import time
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,15 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         predictor = load_predictor(args.weights or Path(settings.model), settings)
     except Exception as error:  # all that a model's or a user's files may do; one line and exit code 1
         return _failure("inference", error)
-    failed = 0
-    for case in cases:
-        try:
-            segment_case(case, predictor, started)
-        except Exception as error:  # one case must not take the others with it
-            failed += _failure(case.name, error, case)
-        started = time.perf_counter()
-    print(f"{len(cases) - failed} of {len(cases)} cases done", flush=True)
-    return 1 if failed else 0
+    return segment_cases(cases, predictor, started)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -86,6 +79,23 @@ def _why_no_gpu() -> str:
     except (AssertionError, RuntimeError) as error:
         return " ".join(str(error).split())
     return f"PyTorch {torch.__version__} sees no device"
+
+
+def segment_cases(cases: Sequence[CaseFiles], predictor: CasePredictor, started: float) -> int:
+    """Write all segmentations and return the exit code, as ``main``.
+
+    Args:
+        started: on ``time.perf_counter``, when the first case's time budget began.
+    """
+    failed = 0
+    for case in cases:
+        try:
+            segment_case(case, predictor, started)
+        except Exception as error:  # one case must not take the others with it
+            failed += _failure(case.name, error, case)
+        started = time.perf_counter()
+    print(f"{len(cases) - failed} of {len(cases)} cases done", flush=True)
+    return 1 if failed else 0
 
 
 def segment_case(case: CaseFiles, predictor: CasePredictor, started: float) -> None:

@@ -1,16 +1,25 @@
-"""nnU-Net's predictor, its tiles in a chosen precision and, with a guard, only while there is time."""
+"""nnU-Net's sliding window with little memory: in a chosen precision and, with a guard, only while there is time.
+
+nnU-Net adds tiles up in an array of all logits of the case. They come in the order of the first axis, so an array as
+high as a patch is enough: what lies before the next row of tiles is finished and stored. Every voxel's sum has the same
+terms in the same order and precision as nnU-Net's, so that the logits are the same bits.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from itertools import groupby
 
 import torch
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
+from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
+from tqdm import tqdm
 
 from .network_loading import LoadedModel
+from .stored_logits import StoredLogits
 from .time_budget import Effort, Guard
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -26,10 +35,14 @@ class TilePredictor(nnUNetPredictor):
         precision: what the network computes in; ``default`` is nnU-Net's choice.
         device: ``cuda``, ``cpu`` or ``mps``.
         clock: gives the time in seconds.
+        progress: show a bar.
     """
 
-    def __init__(self, model: LoadedModel, precision: str, device: str, clock: Callable[[], float]):
-        super().__init__(device=torch.device(device), allow_tqdm=False)
+    def __init__(
+        self, model: LoadedModel, precision: str, device: str, clock: Callable[[], float], progress: bool = False
+    ):
+        on_gpu = device == "cuda"
+        super().__init__(device=torch.device(device), allow_tqdm=progress, perform_everything_on_device=on_gpu)
         self.manual_initialization(*model)
         self._model, self._clock = model, clock
         self._guard: Guard | None = None
@@ -38,15 +51,30 @@ class TilePredictor(nnUNetPredictor):
             nullcontext() if dtype is None else torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32)
         )
 
-    def predict(self, data: torch.Tensor, effort: Effort, guard: Guard | None = None) -> torch.Tensor:
-        """The logits ``(heads, *spatial)`` of preprocessed images ``(channels, *spatial)``, on the CPU.
+    @torch.inference_mode()
+    def predict(self, data: torch.Tensor, effort: Effort, logits: StoredLogits, guard: Guard | None = None) -> None:
+        """Store the logits of preprocessed images, averaged over the folds.
 
         Args:
+            data: ``(channels, *spatial)``, on the CPU.
+            logits: what is written, ``(heads, *spatial)``.
             guard: tiles that it does not let run are background; None for all of them.
+
+        Raises:
+            RuntimeError: for infinite logits, as nnU-Net's predictor.
         """
-        self.list_of_parameters = self._model.weights[: effort.folds]
         self.use_mirroring, self.tile_step_size, self._guard = effort.mirroring, effort.step_size, guard
-        return self.predict_logits_from_preprocessed_data(data)
+        self.network.to(self.device).eval()
+        padded, inside = pad_nd_image(data, self.configuration_manager.patch_size, "constant", {"value": 0}, True)
+        weights = self._model.weights[: effort.folds]
+        for fold, state in enumerate(weights):
+            self._model.network.load_state_dict(state)
+            for index, plane in self._planes(padded, inside[1:]):
+                if fold:
+                    plane += logits.read_plane(index)
+                if 0 < fold == len(weights) - 1:
+                    plane /= len(weights)
+                logits.write_plane(index, plane)
 
     def passes(self, data: torch.Tensor, effort: Effort) -> int:
         """How many forwards of the network on a tile ``predict`` takes."""
@@ -69,6 +97,56 @@ class TilePredictor(nnUNetPredictor):
             self._finished(self._logits(tile))
             return self._clock() - begin
 
+    def _planes(self, data: torch.Tensor, inside: tuple[slice, ...]) -> Iterator[tuple[int, torch.Tensor]]:
+        """One fold's logits of padded images at each index of the first axis, in order; ``inside`` is without padding.
+
+        A plane ``(heads, *spatial[1:])`` is good until the next one is taken.
+        """
+        patch = self.configuration_manager.patch_size
+        flat = len(patch) == 2  # such models see one plane at a time
+        height = 1 if flat else patch[0]
+        shape = (height, *data.shape[2:])
+        device = self._device_of_sums(math.prod(shape))
+        sums = torch.zeros((self.label_manager.num_segmentation_heads, *shape), dtype=torch.half, device=device)
+        weights = torch.zeros(shape, dtype=torch.half, device=device)
+        gaussian = compute_gaussian(tuple(patch), sigma_scale=1 / 8, value_scaling_factor=10, device=device)
+        tiles = self._internal_get_sliding_window_slicers(data.shape[1:])
+        rows = [(start, list(row)) for start, row in groupby(tiles, lambda tile: tile[1] if flat else tile[1].start)]
+        ends = [start for start, _ in rows[1:]] + [data.shape[1]]
+        with tqdm(total=len(tiles), disable=not self.allow_tqdm) as bar:
+            for (start, row), end in zip(rows, ends, strict=True):
+                for tile in row:
+                    place = (0 if flat else slice(None), *tile[2:])
+                    x = data[tile][None].contiguous().to(self.device)
+                    with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():
+                        prediction = self._internal_maybe_mirror_and_predict(x)[0].to(device)
+                    prediction *= gaussian
+                    sums[(slice(None), *place)] += prediction
+                    weights[place] += gaussian
+                    bar.update()
+                for index in range(start, end):
+                    plane = sums[:, index - start]
+                    plane /= weights[index - start]
+                    self._check_finite(plane)
+                    if inside[0].start <= index < inside[0].stop:
+                        yield index - inside[0].start, plane[:, inside[1], inside[2]].cpu()
+                _move_down(sums, end - start, axis=1)
+                _move_down(weights, end - start, axis=0)
+
+    def _device_of_sums(self, voxels: int) -> torch.device:
+        """The GPU where it has room for them and thrice as much for the network; else the CPU."""
+        if self.device.type != "cuda":
+            return torch.device("cpu")
+        bytes_needed = 2 * voxels * self.label_manager.num_segmentation_heads
+        return self.device if 4 * bytes_needed <= torch.cuda.mem_get_info(self.device)[0] else torch.device("cpu")
+
+    def _check_finite(self, plane: torch.Tensor) -> None:
+        if torch.any(torch.isinf(plane)):
+            raise RuntimeError(
+                "the network gives logits that are infinite, or too large for the 16 bits in which nnU-Net adds tiles "
+                "up: its training has diverged, or it needs to compute in fp32"
+            )
+
     def _passes_per_tile(self, mirroring: bool) -> int:
         return 2 ** len(self.allowed_mirroring_axes or ()) if mirroring else 1
 
@@ -90,3 +168,11 @@ class TilePredictor(nnUNetPredictor):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return logits
+
+
+def _move_down(array: torch.Tensor, steps: int, axis: int) -> None:
+    """Shift along an axis in place, zeros from above; index by index, which needs no second array."""
+    size = array.shape[axis]
+    for index in range(size - steps):
+        array.select(axis, index).copy_(array.select(axis, index + steps))
+    array.narrow(axis, size - steps, steps).zero_()
