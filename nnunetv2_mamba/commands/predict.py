@@ -36,6 +36,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-step_size", "--step-size", type=float, default=0.5, metavar="SHARE", help="(default: %(default)s)"
     )
     parser.add_argument("--disable_tta", action="store_true", help="no mirroring")
+    parser.add_argument(
+        "-prev_stage_predictions",
+        dest="previous",
+        type=Path,
+        metavar="FOLDER",
+        help="what the first model of a cascade predicted, for the second",
+    )
     parser.add_argument("--continue_prediction", action="store_true", help="leave cases out that OUT has already")
     parser.add_argument(
         "--precision",
@@ -58,7 +65,14 @@ def run(args: argparse.Namespace) -> int:
     )
     model = args.model or _folder_in_results(args)
     return predict_folder(
-        model, args.input, args.output, choices, args.folds, args.device, overwrite=not args.continue_prediction
+        model,
+        args.input,
+        args.output,
+        choices,
+        args.folds,
+        args.device,
+        overwrite=not args.continue_prediction,
+        previous_folder=args.previous,
     )
 
 

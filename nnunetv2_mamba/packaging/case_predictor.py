@@ -73,7 +73,11 @@ class CasePredictor:
         self._pass_seconds = self._tiles.time_a_pass()
 
     def segment(
-        self, files: Sequence[Path], started: float | None = None, asked: Effort | None = None
+        self,
+        files: Sequence[Path],
+        started: float | None = None,
+        asked: Effort | None = None,
+        previous: Path | None = None,
     ) -> SegmentedCase:
         """Segment one case.
 
@@ -81,6 +85,7 @@ class CasePredictor:
             files: the channels in the model's order, 3D images on one grid.
             started: on the clock, when the time budget began; None for now.
             asked: what is run, as far as the time budget allows; None for what the choices say.
+            previous: the case's segmentation by the stage before, on the same grid, for the second model of a cascade.
 
         Returns:
             The labels lie on exactly the grid of the first file.
@@ -92,10 +97,14 @@ class CasePredictor:
         if len(files) != self.model.n_channels:
             names = ", ".join(str(file) for file in files)
             raise ValueError(f"the model takes {self.model.n_channels} channel(s), this case has {len(files)}: {names}")
-        geometry = read_geometry(files)
+        stage = self.model.configuration.previous_stage_name
+        if (stage is None) != (previous is None):
+            needs = "no segmentation of another model" if stage is None else f"the segmentations of {stage}"
+            raise ValueError(f"the model takes {needs}; see -prev_stage_predictions of nnunetv2_mamba predict")
+        geometry = read_geometry(files if previous is None else [*files, previous])
         reader = self.model.plans.image_reader_writer_class()
         begin = self._clock()
-        data, properties = self._preprocess(*_read(files, reader))
+        data, labels_before, properties = self._preprocess(*_read(files, reader), _read_labels(previous, reader))
         notes = tuple(note for file in files if (note := _note_of_non_finite(file)))
         asked = asked or Effort(len(self.model.weights), self._choices.mirroring, self._choices.step_size)
         model, heads = self.model, self._tiles.label_manager
@@ -103,25 +112,34 @@ class CasePredictor:
         with StoredLogits((heads.num_segmentation_heads, *data.shape[1:]), self._scratch) as logits:
             budget = self._choices.time_budget
             if budget is None:
-                self._tiles.predict(data, asked, logits)
+                self._tiles.predict(data, asked, logits, previous=labels_before)
                 how, complete = str(asked), True
             else:
                 finishing = self._clock() - begin + self._resampling_seconds(resample, data)
                 deadline = started + budget - finishing * MARGIN
-                how, complete = self._predict_until(deadline, asked, data, logits)
-            del data  # not needed while classes are resampled
+                how, complete = self._predict_until(deadline, asked, data, labels_before, logits)
+            del data, labels_before  # not needed while classes are resampled
             labels = label_map(logits, resample, heads, model.plans, properties)
         return SegmentedCase(_image(labels, properties, reader, geometry), how, complete, notes)
 
-    def _preprocess(self, array: np.ndarray, properties: dict) -> tuple[torch.Tensor, dict]:
+    def _preprocess(
+        self, array: np.ndarray, properties: dict, previous: np.ndarray | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None, dict]:
+        """Images and, of a cascade, the labels of the stage before, on the model's grid."""
         configuration = self.model.configuration
-        data, _, properties = configuration.preprocessor_class(verbose=False).run_case_npy(
-            array, None, properties, self.model.plans, configuration, self.model.dataset
+        data, labels, properties = configuration.preprocessor_class(verbose=False).run_case_npy(
+            array, previous, properties, self.model.plans, configuration, self.model.dataset
         )
-        return torch.from_numpy(data).to(torch.float32, memory_format=torch.contiguous_format), properties
+        data = torch.from_numpy(data).to(torch.float32, memory_format=torch.contiguous_format)
+        return data, None if previous is None else torch.from_numpy(labels[0]), properties
 
     def _predict_until(
-        self, deadline: float, asked: Effort, data: torch.Tensor, logits: StoredLogits
+        self,
+        deadline: float,
+        asked: Effort,
+        data: torch.Tensor,
+        previous: torch.Tensor | None,
+        logits: StoredLogits,
     ) -> tuple[str, bool]:
         guard = Guard(deadline, self._clock)
         guard.record(self._seconds_of_a_pass(deadline), passes=1)
@@ -131,12 +149,12 @@ class CasePredictor:
         how = str(cheapest)
         if chosen != cheapest:
             guard.open(reserved=self._tiles.passes(data, cheapest))
-            self._tiles.predict(data, chosen, logits, guard)
+            self._tiles.predict(data, chosen, logits, guard, previous)
             if not guard.closed:
                 return str(chosen), True
             how += f" ({chosen} took too long)"
         guard.open(reserved=0)
-        self._tiles.predict(data, cheapest, logits, guard)
+        self._tiles.predict(data, cheapest, logits, guard, previous)
         return how, not guard.closed
 
     def _seconds_of_a_pass(self, deadline: float) -> float:
@@ -171,6 +189,17 @@ def _read(files: Sequence[Path], reader) -> tuple[np.ndarray, dict]:
             raise ValueError(f"{names} cannot be read: {str(error).strip() or 'on different grids'}") from error
     np.nan_to_num(array, copy=False, nan=0, posinf=0, neginf=0)  # as ITK reads NIfTI, and so nnU-Net
     return array, properties
+
+
+def _read_labels(file: Path | None, reader) -> np.ndarray | None:
+    """A segmentation ``(1, *spatial)``, the axes as the images'."""
+    if file is None:
+        return None
+    check_complete(file)
+    try:
+        return reader.read_seg(str(file))[0]
+    except Exception as error:  # each reader's library has its own
+        raise ValueError(f"{file} cannot be read: {str(error).strip()}") from error
 
 
 def _note_of_non_finite(file: Path) -> str:

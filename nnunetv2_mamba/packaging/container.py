@@ -106,7 +106,7 @@ def segment_case(case: CaseFiles, predictor: CasePredictor, started: float) -> N
     """
     if case.problem:
         raise ValueError(case.problem)
-    result = predictor.segment(case.images, started)
+    result = predictor.segment(case.images, started, previous=case.previous)
     write_atomically(result.image, case.output)
     name, seconds = printable(case.name), time.perf_counter() - started
     print(f"{name}: {printable(case.output)}, {result.how}, {seconds:.1f} s", flush=True)

@@ -28,6 +28,7 @@ def predict_folder(
     folds: Sequence[str] | None = None,
     device: str | None = None,
     overwrite: bool = True,
+    previous_folder: Path | None = None,
 ) -> int:
     """Predict all cases of a folder as ``nnUNetv2_predict`` and return the exit code, 1 where one failed.
 
@@ -39,6 +40,7 @@ def predict_folder(
         folds: as of ``find_folds``.
         device: ``cuda``, ``cpu`` or ``mps``; None for CUDA where there is a GPU.
         overwrite: predict also what ``output_folder`` has.
+        previous_folder: has the cases as the first model of a cascade segmented them, where ``model`` is the second.
 
     Raises:
         OSError, ValueError, pickle.UnpicklingError: for a model that cannot be used, folders that cannot be read or
@@ -56,6 +58,8 @@ def predict_folder(
         raise ValueError(f"{model} is of images that nnU-Net's {reader.__name__} reads; use nnUNetv2_predict for them")
     cases = numbered_cases(input_folder, output_folder, loaded.n_channels, loaded.dataset["file_ending"])
     _check_outputs(cases)
+    if previous_folder is not None:
+        cases = [replace(case, previous=previous_folder / case.output.name) for case in cases]
     for name, document in (("dataset", loaded.dataset), ("plans", loaded.plans.plans)):
         write_json(output_folder / f"{name}.json", document)
     left = [case for case in cases if overwrite or not case.output.is_file()]

@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import groupby
 
+import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
+from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 from tqdm import tqdm
 
 from .network_loading import LoadedModel
@@ -52,24 +54,35 @@ class TilePredictor(nnUNetPredictor):
         )
 
     @torch.inference_mode()
-    def predict(self, data: torch.Tensor, effort: Effort, logits: StoredLogits, guard: Guard | None = None) -> None:
+    def predict(
+        self,
+        data: torch.Tensor,
+        effort: Effort,
+        logits: StoredLogits,
+        guard: Guard | None = None,
+        previous: torch.Tensor | None = None,
+    ) -> None:
         """Store the logits of preprocessed images, averaged over the folds.
 
         Args:
             data: ``(channels, *spatial)``, on the CPU.
             logits: what is written, ``(heads, *spatial)``.
             guard: tiles that it does not let run are background; None for all of them.
+            previous: labels ``spatial`` that the stage before gave, for a model that takes them.
 
         Raises:
             RuntimeError: for infinite logits, as nnU-Net's predictor.
         """
         self.use_mirroring, self.tile_step_size, self._guard = effort.mirroring, effort.step_size, guard
         self.network.to(self.device).eval()
-        padded, inside = pad_nd_image(data, self.configuration_manager.patch_size, "constant", {"value": 0}, True)
+        patch = self.configuration_manager.patch_size
+        padded, inside = pad_nd_image(data, patch, "constant", {"value": 0}, True)
+        if previous is not None:
+            previous = pad_nd_image(previous, patch, "constant", {"value": 0})
         weights = self._model.weights[: effort.folds]
         for fold, state in enumerate(weights):
             self._model.network.load_state_dict(state)
-            for index, plane in self._planes(padded, inside[1:]):
+            for index, plane in self._planes(padded, previous, inside[1:]):
                 if fold:
                     plane += logits.read_plane(index)
                 if 0 < fold == len(weights) - 1:
@@ -91,13 +104,15 @@ class TilePredictor(nnUNetPredictor):
         self._model.network.load_state_dict(self._model.weights[0])
         self.network.to(self.device).eval()
         self.use_mirroring = False
-        tile = torch.zeros((1, self._model.n_channels, *self.configuration_manager.patch_size), device=self.device)
+        tile = torch.zeros((1, self._model.n_inputs, *self.configuration_manager.patch_size), device=self.device)
         with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():  # as nnU-Net around its tiles
             begin = self._clock()
             self._finished(self._logits(tile))
             return self._clock() - begin
 
-    def _planes(self, data: torch.Tensor, inside: tuple[slice, ...]) -> Iterator[tuple[int, torch.Tensor]]:
+    def _planes(
+        self, data: torch.Tensor, previous: torch.Tensor | None, inside: tuple[slice, ...]
+    ) -> Iterator[tuple[int, torch.Tensor]]:
         """One fold's logits of padded images at each index of the first axis, in order; ``inside`` is without padding.
 
         A plane ``(heads, *spatial[1:])`` is good until the next one is taken.
@@ -117,7 +132,10 @@ class TilePredictor(nnUNetPredictor):
             for (start, row), end in zip(rows, ends, strict=True):
                 for tile in row:
                     place = (0 if flat else slice(None), *tile[2:])
-                    x = data[tile][None].contiguous().to(self.device)
+                    x = data[tile]
+                    if previous is not None:
+                        x = torch.cat((x, self._one_hot(previous[tile[1:]])))
+                    x = x[None].contiguous().to(self.device)
                     with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():
                         prediction = self._internal_maybe_mirror_and_predict(x)[0].to(device)
                     prediction *= gaussian
@@ -132,6 +150,11 @@ class TilePredictor(nnUNetPredictor):
                         yield index - inside[0].start, plane[:, inside[1], inside[2]].cpu()
                 _move_down(sums, end - start, axis=1)
                 _move_down(weights, end - start, axis=0)
+
+    def _one_hot(self, labels: torch.Tensor) -> torch.Tensor:
+        """A channel for each label, made for a tile alone: for the case they would be as large as the logits."""
+        channels = convert_labelmap_to_one_hot(labels.numpy(), self.label_manager.foreground_labels, np.float32)
+        return torch.from_numpy(channels)
 
     def _device_of_sums(self, voxels: int) -> torch.device:
         """The GPU where it has room for them and thrice as much for the network; else the CPU."""

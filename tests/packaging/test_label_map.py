@@ -8,6 +8,7 @@ import pytest
 import torch
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
@@ -165,3 +166,32 @@ def test_logits_too_large_for_half_precision_are_an_error():
 def test_a_disk_without_room_is_named(tmp_path):
     with pytest.raises(OSError, match=rf"{tmp_path} has .* GB free, .*40 x 1e\+06 x 512 x 512 in 16 bits"):
         StoredLogits((40, 10**6, 512, 512), tmp_path)
+
+
+def test_labels_of_the_stage_before_become_channels_of_each_tile(tmp_path):
+    """Also where the patch is larger than the image, and outside of the part that is not cropped away."""
+    alone = model_of([8, 32, 8], [1.0, 1.0, 1.0])
+    plans = PlansManager(alone.plans.plans)
+    plans.plans["configurations"]["made_up"]["previous_stage"] = "first"
+    network = nn.Conv3d(4, 4, 3, padding=1)
+    model = alone._replace(
+        network=network,
+        plans=plans,
+        configuration=plans.get_configuration("made_up"),
+        weights=[{name: value.clone() for name, value in network.state_dict().items()}],
+    )
+    assert (alone.n_inputs, model.n_inputs) == (1, 4)
+    image = image_of()
+    before = np.random.default_rng(1).integers(0, 4, image.shape, dtype=np.int8)
+    data, labels, properties = model.configuration.preprocessor_class(verbose=False).run_case_npy(
+        image, before, {"spacing": [1.1, 0.9, 1.2]}, plans, model.configuration, model.dataset
+    )
+    assert set(np.unique(labels)) == {-1, 0, 1, 2, 3}
+    stacked = np.vstack((data, convert_labelmap_to_one_hot(labels[0], [1, 2, 3], data.dtype)))
+    effort = Effort(1, False, 0.5)
+    logits, _ = by_nnunet(model, torch.from_numpy(stacked), properties, effort)
+    predictor = TilePredictor(model, "default", "cpu", float)
+    with StoredLogits(logits.shape, tmp_path) as stored:
+        predictor.predict(torch.from_numpy(data), effort, stored, previous=torch.from_numpy(labels[0]))
+        ours = np.concatenate([stored.read_head(head) for head in range(4)])
+    np.testing.assert_array_equal(ours, logits)

@@ -4,11 +4,16 @@ import json
 import shutil
 
 import layouts
+import numpy as np
 import pytest
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tiny_dataset import NAME
 
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.cli import main
+from nnunetv2_mamba.packaging.network_loading import build_network
 
 
 @pytest.fixture(autouse=True)
@@ -87,3 +92,55 @@ def test_models_of_other_images_are_left_to_nnunet(trained_model, folders, tmp_p
     (model / "plans.json").write_text(json.dumps({**plans, "image_reader_writer": "Tiff3DIO"}))
     assert main(["predict", *folders[0], "-m", str(model)]) == 1
     assert "is of images that nnU-Net's Tiff3DIO reads; use nnUNetv2_predict" in capsys.readouterr().err
+
+
+@pytest.fixture
+def second_stage(trained_model, tmp_path):
+    """The model, its network made anew with channels for the labels of a first model."""
+    folder = shutil.copytree(trained_model.folder, tmp_path / "second")
+    plans, dataset = (json.loads((folder / f"{name}.json").read_text()) for name in ("plans", "dataset"))
+    plans["configurations"]["3d_fullres"]["previous_stage"] = "3d_lowres"
+    (folder / "plans.json").write_text(json.dumps(plans))
+    file = folder / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(file, weights_only=False)
+    manager = PlansManager(plans)
+    torch.manual_seed(0)
+    network = build_network("nnUNetTrainerUMambaBot", manager, manager.get_configuration("3d_fullres"), dataset)
+    trained = checkpoint["network_weights"]
+    for name, weight in network.state_dict().items():
+        if weight.shape != trained[name].shape:  # layers that read the input
+            trained[name] = torch.cat((trained[name], weight[:, trained[name].shape[1] :]), 1)
+    torch.save(checkpoint, file)
+    return folder
+
+
+def test_the_second_model_of_a_cascade(second_stage, trained_model, folders, tmp_path, capsys):
+    arguments, images, output = folders
+    before = tmp_path / "before"
+    before.mkdir()
+    for name, file in trained_model.references.items():
+        shutil.copy(file, before / f"{name}.nii.gz")
+    (before / "case_1.nii.gz").unlink()
+    layouts.truncate(before / "case_2.nii.gz")
+    model = ["-m", str(second_stage), "-f", "0"]
+    assert main(["predict", *arguments, *model, "-prev_stage_predictions", str(before)]) == 1
+    failures = capsys.readouterr().err.splitlines()
+    assert f"{before / 'case_1.nii.gz'} is missing" in failures[0]
+    assert f"{before / 'case_2.nii.gz'} is damaged" in failures[1]
+    theirs = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    theirs.initialize_from_trained_model_folder(str(second_stage), (0,))
+    files = [str(file) for file in sorted(images.glob("case_0_*"))]
+    theirs.predict_from_files_sequential(
+        [files], [str(tmp_path / "theirs")], folder_with_segs_from_prev_stage=str(before)
+    )
+    layouts.assert_same_labels(output / "case_0.nii.gz", tmp_path / "theirs.nii.gz")
+    alone = layouts.voxels(trained_model.references["case_0"])
+    assert not np.array_equal(layouts.voxels(output / "case_0.nii.gz"), alone)
+
+
+def test_labels_of_a_first_model_go_to_a_second_one_only(second_stage, trained_model, folders, capsys):
+    arguments, _, output = folders
+    assert main(["predict", *arguments, "-m", str(second_stage), "-f", "0"]) == 1
+    assert "the model takes the segmentations of 3d_lowres; see -prev_stage_predictions" in capsys.readouterr().err
+    assert main(["predict", *arguments, "-m", str(trained_model.folder), "-prev_stage_predictions", str(output)]) == 1
+    assert "the model takes no segmentation of another model" in capsys.readouterr().err
