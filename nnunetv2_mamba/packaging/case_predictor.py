@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from .label_map import label_map, resampler_to_image
 from .model_files import read_model
 from .network_loading import load_model
 from .stored_logits import StoredLogits
-from .tile_predictor import TilePredictor
+from .tile_predictor import Preprocessed, TilePredictor
 from .time_budget import MARGIN, Effort, Guard, ladder
 
 
@@ -37,7 +38,7 @@ class CasePredictor:
     """A model of ``copy_for_inference``, ready to segment.
 
     Args:
-        folder: where the model is.
+        folder: where the model is, as of ``open_model``.
         choices: how it is run.
         device: ``cuda``, ``cpu`` or ``mps``.
         clock: seconds; the time budget is kept on it.
@@ -55,7 +56,7 @@ class CasePredictor:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | zipfile.Path,
         choices: Choices,
         device: str,
         clock: Callable[[], float] = time.perf_counter,
@@ -104,57 +105,51 @@ class CasePredictor:
         geometry = read_geometry(files if previous is None else [*files, previous])
         reader = self.model.plans.image_reader_writer_class()
         begin = self._clock()
-        data, labels_before, properties = self._preprocess(*_read(files, reader), _read_labels(previous, reader))
+        case, properties = self._preprocess(*_read(files, reader), _read_labels(previous, reader))
         notes = tuple(note for file in files if (note := _note_of_non_finite(file)))
         asked = asked or Effort(len(self.model.weights), self._choices.mirroring, self._choices.step_size)
         model, heads = self.model, self._tiles.label_manager
         resample = resampler_to_image(model.plans, model.configuration, properties)
-        with StoredLogits((heads.num_segmentation_heads, *data.shape[1:]), self._scratch) as logits:
+        with StoredLogits((heads.num_segmentation_heads, *case.images.shape[1:]), self._scratch) as logits:
             budget = self._choices.time_budget
             if budget is None:
-                self._tiles.predict(data, asked, logits, previous=labels_before)
+                self._tiles.predict(case, asked, logits)
                 how, complete = str(asked), True
             else:
-                finishing = self._clock() - begin + self._resampling_seconds(resample, data)
+                finishing = self._clock() - begin + self._resampling_seconds(resample, case)
                 deadline = started + budget - finishing * MARGIN
-                how, complete = self._predict_until(deadline, asked, data, labels_before, logits)
-            del data, labels_before  # not needed while classes are resampled
+                how, complete = self._predict_until(deadline, asked, case, logits)
+            del case  # not needed while classes are resampled
             labels = label_map(logits, resample, heads, model.plans, properties)
         return SegmentedCase(_image(labels, properties, reader, geometry), how, complete, notes)
 
     def _preprocess(
         self, array: np.ndarray, properties: dict, previous: np.ndarray | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None, dict]:
-        """Images and, of a cascade, the labels of the stage before, on the model's grid."""
+    ) -> tuple[Preprocessed, dict]:
         configuration = self.model.configuration
         data, labels, properties = configuration.preprocessor_class(verbose=False).run_case_npy(
             array, previous, properties, self.model.plans, configuration, self.model.dataset
         )
         data = torch.from_numpy(data).to(torch.float32, memory_format=torch.contiguous_format)
-        return data, None if previous is None else torch.from_numpy(labels[0]), properties
+        return Preprocessed(data, None if previous is None else torch.from_numpy(labels[0])), properties
 
     def _predict_until(
-        self,
-        deadline: float,
-        asked: Effort,
-        data: torch.Tensor,
-        previous: torch.Tensor | None,
-        logits: StoredLogits,
+        self, deadline: float, asked: Effort, case: Preprocessed, logits: StoredLogits
     ) -> tuple[str, bool]:
         guard = Guard(deadline, self._clock)
         guard.record(self._seconds_of_a_pass(deadline), passes=1)
         efforts = ladder(asked)
         cheapest = efforts[-1]
-        chosen = guard.choose(efforts, lambda effort: self._tiles.passes(data, effort))
+        chosen = guard.choose(efforts, lambda effort: self._tiles.passes(case, effort))
         how = str(cheapest)
         if chosen != cheapest:
-            guard.open(reserved=self._tiles.passes(data, cheapest))
-            self._tiles.predict(data, chosen, logits, guard, previous)
+            guard.open(reserved=self._tiles.passes(case, cheapest))
+            self._tiles.predict(case, chosen, logits, guard)
             if not guard.closed:
                 return str(chosen), True
             how += f" ({chosen} took too long)"
         guard.open(reserved=0)
-        self._tiles.predict(data, cheapest, logits, guard, previous)
+        self._tiles.predict(case, cheapest, logits, guard)
         return how, not guard.closed
 
     def _seconds_of_a_pass(self, deadline: float) -> float:
@@ -165,10 +160,10 @@ class CasePredictor:
             self._pass_seconds = self._tiles.time_a_pass()
         return self._pass_seconds
 
-    def _resampling_seconds(self, resample: Callable[[np.ndarray], np.ndarray], data: torch.Tensor) -> float:
+    def _resampling_seconds(self, resample: Callable[[np.ndarray], np.ndarray], case: Preprocessed) -> float:
         """How long the logits will take to resample to the image's grid: measured on one class, for all of them."""
         begin = self._clock()
-        resample(np.zeros((1, *data.shape[1:]), dtype=np.float16))
+        resample(np.zeros((1, *case.images.shape[1:]), dtype=np.float16))
         return (self._clock() - begin) * self._tiles.label_manager.num_segmentation_heads
 
 

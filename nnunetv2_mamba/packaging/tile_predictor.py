@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +26,18 @@ from .stored_logits import StoredLogits
 from .time_budget import Effort, Guard
 
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Preprocessed(NamedTuple):
+    """A case on the model's grid, on the CPU.
+
+    Attributes:
+        images: ``(channels, *spatial)``.
+        previous: of a cascade, the labels ``spatial`` that the stage before gave.
+    """
+
+    images: torch.Tensor
+    previous: torch.Tensor | None = None
 
 
 class TilePredictor(nnUNetPredictor):
@@ -54,21 +67,12 @@ class TilePredictor(nnUNetPredictor):
         )
 
     @torch.inference_mode()
-    def predict(
-        self,
-        data: torch.Tensor,
-        effort: Effort,
-        logits: StoredLogits,
-        guard: Guard | None = None,
-        previous: torch.Tensor | None = None,
-    ) -> None:
-        """Store the logits of preprocessed images, averaged over the folds.
+    def predict(self, case: Preprocessed, effort: Effort, logits: StoredLogits, guard: Guard | None = None) -> None:
+        """Store the logits of a case, averaged over the folds.
 
         Args:
-            data: ``(channels, *spatial)``, on the CPU.
             logits: what is written, ``(heads, *spatial)``.
             guard: tiles that it does not let run are background; None for all of them.
-            previous: labels ``spatial`` that the stage before gave, for a model that takes them.
 
         Raises:
             RuntimeError: for infinite logits, as nnU-Net's predictor.
@@ -76,23 +80,24 @@ class TilePredictor(nnUNetPredictor):
         self.use_mirroring, self.tile_step_size, self._guard = effort.mirroring, effort.step_size, guard
         self.network.to(self.device).eval()
         patch = self.configuration_manager.patch_size
-        padded, inside = pad_nd_image(data, patch, "constant", {"value": 0}, True)
-        if previous is not None:
-            previous = pad_nd_image(previous, patch, "constant", {"value": 0})
+        images, inside = pad_nd_image(case.images, patch, "constant", {"value": 0}, True)
+        previous = None if case.previous is None else pad_nd_image(case.previous, patch, "constant", {"value": 0})
+        padded = Preprocessed(images, previous)
         weights = self._model.weights[: effort.folds]
         for fold, state in enumerate(weights):
             self._model.network.load_state_dict(state)
-            for index, plane in self._planes(padded, previous, inside[1:]):
+            for index, plane in self._planes(padded, inside[1:]):
                 if fold:
                     plane += logits.read_plane(index)
                 if 0 < fold == len(weights) - 1:
                     plane /= len(weights)
                 logits.write_plane(index, plane)
 
-    def passes(self, data: torch.Tensor, effort: Effort) -> int:
+    def passes(self, case: Preprocessed, effort: Effort) -> int:
         """How many forwards of the network on a tile ``predict`` takes."""
         patch = self.configuration_manager.patch_size
-        slices, axes = data.shape[1 : -len(patch)], data.shape[-len(patch) :]  # those of 2D models are patches each
+        shape = case.images.shape
+        slices, axes = shape[1 : -len(patch)], shape[-len(patch) :]  # those of 2D models are patches each
         padded = tuple(max(size, edge) for size, edge in zip(axes, patch, strict=True))
         steps = compute_steps_for_sliding_window(padded, patch, effort.step_size)
         tiles = math.prod(slices) * math.prod(map(len, steps))
@@ -110,32 +115,28 @@ class TilePredictor(nnUNetPredictor):
             self._finished(self._logits(tile))
             return self._clock() - begin
 
-    def _planes(
-        self, data: torch.Tensor, previous: torch.Tensor | None, inside: tuple[slice, ...]
-    ) -> Iterator[tuple[int, torch.Tensor]]:
-        """One fold's logits of padded images at each index of the first axis, in order; ``inside`` is without padding.
+    def _planes(self, case: Preprocessed, inside: tuple[slice, ...]) -> Iterator[tuple[int, torch.Tensor]]:
+        """One fold's logits of a padded case at each index of the first axis, in order; ``inside`` is without padding.
 
         A plane ``(heads, *spatial[1:])`` is good until the next one is taken.
         """
         patch = self.configuration_manager.patch_size
         flat = len(patch) == 2  # such models see one plane at a time
         height = 1 if flat else patch[0]
-        shape = (height, *data.shape[2:])
+        spatial = case.images.shape[1:]
+        shape = (height, *spatial[1:])
         device = self._device_of_sums(math.prod(shape))
         sums = torch.zeros((self.label_manager.num_segmentation_heads, *shape), dtype=torch.half, device=device)
         weights = torch.zeros(shape, dtype=torch.half, device=device)
         gaussian = compute_gaussian(tuple(patch), sigma_scale=1 / 8, value_scaling_factor=10, device=device)
-        tiles = self._internal_get_sliding_window_slicers(data.shape[1:])
+        tiles = self._internal_get_sliding_window_slicers(spatial)
         rows = [(start, list(row)) for start, row in groupby(tiles, lambda tile: tile[1] if flat else tile[1].start)]
-        ends = [start for start, _ in rows[1:]] + [data.shape[1]]
+        ends = [start for start, _ in rows[1:]] + [spatial[0]]
         with tqdm(total=len(tiles), disable=not self.allow_tqdm) as bar:
             for (start, row), end in zip(rows, ends, strict=True):
                 for tile in row:
                     place = (0 if flat else slice(None), *tile[2:])
-                    x = data[tile]
-                    if previous is not None:
-                        x = torch.cat((x, self._one_hot(previous[tile[1:]])))
-                    x = x[None].contiguous().to(self.device)
+                    x = self._network_input(case, tile)[None].contiguous().to(self.device)
                     with torch.autocast("cuda") if self.device.type == "cuda" else nullcontext():
                         prediction = self._internal_maybe_mirror_and_predict(x)[0].to(device)
                     prediction *= gaussian
@@ -151,10 +152,15 @@ class TilePredictor(nnUNetPredictor):
                 _move_down(sums, end - start, axis=1)
                 _move_down(weights, end - start, axis=0)
 
-    def _one_hot(self, labels: torch.Tensor) -> torch.Tensor:
-        """A channel for each label, made for a tile alone: for the case they would be as large as the logits."""
-        channels = convert_labelmap_to_one_hot(labels.numpy(), self.label_manager.foreground_labels, np.float32)
-        return torch.from_numpy(channels)
+    def _network_input(self, case: Preprocessed, tile: tuple[slice | int, ...]) -> torch.Tensor:
+        """The images' channels and one for each label of the stage before, which are made for a tile alone: for the
+        whole case they would be larger than the logits."""
+        images = case.images[tile]
+        if case.previous is None:
+            return images
+        labels = case.previous[tile[1:]].numpy()
+        channels = convert_labelmap_to_one_hot(labels, self.label_manager.foreground_labels, np.float32)
+        return torch.cat((images, torch.from_numpy(channels)))
 
     def _device_of_sums(self, voxels: int) -> torch.device:
         """The GPU where it has room for them and thrice as much for the network; else the CPU."""

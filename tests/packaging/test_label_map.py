@@ -16,7 +16,7 @@ from nnunetv2_mamba.packaging import stored_logits
 from nnunetv2_mamba.packaging.label_map import _of_the_largest, label_map, resampler_to_image
 from nnunetv2_mamba.packaging.network_loading import LoadedModel
 from nnunetv2_mamba.packaging.stored_logits import StoredLogits
-from nnunetv2_mamba.packaging.tile_predictor import TilePredictor
+from nnunetv2_mamba.packaging.tile_predictor import Preprocessed, TilePredictor
 from nnunetv2_mamba.packaging.time_budget import Effort
 
 LABELS = {"background": 0, "a": 1, "b": 2, "c": 3}
@@ -97,7 +97,7 @@ def by_us(model, data, properties, effort, folder):
     heads = predictor.label_manager
     resample = resampler_to_image(model.plans, model.configuration, properties)
     with StoredLogits((heads.num_segmentation_heads, *data.shape[1:]), folder) as stored:
-        predictor.predict(data, effort, stored)
+        predictor.predict(Preprocessed(data), effort, stored)
         logits = np.concatenate([stored.read_head(head) for head in range(stored.shape[0])])
         return logits, label_map(stored, resample, heads, model.plans, properties)
 
@@ -192,6 +192,6 @@ def test_labels_of_the_stage_before_become_channels_of_each_tile(tmp_path):
     logits, _ = by_nnunet(model, torch.from_numpy(stacked), properties, effort)
     predictor = TilePredictor(model, "default", "cpu", float)
     with StoredLogits(logits.shape, tmp_path) as stored:
-        predictor.predict(torch.from_numpy(data), effort, stored, previous=torch.from_numpy(labels[0]))
+        predictor.predict(Preprocessed(torch.from_numpy(data), torch.from_numpy(labels[0])), effort, stored)
         ours = np.concatenate([stored.read_head(head) for head in range(4)])
     np.testing.assert_array_equal(ours, logits)
