@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,14 +12,15 @@ from typing import NamedTuple
 import numpy as np
 import SimpleITK
 import torch
-from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 
 from ..image_files import check_complete
 from .image_io import as_nifti, count_non_finite, read_geometry
 from .inference_settings import Choices
+from .label_map import label_map, resampler_to_image
 from .model_files import read_model
 from .network_loading import load_model
-from .tile_predictor import TilePredictor
+from .stored_logits import StoredLogits
+from .tile_predictor import Preprocessed, TilePredictor
 from .time_budget import MARGIN, Effort, Guard, ladder
 
 
@@ -36,11 +38,14 @@ class CasePredictor:
     """A model of ``copy_for_inference``, ready to segment.
 
     Args:
-        folder: where the model is.
+        folder: where the model is, as of ``open_model``.
         choices: how it is run.
         device: ``cuda``, ``cpu`` or ``mps``.
         clock: seconds; the time budget is kept on it.
         name: what messages call the model; ``folder`` where None.
+        scratch: folder for the logits of a large image, 2 bytes for each class and voxel; None for the system's folder
+            of temporary files.
+        progress: show a bar for each fold.
 
     Attributes:
         model: what was loaded.
@@ -51,15 +56,17 @@ class CasePredictor:
 
     def __init__(
         self,
-        folder: Path,
+        folder: Path | zipfile.Path,
         choices: Choices,
         device: str,
         clock: Callable[[], float] = time.perf_counter,
         name: object = None,
+        scratch: Path | None = None,
+        progress: bool = False,
     ):
-        self._choices, self._clock = choices, clock
+        self._choices, self._clock, self._scratch = choices, clock, scratch
         self.model = load_model(read_model(folder, choices.folds, choices.checkpoint, name))
-        self._tiles = TilePredictor(self.model, choices.precision, device, clock)
+        self._tiles = TilePredictor(self.model, choices.precision, device, clock, progress)
         self._pass_seconds: float | None = None
 
     def warm_up(self) -> None:
@@ -67,7 +74,11 @@ class CasePredictor:
         self._pass_seconds = self._tiles.time_a_pass()
 
     def segment(
-        self, files: Sequence[Path], started: float | None = None, asked: Effort | None = None
+        self,
+        files: Sequence[Path],
+        started: float | None = None,
+        asked: Effort | None = None,
+        previous: Path | None = None,
     ) -> SegmentedCase:
         """Segment one case.
 
@@ -75,6 +86,7 @@ class CasePredictor:
             files: the channels in the model's order, 3D images on one grid.
             started: on the clock, when the time budget began; None for now.
             asked: what is run, as far as the time budget allows; None for what the choices say.
+            previous: the case's segmentation by the stage before, on the same grid, for the second model of a cascade.
 
         Returns:
             The labels lie on exactly the grid of the first file.
@@ -86,48 +98,59 @@ class CasePredictor:
         if len(files) != self.model.n_channels:
             names = ", ".join(str(file) for file in files)
             raise ValueError(f"the model takes {self.model.n_channels} channel(s), this case has {len(files)}: {names}")
-        geometry = read_geometry(files)
+        stage = self.model.configuration.previous_stage_name
+        if (stage is None) != (previous is None):
+            needs = "no segmentation of another model" if stage is None else f"the segmentations of {stage}"
+            raise ValueError(f"the model takes {needs}; see -prev_stage_predictions of nnunetv2_mamba predict")
+        geometry = read_geometry(files if previous is None else [*files, previous])
         reader = self.model.plans.image_reader_writer_class()
         begin = self._clock()
-        array, properties = _read(files, reader)
+        case, properties = self._preprocess(*_read(files, reader), _read_labels(previous, reader))
         notes = tuple(note for file in files if (note := _note_of_non_finite(file)))
-        data, properties = self._preprocess(array, properties)
         asked = asked or Effort(len(self.model.weights), self._choices.mirroring, self._choices.step_size)
-        logits, how, complete = self._logits(asked, data, properties, started, self._clock() - begin)
         model, heads = self.model, self._tiles.label_manager
-        labels = convert_predicted_logits_to_segmentation_with_correct_shape(
-            logits.numpy(), model.plans, model.configuration, heads, properties
-        )
+        resample = resampler_to_image(model.plans, model.configuration, properties)
+        with StoredLogits((heads.num_segmentation_heads, *case.images.shape[1:]), self._scratch) as logits:
+            budget = self._choices.time_budget
+            if budget is None:
+                self._tiles.predict(case, asked, logits)
+                how, complete = str(asked), True
+            else:
+                finishing = self._clock() - begin + self._resampling_seconds(resample, case)
+                deadline = started + budget - finishing * MARGIN
+                how, complete = self._predict_until(deadline, asked, case, logits)
+            del case  # not needed while classes are resampled
+            labels = label_map(logits, resample, heads, model.plans, properties)
         return SegmentedCase(_image(labels, properties, reader, geometry), how, complete, notes)
 
-    def _preprocess(self, array: np.ndarray, properties: dict) -> tuple[torch.Tensor, dict]:
+    def _preprocess(
+        self, array: np.ndarray, properties: dict, previous: np.ndarray | None
+    ) -> tuple[Preprocessed, dict]:
         configuration = self.model.configuration
-        data, _, properties = configuration.preprocessor_class(verbose=False).run_case_npy(
-            array, None, properties, self.model.plans, configuration, self.model.dataset
+        data, labels, properties = configuration.preprocessor_class(verbose=False).run_case_npy(
+            array, previous, properties, self.model.plans, configuration, self.model.dataset
         )
-        return torch.from_numpy(data).to(torch.float32, memory_format=torch.contiguous_format), properties
+        data = torch.from_numpy(data).to(torch.float32, memory_format=torch.contiguous_format)
+        return Preprocessed(data, None if previous is None else torch.from_numpy(labels[0])), properties
 
-    def _logits(
-        self, asked: Effort, data: torch.Tensor, properties: dict, started: float, reading: float
-    ) -> tuple[torch.Tensor, str, bool]:
-        if self._choices.time_budget is None:
-            return self._tiles.predict(data, asked), str(asked), True
-        finishing = (reading + self._resampling_seconds(properties, data)) * MARGIN
-        deadline = started + self._choices.time_budget - finishing
+    def _predict_until(
+        self, deadline: float, asked: Effort, case: Preprocessed, logits: StoredLogits
+    ) -> tuple[str, bool]:
         guard = Guard(deadline, self._clock)
         guard.record(self._seconds_of_a_pass(deadline), passes=1)
         efforts = ladder(asked)
         cheapest = efforts[-1]
-        chosen = guard.choose(efforts, lambda effort: self._tiles.passes(data, effort))
+        chosen = guard.choose(efforts, lambda effort: self._tiles.passes(case, effort))
         how = str(cheapest)
         if chosen != cheapest:
-            guard.open(reserved=self._tiles.passes(data, cheapest))
-            logits = self._tiles.predict(data, chosen, guard)
+            guard.open(reserved=self._tiles.passes(case, cheapest))
+            self._tiles.predict(case, chosen, logits, guard)
             if not guard.closed:
-                return logits, str(chosen), True
+                return str(chosen), True
             how += f" ({chosen} took too long)"
         guard.open(reserved=0)
-        return self._tiles.predict(data, cheapest, guard), how, not guard.closed
+        self._tiles.predict(case, cheapest, logits, guard)
+        return how, not guard.closed
 
     def _seconds_of_a_pass(self, deadline: float) -> float:
         """Measured, where there is time left for a pass; else what the last one took."""
@@ -137,15 +160,10 @@ class CasePredictor:
             self._pass_seconds = self._tiles.time_a_pass()
         return self._pass_seconds
 
-    def _resampling_seconds(self, properties: dict, data: torch.Tensor) -> float:
+    def _resampling_seconds(self, resample: Callable[[np.ndarray], np.ndarray], case: Preprocessed) -> float:
         """How long the logits will take to resample to the image's grid: measured on one class, for all of them."""
-        configuration = self.model.configuration
-        target = properties["shape_after_cropping_and_before_resampling"]
-        spacing = [properties["spacing"][axis] for axis in self.model.plans.transpose_forward]
-        current = [*spacing[: len(target) - len(configuration.spacing)], *configuration.spacing]
         begin = self._clock()
-        one = np.zeros((1, *data.shape[1:]), dtype=np.float16)
-        configuration.resampling_fn_probabilities(one, target, current, spacing)
+        resample(np.zeros((1, *case.images.shape[1:]), dtype=np.float16))
         return (self._clock() - begin) * self._tiles.label_manager.num_segmentation_heads
 
 
@@ -166,6 +184,17 @@ def _read(files: Sequence[Path], reader) -> tuple[np.ndarray, dict]:
             raise ValueError(f"{names} cannot be read: {str(error).strip() or 'on different grids'}") from error
     np.nan_to_num(array, copy=False, nan=0, posinf=0, neginf=0)  # as ITK reads NIfTI, and so nnU-Net
     return array, properties
+
+
+def _read_labels(file: Path | None, reader) -> np.ndarray | None:
+    """A segmentation ``(1, *spatial)``, the axes as the images'."""
+    if file is None:
+        return None
+    check_complete(file)
+    try:
+        return reader.read_seg(str(file))[0]
+    except Exception as error:  # each reader's library has its own
+        raise ValueError(f"{file} cannot be read: {str(error).strip()}") from error
 
 
 def _note_of_non_finite(file: Path) -> str:

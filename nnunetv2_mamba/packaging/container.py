@@ -168,7 +168,7 @@ def segment_case(case: CaseFiles, predictor: CasePredictor, started: float, is_w
     """Write a case's segmentation; raises what is wrong with it. Arguments are those of ``segment_cases``."""
     if case.problem:
         raise ValueError(case.problem)
-    result = predictor.segment(case.images, started)
+    result = predictor.segment(case.images, started, previous=case.previous)
     if not is_wanted():  # the output folder may be the next case's by now
         raise ValueError("whoever asked waits no longer, so nothing is written")
     write_atomically(result.image, case.output)

@@ -65,8 +65,6 @@ def check_configuration(name: str, plans: dict, dataset: dict, file: object) -> 
     if name not in plans["configurations"]:
         raise ValueError(f"{file} has no configuration {name!r}, of which the checkpoints are")
     configuration = PlansManager(plans).get_configuration(name).configuration
-    if configuration.get("previous_stage"):
-        raise ValueError(f"{file}: {name!r} is the second model of nnU-Net's cascade and cannot predict on its own")
     missing = [key for key in _NEEDED if key not in configuration]
     if missing:
         raise ValueError(f"{file}: the configuration {name!r} has no {', '.join(missing)}")

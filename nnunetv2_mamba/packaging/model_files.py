@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer_by_name
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mamba.untrusted_checkpoints import read_plain
 
@@ -184,6 +185,7 @@ def copy_for_inference(
     model = read_model(source, folds, checkpoint)
     for key in ("dataset_name", "image_reader_writer"):
         _check_name(model.plans[key], key, source / "plans.json")
+    check_no_cascade(model)
     check_trainer(model)
     _check_reader(model.plans["image_reader_writer"])
     target.mkdir(parents=True)
@@ -194,6 +196,19 @@ def copy_for_inference(
         torch.save(content, target / file)
     names = tuple(channels_of(model.dataset).values())
     return ModelDescription(model.trainer, model.configuration, model.plans["dataset_name"], folds, names)
+
+
+def check_no_cascade(model: ModelContent) -> None:
+    """Refuse the second model of nnU-Net's cascade, which needs the prediction of the first.
+
+    Raises:
+        ValueError: naming its plans.
+    """
+    if PlansManager(model.plans).get_configuration(model.configuration).previous_stage_name is not None:
+        raise ValueError(
+            f"{model.name}/plans.json: {model.configuration!r} is the second model of nnU-Net's cascade and cannot "
+            "predict on its own"
+        )
 
 
 def check_trainer(model: ModelContent) -> None:

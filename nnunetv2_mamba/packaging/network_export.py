@@ -20,7 +20,7 @@ from nnunetv2_mamba.ops.scan_arguments import ScanArguments
 
 from ..files import written_whole
 from ..text import times
-from .model_files import check_trainer, find_folds, open_model, read_model
+from .model_files import check_no_cascade, check_trainer, find_folds, open_model, read_model
 from .network_loading import load_model
 from .trial import variables_as_in_the_container
 
@@ -84,6 +84,7 @@ def _load(source: Path, fold: str | None, checkpoint: str) -> tuple[nn.Module, t
     folder = open_model(source)
     (fold, *_) = find_folds(folder, None if fold is None else [fold], checkpoint)
     content = read_model(folder, [fold], checkpoint, source)
+    check_no_cascade(content)
     check_trainer(content)
     model = load_model(content)
     shape = (1, model.n_channels, *model.configuration.patch_size)

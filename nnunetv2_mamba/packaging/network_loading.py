@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import Tensor, nn
 
@@ -34,7 +35,13 @@ class LoadedModel(NamedTuple):
 
     @property
     def n_channels(self) -> int:
+        """Of the images."""
         return len(channels_of(self.dataset))
+
+    @property
+    def n_inputs(self) -> int:
+        """Channels of the network: those of the images and, in a cascade, one for each label of the stage before."""
+        return determine_num_input_channels(self.plans, self.configuration, self.dataset)
 
 
 def load_model(model: ModelContent) -> LoadedModel:
@@ -66,7 +73,7 @@ def build_network(
     return recursive_find_trainer_class_by_name(trainer).build_network_architecture(
         plans,
         configuration,
-        len(channels_of(dataset)),
+        determine_num_input_channels(plans, configuration, dataset),
         plans.get_label_manager(dataset).num_segmentation_heads,
         enable_deep_supervision=False,
     )

@@ -115,7 +115,7 @@ def test_cases_one_after_another_and_a_bad_image(program, trained_model, tmp_pat
 def test_a_signal_in_the_middle_of_a_file_leaves_none(program, trained_model, tmp_path, monkeypatch):
     provide(tmp_path, trained_model.cases["case_0"])
     labels = SimpleITK.Image(2, 2, 2, SimpleITK.sitkUInt8)
-    monkeypatch.setattr(CasePredictor, "segment", lambda *_: SegmentedCase(labels, "made up"))
+    monkeypatch.setattr(CasePredictor, "segment", lambda *_, **__: SegmentedCase(labels, "made up"))
     port, begun, calls = free_port(), threading.Event(), []
 
     def write_a_half(image, path, **_):
@@ -144,7 +144,7 @@ def test_nothing_is_written_for_a_client_that_went(program, trained_model, tmp_p
     provide(tmp_path, trained_model.cases["case_0"])
     port, begun, gone = free_port(), threading.Event(), threading.Event()
 
-    def segment(self, *arguments):
+    def segment(self, *arguments, **options):
         begun.set()
         assert gone.wait(SOON)
         return SegmentedCase(SimpleITK.Image(2, 2, 2, SimpleITK.sitkUInt8), "made up")

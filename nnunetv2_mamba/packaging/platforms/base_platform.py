@@ -17,6 +17,7 @@ class CaseFiles:
     """A case: its channels' files in the model's order (they need not exist) and the file to write.
 
     Attributes:
+        previous: the segmentation by the first model of a cascade, for its second.
         problem: why it cannot be segmented, where that is known from the names of the files; it names the file.
     """
 
@@ -24,6 +25,7 @@ class CaseFiles:
     images: tuple[Path, ...]
     output: Path
     problem: str = ""
+    previous: Path | None = None
 
 
 class Platform(ABC):

@@ -1,0 +1,73 @@
+"""A folder of images predicted one after another in this process, what the verb ``predict`` does."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from ..files import write_json
+from .case_predictor import CasePredictor
+from .container import segment_cases
+from .image_io import check_writable
+from .inference_settings import Choices
+from .model_files import find_folds, open_model
+from .platforms import CaseFiles
+from .platforms.numbered_cases import numbered_cases
+
+
+def predict_folder(
+    model: Path,
+    input_folder: Path,
+    output_folder: Path,
+    choices: Choices,
+    folds: Sequence[str] | None = None,
+    device: str | None = None,
+    overwrite: bool = True,
+    previous_folder: Path | None = None,
+) -> int:
+    """Predict all cases of a folder as ``nnUNetv2_predict`` and return the exit code, 1 where one failed.
+
+    ``dataset.json`` and ``plans.json`` go to the output too, where nnU-Net's postprocessing looks for them.
+
+    Args:
+        model: folder or ZIP, as of ``open_model``.
+        choices: how it is run; its ``folds`` are not used.
+        folds: as of ``find_folds``.
+        device: ``cuda``, ``cpu`` or ``mps``; None for CUDA where there is a GPU.
+        overwrite: predict also what ``output_folder`` has.
+        previous_folder: has the cases as the first model of a cascade segmented them, where ``model`` is the second.
+
+    Raises:
+        OSError, ValueError, pickle.UnpicklingError: for a model that cannot be used, folders that cannot be read or
+            written, and outputs that would replace an input.
+    """
+    source = open_model(model)
+    choices = replace(choices, folds=find_folds(source, folds, choices.checkpoint))
+    check_writable(output_folder)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    progress = sys.stderr.isatty()
+    predictor = CasePredictor(source, choices, device, name=model, scratch=output_folder, progress=progress)
+    loaded = predictor.model
+    reader = loaded.plans.image_reader_writer_class
+    if ".nii.gz" not in reader.supported_file_endings:
+        raise ValueError(f"{model} is of images that nnU-Net's {reader.__name__} reads; use nnUNetv2_predict for them")
+    cases = numbered_cases(input_folder, output_folder, loaded.n_channels, loaded.dataset["file_ending"])
+    _check_outputs(cases)
+    if previous_folder is not None:
+        cases = [replace(case, previous=previous_folder / case.output.name) for case in cases]
+    for name, document in (("dataset", loaded.dataset), ("plans", loaded.plans.plans)):
+        write_json(output_folder / f"{name}.json", document)
+    left = [case for case in cases if overwrite or not case.output.is_file()]
+    return 1 if segment_cases(left, predictor, time.perf_counter()) else 0
+
+
+def _check_outputs(cases: Sequence[CaseFiles]) -> None:
+    images = {image.resolve() for case in cases for image in case.images}
+    for case in cases:
+        if case.output.resolve() in images:
+            raise ValueError(f"{case.output} is an image of the input; choose another -o")

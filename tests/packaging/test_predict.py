@@ -1,0 +1,146 @@
+"""The verb ``predict``: what it writes is what nnU-Net's command writes, and what it refuses."""
+
+import json
+import shutil
+
+import layouts
+import numpy as np
+import pytest
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from tiny_dataset import NAME
+
+from nnunetv2_mamba._register import DISCOVERY
+from nnunetv2_mamba.cli import main
+from nnunetv2_mamba.packaging.network_loading import build_network
+
+
+@pytest.fixture(autouse=True)
+def trainers_are_found(monkeypatch):
+    monkeypatch.setenv("nnUNet_extTrainer", DISCOVERY)
+
+
+@pytest.fixture
+def folders(trained_model, tmp_path):
+    """``-i``, ``-o`` and what they name."""
+    images, output = layouts.flare(tmp_path / "images", trained_model.cases), tmp_path / "out"
+    return ["-i", str(images), "-o", str(output), "-device", "cpu"], images, output
+
+
+def test_labels_are_those_of_nnunet_and_the_rest_goes_on(trained_model, folders, capsys):
+    arguments, images, output = folders
+    output.mkdir()
+    (output / "case_1.nii.gz").write_bytes(b"of the run before")
+    (images / "case_2_0003.nii.gz").unlink()
+    assert main(["predict", *arguments, "-m", str(trained_model.folder), "--continue_prediction"]) == 1
+    said = capsys.readouterr()
+    assert "1 of 2 cases done" in said.out and "2 fold(s), mirroring, step size 0.5" in said.out
+    assert said.err.startswith("case_2: FAILED: ") and "case_2_0003.nii.gz is missing" in said.err
+    assert sorted(file.name for file in output.iterdir()) == [
+        *("case_0.nii.gz", "case_1.nii.gz", "dataset.json", "plans.json")
+    ]
+    layouts.assert_same_labels(output / "case_0.nii.gz", trained_model.references["case_0"])
+    assert layouts.geometry(output / "case_0.nii.gz") == layouts.geometry(images / "case_0_0000.nii.gz")
+    assert (output / "case_1.nii.gz").read_bytes() == b"of the run before"
+    for name in ("dataset.json", "plans.json"):
+        assert json.loads((output / name).read_text()) == json.loads((trained_model.folder / name).read_text())
+
+
+def test_a_model_is_named_as_for_nnunet(trained_model, folders, monkeypatch, capsys):
+    arguments, images, output = folders
+    for file in images.glob("case_[12]_*"):
+        file.unlink()
+    monkeypatch.setenv("nnUNet_results", str(trained_model.folder.parents[1]))
+    model = ["-d", NAME, "-c", "3d_fullres", "-tr", "nnUNetTrainerUMambaBot", "-p", "tinyUMambaBotPlans"]
+    options = ["-f", "1", "--disable_tta", "-step_size", "1", "--precision", "bf16"]
+    assert main(["predict", *arguments, *model, *options]) == 0
+    assert "1 fold(s), no mirroring, step size 1" in capsys.readouterr().out
+    assert (output / "case_0.nii.gz").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "say which model: -m MODEL_FOLDER, or -d DATASET and -c CONFIGURATION"),
+        (["-d", "1"], "say which model"),
+        (["-m", "nowhere"], "nowhere does not exist"),
+        (["-m", "{model}", "-f", "3"], "fold_3/checkpoint_final.pth is missing; folds with it: 0, 1"),
+        (["-m", "{model}", "-step_size", "0"], "step_size must be above 0 and at most 1, got 0.0"),
+        (["-m", "{model}", "-o", "{images}/case_0_0000.nii.gz"], "nothing can be written to"),
+        (["-m", "{model}", "-i", "{model}"], "has no CASE_0000.nii.gz"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(arguments, message, trained_model, folders, capsys):
+    common, images, _ = folders
+    given = [argument.format(model=trained_model.folder, images=images) for argument in arguments]
+    assert main(["predict", *common, *given]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("nnunetv2_mamba predict: ") and message in line
+
+
+def test_no_image_is_written_over(trained_model, folders, capsys):
+    common, images, _ = folders
+    shutil.copy(images / "case_0_0000.nii.gz", images / "case_0_0000_0000.nii.gz")
+    assert main(["predict", *common, "-o", str(images), "-m", str(trained_model.folder)]) == 1
+    assert f"{images / 'case_0_0000.nii.gz'} is an image of the input; choose another -o" in capsys.readouterr().err
+
+
+def test_models_of_other_images_are_left_to_nnunet(trained_model, folders, tmp_path, capsys):
+    model = shutil.copytree(trained_model.folder, tmp_path / "model")
+    plans = json.loads((model / "plans.json").read_text())
+    (model / "plans.json").write_text(json.dumps({**plans, "image_reader_writer": "Tiff3DIO"}))
+    assert main(["predict", *folders[0], "-m", str(model)]) == 1
+    assert "is of images that nnU-Net's Tiff3DIO reads; use nnUNetv2_predict" in capsys.readouterr().err
+
+
+@pytest.fixture
+def second_stage(trained_model, tmp_path):
+    """The model, its network made anew with channels for the labels of a first model."""
+    folder = shutil.copytree(trained_model.folder, tmp_path / "second")
+    plans, dataset = (json.loads((folder / f"{name}.json").read_text()) for name in ("plans", "dataset"))
+    plans["configurations"]["3d_fullres"]["previous_stage"] = "3d_lowres"
+    (folder / "plans.json").write_text(json.dumps(plans))
+    file = folder / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(file, weights_only=False)
+    manager = PlansManager(plans)
+    torch.manual_seed(0)
+    network = build_network("nnUNetTrainerUMambaBot", manager, manager.get_configuration("3d_fullres"), dataset)
+    trained = checkpoint["network_weights"]
+    for name, weight in network.state_dict().items():
+        if weight.shape != trained[name].shape:  # layers that read the input
+            trained[name] = torch.cat((trained[name], weight[:, trained[name].shape[1] :]), 1)
+    torch.save(checkpoint, file)
+    return folder
+
+
+def test_the_second_model_of_a_cascade(second_stage, trained_model, folders, tmp_path, capsys):
+    arguments, images, output = folders
+    before = tmp_path / "before"
+    before.mkdir()
+    for name, file in trained_model.references.items():
+        shutil.copy(file, before / f"{name}.nii.gz")
+    (before / "case_1.nii.gz").unlink()
+    layouts.truncate(before / "case_2.nii.gz")
+    model = ["-m", str(second_stage), "-f", "0"]
+    assert main(["predict", *arguments, *model, "-prev_stage_predictions", str(before)]) == 1
+    failures = capsys.readouterr().err.splitlines()
+    assert f"{before / 'case_1.nii.gz'} is missing" in failures[0]
+    assert f"{before / 'case_2.nii.gz'} is damaged" in failures[1]
+    theirs = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+    theirs.initialize_from_trained_model_folder(str(second_stage), (0,))
+    files = [str(file) for file in sorted(images.glob("case_0_*"))]
+    theirs.predict_from_files_sequential(
+        [files], [str(tmp_path / "theirs")], folder_with_segs_from_prev_stage=str(before)
+    )
+    layouts.assert_same_labels(output / "case_0.nii.gz", tmp_path / "theirs.nii.gz")
+    alone = layouts.voxels(trained_model.references["case_0"])
+    assert not np.array_equal(layouts.voxels(output / "case_0.nii.gz"), alone)
+
+
+def test_labels_of_a_first_model_go_to_a_second_one_only(second_stage, trained_model, folders, capsys):
+    arguments, _, output = folders
+    assert main(["predict", *arguments, "-m", str(second_stage), "-f", "0"]) == 1
+    assert "the model takes the segmentations of 3d_lowres; see -prev_stage_predictions" in capsys.readouterr().err
+    assert main(["predict", *arguments, "-m", str(trained_model.folder), "-prev_stage_predictions", str(output)]) == 1
+    assert "the model takes no segmentation of another model" in capsys.readouterr().err
