@@ -130,7 +130,7 @@ def test_the_device_is_said_and_why_there_is_no_gpu(settings, trained_model, tmp
 def test_a_signal_in_the_middle_of_a_file_leaves_nothing(settings, trained_model, tmp_path, monkeypatch):
     inputs = layouts.flare(tmp_path / "inputs", {"case_0": trained_model.cases["case_0"]})
     labels = SimpleITK.Image(2, 2, 2, SimpleITK.sitkUInt8)
-    monkeypatch.setattr(CasePredictor, "segment", lambda *_: SegmentedCase(labels, "made up"))
+    monkeypatch.setattr(CasePredictor, "segment", lambda *_, **__: SegmentedCase(labels, "made up"))
 
     def write_a_half(image, path, **_):
         Path(path).write_bytes(b"half")
