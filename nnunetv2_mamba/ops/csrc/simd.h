@@ -9,9 +9,6 @@
 
 #if defined(__AVX512F__)
 #include <immintrin.h>
-#endif
-
-#if defined(__AVX512F__)
 #define NM_VECTOR_BYTES 64
 #elif defined(__AVX__)
 #define NM_VECTOR_BYTES 32
