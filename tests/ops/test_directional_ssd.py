@@ -19,11 +19,27 @@ def truth(case):
 @every_backend
 @pytest.mark.parametrize(
     ("channels", "heads", "groups"),
-    [(8, 1, 1), (24, 1, 1), (80, 1, 1), (48, 2, 1), (12, 12, 1), (12, 12, 12), (54, 6, 3), (240, 3, 1), (88, 8, 2)],
+    [(8, 1, 1), (24, 1, 1), (80, 1, 1), (48, 2, 1), (12, 12, 1), (12, 12, 12), (54, 6, 3), (240, 3, 1), (88, 8, 2)]
+    + [(96, 4, 1), (102, 34, 2), (105, 7, 1), (187, 11, 1)],  # some fill vectors only together
 )
 def test_heads_and_groups(backend, device, channels, heads, groups):
     case = make_ssd_case(length=90, channels=channels, state_size=16, heads=heads, groups=groups)
     assert_same(case.to(device).run_with_gradients(backend), truth(case))
+
+
+@pytest.mark.parametrize("name", ["u", "delta"])
+def test_heads_that_share_vectors_share_nothing_else(name):
+    """What is not finite in one head stays there, whatever else is in its vectors on the CPU."""
+    case = make_ssd_case(length=40, channels=105, heads=7, groups=1)
+    damaged = case.tensors[name].detach().clone()
+    damaged[..., damaged.shape[-1] // 7 * 3] = float("nan")  # head 3
+    clean = case.run_with_gradients("cpu")
+    found = case.with_tensors(**{name: damaged.requires_grad_()}).run_with_gradients("cpu")
+    assert found["out"][..., 45:60].isnan().any()
+    for tensor in ("out", "u", "z", "delta"):
+        width = found[tensor].shape[-1] // 7
+        others = [i for i in range(7 * width) if i // width != 3]
+        torch.testing.assert_close(found[tensor][..., others], clean[tensor][..., others], rtol=0, atol=0)
 
 
 @every_backend

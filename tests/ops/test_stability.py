@@ -131,3 +131,13 @@ def test_zero_states_survive_growing_modes(backend, device):
         case.tensors["delta"].fill_(3.0)
         case.tensors["u"].zero_()
     assert not case.to(device).run(backend).any()
+
+
+@pytest.mark.parametrize("name", ["u", "delta", "A", "B", "C", "D", "delta_bias", "z"])
+@every_scan
+def test_nan_of_any_argument_is_seen(make, backend, device, name):
+    """A training that diverges must not go on with numbers that look sound."""
+    case = make(length=40)
+    damaged = case.tensors[name].detach().clone()
+    damaged.view(-1)[0] = float("nan")
+    assert case.with_tensors(**{name: damaged}).to(device).run(backend).isnan().any()

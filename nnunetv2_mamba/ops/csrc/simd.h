@@ -248,7 +248,7 @@ NM_INLINE Vec<T> log1p(Vec<T> w) {
 
 template <class T>
 NM_INLINE Vec<T> softplus(Vec<T> x) {
-  return max(x, Vec<T>{}) + log1p<T>(exp_of_minus_abs<T>(x));
+  return max(Vec<T>{}, x) + log1p<T>(exp_of_minus_abs<T>(x));  // in this order NaN stays NaN
 }
 
 // The derivative of softplus where its value is y: 1 - exp(-y), with a small relative error down to y = 0.
