@@ -2,6 +2,7 @@
 
 import ast
 import io
+import os
 import re
 import shlex
 import shutil
@@ -170,13 +171,21 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason='pip install "nnunetv2-mamba[docs]" builds the site')
     pytest.importorskip("material", reason='pip install "nnunetv2-mamba[docs]" builds the site')
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    offline = os.environ | {"OFFLINE": "true"}  # as the source distribution has it
+    result = subprocess.run(command, cwd=ROOT, env=offline, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+    assert (tmp_path / "site" / "search" / "search_index.js").is_file()
     html = [path.read_text(encoding="utf-8") for path in (tmp_path / "site").rglob("*.html")]
     fetched = re.compile(
         r"<(?:script|img|iframe|link(?! rel=.?canonical))\b[^>]*(?:src|href)=[\"']?(?:https?:)?//[^>]*>"
     )
     assert len(html) > 10 and not [tag for page in html for tag in fetched.findall(page)]
+    styles = [
+        path.read_text(encoding="utf-8") for kind in ("css", "svg") for path in (tmp_path / "site").rglob(f"*.{kind}")
+    ]
+    assert len(styles) > 10 and not [
+        style for style in styles if re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", style)
+    ]
 
 
 def test_the_import_diagram_is_the_one_that_is_tested():
