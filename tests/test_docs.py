@@ -19,6 +19,7 @@ from documentation import BLOCKS, FENCE, PAGES, ROOT, Block
 from test_imports import ALLOWED
 from tiny_dataset import DATASET_ID
 
+import nnunetv2_mamba
 from nnunetv2_mamba import cli
 
 HERE = "tests/test_docs.py"
@@ -182,6 +183,7 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     fetched = re.compile(
         r"<(?:script|img|iframe|link(?! rel=.?canonical))\b[^>]*(?:src|href)=[\"']?(?:https?:)?//[^>]*>"
     )
+    assert all(f"nnunetv2-mamba {nnunetv2_mamba.__version__}" in page for page in html if "md-footer" in page)
     assert len(html) > 10 and not [tag for page in html for tag in fetched.findall(page)]
     styles = [
         path.read_text(encoding="utf-8") for kind in ("css", "svg") for path in (tmp_path / "site").rglob(f"*.{kind}")

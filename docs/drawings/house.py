@@ -10,10 +10,7 @@ from pathlib import Path
 from .svg import WIDTH, Drawing
 
 _TABLE = Path(__file__).parents[1] / "architecture.md"
-_SMALL = (
-    {"_register", "regions", "image_files", "untrusted_checkpoints", "untrusted_plans", "discovery"}
-    | {"files", "forked_children", "nnunet_folders", "processes", "text", "versions"}  # everybody may use these
-)
+_SMALL = {"_register", "regions", "image_files", "untrusted_checkpoints", "untrusted_plans", "discovery"}
 _KINDS = {"trainers": "mamba", "architectures": "mamba", "ops": "mamba", "losses": "loss"}
 
 
@@ -45,12 +42,14 @@ def rooms() -> Drawing:
 
 
 def imports(page: str) -> dict[str, set[str]]:
-    """Read the table "ROOM → ROOMS" of a page: which rooms each room imports. Small helpers are left out."""
+    """Read "ROOM → ROOMS" in a page: which rooms each room imports; single files and what all may use are left out."""
+    everybody = re.search(r"^Everybody may use (.*?),? which ", page, re.MULTILINE)[1]
+    left_out = _SMALL | set(re.findall(r"`(\w+)`", everybody))
     below: dict[str, set[str]] = {}
     for line in page.splitlines():
         if match := re.fullmatch(r"([\w, ]+?) +→ (.+)", line):
-            rooms = set() if match[2] == "nothing of ours" else set(match[2].split(", "))
-            below |= {room: rooms - _SMALL for room in match[1].split(", ") if room not in _SMALL}
+            imported = set() if match[2] == "nothing of ours" else set(match[2].split(", "))
+            below |= {room: imported - left_out for room in match[1].split(", ") if room not in left_out}
     return below
 
 
@@ -78,10 +77,10 @@ def flow() -> Drawing:
         ),
         (("nnunetv2_mamba evaluate", "then compare"), ("evaluation", "results"), "tables, a report"),
     )
-    for command, rooms, left in steps:
+    for command, at_work, left in steps:
         picture.arrow([(122, y), (122, y + 16)])
         lower = picture.box(6, y + 16, 232, command, "conv")
-        picture.box(250, y + 16, WIDTH - 256, rooms, "mamba")
+        picture.box(250, y + 16, WIDTH - 256, at_work, "mamba")
         picture.line([(238, y + 28), (250, y + 28)])
         picture.arrow([(122, lower), (122, lower + 16)])
         y = picture.box(42, lower + 16, 160, (left,))
