@@ -45,12 +45,13 @@ def as_downloaded(folder: Path) -> None:
 @pytest.mark.skipif(not shutil.which("bash"), reason="the tutorial's commands are for bash")
 def test_from_files_to_a_report(tmp_path):
     as_downloaded(tmp_path)
-    steps = []
-    for block in TUTORIAL:
+    steps, python = [], ""
+    for number, block in enumerate(TUTORIAL):
         script = block.body
-        if block.language == "python":  # the blocks of a page go on from each other
-            (tmp_path / "blocks.py").open("a").write(script)
-            script = f"{sys.executable} blocks.py"
+        if block.language == "python":
+            python += script  # goes on from the blocks before it
+            (tmp_path / f"block_{number}.py").write_text(python, encoding="utf-8")
+            script = f"{sys.executable} block_{number}.py"
         script = re.sub(r"^(export NNUNETV2_MAMBA_SETTINGS=).*", rf'\1"{SHORT}"', script, flags=re.MULTILINE)
         steps.append(re.sub(r"(nnUNetv2_train .*|-f 0 -tr \S+)", r"\1 -device cpu", script))
     environment = os.environ | {
