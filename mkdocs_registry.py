@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from typing import Any
 
+import nnunetv2_mamba
 from nnunetv2_mamba.architectures.registry import NETWORKS
 from nnunetv2_mamba.evaluation.metrics import METRICS
 from nnunetv2_mamba.packaging.platforms import PLATFORMS
@@ -158,7 +159,8 @@ LISTS: dict[str, Callable[[], Iterator[str]]] = {
 
 
 def on_config(config: Any) -> Any:
-    """A page per network in the navigation, before what stands there."""
+    """The version below every page, and a page per network in the navigation, before what stands there."""
+    config.copyright = f"nnunetv2-mamba {nnunetv2_mamba.__version__}"
     pages = dict.fromkeys(f"networks/{network.page}.md" for network in NETWORKS.values())
     section = next(section for section in config.nav if "Networks" in section)
     section["Networks"] = [*pages, *section["Networks"]]

@@ -21,12 +21,12 @@ NAMES = {label: name for name, label in phantom.LABELS.items() if label}
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory):
     folder = tmp_path_factory.mktemp("raw") / "Dataset001_HeadPhantom"
-    phantom.write_dataset(folder, train_cases=3, test_cases=2, seed=1)
+    phantom.write_dataset(folder, train_cases=1, test_cases=2, seed=1)
     return folder
 
 
 def test_structures_are_all_there_and_differ_in_size():
-    for seed in range(10):
+    for seed in range(3):
         image, labels = phantom.make_case(np.random.default_rng(seed))
         assert image.shape == (len(phantom.CHANNELS), *phantom.SHAPE) and image.dtype == np.float32
         assert np.isfinite(image).all()
@@ -121,14 +121,14 @@ def without_nnunet(monkeypatch):
     return set_dice
 
 
-@pytest.mark.parametrize(("dice", "code"), [(0.81, 0), (0.79, 1), (float("nan"), 1)])
+@pytest.mark.parametrize(("dice", "code"), [(0.76, 0), (0.74, 1), (float("nan"), 1)])
 def test_verdict(dice, code, without_nnunet, tmp_path, capsys):
     without_nnunet(dice)
     assert pipeline.run(tmp_path / "demo") == code
     captured = capsys.readouterr()
     assert all(name in captured.out for name in NAMES.values())
     assert f"mean        {dice:.3f}" in captured.out
-    assert ("below 0.8" in captured.err) == (code == 1)
+    assert ("below 0.75" in captured.err) == (code == 1)
     assert (tmp_path / "demo" / "demo.png").stat().st_size > 10_000
 
 

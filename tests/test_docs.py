@@ -2,6 +2,7 @@
 
 import ast
 import io
+import os
 import re
 import shlex
 import shutil
@@ -18,14 +19,18 @@ from documentation import BLOCKS, FENCE, PAGES, ROOT, Block
 from test_imports import ALLOWED
 from tiny_dataset import DATASET_ID
 
+import nnunetv2_mamba
 from nnunetv2_mamba import cli
 
 HERE = "tests/test_docs.py"
+TUTORIAL = "tests/test_tutorial.py"  # runs every block of its page, in order
 STOCK_TRAINERS = {"nnUNetTrainer", "nnUNetTrainerNoMirroring"}
 SHORT = "num_epochs=1, num_iterations_per_epoch=1, num_val_iterations_per_epoch=1"
 ONE_CALL = {"doctor": r"doctor\.examine\(", "demo": r"pipeline\.run\("}  # verbs that do nothing else
 SHELL = [block for block in BLOCKS if block.language in ("bash", "console", "sh", "shell", "powershell")]
-PYTHON = [block for block in BLOCKS if block.language in ("python", "py")]
+PYTHON = [
+    block for block in BLOCKS if block.language in ("python", "py") and block.comment != f"executed by {TUTORIAL}"
+]
 
 
 def named(blocks: list[Block]) -> list:
@@ -51,7 +56,7 @@ def test_every_command_block_is_run_by_a_test_or_says_why_not(block):
         return
     files = re.fullmatch(r"executed by (.+)", block.comment)
     assert files, "needs a comment before it: <!-- executed by tests/FILE.py --> or <!-- not executed: REASON -->"
-    if HERE in files[1]:
+    if HERE in files[1] or files[1] == TUTORIAL:
         return
     tests = "".join((ROOT / file).read_text(encoding="utf-8") for file in re.findall(r"tests/\S+\.py", files[1]))
     missing = [shlex.join(words) for words in block.commands if not re.search(what_runs_it(words), tests)]
@@ -170,13 +175,22 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     pytest.importorskip("mkdocs", reason='pip install "nnunetv2-mamba[docs]" builds the site')
     pytest.importorskip("material", reason='pip install "nnunetv2-mamba[docs]" builds the site')
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    offline = os.environ | {"OFFLINE": "true"}  # as the source distribution has it
+    result = subprocess.run(command, cwd=ROOT, env=offline, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+    assert (tmp_path / "site" / "search" / "search_index.js").is_file()
     html = [path.read_text(encoding="utf-8") for path in (tmp_path / "site").rglob("*.html")]
     fetched = re.compile(
         r"<(?:script|img|iframe|link(?! rel=.?canonical))\b[^>]*(?:src|href)=[\"']?(?:https?:)?//[^>]*>"
     )
+    assert all(f"nnunetv2-mamba {nnunetv2_mamba.__version__}" in page for page in html if "md-footer" in page)
     assert len(html) > 10 and not [tag for page in html for tag in fetched.findall(page)]
+    styles = [
+        path.read_text(encoding="utf-8") for kind in ("css", "svg") for path in (tmp_path / "site").rglob(f"*.{kind}")
+    ]
+    assert len(styles) > 10 and not [
+        style for style in styles if re.search(r"(?:url\(|@import)\s*[\"']?(?:https?:)?//", style)
+    ]
 
 
 def test_the_import_diagram_is_the_one_that_is_tested():

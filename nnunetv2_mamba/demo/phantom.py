@@ -1,13 +1,14 @@
-"""A synthetic two-channel head: nested ellipsoids with random pose, bias field and noise, as nnU-Net raw data."""
+"""A synthetic two-channel head with folded cortex, ventricles, nuclei and a lesion, as nnU-Net raw data."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import SimpleITK
+from scipy.ndimage import gaussian_filter
 
-SPACING = (4.8, 5.8, 10.0)  # mm along x, y, z: thick slices, so nnU-Net plans an anisotropic network
-SHAPE = (16, 32, 32)  # voxels along z, y, x
+SPACING = (1.5, 1.5, 4.0)  # mm along x, y, z
+SHAPE = (40, 128, 108)  # voxels along z, y, x
 CHANNELS = ("T1w", "FLAIR")
 LABELS = {"background": 0, "brain": 1, "ventricles": 2, "nuclei": 3, "lesion": 4}
 
@@ -15,13 +16,16 @@ LABELS = {"background": 0, "brain": 1, "ventricles": 2, "nuclei": 3, "lesion": 4
 INTENSITY = {
     "air": (0.02, 0.02),
     "scalp": (0.90, 0.55),
-    "skull": (0.12, 0.10),
-    "grey": (0.52, 0.62),
-    "white": (0.76, 0.48),
+    "bone": (0.10, 0.08),
+    "marrow": (0.45, 0.28),
+    "fluid": (0.16, 0.10),
+    "grey": (0.50, 0.60),
+    "white": (0.76, 0.46),
     "ventricles": (0.15, 0.12),
-    "nuclei": (0.36, 0.72),
-    "lesion": (0.42, 0.95),
+    "nuclei": (0.47, 0.64),
+    "lesion": (0.40, 0.95),
 }
+FOLD = 4.2  # mm: how smooth the noise is whose level sets are the folds of the cortex
 
 
 def make_case(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -31,29 +35,18 @@ def make_case(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         The image, float32 of shape (2, z, y, x), and its labels, uint8 of shape (z, y, x), values as in ``LABELS``.
     """
     points = _head_coordinates(rng)
-    head = np.array([65.0, 81.0, 71.0]) * rng.uniform(0.94, 1.04, 3)  # semi-axes in mm
-    folds = 1 + 0.03 * np.sin(points / 7 + rng.uniform(0, 2 * np.pi, 3)).sum(-1) / 3
-    width = rng.uniform(0.8, 1.3)  # of the ventricles, which vary most between people
+    head = np.array([68.0, 85.0, 72.0]) * rng.uniform(0.95, 1.03, 3)  # semi-axes in mm
+    folds, waves = _smooth_noise(FOLD, rng), _smooth_noise(3 * FOLD, rng)
+    depth = _depth(points, head) + 0.015 * waves
+    regions = _layers(depth, folds, points)
+    brain = regions["fluid"]  # the whole of it: what is not fluid is named below
+    regions |= _deep_structures(points, rng)
+    regions["lesion"] = _lesion(points, head, folds, rng) & brain & ~regions["ventricles"] & ~regions["nuclei"]
 
-    scalp = _ellipsoid(points, (0, 0, 0), head)
-    skull = _ellipsoid(points, (0, 0, 0), 0.92 * head)
-    brain = _ellipsoid(points, (0, 0, 0), 0.82 * head * folds[..., None])
-    white = _ellipsoid(points, (0, 0, 0), 0.66 * head * folds[..., None])
-    ventricles = _pair(points, (13, 4, 9), (9 * width, 29, 11 * width))
-    nuclei = _pair(points, (28, 6, -7), (11, 21, 15)) & ~ventricles
-    lesion = _lesion(points, head, rng) & brain & ~ventricles & ~nuclei
-
-    tissue = np.full(SHAPE, "air", dtype="<U10")
-    labels = np.zeros(SHAPE, dtype=np.uint8)
-    regions = {"scalp": scalp, "skull": skull, "grey": brain, "white": white & brain}
-    regions |= {"ventricles": ventricles, "nuclei": nuclei, "lesion": lesion}
-    for name, region in regions.items():
-        tissue[region] = name
-    labels[brain] = LABELS["brain"]
+    labels = np.where(brain, LABELS["brain"], LABELS["background"]).astype(np.uint8)
     for name in ("ventricles", "nuclei", "lesion"):
         labels[regions[name]] = LABELS[name]
-
-    image = np.stack([_acquire(tissue, channel, rng) for channel in range(len(CHANNELS))])
+    image = np.stack([_acquire(regions, channel, rng) for channel in range(len(CHANNELS))])
     return image, labels
 
 
@@ -68,7 +61,7 @@ def write_dataset(folder: Path, train_cases: int, test_cases: int, seed: int) ->
             image, labels = make_case(rng)
             name = f"head_{subset}{case:02d}"
             for channel, values in enumerate(image):
-                _write(values, images / f"{name}_{channel:04d}.nii.gz")
+                _write(values.astype(np.int16), images / f"{name}_{channel:04d}.nii.gz")
             _write(labels, truth / f"{name}.nii.gz")
     description = {
         "channel_names": {str(index): name for index, name in enumerate(CHANNELS)},
@@ -80,7 +73,10 @@ def write_dataset(folder: Path, train_cases: int, test_cases: int, seed: int) ->
 
 
 def _head_coordinates(rng: np.random.Generator) -> np.ndarray:
-    """Place every voxel in a randomly tilted and shifted head, in mm: shape (z, y, x, 3), last axis x, y, z."""
+    """Place every voxel in a randomly tilted and shifted head, in mm: shape (z, y, x, 3), last axis x, y, z.
+
+    As in nnU-Net's images x grows to the left, y to the back and z to the top of the head.
+    """
     z, y, x = np.meshgrid(*[np.arange(size) - (size - 1) / 2 for size in SHAPE], indexing="ij")
     points = np.stack([x, y, z], axis=-1) * SPACING - rng.uniform(-3, 3, 3)
     for first, second in ((0, 1), (1, 2), (0, 2)):
@@ -91,31 +87,74 @@ def _head_coordinates(rng: np.random.Generator) -> np.ndarray:
     return points
 
 
+def _smooth_noise(length: float, rng: np.random.Generator) -> np.ndarray:
+    """Make noise of unit variance that is smooth over ``length`` mm, of shape (z, y, x)."""
+    sigma = [length / spacing for spacing in reversed(SPACING)]
+    noise = gaussian_filter(rng.normal(size=SHAPE), sigma, mode="wrap")
+    return noise / noise.std()
+
+
+def _depth(points: np.ndarray, head: np.ndarray) -> np.ndarray:
+    """0 in the middle of the head, 1 at its surface, which is narrower at the forehead than behind."""
+    x, y, z = np.moveaxis(points / head, -1, 0)
+    return (np.abs(x / (1 + 0.14 * y)) ** 2.3 + np.abs(y) ** 2.1 + np.abs(z) ** 2.3) ** (1 / 2.2)
+
+
+def _layers(depth: np.ndarray, folds: np.ndarray, points: np.ndarray) -> dict[str, np.ndarray]:
+    """Return scalp, bone with its marrow, and the brain: fluid that grey and white matter fill but for the sulci.
+
+    Sulci follow the level set 0 of the noise, grey matter lines them and the surface.
+    """
+    beside_midline = np.abs(points[..., 0])
+    sulci = (np.abs(folds) < 0.16) & (depth > 0.60) | (beside_midline < 1.6) & (depth > 0.42)
+    ribbon = (np.abs(folds) < 0.65) & (depth > 0.54) | (depth > 0.765) | (beside_midline < 4.5) & (depth > 0.38)
+    brain = depth < 0.82
+    return {
+        "scalp": depth < 1,
+        "bone": depth < 0.935,
+        "marrow": np.abs(depth - 0.893) < 0.017,
+        "fluid": brain,
+        "grey": (depth < 0.808) & ~sulci,
+        "white": brain & ~ribbon & ~sulci,
+    }
+
+
+def _deep_structures(points: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """Return the ventricles, which vary most between people, and the nuclei around them."""
+    width = rng.uniform(0.8, 1.3)
+    x, y, z = np.moveaxis(points, -1, 0)
+    bent = np.stack([np.abs(x) - 0.010 * (y - 2) ** 2, y, z + 0.004 * y**2], axis=-1)  # butterfly: ends turn outwards
+    lateral = _ellipsoid(bent, (6, 2, 10), (7.5 * width, 38, 15 * width))
+    third = _ellipsoid(points, (0, 8, -8), (3 * width, 14, 14))
+    mirrored = np.stack([np.abs(x) + 0.25 * y, y - 0.25 * np.abs(x), z], axis=-1)
+    thalamus = _ellipsoid(mirrored, (18, 8, 1), (12, 17, 15))
+    lentiform = _ellipsoid(mirrored, (27, -16, 0), (10, 22, 16))
+    caudate = _ellipsoid(bent, (16, -16, 10), (9, 17, 14))
+    ventricles = lateral | third
+    return {"ventricles": ventricles, "nuclei": (thalamus | lentiform | caudate) & ~ventricles}
+
+
+def _lesion(points: np.ndarray, head: np.ndarray, folds: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    direction = rng.normal(size=3)
+    centre = 0.5 * head * direction / np.linalg.norm(direction)
+    ragged = points + 1.5 * folds[..., None]
+    return _ellipsoid(ragged, tuple(centre), rng.uniform(15, 21, 3))
+
+
 def _ellipsoid(points: np.ndarray, centre: tuple, semi_axes: np.ndarray | tuple) -> np.ndarray:
     return (((points - centre) / semi_axes) ** 2).sum(-1) <= 1
 
 
-def _pair(points: np.ndarray, centre: tuple, semi_axes: tuple) -> np.ndarray:
-    """Make an ellipsoid on the right and its mirror image on the left."""
-    x, y, z = centre
-    return _ellipsoid(points, (x, y, z), semi_axes) | _ellipsoid(points, (-x, y, z), semi_axes)
-
-
-def _lesion(points: np.ndarray, head: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    direction = rng.normal(size=3)
-    centre = 0.5 * head * direction / np.linalg.norm(direction)
-    return _ellipsoid(points, tuple(centre), rng.uniform(15, 21, 3))
-
-
-def _acquire(tissue: np.ndarray, channel: int, rng: np.random.Generator) -> np.ndarray:
+def _acquire(regions: dict[str, np.ndarray], channel: int, rng: np.random.Generator) -> np.ndarray:
     """Make the intensities of one channel: means that vary by case, partial volume, bias field and noise."""
-    values = np.zeros(tissue.shape)
-    for name, means in INTENSITY.items():
-        values[tissue == name] = means[channel] * rng.uniform(0.93, 1.07)
-    values = SimpleITK.GetArrayFromImage(SimpleITK.DiscreteGaussian(SimpleITK.GetImageFromArray(values), 0.25))
-    axes = np.meshgrid(*[np.linspace(-1, 1, size) for size in tissue.shape], indexing="ij")
+    means = {name: values[channel] * rng.uniform(0.93, 1.07) for name, values in INTENSITY.items()}
+    values = np.full(SHAPE, means["air"])
+    for name, region in regions.items():  # each lies in or over those before it
+        values[region] = means[name]
+    values = gaussian_filter(values, (0.25, 0.6, 0.6))
+    axes = np.meshgrid(*[np.linspace(-1, 1, size) for size in SHAPE], indexing="ij", sparse=True)
     bias = sum(rng.uniform(-0.15, 0.15) * axis + rng.uniform(-0.15, 0.15) * axis**2 for axis in axes)
-    noisy = values * np.exp(bias) + rng.normal(0, 0.04, tissue.shape)
+    noisy = values * np.exp(bias) + rng.normal(0, 0.04, SHAPE)
     return (1000 * np.abs(noisy)).astype(np.float32)
 
 

@@ -26,17 +26,17 @@ def draw(channels: dict[str, Path], truth: Path, prediction: Path, names: dict[i
     first = shown[0][1]
     shown += [("truth", first, _voxels(truth)[index]), ("prediction", first, _voxels(prediction)[index])]
 
-    figure = Figure(figsize=(3 * len(shown), 4.2), layout="constrained")
-    overlay = {"cmap": ListedColormap(COLOURS[: len(names)]), "vmin": 1, "vmax": len(names), "alpha": 0.7}
+    figure = Figure(figsize=(2.6 * len(shown), 3.6), facecolor="black", layout="constrained")
+    overlay = {"cmap": ListedColormap(COLOURS[: len(names)]), "vmin": 1, "vmax": len(names), "alpha": 0.55}
     for panel, (title, values, mask) in zip(figure.subplots(1, len(shown)), shown, strict=True):
-        panel.imshow(values, cmap="gray", aspect=height / width)
+        panel.imshow(values, cmap="gray", interpolation="bicubic", aspect=height / width)
         if mask is not None:
             visible = np.ma.masked_equal(mask, 0)
             panel.imshow(visible, **overlay, interpolation="nearest", aspect=height / width)
-        panel.set_title(title)
+        panel.set_title(title, color="white")
         panel.set_axis_off()
     patches = [Patch(color=colour, label=name) for colour, name in zip(COLOURS, names.values(), strict=False)]
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False)
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, labelcolor="white")
     figure.savefig(output, dpi=120, bbox_inches="tight")
 
 

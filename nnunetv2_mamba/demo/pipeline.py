@@ -19,7 +19,9 @@ TRAINER = "nnUNetTrainerMedSegMamba"
 TRAIN_CASES, TEST_CASES, SEED = 20, 4, 2026
 # Not mirrored: the demo's head has on the left what it has on the right, and prediction would take eight times as long.
 SETTINGS = "num_epochs=4, num_iterations_per_epoch=20, num_val_iterations_per_epoch=1, initial_lr=1e-3, mirroring=false"
-ENOUGH_DICE = 0.80
+ENOUGH_DICE = 0.75
+# The images are fine enough to be looked at; at this voxel size in mm (z, y, x) two CPU cores train on them in minutes.
+TRAINED_AT = "10", "6", "5"
 
 MARKER = "nnunetv2_mamba_demo.json"  # tells an earlier demo from a folder of the user's
 PARTS = ("raw", "preprocessed", "results", "predictions")
@@ -45,7 +47,8 @@ def run(folder: Path) -> int:
         print(f"  {name}={shlex.quote(value)}")
 
     _heading("2/5 Plan and preprocess")
-    nnunet(variables, "plan_and_preprocess", "-d", "1", "-c", "3d_fullres", "-npfp", "1", "-np", "1")
+    coarse = ["-overwrite_target_spacing", *TRAINED_AT]
+    nnunet(variables, "plan_and_preprocess", "-d", "1", "-c", "3d_fullres", "-npfp", "1", "-np", "1", *coarse)
 
     _heading("3/5 Train, the longest step: minutes on two CPU cores")
     nnunet(variables, "train", "1", "3d_fullres", "0", "-tr", TRAINER, "-device", device)

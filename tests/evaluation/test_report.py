@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK
+from drawings import report as report_drawing
 from made_up_models import results_folder, table_of
 from matplotlib.figure import Figure
 
@@ -114,6 +115,15 @@ def test_nothing_is_fetched_and_no_name_becomes_a_tag(html):
     assert "default-src &#39;none&#39;" in html or "default-src 'none'" in html
     for name in (NAMES[0], LABELS[0]):
         assert name.replace("<", "&lt;").replace(">", "&gt;").replace("'", "&#39;").replace('"', "&#34;") in html
+
+
+def test_the_documentation_draws_the_sections_that_there_are(html):
+    beginning, *drawn = report_drawing.SECTIONS
+    metrics = [name for name in report_drawing.METRIC.split(", ") if name == "HD95"]  # the one that is compared here
+    place = drawn.index(report_drawing.METRIC)
+    titles = [title.split(" [")[0] for title in re.findall(r'<h2 id="s\d+">(.*?)</h2>', html)]
+    assert beginning == "Findings and notes" and 'class="findings"' in html
+    assert titles == [*drawn[:place], *metrics, *drawn[place + 1 :]]
 
 
 def test_every_picture_is_described_and_whole(html):

@@ -1,7 +1,8 @@
 """Pictures of scan orders: ``python -m nnunetv2_mamba.ops.scan_order.picture FOLDER`` draws the documentation's.
 
-SVG is text, so that a picture is the same wherever it is drawn. A path goes from dark to light; steps to a neighbour
-are thick, jumps are thin. A path and its reversal share a panel.
+SVG is text, so that a picture is the same wherever it is drawn. Steps to a neighbour are thick, jumps are thin; a ring
+walks along the path unless the reader wants less motion. A path and its reversal share a panel. Colours follow the
+reader's light or dark scheme, and a picture is no wider than a phone.
 """
 
 from __future__ import annotations
@@ -25,8 +26,34 @@ PICTURES = {
 _STEP = 22, 38  # pixels between neighbours in a plane, in a volume
 _BEHIND = 15, 11  # pixels to the right and upwards from a slice of a volume to the one behind it
 _MARGIN, _TITLE = 14, 18
-# From dark to light, told apart by everybody: viridis without its yellow end (van der Walt & Smith, 2015)
+_WIDTH = 376  # pixels, at most
+_SECONDS = 0.15  # for a token
+# From dark to light, told apart by everybody: viridis without its yellow end (van der Walt & Smith, 2015); the same
+# raised, for a dark ground.
 _COLOURS = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98))
+_COLOURS_ON_DARK = ((134, 108, 226), (74, 144, 222), (58, 190, 170), (190, 226, 96))
+_SHADES = 16
+
+
+def _style() -> str:
+    light, dark = (
+        "".join(f".s{shade}{{stroke:{_colour(colours, shade)}}}" for shade in range(_SHADES))
+        for colours in (_COLOURS, _COLOURS_ON_DARK)
+    )
+    return f"""<style>
+text{{fill:#404040;font:11px system-ui,sans-serif}}path{{fill:none;stroke-linecap:round}}
+.paper{{fill:#fff}}.edge{{stroke:#fff;stroke-width:6;stroke-linecap:butt}}.near{{stroke-width:3}}.jump{{stroke-width:.7}}
+.end{{stroke-width:8;stroke-linecap:butt}}.start{{stroke-width:9}}.walker{{display:none;fill:none;stroke:#d1365b;stroke-width:2.5}}
+{light}
+@media (prefers-color-scheme:dark){{
+text{{fill:#e6e8ee}}.paper{{fill:#1c1e26}}.edge{{stroke:#1c1e26}}.walker{{stroke:#ff8fa8}}
+{dark}
+}}
+@media (prefers-reduced-motion:no-preference){{
+.walker{{display:inline;offset-rotate:0deg;animation:walk linear infinite}}.both{{animation-direction:alternate}}
+@keyframes walk{{from{{offset-distance:0}}to{{offset-distance:100%}}}}
+}}
+</style>"""
 
 
 def picture(name: str, grids: Sequence[Sequence[int]]) -> str:
@@ -43,16 +70,18 @@ def picture(name: str, grids: Sequence[Sequence[int]]) -> str:
         rows = [[panel for row in rows for panel in row]]
     width, height, content = 0, 0, []
     for row in rows:
-        x = 0
-        for panel_width, _, panel in row:
+        x = row_height = 0
+        for panel_width, panel_height, panel in row:
+            if x + panel_width > _WIDTH and x:
+                x, height, row_height = 0, height + row_height, 0
             content.append(f'<g transform="translate({x} {height})">\n{panel}\n</g>')
-            x += panel_width
-        width = max(width, x)
-        height += max(panel_height for _, panel_height, _ in row)
+            x, row_height = x + panel_width, max(row_height, panel_height)
+            width = max(width, x)
+        height += row_height
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        'font-family="sans-serif" font-size="11" stroke-linecap="round">\n'
-        f'<rect width="{width}" height="{height}" rx="6" fill="#ffffff"/>\n' + "\n".join(content) + "\n</svg>\n"
+        f'role="img">\n<title>{name}</title>\n{_style()}\n'
+        f'<rect class="paper" width="{width}" height="{height}" rx="6"/>\n' + "\n".join(content) + "\n</svg>\n"
     )
 
 
@@ -78,11 +107,14 @@ def _panel(path: np.ndarray, grid: Sequence[int], both_ways: bool) -> tuple[int,
     y = _TITLE + _MARGIN + volume[:, 1] * step + up - volume[:, 0] * _BEHIND[1]
     points = list(zip(x.tolist(), y.tolist(), strict=True))
     title = " × ".join(map(str, grid)) + (", there and back" if both_ways else "")
-    lines = [f'<text x="{_MARGIN - 4}" y="{_TITLE}" fill="#404040">{title}</text>']
+    lines = [f'<text x="{_MARGIN - 4}" y="{_TITLE}">{title}</text>']
     lines += _steps(points, volume)
     (x1, y1), (x2, y2) = points[0], points[-1]
-    lines.append(f'<circle cx="{x1}" cy="{y1}" r="4.5" fill="{_colour(0, 1)}"/>')
-    lines.append(f'<rect x="{x2 - 4}" y="{y2 - 4}" width="8" height="8" fill="{_colour(1, 1)}"/>')
+    lines.append(f'<path class="s0 start" d="M{x1} {y1}h0"/>')
+    lines.append(f'<path class="s{_SHADES - 1} end" d="M{x2 - 4} {y2}h8"/>')
+    way = "M" + "L".join(f"{x} {y}" for x, y in points)
+    walk = f"offset-path:path('{way}');animation-duration:{len(points) * _SECONDS:g}s"
+    lines.append(f'<circle class="walker{" both" if both_ways else ""}" r="6" style="{walk}"/>')
     size = (width - 1) * step + right + 2 * _MARGIN, (height - 1) * step + up + _TITLE + 2 * _MARGIN
     return max(size[0], 6 * len(title) + _MARGIN), size[1], "\n".join(lines)
 
@@ -97,19 +129,20 @@ def _steps(points: list[tuple[int, int]], volume: np.ndarray) -> Iterator[str]:
         here = np.flatnonzero(depths == depth).tolist()
         if volume[:, 0].any():
             edges = "".join(paths[index] for index in here if near[index])
-            yield f'<path d="{edges}" stroke="#fff" stroke-width="6" stroke-linecap="butt"/>'
+            yield f'<path class="edge" d="{edges}"/>'
         for index in here:
-            width = 3 if near[index] else 0.7
-            yield f'<path d="{paths[index]}" stroke="{_colour(index, last)}" stroke-width="{width}"/>'
+            shade = index * _SHADES // (last + 1)
+            yield f'<path class="s{shade} {"near" if near[index] else "jump"}" d="{paths[index]}"/>'
 
 
-def _colour(index: int, last: int) -> str:
-    place = index * (len(_COLOURS) - 1)
-    low = min(place // last, len(_COLOURS) - 2)
+def _colour(colours: Sequence[tuple[int, int, int]], shade: int) -> str:
+    last = _SHADES - 1
+    place = shade * (len(colours) - 1)
+    low = min(place // last, len(colours) - 2)
     rest = place - low * last
     return "#" + "".join(
         f"{(start * (last - rest) + end * rest) // last:02x}"
-        for start, end in zip(_COLOURS[low], _COLOURS[low + 1], strict=True)
+        for start, end in zip(colours[low], colours[low + 1], strict=True)
     )
 
 
