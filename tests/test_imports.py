@@ -22,6 +22,7 @@ ALLOWED = {
     "versions": set(),
     "image_files": set(),
     "regions": set(),
+    "temperature_file": set(),
     "untrusted_plans": set(),
     "__init__": {"architectures", "ops"},
     "__main__": {"cli"},
@@ -43,7 +44,7 @@ ALLOWED = {
     "packaging": {"architectures", "image_files", "memory", "ops", "untrusted_checkpoints", "untrusted_plans"},
     "demo": {"_register"},
     "commands": {"architectures", "benchmark", "demo", "doctor", "evaluation", "freesurfer", "packaging", "planning"}
-    | {"results"},
+    | {"results", "temperature_file"},
     "cli": {"commands"},
 }
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
