@@ -14,9 +14,10 @@ import SimpleITK
 import torch
 
 from ..image_files import check_complete
+from .class_maps import ImageLogits, resampler_to_image
 from .image_io import as_nifti, count_non_finite, read_geometry
 from .inference_settings import Choices
-from .label_map import label_map, resampler_to_image
+from .label_map import label_map
 from .model_files import read_model
 from .network_loading import load_model
 from .stored_logits import StoredLogits
@@ -120,7 +121,7 @@ class CasePredictor:
                 deadline = started + budget - finishing * MARGIN
                 how, complete = self._predict_until(deadline, asked, case, logits)
             del case  # not needed while classes are resampled
-            labels = label_map(logits, resample, heads, model.plans, properties)
+            labels = label_map(ImageLogits(logits, resample, heads, model.plans, properties))
         return SegmentedCase(_image(labels, properties, reader, geometry), how, complete, notes)
 
     def _preprocess(
