@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from .predict import add_averaging
+
 HELP = "write a Docker build context of a trained model, to submit it to a challenge"
 
 
@@ -11,14 +13,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ..packaging.platforms import PLATFORMS  # like this file, of the standard library only
 
     parser.add_argument(
-        "model",
+        "models",
         type=Path,
+        nargs="+",
         metavar="MODEL_FOLDER|ZIP",
-        help="TRAINER__PLANS__CONFIGURATION in nnU-Net's results, or a file of nnUNetv2_export_model_to_zip",
+        help="TRAINER__PLANS__CONFIGURATION in nnU-Net's results, or a file of nnUNetv2_export_model_to_zip; "
+        "predictions of several are averaged",
     )
     parser.add_argument("--for", dest="platform", required=True, choices=tuple(PLATFORMS))
     parser.add_argument("-o", dest="output", type=Path, required=True, metavar="DIR", help="made, or empty")
-    parser.add_argument("--folds", nargs="+", metavar="FOLD", help="(default: all that the model has)")
+    parser.add_argument("--folds", nargs="+", metavar="FOLD", help="(default: all that a model has)")
     parser.add_argument("--checkpoint", default="checkpoint_final.pth", metavar="FILE", help="(default: %(default)s)")
     for platform in PLATFORMS.values():
         for name, keywords in platform.options.items():
@@ -41,8 +45,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the network (default: nnU-Net's, fp16 on a GPU and fp32 else)",
     )
     choices.add_argument(
-        "--time-budget", type=float, metavar="SECONDS", help="per case: gives up mirroring, folds, overlap to keep it"
+        "--time-budget",
+        type=float,
+        metavar="SECONDS",
+        help="per case: gives up models but the first, mirroring, folds, overlap to keep it",
     )
+    add_averaging(choices)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,14 +65,25 @@ def run(args: argparse.Namespace) -> int:
         step_size=args.step_size,
         precision=args.precision,
         time_budget=args.time_budget,
+        average=args.average,
     )
     given = vars(args)
     options = {name: given[name] for each in PLATFORMS.values() for name in each.options if given[name] is not None}
     chosen = {name: given[name] for name in ("platform", "folds", "torch_index", "image")}
-    request = Request(args.model, **chosen, options=options, gpu=not args.cpu, choices=choices)
+    first, *others = args.models
+    request = Request(
+        first,
+        **chosen,
+        options=options,
+        gpu=not args.cpu,
+        choices=choices,
+        others=others,
+        calibrated=args.calibrated,
+    )
     model = write_context(request, args.output)
     folds = ", ".join(model.folds)
+    more = f" and {len(others)} more, averaged as {args.average}" if others else ""
     print("Tried: it segments a patch of noise, on the CPU")
-    print(printable(f"{model.trainer}, {model.configuration}, fold(s) {folds}: {args.output}"))
+    print(printable(f"{model.trainer}, {model.configuration}, fold(s) {folds}{more}: {args.output}"))
     print(printable(f"Next: {args.output / 'test_run.sh'} INPUT OUTPUT"))
     return 0

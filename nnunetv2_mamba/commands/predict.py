@@ -22,13 +22,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     model = parser.add_argument_group("the model, by its folder or as nnUNetv2_predict is told")
     model.add_argument(
-        "-m", dest="model", type=Path, metavar="MODEL_FOLDER|ZIP", help="TRAINER__PLANS__CONFIGURATION, or its export"
+        "-m",
+        dest="models",
+        type=Path,
+        nargs="+",
+        metavar="MODEL_FOLDER|ZIP",
+        help="TRAINER__PLANS__CONFIGURATION, or its export; predictions of several are averaged",
     )
     model.add_argument("-d", dest="dataset", metavar="DATASET", help="number or name; with -c")
     model.add_argument("-c", dest="configuration", metavar="CONFIGURATION")
     model.add_argument("-tr", dest="trainer", default="nnUNetTrainer", help="(default: %(default)s)")
     model.add_argument("-p", dest="plans", default="nnUNetPlans", help="(default: %(default)s)")
-    parser.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", help="(default: all that the model has)")
+    parser.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", help="(default: all that a model has)")
     parser.add_argument(
         "-chk", dest="checkpoint", default="checkpoint_final.pth", metavar="FILE", help="(default: %(default)s)"
     )
@@ -50,7 +55,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="default",
         help="of the network (default: nnU-Net's, fp16 on a GPU and fp32 else)",
     )
+    add_averaging(parser)
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="(default: cuda where there is one, else cpu)")
+
+
+def add_averaging(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    """Add what the verbs ask of several models."""
+    from ..packaging.inference_settings import AVERAGES
+
+    parser.add_argument(
+        "--average",
+        choices=AVERAGES,
+        default=AVERAGES[0],
+        help="of several models (default: %(default)s, as nnUNetv2_ensemble)",
+    )
+    parser.add_argument(
+        "--calibrated",
+        action="store_true",
+        help="divide each model's logits by the temperature that nnunetv2_mamba calibrate wrote beside its folds",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -62,10 +85,10 @@ def run(args: argparse.Namespace) -> int:
         mirroring=not args.disable_tta,
         step_size=args.step_size,
         precision=args.precision,
+        average=args.average,
     )
-    model = args.model or _folder_in_results(args)
     return predict_folder(
-        model,
+        args.models or [_folder_in_results(args)],
         args.input,
         args.output,
         choices,
@@ -73,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
         args.device,
         overwrite=not args.continue_prediction,
         previous_folder=args.previous,
+        calibrated=args.calibrated,
     )
 
 

@@ -24,8 +24,8 @@ _CHUNK = 1 << 15  # voxels at a time, for the processor's cache
 def at_temperature(probabilities: np.ndarray, temperature: float, regions: bool) -> np.ndarray:
     """Give the probabilities ``(heads, ...)`` at a temperature; which of them is the largest, or above 1/2, stays.
 
-    What is exactly 0 or 1 stays, too, such as the background outside of nnU-Net's crop, of which there are no logits; of
-    regions also what 32 bits took to 1, logits above 17.
+    What is exactly 0 or 1 stays, too: the background outside of nnU-Net's crop, of which there are no logits, and what
+    32 bits took to 1, logits of regions above 17.
 
     Args:
         regions: whether each head is for itself (sigmoid); else they sum to 1 (softmax).

@@ -15,8 +15,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..files import folder_made_whole, remove_left_behind
-from .inference_settings import Choices, InferenceSettings
-from .model_files import ModelDescription, copy_for_inference, open_model
+from ..temperature_file import read_temperature
+from .ensemble_checks import check_alike
+from .inference_settings import Choices, InferenceSettings, MemberChoices
+from .model_files import ModelDescription, copy_for_inference, open_model, read_model
 from .platforms import PLATFORMS, Platform
 from .trial import try_model
 from .wheel import pinned_requirements, write_wheel
@@ -43,7 +45,9 @@ class Request:
         gpu: whether the image has CUDA.
         torch_index: pip's index for PyTorch; None for PyTorch's CPU builds or, with a GPU, PyPI's.
         image: the name of the Docker image.
-        choices: how the model is run; the folds in it are replaced by those found.
+        choices: how the model is run; the folds and members in it are replaced by those found.
+        others: further models, whose predictions are averaged with the first one's.
+        calibrated: whether each has its temperature, as of ``read_temperature``.
     """
 
     source: Path
@@ -54,10 +58,15 @@ class Request:
     torch_index: str | None = None
     image: str = "nnunetv2-mamba"
     choices: Choices = field(default_factory=Choices)
+    others: Sequence[Path] = ()
+    calibrated: bool = False
 
 
 def write_context(request: Request, output: Path) -> ModelDescription:
     """Write the build context into a folder, which appears complete or not at all.
+
+    Returns:
+        What the model is, the first of several.
 
     Raises:
         FileExistsError: where ``output`` has something in it.
@@ -96,11 +105,12 @@ def _made_or_filled(output: Path) -> Iterator[Path]:
 
 def _write(request: Request, context: Path) -> ModelDescription:
     _check_names(request)
-    model = copy_for_inference(open_model(request.source), context / "model", request.folds, request.choices.checkpoint)
+    models, members = _copy_models(request, context / "model")
+    model = models[0]
     platform = PLATFORMS[request.platform]
-    settings = _settings(request, platform, model)
+    settings = _settings(request, platform, model, members)
     settings.write(context / "inference.json")
-    try_model(context / "model", settings, request.source)
+    _try_models(request, context / "model", settings)
     if not platform.model_in_image:
         _to_tarball(context / "model", context / "model.tar.gz")
     wheel = write_wheel(context)
@@ -113,6 +123,7 @@ def _write(request: Request, context: Path) -> ModelDescription:
         "options": platform.with_defaults(request.options),
         "settings": settings,
         "model": model,
+        "others": models[1:],
         "wheel": wheel.name,
         "torch_index": index,
         "torch_pins": [pin for pin in pins if _FROM_INDEX.match(pin)],
@@ -120,6 +131,34 @@ def _write(request: Request, context: Path) -> ModelDescription:
     }
     _write_templates(platform, values, context)
     return model
+
+
+def _copy_models(request: Request, folder: Path) -> tuple[list[ModelDescription], tuple[MemberChoices, ...]]:
+    """Copy the model to the folder, several to folders ``1``, ``2``, ... in it."""
+    sources = [request.source, *request.others]
+    names = [str(number) for number, _ in enumerate(sources, 1)] if request.others else [""]
+    models, members = [], []
+    for source, name in zip(sources, names, strict=True):
+        opened = open_model(source)
+        model = copy_for_inference(opened, folder / name, request.folds, request.choices.checkpoint)
+        models.append(model)
+        members.append(MemberChoices(name, model.folds, read_temperature(opened) if request.calibrated else 1.0))
+    return models, tuple(members)
+
+
+def _try_models(request: Request, folder: Path, settings: InferenceSettings) -> None:
+    """Try each model by itself, and check that they can be averaged."""
+    members, checkpoint = settings.choices.models, settings.choices.checkpoint
+    sources = [request.source, *request.others]
+    for member, source in zip(members, sources, strict=True):
+        alone = replace(settings.choices, folds=member.folds, members=())
+        try_model(folder / member.name, replace(settings, choices=alone), source)
+    check_alike(
+        [
+            read_model(folder / member.name, member.folds, checkpoint, source)
+            for member, source in zip(members, sources, strict=True)
+        ]
+    )
 
 
 def _write_templates(platform: Platform, values: dict[str, Any], context: Path) -> None:
@@ -156,15 +195,19 @@ def _check_names(request: Request) -> None:
         )
 
 
-def _settings(request: Request, platform: Platform, model: ModelDescription) -> InferenceSettings:
+def _settings(
+    request: Request, platform: Platform, model: ModelDescription, members: tuple[MemberChoices, ...]
+) -> InferenceSettings:
     for name in sorted(request.options.keys() - platform.options.keys()):
         owners = [other.name for other in PLATFORMS.values() if name in other.options]
         raise ValueError(f"--{name} is for {', '.join(owners) or 'no platform'}; leave it out for {platform.name}")
+    alone = len(members) == 1 and members[0].temperature == 1
+    choices = replace(request.choices, folds=model.folds, members=() if alone else members)
     return InferenceSettings(
         platform.name,
         n_channels=len(model.channel_names),
         gpu=request.gpu,
-        choices=replace(request.choices, folds=model.folds),
+        choices=choices,
         **platform.settings(request.options, model.channel_names),
     )
 

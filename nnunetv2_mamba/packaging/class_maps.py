@@ -36,6 +36,11 @@ class Crop:
         order = plans.transpose_backward
         return cls(tuple(slice(*map(int, box[axis])) for axis in order), tuple(int(shape[axis]) for axis in order))
 
+    @property
+    def size(self) -> tuple[int, ...]:
+        """The shape of the part."""
+        return tuple(side.stop - side.start for side in self.box)
+
     def whole(self, part: np.ndarray, outside: float = 0) -> np.ndarray:
         """The part in its place in an array of the whole image, which has ``outside`` elsewhere."""
         whole = np.full(self.shape, outside, dtype=part.dtype)
@@ -76,7 +81,45 @@ class ClassMaps(ABC):
         return self.crop.whole(self.probability(values), outside=float(background))
 
 
-class ImageLogits(ClassMaps):
+class LogitMaps(ClassMaps):
+    """Logits, whose softmax or, of regions, sigmoid are the probabilities.
+
+    Args:
+        temperature: logits are divided by it before they become probabilities; which class is the largest stays.
+    """
+
+    def __init__(self, labels: LabelManager, crop: Crop, temperature: float = 1.0):
+        super().__init__(labels, crop)
+        self._temperature = temperature
+        self._largest_and_sum: tuple[np.ndarray, np.ndarray] | None = None
+
+    def tempered(self, values: np.ndarray) -> np.ndarray:
+        """What ``head`` gave, divided by the temperature: float32 unless that is 1."""
+        return values if self._temperature == 1 else np.divide(values, self._temperature, dtype=np.float32)
+
+    def probability(self, values: np.ndarray) -> np.ndarray:
+        """The sigmoid for a region; for a class the softmax, for which all heads are made once before the first."""
+        if self.labels.has_regions:
+            return self.labels.apply_inference_nonlin(self.tempered(values)).numpy()
+        if self._largest_and_sum is None:
+            self._largest_and_sum = self._over_all_heads()
+        largest, total = self._largest_and_sum
+        return _exp(self.tempered(values), largest) / total
+
+    def _over_all_heads(self) -> tuple[np.ndarray, np.ndarray]:
+        """The largest logit, and the sum of the exponentials of all after it is taken off them."""
+        largest = self.tempered(self.head(0)).astype(np.float32)
+        total = np.ones_like(largest)
+        for index in range(1, self.n_heads):
+            values = self.tempered(self.head(index))
+            larger = np.maximum(largest, values, dtype=np.float32)
+            total *= _exp(largest, larger)
+            total += _exp(values, larger)
+            largest = larger
+        return largest, total
+
+
+class ImageLogits(LogitMaps):
     """The logits of one model.
 
     Args:
@@ -85,6 +128,7 @@ class ImageLogits(ClassMaps):
         labels: of the model.
         plans: of the model.
         properties: of the case, as nnU-Net's preprocessing leaves them.
+        temperature: as of ``LogitMaps``.
     """
 
     def __init__(
@@ -94,35 +138,18 @@ class ImageLogits(ClassMaps):
         labels: LabelManager,
         plans: PlansManager,
         properties: dict[str, Any],
+        temperature: float = 1.0,
     ):
-        super().__init__(labels, Crop.of_case(properties, plans))
+        super().__init__(labels, Crop.of_case(properties, plans), temperature)
         self._stored, self._resample, self._axes = stored, resample, plans.transpose_backward
-        self._largest_and_sum: tuple[np.ndarray, np.ndarray] | None = None
 
     def head(self, index: int) -> np.ndarray:
         """The logits of a head."""
         return self._resample(self._stored.read_head(index))[0].transpose(self._axes)
 
-    def probability(self, values: np.ndarray) -> np.ndarray:
-        """The sigmoid for a region; for a class the softmax, for which all heads are made once before the first."""
-        if self.labels.has_regions:
-            return self.labels.apply_inference_nonlin(values).numpy()
-        if self._largest_and_sum is None:
-            self._largest_and_sum = self._over_all_heads()
-        largest, total = self._largest_and_sum
-        return _exp(values, largest) / total
-
-    def _over_all_heads(self) -> tuple[np.ndarray, np.ndarray]:
-        """The largest logit, and the sum of the exponentials of all after it is taken off them."""
-        largest = self.head(0).astype(np.float32)
-        total = np.ones_like(largest)
-        for index in range(1, self.n_heads):
-            values = self.head(index)
-            larger = np.maximum(largest, values, dtype=np.float32)
-            total *= _exp(largest, larger)
-            total += _exp(values, larger)
-            largest = larger
-        return largest, total
+    def close(self) -> None:
+        """Let go of what is stored; no head can be had after it."""
+        self._stored.close()
 
 
 def resampler_to_image(

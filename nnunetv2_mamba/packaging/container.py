@@ -114,6 +114,7 @@ def load_predictor(model: Path, settings: InferenceSettings, *, warm: bool = Fal
     """The model, ready for its first case.
 
     Args:
+        model: its folder, or the one that has the folders of several.
         warm: run a pass of the network, so that nothing is compiled in the time of the first case; a model with a time
             budget does that in any case.
     """
@@ -124,7 +125,8 @@ def load_predictor(model: Path, settings: InferenceSettings, *, warm: bool = Fal
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if settings.gpu and device == "cpu":
         print(f"inference: NO GPU, so it runs on the CPU, many times slower: {_why_no_gpu()}", file=sys.stderr)
-    predictor = CasePredictor(model, settings.choices, device)
+    folders = [model / member.name for member in settings.choices.models]
+    predictor = CasePredictor(folders, settings.choices, device)
     if warm or settings.choices.time_budget is not None:
         predictor.warm_up()
     print(f"on {torch.cuda.get_device_name() if device == 'cuda' else 'the CPU'}", flush=True)

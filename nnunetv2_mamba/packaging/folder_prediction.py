@@ -11,17 +11,18 @@ from pathlib import Path
 import torch
 
 from ..files import write_json
+from ..temperature_file import read_temperature
 from .case_predictor import CasePredictor
 from .container import segment_cases
 from .image_io import check_writable
-from .inference_settings import Choices
+from .inference_settings import Choices, MemberChoices
 from .model_files import find_folds, open_model
 from .platforms import CaseFiles
 from .platforms.numbered_cases import numbered_cases
 
 
 def predict_folder(
-    model: Path,
+    models: Sequence[Path],
     input_folder: Path,
     output_folder: Path,
     choices: Choices,
@@ -29,33 +30,44 @@ def predict_folder(
     device: str | None = None,
     overwrite: bool = True,
     previous_folder: Path | None = None,
+    calibrated: bool = False,
 ) -> int:
     """Predict all cases of a folder as ``nnUNetv2_predict`` and return the exit code, 1 where one failed.
 
-    ``dataset.json`` and ``plans.json`` go to the output too, where nnU-Net's postprocessing looks for them.
+    The first model's ``dataset.json`` and ``plans.json`` go to the output too, where nnU-Net's postprocessing looks for
+    them.
 
     Args:
-        model: folder or ZIP, as of ``open_model``.
-        choices: how it is run; its ``folds`` are not used.
-        folds: as of ``find_folds``.
+        models: folders or ZIPs, as of ``open_model``; the predictions of several are averaged.
+        choices: how they are run; its ``folds`` and ``members`` are not used.
+        folds: as of ``find_folds``, of each model.
         device: ``cuda``, ``cpu`` or ``mps``; None for CUDA where there is a GPU.
         overwrite: predict also what ``output_folder`` has.
-        previous_folder: has the cases as the first model of a cascade segmented them, where ``model`` is the second.
+        previous_folder: has the cases as the first model of a cascade segmented them, where the model is the second.
+        calibrated: whether each model has its temperature, as of ``read_temperature``.
 
     Raises:
         OSError, ValueError, pickle.UnpicklingError: for a model that cannot be used, folders that cannot be read or
             written, and outputs that would replace an input.
     """
-    source = open_model(model)
-    choices = replace(choices, folds=find_folds(source, folds, choices.checkpoint))
+    sources = [open_model(model) for model in models]
+    members = [
+        MemberChoices(
+            str(model), find_folds(source, folds, choices.checkpoint), read_temperature(source) if calibrated else 1.0
+        )
+        for model, source in zip(models, sources, strict=True)
+    ]
+    choices = replace(choices, members=tuple(members))
     check_writable(output_folder)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     progress = sys.stderr.isatty()
-    predictor = CasePredictor(source, choices, device, name=model, scratch=output_folder, progress=progress)
+    predictor = CasePredictor(sources, choices, device, names=models, scratch=output_folder, progress=progress)
     loaded = predictor.model
     reader = loaded.plans.image_reader_writer_class
     if ".nii.gz" not in reader.supported_file_endings:
-        raise ValueError(f"{model} is of images that nnU-Net's {reader.__name__} reads; use nnUNetv2_predict for them")
+        raise ValueError(
+            f"{models[0]} is of images that nnU-Net's {reader.__name__} reads; use nnUNetv2_predict for them"
+        )
     cases = numbered_cases(input_folder, output_folder, loaded.n_channels, loaded.dataset["file_ending"])
     _check_outputs(cases)
     if previous_folder is not None:

@@ -43,7 +43,7 @@ def one_wheel_and_no_trial(built_wheel, monkeypatch):
     monkeypatch.setattr(
         build_context,
         "try_model",
-        lambda folder, settings, name: CasePredictor(folder, settings.choices, "cpu", name=name),
+        lambda folder, settings, name: CasePredictor(folder, settings.choices, "cpu", names=name),
     )
     monkeypatch.setenv("nnUNet_extTrainer", DISCOVERY)
 
