@@ -40,7 +40,8 @@ ALLOWED = {
     "untrusted_checkpoints": set(),
     "benchmark": {"_register", "evaluation", "memory", "nnunet", "ops", "results", "trainers", "untrusted_plans"},
     "freesurfer": {"image_files", "regions", "untrusted_plans"},
-    "packaging": {"architectures", "image_files", "memory", "ops", "untrusted_checkpoints", "untrusted_plans"},
+    "packaging": {"architectures", "evaluation", "image_files", "memory", "ops", "untrusted_checkpoints"}
+    | {"untrusted_plans"},
     "demo": {"_register"},
     "commands": {"architectures", "benchmark", "demo", "doctor", "evaluation", "freesurfer", "packaging", "planning"}
     | {"results"},

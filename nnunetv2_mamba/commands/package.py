@@ -3,11 +3,12 @@
 import argparse
 from pathlib import Path
 
+from .inference_options import add_inference_options, choices_of
+
 HELP = "write a Docker build context of a trained model, to submit it to a challenge"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..packaging.inference_settings import PRECISIONS
     from ..packaging.platforms import PLATFORMS  # like this file, of the standard library only
 
     parser.add_argument(
@@ -29,17 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--image", default="nnunetv2-mamba", metavar="NAME", help="of the image (default: %(default)s)")
     choices = parser.add_argument_group("inference, to be changed later in inference.json")
-    # the first as nnU-Net spells them
-    choices.add_argument("--disable_tta", "--disable-tta", action="store_true", help="no mirroring")
-    choices.add_argument(
-        "-step_size", "--step-size", type=float, default=0.5, metavar="SHARE", help="(default: %(default)s)"
-    )
-    choices.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="default",
-        help="of the network (default: nnU-Net's, fp16 on a GPU and fp32 else)",
-    )
+    add_inference_options(choices)
     choices.add_argument(
         "--time-budget", type=float, metavar="SECONDS", help="per case: gives up mirroring, folds, overlap to keep it"
     )
@@ -47,21 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..packaging.build_context import Request, write_context
-    from ..packaging.inference_settings import Choices
     from ..packaging.platforms import PLATFORMS
     from ..text import printable
 
-    choices = Choices(
-        checkpoint=args.checkpoint,
-        mirroring=not args.disable_tta,
-        step_size=args.step_size,
-        precision=args.precision,
-        time_budget=args.time_budget,
-    )
     given = vars(args)
     options = {name: given[name] for each in PLATFORMS.values() for name in each.options if given[name] is not None}
     chosen = {name: given[name] for name in ("platform", "folds", "torch_index", "image")}
-    request = Request(args.model, **chosen, options=options, gpu=not args.cpu, choices=choices)
+    request = Request(args.model, **chosen, options=options, gpu=not args.cpu, choices=choices_of(args))
     model = write_context(request, args.output)
     folds = ", ".join(model.folds)
     print("Tried: it segments a patch of noise, on the CPU")

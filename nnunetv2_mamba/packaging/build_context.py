@@ -165,7 +165,7 @@ def _settings(request: Request, platform: Platform, model: ModelDescription) -> 
         n_channels=len(model.channel_names),
         gpu=request.gpu,
         choices=replace(request.choices, folds=model.folds),
-        **platform.settings(request.options, model.channel_names),
+        **platform.settings(request.options, model.channel_names, model.label_names),
     )
 
 

@@ -6,6 +6,7 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,8 +14,10 @@ import numpy as np
 import SimpleITK
 import torch
 
+from ..evaluation.measured_labels import Labels, read_labels
 from ..image_files import check_complete
-from .class_maps import ImageLogits, resampler_to_image
+from .class_maps import ClassMaps, ImageLogits, resampler_to_image
+from .image_grid import ImageGrid
 from .image_io import as_nifti, count_non_finite, read_geometry
 from .inference_settings import Choices
 from .label_map import label_map
@@ -23,6 +26,9 @@ from .network_loading import load_model
 from .stored_logits import StoredLogits
 from .tile_predictor import Preprocessed, TilePredictor
 from .time_budget import MARGIN, Effort, Guard, ladder
+
+# Takes the probability map of a head, float32 and of the whole image, and the grid that it lies on.
+TakeProbability = Callable[[np.ndarray, ImageGrid], None]
 
 
 class SegmentedCase(NamedTuple):
@@ -70,6 +76,11 @@ class CasePredictor:
         self._tiles = TilePredictor(self.model, choices.precision, device, clock, progress)
         self._pass_seconds: float | None = None
 
+    @cached_property
+    def labels(self) -> Labels:
+        """What the heads are called, and which labels of the segmentation belong to each."""
+        return read_labels(self.model.dataset, self.model.plans)
+
     def warm_up(self) -> None:
         """Run a pass before the first case, for what is compiled or chosen on first use; times it for the budget."""
         self._pass_seconds = self._tiles.time_a_pass()
@@ -80,6 +91,7 @@ class CasePredictor:
         started: float | None = None,
         asked: Effort | None = None,
         previous: Path | None = None,
+        probabilities: Sequence[tuple[int, TakeProbability]] = (),
     ) -> SegmentedCase:
         """Segment one case.
 
@@ -88,6 +100,8 @@ class CasePredictor:
             started: on the clock, when the time budget began; None for now.
             asked: what is run, as far as the time budget allows; None for what the choices say.
             previous: the case's segmentation by the stage before, on the same grid, for the second model of a cascade.
+            probabilities: numbers of heads, as of ``ClassMaps``, and what takes the map of each; one is in memory at a
+                time.
 
         Returns:
             The labels lie on exactly the grid of the first file.
@@ -111,18 +125,21 @@ class CasePredictor:
         asked = asked or Effort(len(self.model.weights), self._choices.mirroring, self._choices.step_size)
         model, heads = self.model, self._tiles.label_manager
         resample = resampler_to_image(model.plans, model.configuration, properties)
+        grid = ImageGrid(reader, properties, geometry)
         with StoredLogits((heads.num_segmentation_heads, *case.images.shape[1:]), self._scratch) as logits:
             budget = self._choices.time_budget
             if budget is None:
                 self._tiles.predict(case, asked, logits)
                 how, complete = str(asked), True
             else:
-                finishing = self._clock() - begin + self._resampling_seconds(resample, case)
+                finishing = self._clock() - begin + self._resampling_seconds(resample, case, bool(probabilities))
                 deadline = started + budget - finishing * MARGIN
                 how, complete = self._predict_until(deadline, asked, case, logits)
             del case  # not needed while classes are resampled
-            labels = label_map(ImageLogits(logits, resample, heads, model.plans, properties))
-        return SegmentedCase(_image(labels, properties, reader, geometry), how, complete, notes)
+            maps = ImageLogits(logits, resample, heads, model.plans, properties)
+            labels = label_map(maps, partial(_hand_out, maps, grid, probabilities))
+        labels = labels.astype(np.uint8 if labels.max() < 255 else np.uint16, copy=False)  # as nnU-Net's writers
+        return SegmentedCase(grid.image(labels), how, complete, notes)
 
     def _preprocess(
         self, array: np.ndarray, properties: dict, previous: np.ndarray | None
@@ -161,11 +178,28 @@ class CasePredictor:
             self._pass_seconds = self._tiles.time_a_pass()
         return self._pass_seconds
 
-    def _resampling_seconds(self, resample: Callable[[np.ndarray], np.ndarray], case: Preprocessed) -> float:
-        """How long the logits will take to resample to the image's grid: measured on one class, for all of them."""
+    def _resampling_seconds(
+        self, resample: Callable[[np.ndarray], np.ndarray], case: Preprocessed, probabilities: bool
+    ) -> float:
+        """How long the logits will take to resample to the image's grid: measured on one class, for all of them.
+
+        Probabilities of classes need all of them once before.
+        """
         begin = self._clock()
         resample(np.zeros((1, *case.images.shape[1:]), dtype=np.float16))
-        return (self._clock() - begin) * self._tiles.label_manager.num_segmentation_heads
+        heads = self._tiles.label_manager
+        times = 2 if probabilities and not heads.has_regions else 1
+        return (self._clock() - begin) * heads.num_segmentation_heads * times
+
+
+def _hand_out(
+    maps: ClassMaps, grid: ImageGrid, wanted: Sequence[tuple[int, TakeProbability]], head: int, values: np.ndarray
+) -> None:
+    takers = [take for index, take in wanted if index == head]
+    if takers:
+        probability = maps.whole_probability(head, values)
+        for take in takers:
+            take(probability, grid)
 
 
 def _read(files: Sequence[Path], reader) -> tuple[np.ndarray, dict]:
@@ -201,18 +235,3 @@ def _read_labels(file: Path | None, reader) -> np.ndarray | None:
 def _note_of_non_finite(file: Path) -> str:
     count = count_non_finite(file)
     return f"{file} has {count} voxels that are NaN or infinite; they were taken as 0" if count else ""
-
-
-def _image(labels: np.ndarray, properties: dict, reader, geometry: SimpleITK.ImageFileReader) -> SimpleITK.Image:
-    """The labels on the grid of the input: through the model's writer, which undoes what its reader did to the axes."""
-    with tempfile.TemporaryDirectory() as folder:
-        ending = ".mha" if ".mha" in reader.supported_file_endings else ".nii.gz"  # the former knows any direction
-        file = Path(folder) / f"labels{ending}"
-        reader.write_seg(labels, str(file), properties)
-        image = SimpleITK.ReadImage(file)
-    if image.GetSize() != geometry.GetSize():
-        raise ValueError(f"the model's writer {type(reader).__name__} turned the axes of {geometry.GetFileName()}")
-    image.SetSpacing(geometry.GetSpacing())
-    image.SetOrigin(geometry.GetOrigin())
-    image.SetDirection(geometry.GetDirection())
-    return image
