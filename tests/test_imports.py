@@ -41,8 +41,8 @@ ALLOWED = {
     "untrusted_checkpoints": set(),
     "benchmark": {"_register", "evaluation", "memory", "nnunet", "ops", "results", "trainers", "untrusted_plans"},
     "freesurfer": {"image_files", "regions", "untrusted_plans"},
-    "packaging": {"architectures", "image_files", "memory", "ops", "temperature_file", "untrusted_checkpoints"}
-    | {"untrusted_plans"},
+    "packaging": {"architectures", "evaluation", "image_files", "memory", "ops", "temperature_file"}
+    | {"untrusted_checkpoints", "untrusted_plans"},
     "demo": {"_register"},
     "commands": {"architectures", "benchmark", "demo", "doctor", "evaluation", "freesurfer", "packaging", "planning"}
     | {"results", "temperature_file"},

@@ -3,13 +3,12 @@
 import argparse
 from pathlib import Path
 
-from .predict import add_averaging
+from .inference_options import add_inference_options, choices_of
 
 HELP = "write a Docker build context of a trained model, to submit it to a challenge"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..packaging.inference_settings import PRECISIONS
     from ..packaging.platforms import PLATFORMS  # like this file, of the standard library only
 
     parser.add_argument(
@@ -33,53 +32,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--image", default="nnunetv2-mamba", metavar="NAME", help="of the image (default: %(default)s)")
     choices = parser.add_argument_group("inference, to be changed later in inference.json")
-    # the first as nnU-Net spells them
-    choices.add_argument("--disable_tta", "--disable-tta", action="store_true", help="no mirroring")
-    choices.add_argument(
-        "-step_size", "--step-size", type=float, default=0.5, metavar="SHARE", help="(default: %(default)s)"
-    )
-    choices.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="default",
-        help="of the network (default: nnU-Net's, fp16 on a GPU and fp32 else)",
-    )
+    add_inference_options(choices)
     choices.add_argument(
         "--time-budget",
         type=float,
         metavar="SECONDS",
         help="per case: gives up models but the first, mirroring, folds, overlap to keep it",
     )
-    add_averaging(choices)
 
 
 def run(args: argparse.Namespace) -> int:
     from ..packaging.build_context import Request, write_context
-    from ..packaging.inference_settings import Choices
     from ..packaging.platforms import PLATFORMS
     from ..text import printable
 
-    choices = Choices(
-        checkpoint=args.checkpoint,
-        mirroring=not args.disable_tta,
-        step_size=args.step_size,
-        precision=args.precision,
-        time_budget=args.time_budget,
-        average=args.average,
-    )
     given = vars(args)
     options = {name: given[name] for each in PLATFORMS.values() for name in each.options if given[name] is not None}
-    chosen = {name: given[name] for name in ("platform", "folds", "torch_index", "image")}
+    chosen = {name: given[name] for name in ("platform", "folds", "torch_index", "image", "calibrated")}
     first, *others = args.models
-    request = Request(
-        first,
-        **chosen,
-        options=options,
-        gpu=not args.cpu,
-        choices=choices,
-        others=others,
-        calibrated=args.calibrated,
-    )
+    request = Request(first, **chosen, options=options, gpu=not args.cpu, choices=choices_of(args), others=others)
     model = write_context(request, args.output)
     folds = ", ".join(model.folds)
     more = f" and {len(others)} more, averaged as {args.average}" if others else ""

@@ -3,11 +3,13 @@
 import argparse
 from pathlib import Path
 
+from .inference_options import add_inference_options, choices_of
+
 HELP = "predict as nnUNetv2_predict does, with little memory and in one process: for images that it cannot hold"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..packaging.inference_settings import PRECISIONS  # like this file, of the standard library only
+    from ..packaging.outputs import ENCODINGS  # like this file, of the standard library only
 
     parser.add_argument(
         "-i", dest="input", type=Path, required=True, metavar="IN", help="folder of CASE_0000.nii.gz, ..., as nnU-Net's"
@@ -37,10 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-chk", dest="checkpoint", default="checkpoint_final.pth", metavar="FILE", help="(default: %(default)s)"
     )
-    parser.add_argument(
-        "-step_size", "--step-size", type=float, default=0.5, metavar="SHARE", help="(default: %(default)s)"
-    )
-    parser.add_argument("--disable_tta", action="store_true", help="no mirroring")
+    add_inference_options(parser)
     parser.add_argument(
         "-prev_stage_predictions",
         dest="previous",
@@ -49,54 +48,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the first model of a cascade predicted, for the second",
     )
     parser.add_argument("--continue_prediction", action="store_true", help="leave cases out that OUT has already")
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="default",
-        help="of the network (default: nnU-Net's, fp16 on a GPU and fp32 else)",
+    outputs = parser.add_argument_group("outputs beside the segmentations")
+    outputs.add_argument(
+        "--probabilities",
+        choices=tuple(ENCODINGS),
+        help="OUT/probabilities/LABEL/CASE.nii.gz for each label or region; uint8 and uint16 are whole numbers that "
+        "readers scale to 0 to 1",
     )
-    add_averaging(parser)
+    outputs.add_argument("--volumes", action="store_true", help="OUT/volumes.json: ml of each case and label or region")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="(default: cuda where there is one, else cpu)")
-
-
-def add_averaging(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
-    """Add what the verbs ask of several models."""
-    from ..packaging.inference_settings import AVERAGES
-
-    parser.add_argument(
-        "--average",
-        choices=AVERAGES,
-        default=AVERAGES[0],
-        help="of several models (default: %(default)s, as nnUNetv2_ensemble)",
-    )
-    parser.add_argument(
-        "--calibrated",
-        action="store_true",
-        help="divide each model's logits by the temperature that nnunetv2_mamba calibrate wrote beside its folds",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
     from ..packaging.folder_prediction import predict_folder
-    from ..packaging.inference_settings import Choices
 
-    choices = Choices(
-        checkpoint=args.checkpoint,
-        mirroring=not args.disable_tta,
-        step_size=args.step_size,
-        precision=args.precision,
-        average=args.average,
-    )
     return predict_folder(
         args.models or [_folder_in_results(args)],
         args.input,
         args.output,
-        choices,
+        choices_of(args),
         args.folds,
         args.device,
         overwrite=not args.continue_prediction,
         previous_folder=args.previous,
         calibrated=args.calibrated,
+        probabilities=args.probabilities,
+        volumes=args.volumes,
     )
 
 

@@ -208,7 +208,7 @@ def _settings(
         n_channels=len(model.channel_names),
         gpu=request.gpu,
         choices=choices,
-        **platform.settings(request.options, model.channel_names),
+        **platform.settings(request.options, model.channel_names, model.label_names),
     )
 
 

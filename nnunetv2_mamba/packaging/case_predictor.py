@@ -6,15 +6,19 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import SimpleITK
 
+from ..evaluation.measured_labels import Labels, read_labels
 from ..image_files import check_complete
+from .class_maps import ClassMaps
 from .ensemble import Ensemble
 from .ensemble_checks import check_alike
+from .image_grid import ImageGrid
 from .image_io import as_nifti, count_non_finite, read_geometry
 from .inference_settings import Choices
 from .label_map import label_map
@@ -22,6 +26,9 @@ from .member import Image, Member
 from .model_files import read_model
 from .network_loading import load_model
 from .time_budget import Effort
+
+# Takes the probability map of a head, float32 and of the whole image, and the grid that it lies on.
+TakeProbability = Callable[[np.ndarray, ImageGrid], None]
 
 
 class SegmentedCase(NamedTuple):
@@ -80,6 +87,11 @@ class CasePredictor:
         self._ensemble = Ensemble(members, choices.average, clock, scratch)
         self.model = members[0].model
 
+    @cached_property
+    def labels(self) -> Labels:
+        """What the heads are called, and which labels of the segmentation belong to each."""
+        return read_labels(self.model.dataset, self.model.plans)
+
     def warm_up(self) -> None:
         """Run a pass before the first case, for what is compiled or chosen on first use; times it for the budget."""
         self._ensemble.warm_up()
@@ -90,6 +102,7 @@ class CasePredictor:
         started: float | None = None,
         asked: Effort | None = None,
         previous: Path | None = None,
+        probabilities: Sequence[tuple[int, TakeProbability]] = (),
     ) -> SegmentedCase:
         """Segment one case.
 
@@ -98,6 +111,8 @@ class CasePredictor:
             started: on the clock, when the time budget began; None for now.
             asked: what is run, as far as the time budget allows; None for what the choices say.
             previous: the case's segmentation by the stage before, on the same grid, for the second model of a cascade.
+            probabilities: numbers of heads, as of ``ClassMaps``, and what takes the map of each; one is in memory at a
+                time.
 
         Returns:
             The labels lie on exactly the grid of the first file.
@@ -120,14 +135,16 @@ class CasePredictor:
         image = Image(*_read(files, reader), _read_labels(previous, reader))
         reading, properties = self._clock() - begin, image.properties
         notes = tuple(note for file in files if (note := _note_of_non_finite(file)))
+        grid = ImageGrid(reader, properties, geometry)
         budget = self._choices.time_budget
-        running = self._ensemble.predict(image, asked, budget and started + budget, reading)
+        end = None if budget is None else started + budget
+        running = self._ensemble.predict(image, asked, end, reading, bool(probabilities))
         del image  # not needed while labels are chosen
         with running as prediction:
-            labels = label_map(prediction.maps)
-        return SegmentedCase(
-            _image(labels, properties, reader, geometry), prediction.how(asked), prediction.complete, notes
-        )
+            maps = prediction.maps
+            labels = label_map(maps, partial(_hand_out, maps, grid, probabilities))
+        labels = labels.astype(np.uint8 if labels.max() < 255 else np.uint16, copy=False)  # as nnU-Net's writers
+        return SegmentedCase(grid.image(labels), prediction.how(asked), prediction.complete, notes)
 
     @property
     def _all(self) -> Effort:
@@ -135,6 +152,16 @@ class CasePredictor:
         members = self._ensemble.members
         folds = max(len(member.model.weights) for member in members)
         return Effort(folds, self._choices.mirroring, self._choices.step_size, len(members))
+
+
+def _hand_out(
+    maps: ClassMaps, grid: ImageGrid, wanted: Sequence[tuple[int, TakeProbability]], head: int, values: np.ndarray
+) -> None:
+    takers = [take for index, take in wanted if index == head]
+    if takers:
+        probability = maps.whole_probability(head, values)
+        for take in takers:
+            take(probability, grid)
 
 
 def _read(files: Sequence[Path], reader) -> tuple[np.ndarray, dict]:
@@ -170,18 +197,3 @@ def _read_labels(file: Path | None, reader) -> np.ndarray | None:
 def _note_of_non_finite(file: Path) -> str:
     count = count_non_finite(file)
     return f"{file} has {count} voxels that are NaN or infinite; they were taken as 0" if count else ""
-
-
-def _image(labels: np.ndarray, properties: dict, reader, geometry: SimpleITK.ImageFileReader) -> SimpleITK.Image:
-    """The labels on the grid of the input: through the model's writer, which undoes what its reader did to the axes."""
-    with tempfile.TemporaryDirectory() as folder:
-        ending = ".mha" if ".mha" in reader.supported_file_endings else ".nii.gz"  # the former knows any direction
-        file = Path(folder) / f"labels{ending}"
-        reader.write_seg(labels, str(file), properties)
-        image = SimpleITK.ReadImage(file)
-    if image.GetSize() != geometry.GetSize():
-        raise ValueError(f"the model's writer {type(reader).__name__} turned the axes of {geometry.GetFileName()}")
-    image.SetSpacing(geometry.GetSpacing())
-    image.SetOrigin(geometry.GetOrigin())
-    image.SetDirection(geometry.GetDirection())
-    return image

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from ..processes import Ended, signals_raise
 from ..text import printable
-from .image_io import check_writable, write_atomically
+from .image_io import check_writable
 from .inference_settings import InferenceSettings
 from .invoke_server import PORT, Work, serve
 from .platforms import PLATFORMS, CaseFiles
@@ -43,7 +43,7 @@ class Job:
             OSError, ValueError: naming the folder or file that is not as it should be.
         """
         cases = PLATFORMS[self.settings.platform].find_cases(self.input, self.output, self.settings)
-        for folder in {case.output.parent for case in cases if not case.problem}:
+        for folder in {file.parent for case in cases if not case.problem for file in case.files}:
             check_writable(folder)
         return cases
 
@@ -153,7 +153,7 @@ def segment_cases(
 
     Args:
         started: on ``time.perf_counter``, when the first case's time budget began.
-        is_wanted: asked before a file is written; where nobody wants it any more, that is the case's failure.
+        is_wanted: asked before a file gets its name; where nobody wants it any more, that is the case's failure.
     """
     failures = []
     for case in cases:
@@ -167,13 +167,12 @@ def segment_cases(
 
 
 def segment_case(case: CaseFiles, predictor: CasePredictor, started: float, is_wanted: Callable[[], bool]) -> None:
-    """Write a case's segmentation; raises what is wrong with it. Arguments are those of ``segment_cases``."""
+    """Write a case's files; raises what is wrong with it. Arguments are those of ``segment_cases``."""
+    from .case_writing import write_case  # takes seconds
+
     if case.problem:
         raise ValueError(case.problem)
-    result = predictor.segment(case.images, started, previous=case.previous)
-    if not is_wanted():  # the output folder may be the next case's by now
-        raise ValueError("whoever asked waits no longer, so nothing is written")
-    write_atomically(result.image, case.output)
+    result = write_case(case, predictor, started, is_wanted)
     name, seconds = printable(case.name), time.perf_counter() - started
     print(f"{name}: {printable(case.output)}, {result.how}, {seconds:.1f} s", flush=True)
     for note in result.notes:
@@ -187,7 +186,7 @@ def _failure(name: str, error: Exception, case: CaseFiles | None = None) -> str:
     if not isinstance(error, (OSError, ValueError, pickle.UnpicklingError)):
         traceback.print_exception(error)
         message = f"{type(error).__name__}: {message}"
-    if case and not any(str(file) in message for file in (*case.images, case.output)):
+    if case and not any(str(file) in message for file in (*case.images, *case.files)):
         message += f" ({', '.join(map(str, case.images))})"
     line = f"{printable(name)}: FAILED: {printable(message)}"
     print(line, file=sys.stderr, flush=True)

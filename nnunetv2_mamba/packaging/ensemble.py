@@ -60,6 +60,10 @@ class Ensemble:
     scratch: Path | None
     _pass_seconds: float | None = None
 
+    @property
+    def has_regions(self) -> bool:
+        return self.members[0].tiles.label_manager.has_regions
+
     def warm_up(self) -> None:
         """Run a pass of each model, for what is compiled or chosen on first use; times them for the budget."""
         seconds = [member.tiles.time_a_pass() for member in self.members]
@@ -69,7 +73,12 @@ class Ensemble:
 
     @contextmanager
     def predict(
-        self, image: Image, asked: Effort, end: float | None = None, reading: float = 0.0
+        self,
+        image: Image,
+        asked: Effort,
+        end: float | None = None,
+        reading: float = 0.0,
+        probabilities: bool = False,
     ) -> Iterator[Prediction]:
         """Give what the models say of a case, for as long as the context lasts.
 
@@ -77,6 +86,7 @@ class Ensemble:
             asked: what is run, as far as the time allows.
             end: on the clock, when all must be done; None for no such time.
             reading: seconds that reading the image took; writing is taken to be as long.
+            probabilities: whether they will be asked for, too.
         """
         with ExitStack() as stack:
             case = _Case(self, image, stack)
@@ -84,7 +94,7 @@ class Ensemble:
             if end is None:
                 prediction = case.run(asked)
             else:
-                prediction = case.run_until(end - reading * MARGIN, asked)
+                prediction = case.run_until(end - reading * MARGIN, asked, probabilities)
             del case
             yield prediction
 
@@ -133,11 +143,12 @@ class _Case:
         mean.add(maps)
         return Prediction(mean.maps(), replace(effort, models=done))
 
-    def run_until(self, end: float, asked: Effort) -> Prediction:
+    def run_until(self, end: float, asked: Effort, probabilities: bool) -> Prediction:
         """Run what there is time for."""
         clock = self._ensemble.clock
         making = self._seconds_of_making_heads()
-        deadline = end - (self._preparing + making) * MARGIN  # that long until the labels are made and written
+        softmax = probabilities and not self._ensemble.has_regions  # all heads are made once before
+        deadline = end - (self._preparing + making * (2 if softmax else 1)) * MARGIN
         guard = Guard(deadline, clock)
         seconds = self._ensemble.seconds_of_a_pass(deadline)
         guard.record(seconds, passes=1)
@@ -188,7 +199,7 @@ class _Costs:
     def __init__(self, ensemble: Ensemble, shapes: Sequence[Sequence[int]], preparing: float, making: float):
         self._members, self._shapes, self._preparing = ensemble.members, shapes, preparing
         # They are made to be added, which is taken to be as long, and the softmax needs them all once before.
-        softmax = ensemble.average == PROBABILITIES and not ensemble.members[0].tiles.label_manager.has_regions
+        softmax = ensemble.average == PROBABILITIES and not ensemble.has_regions
         self.averaging = making * (3 if softmax else 2)
 
     def of(self, effort: Effort) -> float:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import SimpleITK
 import torch
 
+from ..evaluation.measured_labels import Labels
 from ..files import write_json
 from ..temperature_file import read_temperature
 from .case_predictor import CasePredictor
+from .case_writing import volumes_ml
 from .container import segment_cases
 from .image_io import check_writable
 from .inference_settings import Choices, MemberChoices
 from .model_files import find_folds, open_model
+from .outputs import PROBABILITY, Output
 from .platforms import CaseFiles
 from .platforms.numbered_cases import numbered_cases
 
@@ -31,6 +36,8 @@ def predict_folder(
     overwrite: bool = True,
     previous_folder: Path | None = None,
     calibrated: bool = False,
+    probabilities: str | None = None,
+    volumes: bool = False,
 ) -> int:
     """Predict all cases of a folder as ``nnUNetv2_predict`` and return the exit code, 1 where one failed.
 
@@ -45,6 +52,9 @@ def predict_folder(
         overwrite: predict also what ``output_folder`` has.
         previous_folder: has the cases as the first model of a cascade segmented them, where the model is the second.
         calibrated: whether each model has its temperature, as of ``read_temperature``.
+        probabilities: of ``outputs.ENCODINGS``, for a map of every label or region in
+            ``output_folder/probabilities/LABEL``; None for none.
+        volumes: write ``output_folder/volumes.json``, of all cases that have a segmentation there.
 
     Raises:
         OSError, ValueError, pickle.UnpicklingError: for a model that cannot be used, folders that cannot be read or
@@ -74,8 +84,27 @@ def predict_folder(
         cases = [replace(case, previous=previous_folder / case.output.name) for case in cases]
     for name, document in (("dataset", loaded.dataset), ("plans", loaded.plans.plans)):
         write_json(output_folder / f"{name}.json", document)
-    left = [case for case in cases if overwrite or not case.output.is_file()]
-    return 1 if segment_cases(left, predictor, time.perf_counter()) else 0
+    if probabilities is not None:
+        cases = [_with_maps(case, predictor.labels, output_folder / "probabilities", probabilities) for case in cases]
+    left = [case for case in cases if overwrite or not all(file.is_file() for file in case.files)]
+    failures = segment_cases(left, predictor, time.perf_counter())
+    if volumes:
+        segmented = [case for case in cases if case.output.is_file()]
+        table = {case.name: volumes_ml(SimpleITK.ReadImage(case.output), predictor.labels) for case in segmented}
+        write_json(output_folder / "volumes.json", table)
+    return 1 if failures else 0
+
+
+def _with_maps(case: CaseFiles, labels: Labels, folder: Path, encoding: str) -> CaseFiles:
+    """The case with a probability map of every label; folders of the labels, so that no map is taken for a case."""
+    names = [re.sub(r"[^\w+.-]|^\.", "_", label.name) for label in labels.measured]
+    if len(set(names)) < len(names):
+        raise ValueError(f"labels whose names differ in signs only, as folders: {', '.join(sorted(names))}; rename one")
+    maps = [
+        Output(PROBABILITY, folder / name / f"{case.name}.nii.gz", label.name, encoding)
+        for name, label in zip(names, labels.measured, strict=True)
+    ]
+    return replace(case, more_outputs=tuple(maps))
 
 
 def _check_outputs(cases: Sequence[CaseFiles]) -> None:

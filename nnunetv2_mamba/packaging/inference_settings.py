@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from ..files import read_json
+from .outputs import Output
 
 PRECISIONS = ("default", "fp32", "fp16", "bf16")
 PROBABILITIES, LOGITS = "probabilities", "logits"
@@ -82,6 +83,7 @@ class InferenceSettings:
         channels: where the model's input channels come from, in their order, as the platform calls them; empty where
             it numbers them.
         output: folder of the segmentation below the output, as ``images/organs``, where the platform has several.
+        more_outputs: what else is written, with paths below the output.
         model: folder of the model in the container, or of the folders of several.
         n_channels: how many channels the model takes.
         gpu: whether the image has CUDA, so that running on the CPU would be a surprise.
@@ -90,6 +92,7 @@ class InferenceSettings:
     platform: str
     channels: tuple[str, ...] = ()
     output: str = ""
+    more_outputs: tuple[Output, ...] = ()
     model: str = "/opt/ml/model"
     n_channels: int = 1
     gpu: bool = False
@@ -102,7 +105,7 @@ class InferenceSettings:
             raise ValueError(f"n_channels must be at least 1, got {self.n_channels}")
 
     def write(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(asdict(self), indent=2, default=str) + "\n", encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> InferenceSettings:
@@ -118,6 +121,10 @@ class InferenceSettings:
                 MemberChoices(**{**member, "folds": tuple(member["folds"])}) for member in choices.get("members", ())
             )
             choices = Choices(**{**choices, "folds": tuple(choices["folds"]), "members": members})
-            return cls(**{**document, "channels": tuple(document["channels"])}, choices=choices)
+            document["channels"] = tuple(document["channels"])
+            document["more_outputs"] = tuple(
+                Output(**{**output, "path": PurePosixPath(output["path"])}) for output in document["more_outputs"]
+            )
+            return cls(**document, choices=choices)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a container's settings: {error!r}") from error

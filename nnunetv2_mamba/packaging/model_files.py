@@ -21,6 +21,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mamba.untrusted_checkpoints import read_plain
 
+from ..evaluation.measured_labels import read_labels
 from ..files import parse_json, read_bytes
 from ..untrusted_plans import check_untrusted_plans
 from .model_checks import channels_of, check_configuration, check_dataset, check_mirroring
@@ -42,6 +43,7 @@ class ModelDescription:
     Attributes:
         folds: those that were copied.
         channel_names: those of the input, in their order.
+        label_names: those of the labels or regions, without the background.
     """
 
     trainer: str
@@ -49,6 +51,7 @@ class ModelDescription:
     dataset: str
     folds: tuple[str, ...]
     channel_names: tuple[str, ...]
+    label_names: tuple[str, ...]
 
 
 class ModelContent(NamedTuple):
@@ -194,8 +197,15 @@ def copy_for_inference(
     for file, content in model.checkpoints.items():
         (target / file).parent.mkdir()
         torch.save(content, target / file)
-    names = tuple(channels_of(model.dataset).values())
-    return ModelDescription(model.trainer, model.configuration, model.plans["dataset_name"], folds, names)
+    labels = read_labels(model.dataset, PlansManager(model.plans), source / "dataset.json").measured
+    return ModelDescription(
+        model.trainer,
+        model.configuration,
+        model.plans["dataset_name"],
+        folds,
+        tuple(channels_of(model.dataset).values()),
+        tuple(label.name for label in labels),
+    )
 
 
 def check_no_cascade(model: ModelContent) -> None:

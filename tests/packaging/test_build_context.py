@@ -242,7 +242,7 @@ def first_that_fits(platform, *folders):
     for folder in folders:
         names = json.loads((folder / "dataset.json").read_text())["channel_names"].values()
         with suppress(ValueError):
-            PLATFORMS[platform].settings(layouts.OPTIONS.get(platform, {}), list(names))
+            PLATFORMS[platform].settings(layouts.OPTIONS.get(platform, {}), list(names), [])
             return folder
     pytest.skip(f"{platform} takes no model of these tests; give it options in layouts.OPTIONS")
 

@@ -53,7 +53,7 @@ def log(*shares):
 
 
 def test_two_models_of_classes(monkeypatch, tmp_path):
-    """A voxel in which one is sure and the other is not, and its mirror image; by either mean, and with a temperature."""
+    """Two voxels in which one model is sure and the other is not, by either mean, and with a temperature."""
     sure, unsure = log((10, 980, 10), (10, 10, 980)), log((500, 250, 250), (10, 700, 290))
     first, second = Logits(CLASSES, sure), Logits(CLASSES, unsure)
     for in_memory in (1 << 30, 0):

@@ -12,7 +12,7 @@ from test_troubleshooting import documented
 
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.packaging.container import _failure, main
-from nnunetv2_mamba.packaging.image_io import check_writable, write_atomically
+from nnunetv2_mamba.packaging.image_io import check_writable, write_image
 from nnunetv2_mamba.packaging.inference_settings import Choices, InferenceSettings
 
 
@@ -102,6 +102,6 @@ def test_voxels_that_are_nan(errors):
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
 def test_an_output_that_others_may_not_write(capsys, not_writable):
     with pytest.raises(OSError) as caught:
-        write_atomically(SimpleITK.Image(4, 4, 4, SimpleITK.sitkUInt8), not_writable / "case_0.nii.gz")
+        write_image(SimpleITK.Image(4, 4, 4, SimpleITK.sitkUInt8), not_writable / "case_0.nii.gz")
     _failure("case_0", caught.value)
     assert documented(capsys.readouterr().err)

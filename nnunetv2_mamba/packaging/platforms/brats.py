@@ -35,7 +35,9 @@ class BraTS(Platform):
         }
     }
 
-    def settings(self, options: Mapping[str, Any], channel_names: Sequence[str]) -> dict[str, Any]:
+    def settings(
+        self, options: Mapping[str, Any], channel_names: Sequence[str], label_names: Sequence[str]
+    ) -> dict[str, Any]:
         modalities = options.get("modalities") or [modality_of(name) or "" for name in channel_names]
         valid = set(modalities) <= set(MODALITIES) and len(set(modalities)) == len(modalities)
         if not valid or len(modalities) != len(channel_names):
