@@ -141,6 +141,7 @@ class _Case:
         if done == 1:
             return Prediction(maps, replace(effort, models=1))
         mean.add(maps)
+        maps.close()
         return Prediction(mean.maps(), replace(effort, models=done))
 
     def run_until(self, end: float, asked: Effort, probabilities: bool) -> Prediction:
@@ -161,6 +162,7 @@ class _Case:
         guard.open(reserved=costs.of(cheapest) if chosen != cheapest else 0)
         prediction = self.run(chosen, guard, costs)
         if chosen != cheapest and not prediction.complete:
+            prediction.maps.close()
             guard.open(reserved=0)
             prediction = self.run(cheapest, guard, costs)
         return prediction if prediction.effort == chosen else prediction._replace(too_long=chosen)
