@@ -227,7 +227,8 @@ def test_torch_of_pypi_needs_no_step(trained_model, tmp_path):
 
 
 def test_the_documented_commands(one_channel, tmp_path, monkeypatch):
-    here = {"MODEL_FOLDER": str(one_channel), "SLUG=output": "organs=output"}
+    models = dict.fromkeys(("MODEL_FOLDER", "MODEL_A", "MODEL_B"), str(one_channel))
+    here = {**models, "SLUG=output": "organs=output"}
     monkeypatch.chdir(tmp_path)
     shell = [block for block in BLOCKS if block.language == "bash"]
     commands = [words for block in shell for words in block.commands if words[:2] == ["nnunetv2_mamba", "package"]]
