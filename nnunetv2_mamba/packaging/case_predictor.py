@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 import zipfile
@@ -14,6 +15,7 @@ import numpy as np
 import SimpleITK
 import torch
 
+from ..evaluation.component_filter import filtered
 from ..evaluation.measured_labels import Labels, read_labels
 from ..image_files import check_complete
 from .class_maps import ClassMaps, ImageLogits, resampler_to_image
@@ -75,6 +77,8 @@ class CasePredictor:
         self.model = load_model(read_model(folder, choices.folds, choices.checkpoint, name))
         self._tiles = TilePredictor(self.model, choices.precision, device, clock, progress)
         self._pass_seconds: float | None = None
+        if choices.component_filter.rules:
+            choices.component_filter.check([label.name for label in self.labels.measured])
 
     @cached_property
     def labels(self) -> Labels:
@@ -138,6 +142,11 @@ class CasePredictor:
             del case  # not needed while classes are resampled
             maps = ImageLogits(logits, resample, heads, model.plans, properties)
             labels = label_map(maps, partial(_hand_out, maps, grid, probabilities))
+        if self._choices.component_filter.rules:
+            values = {label.name: label.values for label in self.labels.measured}
+            voxel_mm3 = math.prod(geometry.GetSpacing())
+            labels, removed = filtered(labels, self._choices.component_filter, values, voxel_mm3)
+            how = f"{how}, {sum(removed.values())} components removed"
         labels = labels.astype(np.uint8 if labels.max() < 255 else np.uint16, copy=False)  # as nnU-Net's writers
         return SegmentedCase(grid.image(labels), how, complete, notes)
 

@@ -17,6 +17,8 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.cli import main
+from nnunetv2_mamba.evaluation.component_filter import filtered
+from nnunetv2_mamba.evaluation.component_rules import ComponentFilter, ComponentRule
 from nnunetv2_mamba.evaluation.measured_labels import read_labels
 from nnunetv2_mamba.packaging import case_writing, container
 from nnunetv2_mamba.packaging.case_predictor import SegmentedCase
@@ -94,6 +96,28 @@ def test_a_case_with_a_map_missing_is_predicted_again(trained_model, tmp_path, c
     assert list(json.loads((output / "volumes.json").read_text())) == ["case_0"]
 
 
+def test_predicted_components_are_filtered(trained_model, tmp_path, capsys):
+    """The labels are those without the filter, filtered; a rule for a label that the model lacks is said at once."""
+    images = layouts.flare(tmp_path / "images", {"case_0": trained_model.cases["case_0"]})
+    arguments = ["predict", "-i", str(images), "-m", str(trained_model.folder), "-device", "cpu", "-f", "0"]
+    arguments += ["--disable_tta", "-step_size", "1"]
+    file = tmp_path / "filter.json"
+    rules = {"small": {"smallest_mm3": 0, "largest": 1}}
+    file.write_text(json.dumps({"rules": rules}))
+    assert main([*arguments, "-o", str(tmp_path / "all")]) == 0
+    assert "components removed" not in capsys.readouterr().out
+    assert main([*arguments, "-o", str(tmp_path / "some"), "--component-filter", str(file)]) == 0
+    before, after = (layouts.voxels(tmp_path / f"{name}/case_0.nii.gz") for name in ("all", "some"))
+    expected, removed = filtered(before, ComponentFilter.read(file), {"large": (1,), "small": (2,)}, 1.0)
+    assert removed["small"] > 0
+    np.testing.assert_array_equal(after, expected)
+    assert f", {removed['small']} components removed, " in capsys.readouterr().out
+    file.write_text(json.dumps({"rules": {"liver": {}}}))
+    assert main([*arguments, "-o", str(tmp_path / "none"), "--component-filter", str(file)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("the component filter has a rule for 'liver'; the labels are large, small")
+
+
 def test_outputs_of_grand_challenge_lie_askew_as_the_input(trained_model, tmp_path):
     slugs = [f"mri-{number}" for number in range(4)]
     inputs = layouts.grand_challenge(tmp_path / "input", slugs, trained_model.cases["case_0"])
@@ -104,7 +128,8 @@ def test_outputs_of_grand_challenge_lie_askew_as_the_input(trained_model, tmp_pa
         ]
     }
     fields = PLATFORMS["grand-challenge"].settings(options, ["a", "b", "c", "d"], ["large", "small"])
-    choices = Choices(("0",), mirroring=False, step_size=1)
+    none_is_so_large = ComponentFilter({"large": ComponentRule(smallest_mm3=1e9)})
+    choices = Choices(("0",), mirroring=False, step_size=1, component_filter=none_is_so_large)
     settings = InferenceSettings("grand-challenge", model=str(trained_model.folder), choices=choices, **fields)
     settings.write(tmp_path / "inference.json")
     assert InferenceSettings.read(tmp_path / "inference.json") == settings
@@ -122,7 +147,8 @@ def test_outputs_of_grand_challenge_lie_askew_as_the_input(trained_model, tmp_pa
     assert 0 <= likely.min() < likely.max() <= 1
     assert (likely > 0.5).any() and (organs[likely > 0.5] == 2).all()  # of three classes
     volumes = json.loads((output / "all-ml.json").read_text())
-    assert json.loads((output / "results/small.json").read_text()) == volumes["small"]
+    assert json.loads((output / "results/small.json").read_text()) == volumes["small"] > 0
+    assert volumes["large"] == 0 and set(np.unique(organs)) == {0, 2}
 
 
 @pytest.mark.parametrize(
