@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -34,14 +35,21 @@ def add_inference_options(parser: argparse._ActionsContainer) -> None:
         action="store_true",
         help="divide each model's logits by the temperature that nnunetv2_mamba calibrate wrote beside its folds",
     )
+    parser.add_argument(
+        "--component-filter",
+        type=Path,
+        metavar="FILE",
+        help="of nnunetv2_mamba choose-filter: components of the segmentations that are removed",
+    )
 
 
 def choices_of(args: argparse.Namespace) -> Choices:
     """Make the choices of the arguments above and, where the verb has them, of ``checkpoint`` and ``time_budget``.
 
     Raises:
-        ValueError: naming what is out of range.
+        OSError, ValueError: naming what is out of range, or the file that is no filter.
     """
+    from ..evaluation.component_rules import ComponentFilter
     from ..packaging.inference_settings import Choices
 
     return Choices(
@@ -51,4 +59,5 @@ def choices_of(args: argparse.Namespace) -> Choices:
         precision=args.precision,
         time_budget=getattr(args, "time_budget", None),
         average=args.average,
+        component_filter=ComponentFilter.read(args.component_filter) if args.component_filter else ComponentFilter(),
     )

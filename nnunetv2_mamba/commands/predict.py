@@ -55,6 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="OUT/probabilities/LABEL/CASE.nii.gz for each label or region; uint8 and uint16 are whole numbers that "
         "readers scale to 0 to 1",
     )
+    outputs.add_argument(
+        "--save_probabilities",
+        action="store_true",
+        help="OUT/CASE.npz and .pkl of all labels, as nnU-Net's, for nnUNetv2_ensemble and evaluate",
+    )
     outputs.add_argument("--volumes", action="store_true", help="OUT/volumes.json: ml of each case and label or region")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="(default: cuda where there is one, else cpu)")
 
@@ -74,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
         calibrated=args.calibrated,
         probabilities=args.probabilities,
         volumes=args.volumes,
+        for_nnunet=args.save_probabilities,
     )
 
 

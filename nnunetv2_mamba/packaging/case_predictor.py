@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 import zipfile
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import SimpleITK
 
+from ..evaluation.component_filter import filtered
 from ..evaluation.measured_labels import Labels, read_labels
 from ..image_files import check_complete
 from .class_maps import ClassMaps
@@ -86,6 +88,8 @@ class CasePredictor:
         self._choices, self._clock = choices, clock
         self._ensemble = Ensemble(members, choices.average, clock, scratch)
         self.model = members[0].model
+        if choices.component_filter.rules:
+            choices.component_filter.check([label.name for label in self.labels.measured])
 
     @cached_property
     def labels(self) -> Labels:
@@ -133,18 +137,23 @@ class CasePredictor:
         asked = asked or self._all
         begin = self._clock()
         image = Image(*_read(files, reader), _read_labels(previous, reader))
-        reading, properties = self._clock() - begin, image.properties
+        reading = self._clock() - begin
         notes = tuple(note for file in files if (note := _note_of_non_finite(file)))
-        grid = ImageGrid(reader, properties, geometry)
         budget = self._choices.time_budget
         end = None if budget is None else started + budget
         running = self._ensemble.predict(image, asked, end, reading, bool(probabilities))
         del image  # not needed while labels are chosen
         with running as prediction:
-            maps = prediction.maps
+            maps, grid = prediction.maps, ImageGrid(reader, prediction.properties, geometry)
             labels = label_map(maps, partial(_hand_out, maps, grid, probabilities))
+        how = prediction.how(asked)
+        if self._choices.component_filter.rules:
+            values = {label.name: label.values for label in self.labels.measured}
+            voxel_mm3 = math.prod(geometry.GetSpacing())
+            labels, removed = filtered(labels, self._choices.component_filter, values, voxel_mm3)
+            how = f"{how}, {sum(removed.values())} components removed"
         labels = labels.astype(np.uint8 if labels.max() < 255 else np.uint16, copy=False)  # as nnU-Net's writers
-        return SegmentedCase(grid.image(labels), prediction.how(asked), prediction.complete, notes)
+        return SegmentedCase(grid.image(labels), how, prediction.complete, notes)
 
     @property
     def _all(self) -> Effort:

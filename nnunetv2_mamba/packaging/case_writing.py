@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -16,7 +18,7 @@ from ..files import written_whole
 from .case_predictor import CasePredictor, SegmentedCase
 from .image_grid import ImageGrid
 from .image_io import write_image, write_scaled_nifti
-from .outputs import ENCODINGS, PROBABILITY, VOLUMES, Output
+from .outputs import ENCODINGS, NPZ, PROBABILITY, PROPERTIES, VOLUMES, Output
 from .platforms import CaseFiles
 
 
@@ -39,12 +41,18 @@ def write_case(
         named = {label.name: label for label in predictor.labels.measured} if wanted else {}
         if unknown := [output.label for output, _ in wanted if output.label and output.label not in named]:
             raise ValueError(f"the model has no label {unknown[0]!r}, of which a file is asked for: {', '.join(named)}")
-        probabilities = [
-            (named[output.label].head, partial(_write_map, file=path, output=output))
-            for output, path in wanted
-            if output.kind == PROBABILITY
-        ]
-        result = predictor.segment(case.images, started, previous=case.previous, probabilities=probabilities)
+        with ExitStack() as open_files:
+            probabilities = []
+            for output, path in wanted:
+                if output.kind == PROBABILITY:
+                    probabilities.append((named[output.label].head, partial(_write_map, file=path, output=output)))
+                elif output.kind == NPZ:
+                    n_heads = predictor.labels.n_heads
+                    write = open_files.enter_context(_npz(path, n_heads))
+                    probabilities += [(head, partial(write, head)) for head in range(n_heads)]
+                elif output.kind == PROPERTIES:
+                    probabilities.append((0, partial(_write_properties, file=path)))
+            result = predictor.segment(case.images, started, previous=case.previous, probabilities=probabilities)
         if not is_wanted():  # the output folder may be the next case's by now
             raise ValueError("whoever asked waits no longer, so nothing is written")
         for output, path in wanted:
@@ -79,3 +87,26 @@ def _write_map(probability: np.ndarray, grid: ImageGrid, file: Path, output: Out
         return
     whole_numbers = np.rint(probability * largest).astype(output.encoding)
     write_scaled_nifti(grid.image(whole_numbers), 1 / largest, file, output.path)
+
+
+@contextmanager
+def _npz(file: Path, n_heads: int) -> Iterator[Callable[[int, np.ndarray, ImageGrid], None]]:
+    """Give what writes one head after another, as ``numpy.savez_compressed`` writes an array of all."""
+    with (
+        zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open("probabilities.npy", "w", force_zip64=True) as stream,
+    ):
+
+        def write(head: int, probability: np.ndarray, _: ImageGrid) -> None:
+            if head == 0:
+                header = {"shape": (n_heads, *probability.shape), "fortran_order": False}
+                np.lib.format.write_array_header_1_0(stream, {**header, "descr": probability.dtype.str})
+            stream.write(np.ascontiguousarray(probability).data)
+
+        yield write
+
+
+def _write_properties(_: np.ndarray, grid: ImageGrid, file: Path) -> None:
+    """What nnU-Net's ensembling needs of a case to write a segmentation."""
+    with file.open("wb") as stream:
+        pickle.dump(grid.properties, stream)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -26,12 +26,14 @@ class Prediction(NamedTuple):
     """What the models say of a case.
 
     Attributes:
+        properties: of the case, as nnU-Net's preprocessing for the first model leaves them.
         effort: what was run for it.
         complete: whether the time was enough for all tiles.
         too_long: what was begun, and not finished in time.
     """
 
     maps: ClassMaps
+    properties: dict[str, Any]
     effort: Effort
     complete: bool = True
     too_long: Effort | None = None
@@ -118,6 +120,7 @@ class _Case:
         self._ensemble, self._stack = ensemble, stack
         begin = ensemble.clock()
         self._first: Prepared | None = ensemble.members[0].prepare(image)
+        self._properties = self._first.properties
         self._preparing = ensemble.clock() - begin
         self._image: Image | None = image if len(ensemble.members) > 1 else None
 
@@ -125,7 +128,7 @@ class _Case:
         """Run so many models, fewer where the guard says so; not complete where it does in the first one."""
         maps = self._logits(0, self._first, effort, guard)
         if effort.models == 1 or (guard and guard.closed):
-            return Prediction(maps, effort, not (guard and guard.closed))
+            return self._prediction(maps, effort, not (guard and guard.closed))
         self._first = None
         mean = self._stack.enter_context(ModelMean(self._ensemble.average, self._ensemble.scratch))
         done = 1  # models that were run to their end; what the last says is not in the mean yet
@@ -136,13 +139,13 @@ class _Case:
             maps.close()
             maps = self._logits(done, self._ensemble.members[done].prepare(self._image), effort, guard)
             if guard and guard.closed:
-                return Prediction(mean.maps(), replace(effort, models=done))
+                return self._prediction(mean.maps(), replace(effort, models=done))
             done += 1
         if done == 1:
-            return Prediction(maps, replace(effort, models=1))
+            return self._prediction(maps, replace(effort, models=1))
         mean.add(maps)
         maps.close()
-        return Prediction(mean.maps(), replace(effort, models=done))
+        return self._prediction(mean.maps(), replace(effort, models=done))
 
     def run_until(self, end: float, asked: Effort, probabilities: bool) -> Prediction:
         """Run what there is time for."""
@@ -167,6 +170,9 @@ class _Case:
             prediction = self.run(cheapest, guard, costs)
         return prediction if prediction.effort == chosen else prediction._replace(too_long=chosen)
 
+    def _prediction(self, maps: ClassMaps, effort: Effort, complete: bool = True) -> Prediction:
+        return Prediction(maps, self._properties, effort, complete)
+
     def _logits(self, number: int, prepared: Prepared, effort: Effort, guard: Guard | None) -> ImageLogits:
         member = self._ensemble.members[number]
         logits = self._stack.enter_context(member.room_for_logits(prepared, self._ensemble.scratch))
@@ -178,8 +184,8 @@ class _Case:
     def _shapes(self) -> list[tuple[int, ...]]:
         """Of the case on the grids of the models."""
         first, *others = self._ensemble.members
-        crop = Crop.of_case(self._first.properties, first.model.plans)
-        spacing = self._first.properties["spacing"]
+        crop = Crop.of_case(self._properties, first.model.plans)
+        spacing = self._properties["spacing"]
         return [self._first.shape, *(member.shape(crop.size, spacing) for member in others)]
 
     def _seconds_of_making_heads(self) -> float:

@@ -21,7 +21,7 @@ from .container import segment_cases
 from .image_io import check_writable
 from .inference_settings import Choices, MemberChoices
 from .model_files import find_folds, open_model
-from .outputs import PROBABILITY, Output
+from .outputs import NPZ, PROBABILITY, PROPERTIES, Output
 from .platforms import CaseFiles
 from .platforms.numbered_cases import numbered_cases
 
@@ -38,6 +38,7 @@ def predict_folder(
     calibrated: bool = False,
     probabilities: str | None = None,
     volumes: bool = False,
+    for_nnunet: bool = False,
 ) -> int:
     """Predict all cases of a folder as ``nnUNetv2_predict`` and return the exit code, 1 where one failed.
 
@@ -54,6 +55,7 @@ def predict_folder(
         calibrated: whether each model has its temperature, as of ``read_temperature``.
         probabilities: of ``outputs.ENCODINGS``, for a map of every label or region in
             ``output_folder/probabilities/LABEL``; None for none.
+        for_nnunet: write ``CASE.npz`` and ``CASE.pkl`` as nnU-Net's ``--save_probabilities``.
         volumes: write ``output_folder/volumes.json``, of all cases that have a segmentation there.
 
     Raises:
@@ -84,6 +86,8 @@ def predict_folder(
         cases = [replace(case, previous=previous_folder / case.output.name) for case in cases]
     for name, document in (("dataset", loaded.dataset), ("plans", loaded.plans.plans)):
         write_json(output_folder / f"{name}.json", document)
+    if for_nnunet:
+        cases = [_with_nnunets_files(case) for case in cases]
     if probabilities is not None:
         cases = [_with_maps(case, predictor.labels, output_folder / "probabilities", probabilities) for case in cases]
     left = [case for case in cases if overwrite or not all(file.is_file() for file in case.files)]
@@ -104,7 +108,15 @@ def _with_maps(case: CaseFiles, labels: Labels, folder: Path, encoding: str) -> 
         Output(PROBABILITY, folder / name / f"{case.name}.nii.gz", label.name, encoding)
         for name, label in zip(names, labels.measured, strict=True)
     ]
-    return replace(case, more_outputs=tuple(maps))
+    return replace(case, more_outputs=(*case.more_outputs, *maps))
+
+
+def _with_nnunets_files(case: CaseFiles) -> CaseFiles:
+    files = [
+        Output(kind, case.output.with_name(f"{case.name}.{ending}"))
+        for kind, ending in ((NPZ, "npz"), (PROPERTIES, "pkl"))
+    ]
+    return replace(case, more_outputs=(*case.more_outputs, *files))
 
 
 def _check_outputs(cases: Sequence[CaseFiles]) -> None:

@@ -7,6 +7,7 @@ import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 
+from ..evaluation.component_rules import ComponentFilter
 from ..files import read_json
 from .outputs import Output
 
@@ -45,6 +46,7 @@ class Choices:
         step_size: stride of the sliding window as a share of the patch, above 0 and at most 1.
         precision: what the network computes in: ``default`` is nnU-Net's (fp16 on CUDA, else fp32).
         time_budget: seconds per case, or None; see ``time_budget.py``.
+        component_filter: which components of the segmentation are kept.
         members: the models, where there are several or they have temperatures; ``folds`` is not read then.
         average: of what the mean over several models is, ``probabilities`` or ``logits``.
     """
@@ -55,6 +57,7 @@ class Choices:
     step_size: float = 0.5
     precision: str = "default"
     time_budget: float | None = None
+    component_filter: ComponentFilter = field(default_factory=ComponentFilter)
     members: tuple[MemberChoices, ...] = ()
     average: str = PROBABILITIES
 
@@ -117,14 +120,15 @@ class InferenceSettings:
         try:
             document = read_json(path)
             choices = document.pop("choices")
-            members = tuple(
-                MemberChoices(**{**member, "folds": tuple(member["folds"])}) for member in choices.get("members", ())
+            choices["folds"] = tuple(choices["folds"])
+            choices["component_filter"] = ComponentFilter.of_json(choices["component_filter"])
+            choices["members"] = tuple(
+                MemberChoices(**{**member, "folds": tuple(member["folds"])}) for member in choices["members"]
             )
-            choices = Choices(**{**choices, "folds": tuple(choices["folds"]), "members": members})
             document["channels"] = tuple(document["channels"])
             document["more_outputs"] = tuple(
                 Output(**{**output, "path": PurePosixPath(output["path"])}) for output in document["more_outputs"]
             )
-            return cls(**document, choices=choices)
+            return cls(**document, choices=Choices(**choices))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} is not a container's settings: {error!r}") from error

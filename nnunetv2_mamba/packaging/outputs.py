@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePath
 
-PROBABILITY, VOLUMES = KINDS = ("probability", "volumes")
+PROBABILITY, VOLUMES, NPZ, PROPERTIES = KINDS = ("probability", "volumes", "npz", "properties")
 # Of probability maps: the largest whole number, with which NIfTI divides (scl_slope). Neither NIfTI nor MetaImage knows
 # half precision, and MetaImage no slope.
 ENCODINGS = {"uint8": 255, "uint16": 65535, "float32": None}
@@ -16,8 +16,8 @@ class Output:
     """A file of a case.
 
     Attributes:
-        kind: of ``KINDS``: the probability of a label or region in every voxel; or the labels' volumes in the
-            segmentation, in ml, as JSON.
+        kind: of ``KINDS``: the probability of a label or region in every voxel; the labels' volumes in the
+            segmentation, in ml, as JSON; as nnU-Net saves them, all probabilities, and the properties of the case.
         path: of the file.
         label: its name in ``dataset.json``; of volumes, the only one, whose number is then all that the file holds.
         encoding: of ``ENCODINGS``, for probabilities; float32 for files that are no NIfTI.

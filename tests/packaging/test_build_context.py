@@ -9,6 +9,7 @@ import sys
 import tarfile
 import zipfile
 from contextlib import suppress
+from dataclasses import asdict
 from importlib.metadata import Distribution, distribution, version
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from test_troubleshooting import documented
 import nnunetv2_mamba
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.cli import main
+from nnunetv2_mamba.evaluation.component_rules import ComponentFilter, ComponentRule
 from nnunetv2_mamba.packaging import build_context, wheel
 from nnunetv2_mamba.packaging import model_files as module
 from nnunetv2_mamba.packaging.build_context import Request, write_context
@@ -119,7 +121,10 @@ def test_a_zip_of_a_model_with_numpy_numbers_in_its_log(model, tmp_path):
 
 def test_brats_by_the_command(model, tmp_path, capsys):
     output = tmp_path / "context"
+    component_filter = ComponentFilter({"small": ComponentRule(30, 2)})
+    (tmp_path / "filter.json").write_text(json.dumps(asdict(component_filter)))
     options = [
+        *("--component-filter", str(tmp_path / "filter.json")),
         "--modalities",
         *layouts.MODALITIES,
         "--folds",
@@ -135,7 +140,8 @@ def test_brats_by_the_command(model, tmp_path, capsys):
     assert sorted(path.name for path in (output / "model").iterdir()) == ["dataset.json", "fold_1", "plans.json"]
     settings = InferenceSettings.read(output / "inference.json")
     assert settings.channels == layouts.MODALITIES
-    assert settings.choices == Choices(("1",), mirroring=False, step_size=0.75, time_budget=60)
+    expected = Choices(("1",), mirroring=False, step_size=0.75, time_budget=60, component_filter=component_filter)
+    assert settings.choices == expected
     dockerfile = (output / "Dockerfile").read_text()
     assert "COPY model /opt/ml/model" in dockerfile
     assert "NVIDIA" not in dockerfile
@@ -229,6 +235,7 @@ def test_torch_of_pypi_needs_no_step(trained_model, tmp_path):
 def test_the_documented_commands(one_channel, tmp_path, monkeypatch):
     models = dict.fromkeys(("MODEL_FOLDER", "MODEL_A", "MODEL_B"), str(one_channel))
     here = {**models, "SLUG=output": "organs=output"}
+    here["lesion-probability-map=probability:lesion"] = "lesion-probability-map=probability:small"
     monkeypatch.chdir(tmp_path)
     shell = [block for block in BLOCKS if block.language == "bash"]
     commands = [words for block in shell for words in block.commands if words[:2] == ["nnunetv2_mamba", "package"]]

@@ -1,6 +1,7 @@
 """What is written beside a segmentation: probability maps and volumes, for ``predict`` and for a container."""
 
 import json
+import pickle
 from functools import partial
 from pathlib import PurePosixPath
 from types import SimpleNamespace
@@ -11,13 +12,18 @@ import numpy as np
 import pytest
 import SimpleITK
 import torch
+from batchgenerators.utilities.file_and_folder_operations import load_pickle
+from nnunetv2.ensembling.ensemble import ensemble_folders
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.cli import main
+from nnunetv2_mamba.evaluation.component_filter import filtered
+from nnunetv2_mamba.evaluation.component_rules import ComponentFilter, ComponentRule
 from nnunetv2_mamba.evaluation.measured_labels import read_labels
+from nnunetv2_mamba.evaluation.probabilities import read_probabilities
 from nnunetv2_mamba.packaging import case_writing, container
 from nnunetv2_mamba.packaging.case_predictor import SegmentedCase
 from nnunetv2_mamba.packaging.case_writing import volumes_ml, write_case
@@ -39,27 +45,33 @@ def trainers_are_found(monkeypatch):
 
 @pytest.fixture(scope="module")
 def of_nnunet(trained_model, tmp_path_factory):
-    """One case by nnU-Net, with ``--save_probabilities``: heads x the image's axes."""
+    """The folder of a case by nnU-Net, with ``--save_probabilities``."""
     folder = tmp_path_factory.mktemp("of_nnunet")
     predictor = nnUNetPredictor(1.0, use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
     predictor.initialize_from_trained_model_folder(str(trained_model.folder), (0,))
     files = [str(file) for file in trained_model.cases["case_0"]]
     predictor.predict_from_files_sequential([files], [str(folder / "case_0")], save_probabilities=True)
-    return np.load(folder / "case_0.npz")["probabilities"]
+    return folder
+
+
+@pytest.fixture
+def arguments(trained_model, tmp_path):
+    """Of ``predict``, as nnU-Net predicts in ``of_nnunet``, and the output folder."""
+    images, output = layouts.flare(tmp_path / "images", {"case_0": trained_model.cases["case_0"]}), tmp_path / "out"
+    model = ["-m", str(trained_model.folder), "-f", "0", "--disable_tta", "-step_size", "1", "-device", "cpu"]
+    return ["-i", str(images), "-o", str(output), *model], output
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)
-def test_predicted_maps_and_volumes(trained_model, of_nnunet, tmp_path, encoding):
+def test_predicted_maps_and_volumes(arguments, of_nnunet, encoding):
     """The maps are nnU-Net's probabilities to half a step; nnU-Net finds the segmentation only; volumes are counted."""
-    images = layouts.flare(tmp_path / "images", {"case_0": trained_model.cases["case_0"]})
-    output = tmp_path / "out"
-    arguments = ["predict", "-i", str(images), "-o", str(output), "-m", str(trained_model.folder), "-device", "cpu"]
-    options = ["-f", "0", "--disable_tta", "-step_size", "1", "--probabilities", encoding, "--volumes"]
-    assert main([*arguments, *options]) == 0
+    arguments, output = arguments
+    assert main(["predict", *arguments, "--probabilities", encoding, "--volumes"]) == 0
     assert sorted(file.name for file in output.iterdir()) == [
         *("case_0.nii.gz", "dataset.json", "plans.json", "probabilities", "volumes.json")
     ]
     largest = ENCODINGS[encoding]
+    theirs = np.load(of_nnunet / "case_0.npz")["probabilities"]
     for head, label in enumerate(("large", "small"), 1):
         file = output / "probabilities" / label / "case_0.nii.gz"
         assert [path.name for path in file.parent.iterdir()] == [file.name]
@@ -68,7 +80,7 @@ def test_predicted_maps_and_volumes(trained_model, of_nnunet, tmp_path, encoding
         assert stored == encoding
         tolerance = 0.5 / largest if largest else 0
         for read in (layouts.voxels(file), nibabel.load(file).get_fdata().T):
-            np.testing.assert_allclose(read, of_nnunet[head], atol=tolerance + 1e-6)
+            np.testing.assert_allclose(read, theirs[head], atol=tolerance + 1e-6)
     labels = layouts.voxels(output / "case_0.nii.gz")
     voxel = np.prod(layouts.geometry(output / "case_0.nii.gz")[1])
     volumes = json.loads((output / "volumes.json").read_text())
@@ -80,18 +92,52 @@ def test_predicted_maps_and_volumes(trained_model, of_nnunet, tmp_path, encoding
     assert volumes["case_0"]["large"] > 0
 
 
-def test_a_case_with_a_map_missing_is_predicted_again(trained_model, tmp_path, capsys):
-    images = layouts.flare(tmp_path / "images", {"case_0": trained_model.cases["case_0"]})
-    output = tmp_path / "out"
-    arguments = ["predict", "-i", str(images), "-o", str(output), "-m", str(trained_model.folder), "-device", "cpu"]
-    options = ["-f", "0", "--disable_tta", "-step_size", "1", "--continue_prediction"]
-    assert main([*arguments, *options]) == 0
-    assert "1 of 1 cases done" in capsys.readouterr().out
-    assert main([*arguments, *options, "--probabilities", "uint8"]) == 0
-    assert "1 of 1 cases done" in capsys.readouterr().out
-    assert main([*arguments, *options, "--probabilities", "uint8", "--volumes"]) == 0
-    assert "0 of 0 cases done" in capsys.readouterr().out
+def test_what_nnunet_saves(arguments, of_nnunet, tmp_path):
+    """The files are nnU-Net's, and its ensembling takes them."""
+    arguments, output = arguments
+    assert main(["predict", *arguments, "--save_probabilities", "--probabilities", "uint8"]) == 0
+    ours, theirs = (np.load(folder / "case_0.npz") for folder in (output, of_nnunet))
+    assert ours.files == theirs.files
+    ours, theirs = ours["probabilities"], theirs["probabilities"]
+    assert ours.dtype == theirs.dtype
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-9)
+    np.testing.assert_array_equal(ours, read_probabilities(output / "case_0.npz", theirs.shape))
+    assert pickle.loads((output / "case_0.pkl").read_bytes()).keys() == load_pickle(of_nnunet / "case_0.pkl").keys()
+    ensemble_folders([str(output), str(output)], str(tmp_path / "ensemble"), num_processes=1)
+    layouts.assert_same_labels(tmp_path / "ensemble/case_0.nii.gz", output / "case_0.nii.gz")
+
+
+def test_a_case_with_a_map_missing_is_predicted_again(arguments, capsys):
+    arguments, output = arguments
+    again = ["predict", *arguments, "--continue_prediction"]
+    for options, done in (
+        ([], 1),
+        (["--probabilities", "uint8"], 1),
+        (["--probabilities", "uint8", "--volumes"], 0),
+        (["--probabilities", "uint8", "--save_probabilities"], 1),
+    ):
+        assert main([*again, *options]) == 0
+        assert f"{done} of {done} cases done" in capsys.readouterr().out
     assert list(json.loads((output / "volumes.json").read_text())) == ["case_0"]
+
+
+def test_predicted_components_are_filtered(arguments, tmp_path, capsys):
+    """The labels are those without the filter, filtered; a rule for a label that the model lacks is said at once."""
+    arguments, output = arguments
+    file = tmp_path / "filter.json"
+    file.write_text(json.dumps({"rules": {"small": {"smallest_mm3": 0, "largest": 1}}}))
+    assert main(["predict", *arguments]) == 0
+    assert "components removed" not in capsys.readouterr().out
+    before = layouts.voxels(output / "case_0.nii.gz")
+    assert main(["predict", *arguments, "--component-filter", str(file)]) == 0
+    expected, removed = filtered(before, ComponentFilter.read(file), {"large": (1,), "small": (2,)}, 1.0)
+    assert removed["small"] > 0
+    np.testing.assert_array_equal(layouts.voxels(output / "case_0.nii.gz"), expected)
+    assert f", {removed['small']} components removed, " in capsys.readouterr().out
+    file.write_text(json.dumps({"rules": {"liver": {}}}))
+    assert main(["predict", *arguments, "--component-filter", str(file)]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("the component filter has a rule for 'liver'; the labels are large, small")
 
 
 def test_outputs_of_grand_challenge_lie_askew_as_the_input(trained_model, tmp_path):
@@ -104,7 +150,8 @@ def test_outputs_of_grand_challenge_lie_askew_as_the_input(trained_model, tmp_pa
         ]
     }
     fields = PLATFORMS["grand-challenge"].settings(options, ["a", "b", "c", "d"], ["large", "small"])
-    choices = Choices(("0",), mirroring=False, step_size=1)
+    none_is_so_large = ComponentFilter({"large": ComponentRule(smallest_mm3=1e9)})
+    choices = Choices(("0",), mirroring=False, step_size=1, component_filter=none_is_so_large)
     settings = InferenceSettings("grand-challenge", model=str(trained_model.folder), choices=choices, **fields)
     settings.write(tmp_path / "inference.json")
     assert InferenceSettings.read(tmp_path / "inference.json") == settings
@@ -122,7 +169,8 @@ def test_outputs_of_grand_challenge_lie_askew_as_the_input(trained_model, tmp_pa
     assert 0 <= likely.min() < likely.max() <= 1
     assert (likely > 0.5).any() and (organs[likely > 0.5] == 2).all()  # of three classes
     volumes = json.loads((output / "all-ml.json").read_text())
-    assert json.loads((output / "results/small.json").read_text()) == volumes["small"]
+    assert json.loads((output / "results/small.json").read_text()) == volumes["small"] > 0
+    assert volumes["large"] == 0 and set(np.unique(organs)) == {0, 2}
 
 
 @pytest.mark.parametrize(
@@ -135,6 +183,7 @@ def test_outputs_of_grand_challenge_lie_askew_as_the_input(trained_model, tmp_pa
         (["b=probability:small"], "needs --interface SLUG=output"),
         (["a=output", "b@../c.json=volumes"], "relative path without .."),
         (["a=output", "b=probability"], "give each channel once"),
+        (["a=output", "b=npz"], "give each channel once"),
     ],
 )
 def test_wrong_outputs_of_grand_challenge(interfaces, message):

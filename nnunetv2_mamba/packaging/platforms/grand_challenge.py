@@ -10,7 +10,7 @@ from typing import Any
 
 from ...files import read_json
 from ..inference_settings import InferenceSettings
-from ..outputs import KINDS, VOLUMES, Output
+from ..outputs import PROBABILITY, VOLUMES, Output
 from .base_platform import CaseFiles, Platform, register, visible_entries
 
 ENDING = ".mha"
@@ -131,7 +131,7 @@ def _parts(interface: str) -> tuple[str, str, str]:
 def _kind_of(role: str) -> str:
     """Which output beside the segmentation a role asks for; empty where it is a channel's."""
     kind = role.partition(":")[0]
-    return kind if kind in KINDS and (kind == VOLUMES or ":" in role) else ""
+    return kind if role == VOLUMES or (kind in (PROBABILITY, VOLUMES) and ":" in role) else ""
 
 
 def _further_output(kind: str, slug: str, path: str, role: str, label_names: Sequence[str]) -> Output:
