@@ -262,7 +262,7 @@ class OneChannel(Platform):
     reads = "`/input/CASE.nii.gz`"
     writes = "`/output/CASE.nii.gz`"
 
-    def settings(self, options, channel_names):
+    def settings(self, options, channel_names, label_names):
         if len(channel_names) > 1:
             raise ValueError(f"one-channel takes models of one channel, this one has {len(channel_names)}")
         return {}
