@@ -247,9 +247,10 @@ def test_the_documented_commands(one_channel, tmp_path, monkeypatch):
 def first_that_fits(platform, *folders):
     """The first model whose channels the platform takes, with the options that ``layouts`` has for it."""
     for folder in folders:
-        names = json.loads((folder / "dataset.json").read_text())["channel_names"].values()
+        dataset = json.loads((folder / "dataset.json").read_text())
+        names = [list(names) for names in (dataset["channel_names"].values(), dataset["labels"])]
         with suppress(ValueError):
-            PLATFORMS[platform].settings(layouts.OPTIONS.get(platform, {}), list(names), [])
+            PLATFORMS[platform].settings(layouts.OPTIONS.get(platform, {}), *names)
             return folder
     pytest.skip(f"{platform} takes no model of these tests; give it options in layouts.OPTIONS")
 
