@@ -149,6 +149,7 @@ def main() -> None:
     parser.add_argument("--patch", type=int, default=128)
     parser.add_argument("--step-size", type=float, default=0.5)
     parser.add_argument("--models", type=int, default=1, help="how often ours is given the model")
+    parser.add_argument("--probabilities", help="ours writes maps of all labels, too, in this type")
     parser.add_argument("--only", choices=("ours", "nnunet"))
     parser.add_argument("--json", type=Path, help="where results are added")
     args = parser.parse_args()
@@ -157,8 +158,9 @@ def main() -> None:
     write_image(args.work / "images" / "ct_0000.nii", args.shape)
     model = args.work / "model"
     common = ["-i", args.work / "images", "-f", "0", "--disable_tta", "-device", "cpu", "-step_size", args.step_size]
+    maps = ["--probabilities", args.probabilities] if args.probabilities else []
     commands = {
-        "ours": [sys.executable, "-m", "nnunetv2_mamba", "predict", "-m", *[model] * args.models],
+        "ours": [sys.executable, "-m", "nnunetv2_mamba", "predict", "-m", *[model] * args.models, *maps],
         "nnunet": [
             *(
                 sys.executable,
@@ -173,7 +175,7 @@ def main() -> None:
     for name in [args.only] if args.only else commands:
         peaks[name] = peak_of([*map(str, [*commands[name], *common, "-o", args.work / name])], os.environ | folders)
         print(name, peaks[name], flush=True)
-    options = ("shape", "spacing", "classes", "patch", "step_size", "models")
+    options = ("shape", "spacing", "classes", "patch", "step_size", "models", "probabilities")
     result = {**{option: getattr(args, option) for option in options}, "peak memory": peaks}
     if len(peaks) == 2:
         ours, theirs = (SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(args.work / name / "ct.nii")) for name in peaks)

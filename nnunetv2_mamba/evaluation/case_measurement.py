@@ -48,7 +48,7 @@ def measure_files(
 def read_pair(
     reference: Path, prediction: Path, reader: type[BaseReaderWriter], labels: Labels
 ) -> tuple[LabelMap, LabelMap]:
-    """Read a reference and a prediction, which must lie on each other.
+    """Read a reference and a prediction of one geometry.
 
     Raises:
         ValueError: for all that is wrong with the files, each named.

@@ -248,9 +248,10 @@ def test_the_documented_commands(one_channel, tmp_path, monkeypatch):
 def first_that_fits(platform, *folders):
     """The first model whose channels the platform takes, with the options that ``layouts`` has for it."""
     for folder in folders:
-        names = json.loads((folder / "dataset.json").read_text())["channel_names"].values()
+        dataset = json.loads((folder / "dataset.json").read_text())
+        names = [list(names) for names in (dataset["channel_names"].values(), dataset["labels"])]
         with suppress(ValueError):
-            PLATFORMS[platform].settings(layouts.OPTIONS.get(platform, {}), list(names), [])
+            PLATFORMS[platform].settings(layouts.OPTIONS.get(platform, {}), *names)
             return folder
     pytest.skip(f"{platform} takes no model of these tests; give it options in layouts.OPTIONS")
 
@@ -263,7 +264,7 @@ class OneChannel(Platform):
     reads = "`/input/CASE.nii.gz`"
     writes = "`/output/CASE.nii.gz`"
 
-    def settings(self, options, channel_names):
+    def settings(self, options, channel_names, label_names):
         if len(channel_names) > 1:
             raise ValueError(f"one-channel takes models of one channel, this one has {len(channel_names)}")
         return {}

@@ -24,7 +24,7 @@ from nnunetv2_mamba.evaluation.component_filter import filtered
 from nnunetv2_mamba.evaluation.component_rules import ComponentFilter, ComponentRule
 from nnunetv2_mamba.evaluation.measured_labels import read_labels
 from nnunetv2_mamba.evaluation.probabilities import read_probabilities
-from nnunetv2_mamba.packaging import case_writing, container
+from nnunetv2_mamba.packaging import case_writing, container, folder_prediction
 from nnunetv2_mamba.packaging.case_predictor import SegmentedCase
 from nnunetv2_mamba.packaging.case_writing import volumes_ml, write_case
 from nnunetv2_mamba.packaging.image_grid import ImageGrid
@@ -138,6 +138,17 @@ def test_predicted_components_are_filtered(arguments, tmp_path, capsys):
     assert main(["predict", *arguments, "--component-filter", str(file)]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("the component filter has a rule for 'liver'; the labels are large, small")
+
+
+def test_folders_of_maps_have_names_that_every_system_takes(tmp_path):
+    labels = read_labels({"labels": {"background": 0, "../left lobe": 1, "Größe": 2}}, None)
+    case = folder_prediction._with_maps(CaseFiles("c", (), tmp_path / "c.nii"), labels, tmp_path, "uint8")
+    assert [output.path.relative_to(tmp_path).as_posix() for output in case.more_outputs] == [
+        *("_._left_lobe/c.nii.gz", "Größe/c.nii.gz")
+    ]
+    labels = read_labels({"labels": {"background": 0, "left lobe": 1, "left/lobe": 2}}, None)
+    with pytest.raises(ValueError, match="differ in signs only, as folders: left_lobe, left_lobe; rename one"):
+        folder_prediction._with_maps(case, labels, tmp_path, "uint8")
 
 
 def test_outputs_of_grand_challenge_lie_askew_as_the_input(trained_model, tmp_path):
