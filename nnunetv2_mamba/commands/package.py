@@ -28,6 +28,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--torch-index", metavar="URL", help="pip's index for PyTorch, for the CUDA version of the platform's driver"
     )
     parser.add_argument("--image", default="nnunetv2-mamba", metavar="NAME", help="of the image (default: %(default)s)")
+    parser.add_argument(
+        "--base", metavar="IMAGE", help="to start from, as NAME:TAG@sha256:DIGEST (default: Docker Hub's python)"
+    )
+    parser.add_argument(
+        "--no-hashes",
+        dest="hashes",
+        action="store_false",
+        help="pin versions only, and ask no index (default: hashes of all files, where uv is installed)",
+    )
+    parser.add_argument(
+        "--check",
+        nargs="?",
+        type=Path,
+        const=True,
+        metavar="INPUT",
+        help="build it by Docker or podman and run test_run.sh, on a folder as the platform gives it or on a case of "
+        "noise; time and memory are written into the model card",
+    )
     choices = parser.add_argument_group("inference, to be changed later in inference.json")
     # the first as nnU-Net spells them
     choices.add_argument("--disable_tta", "--disable-tta", action="store_true", help="no mirroring")
@@ -47,7 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..packaging.build_context import Request, write_context
+    from ..packaging.container_check import check_container, find_engine
+    from ..packaging.hashed_requirements import find_uv
     from ..packaging.inference_settings import Choices
+    from ..packaging.model_card import CARD_TEXT
     from ..packaging.platforms import PLATFORMS
     from ..text import printable
 
@@ -60,11 +81,19 @@ def run(args: argparse.Namespace) -> int:
     )
     given = vars(args)
     options = {name: given[name] for each in PLATFORMS.values() for name in each.options if given[name] is not None}
-    chosen = {name: given[name] for name in ("platform", "folds", "torch_index", "image")}
-    request = Request(args.model, **chosen, options=options, gpu=not args.cpu, choices=choices)
+    chosen = {name: given[name] for name in ("platform", "folds", "torch_index", "image", "base")}
+    engine = find_engine() if args.check else None
+    hashes = args.hashes and find_uv() is not None
+    request = Request(args.model, **chosen, options=options, gpu=not args.cpu, hashes=hashes, choices=choices)
     model = write_context(request, args.output)
     folds = ", ".join(model.folds)
     print("Tried: it segments a patch of noise, on the CPU")
     print(printable(f"{model.trainer}, {model.configuration}, fold(s) {folds}: {args.output}"))
-    print(printable(f"Next: {args.output / 'test_run.sh'} INPUT OUTPUT"))
+    if args.hashes and not hashes:
+        print("NOTE: requirements.txt has versions without hashes: for those, pip install uv and package again")
+    if engine is None:
+        print(printable(f"Next: {args.output / 'test_run.sh'} INPUT OUTPUT"))
+        return 0
+    measured = check_container(args.output, engine, None if args.check is True else args.check)
+    print(printable(f"Checked by {measured['engine']}: {len(measured['cases'])} case(s), see {CARD_TEXT}"))
     return 0

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import pickle
@@ -90,6 +91,7 @@ def test_grand_challenge_from_a_zip(model, tmp_path):
     assert names == {
         *("Dockerfile", ".dockerignore", "README.md", "inference.json", "requirements.txt"),
         *("model.tar.gz", "test_run.sh", wheel_name(output)),
+        *("SHA256SUMS", "MODEL_CARD.md", "model_card.json", "sbom.cdx.json"),
     }
     settings = InferenceSettings.read(output / "inference.json")
     assert settings.channels == ("mri-0", "mri-1", "mri-2", "mri-3")
@@ -221,6 +223,33 @@ def test_an_output_that_cannot_be_is_said_before_the_work(tmp_path, kind):
         write_context(Request(tmp_path / "nothing", "flare"), output)
 
 
+def test_what_has_hashes_is_installed_with_them_alone(trained_model, built_wheel, tmp_path, monkeypatch):
+    hashed = "nnunetv2==2.8.1 \\\n    --hash=sha256:aa\ntorch==2.4.0+cu126 \\\n    --hash=sha256:bb\n"
+    asked = []
+    monkeypatch.setattr(build_context, "hashed_requirements", lambda *arguments: asked.append(arguments) or hashed)
+    request = Request(trained_model.folder, "flare", torch_index="https://index", hashes=True)
+    write_context(request, tmp_path / "context")
+    ((pins, python, index, torch_pins),) = asked
+    assert (python, index) == (f"{sys.version_info.major}.{sys.version_info.minor}", "https://index")
+    assert set(torch_pins) == {pin for pin in pins if pin.startswith("torch")}
+    (install,) = re.findall(r"RUN (pip install (?:.|\\\n)+)\n", (tmp_path / "context/Dockerfile").read_text())
+    assert install.split(" \\\n")[0] == (
+        "pip install --no-cache-dir --require-hashes --extra-index-url https://index -r /opt/build/requirements.txt"
+    )
+    digest = hashlib.sha256(built_wheel.read_bytes()).hexdigest()
+    requirements = (tmp_path / "context/requirements.txt").read_text()
+    assert requirements == f"{hashed}/opt/build/{built_wheel.name} --hash=sha256:{digest}\n"
+
+
+def test_the_base_may_be_named_by_its_digest(trained_model, tmp_path):
+    base = f"registry.example/python:3.11@sha256:{'0a' * 32}"
+    write_context(Request(trained_model.folder, "flare", base=base), tmp_path / "context")
+    assert f"\nFROM {base}\n" in (tmp_path / "context/Dockerfile").read_text()
+    for wrong in ("python:3.11@sha256:0a", "python 3.11", "python:3.11\nRUN curl x"):
+        with pytest.raises(ValueError, match="--base must be an image, such as NAME:TAG"):
+            write_context(Request(trained_model.folder, "flare", base=wrong), tmp_path / "wrong")
+
+
 def test_torch_of_pypi_needs_no_step(trained_model, tmp_path):
     write_context(Request(trained_model.folder, "flare"), tmp_path / "context")
     assert "--index-url" not in (tmp_path / "context/Dockerfile").read_text()
@@ -262,6 +291,9 @@ class OneChannel(Platform):
 
     def find_cases(self, input_folder, output_folder, settings):
         return []
+
+    def lay_out(self, images, input_folder, settings):
+        """No test runs its container."""
 
 
 def test_a_platform_of_one_channel_needs_no_templates_of_its_own(trained_model, one_channel, tmp_path, monkeypatch):

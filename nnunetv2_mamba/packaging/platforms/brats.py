@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,12 @@ class BraTS(Platform):
             )
             for folder in folders
         ] + strays
+
+    def lay_out(self, images: Sequence[Path], input_folder: Path, settings: InferenceSettings) -> None:
+        case = input_folder / "BraTS-00000-000"
+        case.mkdir()
+        for modality, image in zip(settings.channels, images, strict=True):
+            shutil.copyfile(image, case / f"{case.name}-{modality}{ENDING}")
 
 
 def modality_of(channel_name: str) -> str | None:

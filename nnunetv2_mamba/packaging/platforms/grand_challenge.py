@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ...files import read_json
+from ...files import read_json, write_json
 from ..inference_settings import InferenceSettings
 from .base_platform import CaseFiles, Platform, register, visible_entries
 
@@ -98,6 +98,17 @@ class GrandChallenge(Platform):
                 raise ValueError(f"{input_folder / 'inputs.json'} has no image {slug}; it has {', '.join(sockets)}")
         images = tuple(_only_image(input_folder / sockets[slug]) for slug in wanted)
         return [CaseFiles(images[0].name.removesuffix(ENDING), images, output_folder / settings.output / "output.mha")]
+
+    def lay_out(self, images: Sequence[Path], input_folder: Path, settings: InferenceSettings) -> None:
+        import SimpleITK  # the command line, which reads this module, needs no images
+
+        slugs = settings.channels or ("image",)
+        sockets = [{"slug": slug, "relative_path": f"images/{slug}"} for slug in slugs]
+        write_json(input_folder / "inputs.json", [{"socket": socket} for socket in sockets])
+        for socket, image in zip(sockets, images, strict=True):
+            folder = input_folder / socket["relative_path"]
+            folder.mkdir(parents=True)
+            SimpleITK.WriteImage(SimpleITK.ReadImage(image), folder / f"image{ENDING}")
 
 
 def _channel_of(role: str, channel_names: Sequence[str]) -> int | None:
