@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -72,6 +73,24 @@ def _predict_with_nnunet(folder: Path, cases: dict[str, list[Path]], output: Pat
         [str(file).removesuffix(".nii.gz") for file in references.values()],
     )
     return references
+
+
+@pytest.fixture
+def one_channel(trained_model: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The model as it would be of one channel, as the documentation's is."""
+    folder = tmp_path / "MODEL"
+    plans, dataset = (json.loads((trained_model.folder / f"{name}.json").read_text()) for name in ("plans", "dataset"))
+    dataset["channel_names"] = {"0": "T1"}
+    monkeypatch.setenv("nnUNet_preprocessed", str(trained_model.folder.parents[2] / "preprocessed"))
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    arguments = {**plans, "continue_training": False}, "3d_fullres", 0, dataset, torch.device("cpu")
+    trainer = nnUNetTrainerUMambaBot(*arguments)
+    trainer.initialize()
+    (folder / "fold_0").mkdir(parents=True)
+    trainer.save_checkpoint(str(folder / "fold_0" / "checkpoint_final.pth"))
+    for name, document in (("plans", plans), ("dataset", dataset)):
+        (folder / f"{name}.json").write_text(json.dumps(document))
+    return folder
 
 
 @pytest.fixture(scope="session")

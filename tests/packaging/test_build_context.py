@@ -31,7 +31,6 @@ from nnunetv2_mamba.packaging.build_context import Request, write_context
 from nnunetv2_mamba.packaging.case_predictor import CasePredictor
 from nnunetv2_mamba.packaging.inference_settings import Choices, InferenceSettings
 from nnunetv2_mamba.packaging.platforms import PLATFORMS, Platform
-from nnunetv2_mamba.trainers import nnUNetTrainerUMambaBot
 
 # The one of this environment need not be on PATH.
 HADOLINT = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -47,24 +46,6 @@ def one_wheel_and_no_trial(built_wheel, monkeypatch):
         lambda folder, settings, name: CasePredictor(folder, settings.choices, "cpu", name=name),
     )
     monkeypatch.setenv("nnUNet_extTrainer", DISCOVERY)
-
-
-@pytest.fixture
-def one_channel(trained_model, tmp_path, monkeypatch):
-    """The model as it would be of one channel, as the documentation's is."""
-    folder = tmp_path / "MODEL"
-    plans, dataset = (json.loads((trained_model.folder / f"{name}.json").read_text()) for name in ("plans", "dataset"))
-    dataset["channel_names"] = {"0": "T1"}
-    monkeypatch.setenv("nnUNet_preprocessed", str(trained_model.folder.parents[2] / "preprocessed"))
-    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
-    arguments = {**plans, "continue_training": False}, "3d_fullres", 0, dataset, torch.device("cpu")
-    trainer = nnUNetTrainerUMambaBot(*arguments)
-    trainer.initialize()
-    (folder / "fold_0").mkdir(parents=True)
-    trainer.save_checkpoint(str(folder / "fold_0" / "checkpoint_final.pth"))
-    for name, document in (("plans", plans), ("dataset", dataset)):
-        (folder / f"{name}.json").write_text(json.dumps(document))
-    return folder
 
 
 @pytest.fixture
@@ -258,7 +239,7 @@ def test_torch_of_pypi_needs_no_step(trained_model, tmp_path):
 def test_the_documented_commands(one_channel, tmp_path, monkeypatch):
     here = {"MODEL_FOLDER": str(one_channel), "SLUG=output": "organs=output"}
     monkeypatch.chdir(tmp_path)
-    shell = [block for block in BLOCKS if block.language == "bash"]
+    shell = [block for block in BLOCKS if "tests/packaging/test_build_context.py" in block.comment]
     commands = [words for block in shell for words in block.commands if words[:2] == ["nnunetv2_mamba", "package"]]
     assert {words[words.index("--for") + 1] for words in commands} <= set(PLATFORMS)
     for words in commands:

@@ -4,6 +4,7 @@
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -52,7 +53,7 @@ def engine(tmp_path, monkeypatch):
 def package(trained_model, built_wheel, tmp_path, monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", DISCOVERY)
     monkeypatch.setattr(build_context, "try_model", lambda *arguments: None)
-    monkeypatch.setattr(build_context, "write_wheel", lambda folder: folder / shutil.copy(built_wheel, folder))
+    monkeypatch.setattr(build_context, "write_wheel", lambda folder: Path(shutil.copy(built_wheel, folder)))
 
     def run(*arguments):
         words = ["package", str(trained_model.folder), "--for", "flare", "-o", str(tmp_path / "context"), "--cpu"]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -33,7 +34,7 @@ def model(trained_model, tmp_path, monkeypatch):
 
 @pytest.fixture
 def packaged(model, built_wheel, tmp_path, monkeypatch):
-    monkeypatch.setattr(build_context, "write_wheel", lambda folder: folder / shutil.copy(built_wheel, folder))
+    monkeypatch.setattr(build_context, "write_wheel", lambda folder: Path(shutil.copy(built_wheel, folder)))
 
     def package():
         folder = tmp_path / "context"

@@ -70,6 +70,15 @@ def test_grand_challenge_names_what_is_wrong(tmp_path, files, channels, change, 
         find("grand-challenge", folder, tmp_path, channels=channels, output="images/organs")
 
 
+def test_brats_joins_case_and_modality_by_either_sign(tmp_path, files):
+    """``_`` in the task of meningiomas before radiotherapy; a missing file is named with ``-``."""
+    case = tmp_path / "input" / "BraTS-MEN-RT-0001-1"
+    case.mkdir(parents=True)
+    shutil.copy(files[0], case / "BraTS-MEN-RT-0001-1_t1c.nii.gz")
+    (found,) = find("brats", tmp_path / "input", tmp_path, channels=("t1c", "t2f"))
+    assert [file.name.removeprefix(case.name) for file in found.images] == ["_t1c.nii.gz", "-t2f.nii.gz"]
+
+
 def test_brats_has_a_folder_per_case(tmp_path, files):
     names = ["BraTS-GLI-00001-000", "BraTS-GLI-00000-000"]
     folder = layouts.brats(tmp_path / "input", ["t1c", "t2w"], dict.fromkeys(names, files))
