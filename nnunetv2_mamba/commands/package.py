@@ -31,6 +31,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--torch-index", metavar="URL", help="pip's index for PyTorch, for the CUDA version of the platform's driver"
     )
     parser.add_argument("--image", default="nnunetv2-mamba", metavar="NAME", help="of the image (default: %(default)s)")
+    parser.add_argument(
+        "--base", metavar="IMAGE", help="to start from, as NAME:TAG@sha256:DIGEST (default: Docker Hub's python)"
+    )
+    parser.add_argument(
+        "--no-hashes",
+        dest="hashes",
+        action="store_false",
+        help="pin versions only, and ask no index (default: hashes of all files, where uv is installed)",
+    )
+    parser.add_argument(
+        "--check",
+        nargs="?",
+        type=Path,
+        const=True,
+        metavar="INPUT",
+        help="build it by Docker or podman and run test_run.sh, on a folder as the platform gives it or on a case of "
+        "noise; time and memory are written into the model card",
+    )
     choices = parser.add_argument_group("inference, to be changed later in inference.json")
     add_inference_options(choices)
     choices.add_argument(
@@ -43,18 +61,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..packaging.build_context import Request, write_context
+    from ..packaging.container_check import check_container, find_engine
+    from ..packaging.hashed_requirements import find_uv
+    from ..packaging.model_card import CARD_TEXT
     from ..packaging.platforms import PLATFORMS
     from ..text import printable
 
     given = vars(args)
     options = {name: given[name] for each in PLATFORMS.values() for name in each.options if given[name] is not None}
-    chosen = {name: given[name] for name in ("platform", "folds", "torch_index", "image", "calibrated")}
+    chosen = {name: given[name] for name in ("platform", "folds", "torch_index", "image", "base", "calibrated")}
+    engine = find_engine() if args.check else None
+    hashes = args.hashes and find_uv() is not None
     first, *others = args.models
-    request = Request(first, **chosen, options=options, gpu=not args.cpu, choices=choices_of(args), others=others)
+    request = Request(
+        first,
+        **chosen,
+        options=options,
+        gpu=not args.cpu,
+        hashes=hashes,
+        choices=choices_of(args),
+        others=others,
+    )
     model = write_context(request, args.output)
     folds = ", ".join(model.folds)
     more = f" and {len(others)} more, averaged as {args.average}" if others else ""
     print("Tried: it segments a patch of noise, on the CPU")
     print(printable(f"{model.trainer}, {model.configuration}, fold(s) {folds}{more}: {args.output}"))
-    print(printable(f"Next: {args.output / 'test_run.sh'} INPUT OUTPUT"))
+    if args.hashes and not hashes:
+        print("NOTE: requirements.txt has versions without hashes: for those, pip install uv and package again")
+    if engine is None:
+        print(printable(f"Next: {args.output / 'test_run.sh'} INPUT OUTPUT"))
+        return 0
+    measured = check_container(args.output, engine, None if args.check is True else args.check)
+    print(printable(f"Checked by {measured['engine']}: {len(measured['cases'])} case(s), see {CARD_TEXT}"))
     return 0

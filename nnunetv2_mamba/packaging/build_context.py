@@ -14,20 +14,26 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from ..files import folder_made_whole, remove_left_behind
+from ..files import folder_made_whole, remove_left_behind, write_json
 from ..temperature_file import read_temperature
+from .bill_of_materials import bill_of_materials
+from .checksums import SHA256SUMS, sha256, write_checksums
 from .ensemble_checks import check_alike
+from .hashed_requirements import hashed_requirements, pins_of
 from .inference_settings import Choices, InferenceSettings, MemberChoices
+from .model_card import container_card, model_facts, write_card
 from .model_files import ModelDescription, copy_for_inference, open_model, read_model
 from .platforms import PLATFORMS, Platform
 from .trial import try_model
 from .wheel import pinned_requirements, write_wheel
 
 _CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+_BUILD = "/opt/build"  # in the image, of what is installed
 _FROM_INDEX = re.compile("torch(vision|audio)?==")  # built for one CUDA version, so all from one index
 # What the user gives goes into a Dockerfile, YAML and scripts. Images are named as Docker's reference says.
 _COMPONENT = r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*"
 _IMAGE = re.compile(rf"(?:[a-z0-9.-]+:\d+/)?{_COMPONENT}(?:/{_COMPONENT})*(?::\w[\w.-]{{0,127}})?", re.ASCII)
+_BASE = re.compile(rf"{_IMAGE.pattern}(?:@sha256:[0-9a-f]{{64}})?", re.ASCII)
 _URL = re.compile(r"[a-z]+://[A-Za-z0-9_.~:/@%+=-]+")
 _REMEDY = "give -o a folder that is new or empty"
 _FINISHED = ".package-finished"  # in an output that was there, until its contents have moved up
@@ -45,6 +51,9 @@ class Request:
         gpu: whether the image has CUDA.
         torch_index: pip's index for PyTorch; None for PyTorch's CPU builds or, with a GPU, PyPI's.
         image: the name of the Docker image.
+        base: the image that it starts from, which has this Python's version and a C++ compiler, as
+            ``NAME:TAG@sha256:DIGEST``; None for Docker Hub's ``python``, by its tag.
+        hashes: whether requirements have hashes, for which an index is asked; else versions only.
         choices: how the model is run; the folds and members in it are replaced by those found.
         others: further models, whose predictions are averaged with the first one's.
         calibrated: whether each has its temperature, as of ``read_temperature``.
@@ -57,6 +66,8 @@ class Request:
     gpu: bool = True
     torch_index: str | None = None
     image: str = "nnunetv2-mamba"
+    base: str | None = None
+    hashes: bool = False
     choices: Choices = field(default_factory=Choices)
     others: Sequence[Path] = ()
     calibrated: bool = False
@@ -111,12 +122,29 @@ def _write(request: Request, context: Path) -> ModelDescription:
     settings = _settings(request, platform, model, members)
     settings.write(context / "inference.json")
     _try_models(request, context / "model", settings)
+    checksums = write_checksums(context / "model", context / SHA256SUMS)
+    facts = [
+        model_facts(open_model(source), each, context / "model" / member.name, _below(checksums, member.name))
+        for source, each, member in zip((request.source, *request.others), models, members, strict=True)
+    ]
     if not platform.model_in_image:
         _to_tarball(context / "model", context / "model.tar.gz")
     wheel = write_wheel(context)
+    python = _python_image(*sys.version_info[:2], sys.version_info.releaselevel)
+    base = request.base or f"python:{python}-bookworm"
     index = request.torch_index or (None if request.gpu else _CPU_INDEX)
     pins = pinned_requirements(wheel)
-    (context / "requirements.txt").write_text("\n".join(pins) + "\n", newline="\n")
+    torch_pins = [pin for pin in pins if _FROM_INDEX.match(pin)]
+    if request.hashes:
+        requirements = hashed_requirements(pins, python.removesuffix("-rc"), index, torch_pins)
+        requirements += f"{_BUILD}/{wheel.name} --hash=sha256:{sha256(wheel)}\n"
+    else:
+        requirements = "".join(f"{pin}\n" for pin in pins)
+    (context / "requirements.txt").write_text(requirements, encoding="utf-8", newline="\n")
+    installed = pins_of(requirements)
+    write_json(context / "sbom.cdx.json", bill_of_materials(request.image, base, installed, wheel, checksums))
+    software = {"python": python, **{name: installed[name] for name in ("torch", "nnunetv2")}, "wheel": wheel.name}
+    write_card(container_card(request.image, settings, request.hashes, software, facts), context)
     values = {
         "request": request,
         "platform": platform,
@@ -124,10 +152,11 @@ def _write(request: Request, context: Path) -> ModelDescription:
         "settings": settings,
         "model": model,
         "others": models[1:],
+        "build": _BUILD,
         "wheel": wheel.name,
         "torch_index": index,
-        "torch_pins": [pin for pin in pins if _FROM_INDEX.match(pin)],
-        "python": _python_image(*sys.version_info[:2], sys.version_info.releaselevel),
+        "torch_pins": torch_pins,
+        "base": base,
     }
     _write_templates(platform, values, context)
     return model
@@ -144,6 +173,12 @@ def _copy_models(request: Request, folder: Path) -> tuple[list[ModelDescription]
         models.append(model)
         members.append(MemberChoices(name, model.folds, read_temperature(opened) if request.calibrated else 1.0))
     return models, tuple(members)
+
+
+def _below(checksums: Mapping[str, str], folder: str) -> dict[str, str]:
+    """Those of the files in a folder, by their paths in it; all where it has no name."""
+    start = f"{folder}/" if folder else ""
+    return {file.removeprefix(start): digest for file, digest in checksums.items() if file.startswith(start)}
 
 
 def _try_models(request: Request, folder: Path, settings: InferenceSettings) -> None:
@@ -189,6 +224,8 @@ def _check_names(request: Request) -> None:
         raise ValueError(
             f"--image must be a name that Docker takes, such as name, user/name:tag, got {request.image!r}"
         )
+    if request.base is not None and not _BASE.fullmatch(request.base):
+        raise ValueError(f"--base must be an image, such as NAME:TAG or NAME:TAG@sha256:DIGEST, got {request.base!r}")
     if request.torch_index is not None and not _URL.fullmatch(request.torch_index):
         raise ValueError(
             f"--torch-index must be a URL, such as https://download.pytorch.org/whl/cu126, got {request.torch_index!r}"

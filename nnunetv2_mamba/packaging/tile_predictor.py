@@ -25,7 +25,7 @@ from .network_loading import LoadedModel
 from .stored_logits import StoredLogits
 from .time_budget import Effort, Guard
 
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Preprocessed(NamedTuple):
@@ -65,7 +65,7 @@ class TilePredictor(nnUNetPredictor):
         self._model, self._clock = model, clock
         self._guard: Guard | None = None
         self.cost_of_a_pass = 1.0
-        dtype = _DTYPES.get(precision)
+        dtype = DTYPES.get(precision)
         self._precision = (
             nullcontext() if dtype is None else torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32)
         )

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import pickle
@@ -32,7 +33,6 @@ from nnunetv2_mamba.packaging.build_context import Request, write_context
 from nnunetv2_mamba.packaging.case_predictor import CasePredictor
 from nnunetv2_mamba.packaging.inference_settings import Choices, InferenceSettings
 from nnunetv2_mamba.packaging.platforms import PLATFORMS, Platform
-from nnunetv2_mamba.trainers import nnUNetTrainerUMambaBot
 
 # The one of this environment need not be on PATH.
 HADOLINT = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -48,24 +48,6 @@ def one_wheel_and_no_trial(built_wheel, monkeypatch):
         lambda folder, settings, name: CasePredictor(folder, settings.choices, "cpu", names=name),
     )
     monkeypatch.setenv("nnUNet_extTrainer", DISCOVERY)
-
-
-@pytest.fixture
-def one_channel(trained_model, tmp_path, monkeypatch):
-    """The model as it would be of one channel, as the documentation's is."""
-    folder = tmp_path / "MODEL"
-    plans, dataset = (json.loads((trained_model.folder / f"{name}.json").read_text()) for name in ("plans", "dataset"))
-    dataset["channel_names"] = {"0": "T1"}
-    monkeypatch.setenv("nnUNet_preprocessed", str(trained_model.folder.parents[2] / "preprocessed"))
-    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
-    arguments = {**plans, "continue_training": False}, "3d_fullres", 0, dataset, torch.device("cpu")
-    trainer = nnUNetTrainerUMambaBot(*arguments)
-    trainer.initialize()
-    (folder / "fold_0").mkdir(parents=True)
-    trainer.save_checkpoint(str(folder / "fold_0" / "checkpoint_final.pth"))
-    for name, document in (("plans", plans), ("dataset", dataset)):
-        (folder / f"{name}.json").write_text(json.dumps(document))
-    return folder
 
 
 @pytest.fixture
@@ -92,6 +74,7 @@ def test_grand_challenge_from_a_zip(model, tmp_path):
     assert names == {
         *("Dockerfile", ".dockerignore", "README.md", "inference.json", "requirements.txt"),
         *("model.tar.gz", "test_run.sh", wheel_name(output)),
+        *("SHA256SUMS", "MODEL_CARD.md", "model_card.json", "sbom.cdx.json"),
     }
     settings = InferenceSettings.read(output / "inference.json")
     assert settings.channels == ("mri-0", "mri-1", "mri-2", "mri-3")
@@ -227,6 +210,33 @@ def test_an_output_that_cannot_be_is_said_before_the_work(tmp_path, kind):
         write_context(Request(tmp_path / "nothing", "flare"), output)
 
 
+def test_what_has_hashes_is_installed_with_them_alone(trained_model, built_wheel, tmp_path, monkeypatch):
+    hashed = "nnunetv2==2.8.1 \\\n    --hash=sha256:aa\ntorch==2.4.0+cu126 \\\n    --hash=sha256:bb\n"
+    asked = []
+    monkeypatch.setattr(build_context, "hashed_requirements", lambda *arguments: asked.append(arguments) or hashed)
+    request = Request(trained_model.folder, "flare", torch_index="https://index", hashes=True)
+    write_context(request, tmp_path / "context")
+    ((pins, python, index, torch_pins),) = asked
+    assert (python, index) == (f"{sys.version_info.major}.{sys.version_info.minor}", "https://index")
+    assert set(torch_pins) == {pin for pin in pins if pin.startswith("torch")}
+    (install,) = re.findall(r"RUN (pip install (?:.|\\\n)+)\n", (tmp_path / "context/Dockerfile").read_text())
+    assert install.split(" \\\n")[0] == (
+        "pip install --no-cache-dir --require-hashes --extra-index-url https://index -r /opt/build/requirements.txt"
+    )
+    digest = hashlib.sha256(built_wheel.read_bytes()).hexdigest()
+    requirements = (tmp_path / "context/requirements.txt").read_text()
+    assert requirements == f"{hashed}/opt/build/{built_wheel.name} --hash=sha256:{digest}\n"
+
+
+def test_the_base_may_be_named_by_its_digest(trained_model, tmp_path):
+    base = f"registry.example/python:3.11@sha256:{'0a' * 32}"
+    write_context(Request(trained_model.folder, "flare", base=base), tmp_path / "context")
+    assert f"\nFROM {base}\n" in (tmp_path / "context/Dockerfile").read_text()
+    for wrong in ("python:3.11@sha256:0a", "python 3.11", "python:3.11\nRUN curl x"):
+        with pytest.raises(ValueError, match="--base must be an image, such as NAME:TAG"):
+            write_context(Request(trained_model.folder, "flare", base=wrong), tmp_path / "wrong")
+
+
 def test_torch_of_pypi_needs_no_step(trained_model, tmp_path):
     write_context(Request(trained_model.folder, "flare"), tmp_path / "context")
     assert "--index-url" not in (tmp_path / "context/Dockerfile").read_text()
@@ -237,7 +247,7 @@ def test_the_documented_commands(one_channel, tmp_path, monkeypatch):
     here = {**models, "SLUG=output": "organs=output"}
     here["lesion-probability-map=probability:lesion"] = "lesion-probability-map=probability:small"
     monkeypatch.chdir(tmp_path)
-    shell = [block for block in BLOCKS if block.language == "bash"]
+    shell = [block for block in BLOCKS if "tests/packaging/test_build_context.py" in block.comment]
     commands = [words for block in shell for words in block.commands if words[:2] == ["nnunetv2_mamba", "package"]]
     assert {words[words.index("--for") + 1] for words in commands} <= set(PLATFORMS)
     for words in commands:
@@ -271,6 +281,9 @@ class OneChannel(Platform):
 
     def find_cases(self, input_folder, output_folder, settings):
         return []
+
+    def lay_out(self, images, input_folder, settings):
+        """No test runs its container."""
 
 
 def test_a_platform_of_one_channel_needs_no_templates_of_its_own(trained_model, one_channel, tmp_path, monkeypatch):

@@ -11,10 +11,13 @@ from pathlib import Path
 import invoke_platform
 import layouts
 import pytest
+import tiny_dataset
 
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.packaging import build_context
 from nnunetv2_mamba.packaging.build_context import Request, write_context
+from nnunetv2_mamba.packaging.container_check import check_container, find_engine
+from nnunetv2_mamba.packaging.platforms import PLATFORMS
 
 pytestmark = pytest.mark.slow
 USER = 54321  # whom no image knows
@@ -197,6 +200,32 @@ def test_grand_challenge_as_its_script_does(engine, package, trained_model, tmp_
     inputs, reference, source = of_grand_challenge(trained_model, tmp_path / "good")
     run_as_the_platform_does(engine, folder, inputs, tmp_path / "output")
     check_grand_challenge(tmp_path / "output", reference, source)
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_the_check_of_package(engine, package, monkeypatch, platform):
+    """On noise, laid out as the platform does; the measurement is in the image's card."""
+    folder, image = package(platform)
+    monkeypatch.setenv("PATH", engine.path)
+    measured = check_container(folder, find_engine())
+    (case,) = measured["cases"]
+    assert tuple(case["size"]) == tuple(reversed(tiny_dataset.SHAPE))
+    assert case["memory_mib"] > 100
+    assert measured["device"].startswith("the CPU, causal_conv1d by cpu, directional_scan by cpu")
+    done = engine.run("docker", "run", "--rm", "--entrypoint", "cat", image, "/opt/app/model_card.json")
+    assert json.loads(done.stdout)["measured"] == json.loads(json.dumps(measured))
+
+
+def test_weights_that_are_not_those_of_the_package(engine, package, trained_model, tmp_path):
+    folder, image = package("grand-challenge", api="exec")
+    model = unpacked_model(folder, tmp_path / "model")
+    weights = model / "fold_1" / "checkpoint_final.pth"
+    weights.write_bytes(weights.read_bytes() + b"x")
+    inputs = of_grand_challenge(trained_model, tmp_path / "good")[0]
+    output = output_folder(tmp_path / "output")
+    mounted = volumes({"/input": inputs, "/output": output, "/opt/ml/model": model})
+    (line,) = failures(engine.run("docker", "run", *STRICT, *TEMPORARY, *mounted, image))
+    assert "/opt/ml/model/fold_1/checkpoint_final.pth is not the file that was packaged" in line
 
 
 def of_grand_challenge(model, folder: Path, name: str = "case_0") -> tuple[Path, Path, Path]:

@@ -1,6 +1,7 @@
 """What a container says, as docs/troubleshooting.md shows it."""
 
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -11,6 +12,7 @@ import SimpleITK
 from test_troubleshooting import documented
 
 from nnunetv2_mamba._register import DISCOVERY
+from nnunetv2_mamba.packaging.checksums import SHA256SUMS, write_checksums
 from nnunetv2_mamba.packaging.container import _failure, main
 from nnunetv2_mamba.packaging.image_io import check_writable, write_image
 from nnunetv2_mamba.packaging.inference_settings import Choices, InferenceSettings
@@ -58,8 +60,13 @@ def test_a_truncated_file(errors):
     assert documented(line)
 
 
-def test_weights_that_are_not_there(errors, tmp_path):
+def test_weights_that_are_not_there_or_not_those_of_the_package(errors, trained_model, tmp_path):
+    write_checksums(trained_model.folder, tmp_path / SHA256SUMS)
     (line,) = errors(options=("--weights", str(tmp_path / "nothing")))
+    assert documented(line)
+    model = shutil.copytree(trained_model.folder, tmp_path / "model")
+    (model / "fold_0" / "checkpoint_final.pth").write_bytes(b"others")
+    (line,) = errors(options=("--weights", str(model)))
     assert documented(line)
 
 

@@ -100,6 +100,15 @@ class Platform(ABC):
             OSError, ValueError: where there are none, naming the folder or file.
         """
 
+    @abstractmethod
+    def lay_out(self, images: Sequence[Path], input_folder: Path, settings: InferenceSettings) -> None:
+        """Write a case as the platform does, so that a container can be tried without the platform's data.
+
+        Args:
+            images: the case's channels in the model's order, NIfTI files.
+            input_folder: an empty one.
+        """
+
 
 PLATFORMS: dict[str, Platform] = {}
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ...files import read_json
+from ...files import read_json, write_json
 from ..inference_settings import InferenceSettings
 from ..outputs import PROBABILITY, VOLUMES, Output
 from .base_platform import CaseFiles, Platform, register, visible_entries
@@ -113,6 +113,17 @@ class GrandChallenge(Platform):
                 ),
             )
         ]
+
+    def lay_out(self, images: Sequence[Path], input_folder: Path, settings: InferenceSettings) -> None:
+        import SimpleITK  # the command line, which reads this module, needs no images
+
+        slugs = settings.channels or ("image",)
+        sockets = [{"slug": slug, "relative_path": f"images/{slug}"} for slug in slugs]
+        write_json(input_folder / "inputs.json", [{"socket": socket} for socket in sockets])
+        for socket, image in zip(sockets, images, strict=True):
+            folder = input_folder / socket["relative_path"]
+            folder.mkdir(parents=True)
+            SimpleITK.WriteImage(SimpleITK.ReadImage(image), folder / f"image{ENDING}")
 
 
 def _parts(interface: str) -> tuple[str, str, str]:
