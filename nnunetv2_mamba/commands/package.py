@@ -71,6 +71,9 @@ def run(args: argparse.Namespace) -> int:
     options = {name: given[name] for each in PLATFORMS.values() for name in each.options if given[name] is not None}
     chosen = {name: given[name] for name in ("platform", "folds", "torch_index", "image", "base", "calibrated")}
     engine = find_engine() if args.check else None
+    check_input = None if args.check is True else args.check
+    if check_input is not None and not check_input.is_dir():
+        raise NotADirectoryError(f"--check {check_input} is no folder: give one as the platform gives it, or none")
     hashes = args.hashes and find_uv() is not None
     first, *others = args.models
     request = Request(
@@ -92,6 +95,6 @@ def run(args: argparse.Namespace) -> int:
     if engine is None:
         print(printable(f"Next: {args.output / 'test_run.sh'} INPUT OUTPUT"))
         return 0
-    measured = check_container(args.output, engine, None if args.check is True else args.check)
+    measured = check_container(args.output, engine, check_input)
     print(printable(f"Checked by {measured['engine']}: {len(measured['cases'])} case(s), see {CARD_TEXT}"))
     return 0

@@ -81,8 +81,8 @@ def check_container(context: Path, engine: str, given: Path | None = None) -> di
     devices = [line.removeprefix(START) for line in lines if line.startswith(START)]
     measured = {
         "engine": subprocess.run([engine, "--version"], capture_output=True, text=True, check=False).stdout.strip(),
-        "device": ", ".join(devices),
-        "input": "a case of noise, as large as the training data's median" if given is None else given.name,
+        "device": devices[-1] if devices else "not said",
+        "input": "a case of noise, as large as the training data's median" if given is None else given.resolve().name,
         "cases": [cost._asdict() for cost in read_lines("\n".join(lines))],
     }
     add_measurement(context, measured)

@@ -47,7 +47,8 @@ def model_facts(
     """
     plans, dataset = (read_json_object(folder / f"{name}.json") for name in ("plans", "dataset"))
     configuration = PlansManager(plans).get_configuration(model.configuration)
-    names = {str(value): str(name) for name, value in dataset["labels"].items()}
+    labels = {name: tuple(value) if isinstance(value, list) else value for name, value in dataset["labels"].items()}
+    names = {str(value): str(name) for name, value in labels.items()}  # regions are tuples in nnU-Net's summaries
     fingerprint = source / _FINGERPRINT
     return {
         "data": {
@@ -147,7 +148,9 @@ def _validation(folder: Path | zipfile.Path, names: Mapping[str, str]) -> dict[s
             "labels": {names.get(label, label): _numbers_only(mean) for label, mean in content["mean"].items()},
         }
     except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"{file} is not what nnU-Net or nnunetv2_mamba evaluate writes: {error!r}") from error
+        raise ValueError(
+            f"{file} is not what nnU-Net or nnunetv2_mamba evaluate writes, so delete it or validate again: {error!r}"
+        ) from error
 
 
 def _numbers_only(means: Mapping[str, Any]) -> dict[str, float]:

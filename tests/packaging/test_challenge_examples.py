@@ -57,7 +57,8 @@ def package(trained_model, one_channel, built_wheel, monkeypatch, tmp_path):
 
     def run(words: list[str]) -> None:
         model = trained_model.folder if "t2w" in words else one_channel
-        assert main([str(model) if word == "MODEL_FOLDER" else word for word in words[1:]]) == 0
+        arguments = [str(model) if word == "MODEL_FOLDER" else word for word in words[2:]]
+        assert main(["package", *arguments]) == 0
 
     return run
 

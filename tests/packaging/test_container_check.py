@@ -106,6 +106,13 @@ def test_a_container_that_fails_its_test(engine, package, tmp_path, capsys, run,
     assert json.loads((tmp_path / "context/model_card.json").read_text())["measured"] is None
 
 
+def test_what_is_no_folder_is_said_before_anything_is_written(engine, package, tmp_path, capsys):
+    engine()
+    assert package(tmp_path / "nowhere") == 1
+    assert f"--check {tmp_path / 'nowhere'} is no folder" in capsys.readouterr().err
+    assert not (tmp_path / "context").exists()
+
+
 def test_without_an_engine_nothing_is_written(engine, package, tmp_path, capsys):
     assert package() == 1
     assert "--check needs docker or podman, and neither runs here: install one" in capsys.readouterr().err

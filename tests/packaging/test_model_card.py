@@ -81,6 +81,16 @@ def test_it_says_what_trained_it_and_how_good_it_was(packaged):
     assert row(text, "mean of the labels") == "Dice 0.75"
 
 
+def test_regions_have_their_names(model, packaged):
+    dataset = json.loads((model / "dataset.json").read_text())
+    dataset |= {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
+    (model / "dataset.json").write_text(json.dumps(dataset))
+    summary = {**SUMMARY, "mean": {"(1, 2)": {"Dice": 0.25}, "2": {"Dice": 0.5}}}
+    (model / "fold_0/validation/summary.json").write_text(json.dumps(summary))
+    text = packaged()[2]
+    assert (row(text, "whole"), row(text, "core")) == ("Dice 0.25", "Dice 0.5")
+
+
 def test_evaluate_s_measurements_are_preferred(model, packaged):
     evaluated = {**SUMMARY, "mean": {"1": {"Dice": 0.5, "HD95": 3.25}}, "foreground_mean": {"Dice": 0.5, "HD95": 3.25}}
     (model / "fold_0/validation/evaluation.json").write_text(json.dumps(evaluated))
