@@ -148,23 +148,26 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=40)
     parser.add_argument("--patch", type=int, default=128)
     parser.add_argument("--step-size", type=float, default=0.5)
+    parser.add_argument("--models", type=int, default=1, help="how often ours is given the model")
+    parser.add_argument("--probabilities", help="ours writes maps of all labels, too, in this type")
     parser.add_argument("--only", choices=("ours", "nnunet"))
     parser.add_argument("--json", type=Path, help="where results are added")
     args = parser.parse_args()
 
     write_model(args.work / "model", args.classes, args.patch, args.spacing)
     write_image(args.work / "images" / "ct_0000.nii", args.shape)
-    common = ["-i", args.work / "images", "-m", args.work / "model", "-f", "0", "--disable_tta", "-device", "cpu"]
-    common += ["-step_size", args.step_size]
+    model = args.work / "model"
+    common = ["-i", args.work / "images", "-f", "0", "--disable_tta", "-device", "cpu", "-step_size", args.step_size]
+    maps = ["--probabilities", args.probabilities] if args.probabilities else []
     commands = {
-        "ours": [sys.executable, "-m", "nnunetv2_mamba", "predict"],
+        "ours": [sys.executable, "-m", "nnunetv2_mamba", "predict", "-m", *[model] * args.models, *maps],
         "nnunet": [
             *(
                 sys.executable,
                 "-c",
                 "from nnunetv2.inference.predict_from_raw_data import *; predict_entry_point_modelfolder()",
             ),
-            *("-npp", "1", "-nps", "1", "--disable_progress_bar"),
+            *("-m", model, "-npp", "1", "-nps", "1", "--disable_progress_bar"),
         ],
     }
     folders = {name: str(args.work) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
@@ -172,7 +175,7 @@ def main() -> None:
     for name in [args.only] if args.only else commands:
         peaks[name] = peak_of([*map(str, [*commands[name], *common, "-o", args.work / name])], os.environ | folders)
         print(name, peaks[name], flush=True)
-    options = ("shape", "spacing", "classes", "patch", "step_size")
+    options = ("shape", "spacing", "classes", "patch", "step_size", "models", "probabilities")
     result = {**{option: getattr(args, option) for option in options}, "peak memory": peaks}
     if len(peaks) == 2:
         ours, theirs = (SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(args.work / name / "ct.nii")) for name in peaks)

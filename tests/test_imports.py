@@ -22,6 +22,7 @@ ALLOWED = {
     "versions": set(),
     "image_files": set(),
     "regions": set(),
+    "temperature_file": set(),
     "untrusted_plans": set(),
     "__init__": {"architectures", "ops"},
     "__main__": {"cli"},
@@ -40,10 +41,11 @@ ALLOWED = {
     "untrusted_checkpoints": set(),
     "benchmark": {"_register", "evaluation", "memory", "nnunet", "ops", "results", "trainers", "untrusted_plans"},
     "freesurfer": {"image_files", "regions", "untrusted_plans"},
-    "packaging": {"architectures", "image_files", "memory", "ops", "untrusted_checkpoints", "untrusted_plans"},
+    "packaging": {"architectures", "evaluation", "image_files", "memory", "ops", "temperature_file"}
+    | {"untrusted_checkpoints", "untrusted_plans"},
     "demo": {"_register"},
     "commands": {"architectures", "benchmark", "demo", "doctor", "evaluation", "freesurfer", "packaging", "planning"}
-    | {"results"},
+    | {"results", "temperature_file"},
     "cli": {"commands"},
 }
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import statistics
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -14,17 +13,13 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_mamba.files import read_optional_json, write_json
+from nnunetv2_mamba.memory.usage import process_peak
 from nnunetv2_mamba.results.folds import COST
 from nnunetv2_mamba.versions import installed_version
 
 from .energy import energy_counter
 from .flops import forward_flops
 from .training import MEASUREMENTS, Training
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
 
 _PACKAGES = ("torch", "nnunetv2", "numpy", "nnunetv2-mamba")
 
@@ -103,15 +98,8 @@ def peak_memory(device: torch.device) -> dict[str, int | None]:
     return {
         "allocated_bytes": torch.cuda.max_memory_allocated(device) if gpu else None,
         "reserved_bytes": torch.cuda.max_memory_reserved(device) if gpu else None,
-        "process_bytes": _resident_bytes(),
+        "process_bytes": process_peak(),
     }
-
-
-def _resident_bytes() -> int | None:
-    if resource is None:
-        return None
-    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return resident if sys.platform == "darwin" else resident * 1024
 
 
 def _device_name(device: torch.device) -> str:

@@ -3,11 +3,13 @@
 import argparse
 from pathlib import Path
 
+from .inference_options import add_inference_options, choices_of
+
 HELP = "predict as nnUNetv2_predict does, with little memory and in one process: for images that it cannot hold"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..packaging.inference_settings import PRECISIONS  # like this file, of the standard library only
+    from ..packaging.outputs import ENCODINGS  # like this file, of the standard library only
 
     parser.add_argument(
         "-i", dest="input", type=Path, required=True, metavar="IN", help="folder of CASE_0000.nii.gz, ..., as nnU-Net's"
@@ -22,20 +24,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     model = parser.add_argument_group("the model, by its folder or as nnUNetv2_predict is told")
     model.add_argument(
-        "-m", dest="model", type=Path, metavar="MODEL_FOLDER|ZIP", help="TRAINER__PLANS__CONFIGURATION, or its export"
+        "-m",
+        dest="models",
+        type=Path,
+        nargs="+",
+        metavar="MODEL_FOLDER|ZIP",
+        help="TRAINER__PLANS__CONFIGURATION, or its export; predictions of several are averaged",
     )
     model.add_argument("-d", dest="dataset", metavar="DATASET", help="number or name; with -c")
     model.add_argument("-c", dest="configuration", metavar="CONFIGURATION")
     model.add_argument("-tr", dest="trainer", default="nnUNetTrainer", help="(default: %(default)s)")
     model.add_argument("-p", dest="plans", default="nnUNetPlans", help="(default: %(default)s)")
-    parser.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", help="(default: all that the model has)")
+    parser.add_argument("-f", dest="folds", nargs="+", metavar="FOLD", help="(default: all that a model has)")
     parser.add_argument(
         "-chk", dest="checkpoint", default="checkpoint_final.pth", metavar="FILE", help="(default: %(default)s)"
     )
-    parser.add_argument(
-        "-step_size", "--step-size", type=float, default=0.5, metavar="SHARE", help="(default: %(default)s)"
-    )
-    parser.add_argument("--disable_tta", action="store_true", help="no mirroring")
+    add_inference_options(parser)
     parser.add_argument(
         "-prev_stage_predictions",
         dest="previous",
@@ -44,35 +48,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the first model of a cascade predicted, for the second",
     )
     parser.add_argument("--continue_prediction", action="store_true", help="leave cases out that OUT has already")
-    parser.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="default",
-        help="of the network (default: nnU-Net's, fp16 on a GPU and fp32 else)",
+    outputs = parser.add_argument_group("outputs beside the segmentations")
+    outputs.add_argument(
+        "--probabilities",
+        choices=tuple(ENCODINGS),
+        help="OUT/probabilities/LABEL/CASE.nii.gz for each label or region; uint8 and uint16 are whole numbers that "
+        "readers scale to 0 to 1",
     )
+    outputs.add_argument(
+        "--save_probabilities",
+        action="store_true",
+        help="OUT/CASE.npz and .pkl of all labels, as nnU-Net's, for nnUNetv2_ensemble and evaluate",
+    )
+    outputs.add_argument("--volumes", action="store_true", help="OUT/volumes.json: ml of each case and label or region")
     parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="(default: cuda where there is one, else cpu)")
 
 
 def run(args: argparse.Namespace) -> int:
     from ..packaging.folder_prediction import predict_folder
-    from ..packaging.inference_settings import Choices
 
-    choices = Choices(
-        checkpoint=args.checkpoint,
-        mirroring=not args.disable_tta,
-        step_size=args.step_size,
-        precision=args.precision,
-    )
-    model = args.model or _folder_in_results(args)
     return predict_folder(
-        model,
+        args.models or [_folder_in_results(args)],
         args.input,
         args.output,
-        choices,
+        choices_of(args),
         args.folds,
         args.device,
         overwrite=not args.continue_prediction,
         previous_folder=args.previous,
+        calibrated=args.calibrated,
+        probabilities=args.probabilities,
+        volumes=args.volumes,
+        for_nnunet=args.save_probabilities,
     )
 
 

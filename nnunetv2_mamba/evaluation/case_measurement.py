@@ -36,6 +36,23 @@ def measure_files(
     Raises:
         ValueError: for all that is wrong with the files, each named.
     """
+    images = read_pair(reference, prediction, reader, labels)
+    geometry = images[0].geometry
+    array = None
+    if PROBABILITIES in options.groups:
+        array = read_probabilities(probabilities, (labels.n_heads, *geometry.shape))
+    values = measure_label_maps(*images, labels, options, array)
+    return {"shape": list(geometry.shape), "spacing": list(geometry.spacing), "metrics": values}
+
+
+def read_pair(
+    reference: Path, prediction: Path, reader: type[BaseReaderWriter], labels: Labels
+) -> tuple[LabelMap, LabelMap]:
+    """Read a reference and a prediction of one geometry.
+
+    Raises:
+        ValueError: for all that is wrong with the files, each named.
+    """
     problems, images = [], []
     for file, ignore in ((reference, labels.ignore), (prediction, None)):
         try:
@@ -48,12 +65,7 @@ def measure_files(
             problems.append(f"{prediction} lies elsewhere than {reference}: {', '.join(differences)}")
     if problems:
         raise ValueError("; ".join(problems))
-    geometry = images[0].geometry
-    array = None
-    if PROBABILITIES in options.groups:
-        array = read_probabilities(probabilities, (labels.n_heads, *geometry.shape))
-    values = measure_label_maps(*images, labels, options, array)
-    return {"shape": list(geometry.shape), "spacing": list(geometry.spacing), "metrics": values}
+    return images[0], images[1]
 
 
 def measure_label_maps(

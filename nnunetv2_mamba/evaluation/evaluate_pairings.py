@@ -20,13 +20,11 @@ from nnunetv2.configuration import default_num_processes
 from tqdm import tqdm
 
 from ..files import read_json, write_json, write_text
-from ..text import first_few
 from .case_measurement import measure_files
 from .case_results import evaluation_json, evaluation_table, versions
 from .metric_options import PROBABILITIES, MetricOptions
 from .metrics import METRICS
-from .pairings import Pairing
-from .probabilities import REMEDY
+from .pairings import Pairing, check_probabilities
 from .tables import CSV, JSON, format_metrics
 
 FINISHED = "evaluation_cases"
@@ -53,7 +51,7 @@ def evaluate_pairings(
     if processes is not None and processes < 1:
         raise ValueError(f"-np must be at least 1, got {processes}")
     if PROBABILITIES in options.groups:
-        _check_probabilities(pairings)
+        check_probabilities(pairings)
     jobs = [(number, case) for number, pairing in enumerate(pairings) for case in pairing.cases]
     processes = min(processes or min(default_num_processes, os.cpu_count() or 1), len(jobs))
     for pairing in pairings:
@@ -67,12 +65,6 @@ def evaluate_pairings(
         _write(pairing, options, {case: results[number, case] for case in pairing.cases})
         for number, pairing in enumerate(pairings)
     ]
-
-
-def _check_probabilities(pairings: list[Pairing]) -> None:
-    files = [pairing.probabilities(case) for pairing in pairings for case in pairing.cases]
-    if missing := [file for file in files if not file.exists()]:
-        raise ValueError(f"no probabilities of {len(missing)} cases: there is no {first_few(missing, 3)}; {REMEDY}")
 
 
 def _measure_all(

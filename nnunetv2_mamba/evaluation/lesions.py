@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from scipy.ndimage import binary_dilation, find_objects, generate_binary_structure, label
+from scipy.ndimage import binary_dilation, find_objects
 
 from .boxes import joint_box
+from .components import connected_components, neighbourhood
 from .metric_options import LesionRule
 
-_RANKS = {6: 1, 18: 2, 26: 3}  # how many coordinates of two neighbours may differ
 _DILATION = 18  # BraTS dilates by the voxels that share a face or an edge
 
 
@@ -139,7 +139,7 @@ class Lesions:
         """The components of the dilated reference: each is what one lesion's dilation gives."""
         if not self.rule.dilation:  # scipy takes 0 for "until nothing changes"
             return self.reference_components
-        structure = _structure(self.reference.ndim, _DILATION)
+        structure = neighbourhood(self.reference.ndim, _DILATION)
         return self._components(binary_dilation(self.reference, structure, iterations=self.rule.dilation))
 
     @cached_property
@@ -150,12 +150,7 @@ class Lesions:
         )
 
     def _components(self, mask: np.ndarray) -> np.ndarray:
-        return label(mask, _structure(mask.ndim, self.rule.connectivity))[0]
-
-
-def _structure(n_axes: int, neighbours: int) -> np.ndarray:
-    """Make the neighbourhood of 6, 18 or 26 voxels, in fewer dimensions that of its kind."""
-    return generate_binary_structure(n_axes, min(n_axes, _RANKS[neighbours]))
+        return connected_components(mask, self.rule.connectivity)
 
 
 def _overlaps(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -48,6 +48,11 @@ class Labels:
     n_heads: int
     contradictions: tuple[str, ...] = ()
 
+    @property
+    def are_regions(self) -> bool:
+        """Whether each head gives a probability of its own; else they are shares of 1, the background's among them."""
+        return self.n_heads == len(self.measured)
+
 
 def read_labels(dataset_json: dict, plans: PlansManager | None, file: Path = Path("dataset.json")) -> Labels:
     """Read the labels of a data set; with plans, by the label manager that they name.

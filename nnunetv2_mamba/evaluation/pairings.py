@@ -14,6 +14,7 @@ from ..results.folds import is_of_training_cases, validations
 from ..text import first_few
 from .data_set import DataSet, name_in, read_data_set
 from .measured_labels import Labels
+from .probabilities import REMEDY
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,17 @@ def from_results(results: Path, output: Path | None = None) -> list[Pairing]:
     if problems:
         raise ValueError("; ".join(problems))
     return pairings
+
+
+def check_probabilities(pairings: Iterable[Pairing]) -> None:
+    """Check that nnU-Net has written the probabilities of every case.
+
+    Raises:
+        ValueError: naming files that are missing.
+    """
+    files = [pairing.probabilities(case) for pairing in pairings for case in pairing.cases]
+    if missing := [file for file in files if not file.exists()]:
+        raise ValueError(f"no probabilities of {len(missing)} cases: there is no {first_few(missing, 3)}; {REMEDY}")
 
 
 def shared_cases(pairings: Iterable[Pairing]) -> str | None:

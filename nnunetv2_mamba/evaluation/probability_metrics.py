@@ -10,6 +10,7 @@ from .metric_options import PROBABILITIES, MetricOptions
 
 if TYPE_CHECKING:
     from .mask_pair import MaskPair
+    from .probabilities import LabelProbability
 
 N_BINS = 15  # of Guo et al.
 
@@ -33,9 +34,14 @@ def pr_auc(pair: MaskPair, _: MetricOptions) -> float:
     decimals=6, lower_is_better=True, one_empty="function", group=PROBABILITIES,
 )  # fmt: skip
 def ece(pair: MaskPair, _: MetricOptions) -> float:
+    return expected_calibration_error(pair.probability)
+
+
+def expected_calibration_error(probability: LabelProbability) -> float:
+    """Compute what the metric ECE is."""
     import numpy as np
 
-    values, member = pair.probability.values, pair.probability.member
+    values, member = probability.values, probability.member
     bins = np.searchsorted(np.linspace(0, 1, N_BINS + 1)[1:-1], values, side="left")  # ((m - 1) / 15, m / 15]
     expected = np.bincount(bins, values, N_BINS)
     found = np.bincount(bins[member], minlength=N_BINS)

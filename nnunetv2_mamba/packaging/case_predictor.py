@@ -1,27 +1,36 @@
-"""A model, loaded once, that segments case after case in this process: the same voxels as ``nnUNetv2_predict``."""
+"""Models, loaded once, that segment case after case in this process: of one, the voxels of ``nnUNetv2_predict``."""
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Sequence
+from functools import cached_property, partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import SimpleITK
-import torch
 
+from ..evaluation.component_filter import filtered
+from ..evaluation.measured_labels import Labels, read_labels
 from ..image_files import check_complete
+from .class_maps import ClassMaps
+from .ensemble import Ensemble
+from .ensemble_checks import check_alike
+from .image_grid import ImageGrid
 from .image_io import as_nifti, count_non_finite, read_geometry
 from .inference_settings import Choices
-from .label_map import label_map, resampler_to_image
+from .label_map import label_map
+from .member import Image, Member
 from .model_files import read_model
 from .network_loading import load_model
-from .stored_logits import StoredLogits
-from .tile_predictor import Preprocessed, TilePredictor
-from .time_budget import MARGIN, Effort, Guard, ladder
+from .time_budget import Effort
+
+# Takes the probability map of a head, float32 and of the whole image, and the grid that it lies on.
+TakeProbability = Callable[[np.ndarray, ImageGrid], None]
 
 
 class SegmentedCase(NamedTuple):
@@ -35,43 +44,61 @@ class SegmentedCase(NamedTuple):
 
 
 class CasePredictor:
-    """A model of ``copy_for_inference``, ready to segment.
+    """One model or several, as of ``copy_for_inference``, ready to segment.
 
     Args:
-        folder: where the model is, as of ``open_model``.
-        choices: how it is run.
+        folders: where the models of ``choices.models`` are, each as of ``open_model``; one folder alone serves for one.
+        choices: how they are run.
         device: ``cuda``, ``cpu`` or ``mps``.
         clock: seconds; the time budget is kept on it.
-        name: what messages call the model; ``folder`` where None.
-        scratch: folder for the logits of a large image, 2 bytes for each class and voxel; None for the system's folder
-            of temporary files.
+        names: what messages call the models; ``folders`` where None.
+        scratch: folder for the logits of a large image, 2 bytes for each class and voxel, and 4 bytes of the mean of
+            several models; None for the system's folder of temporary files.
         progress: show a bar for each fold.
 
     Attributes:
-        model: what was loaded.
+        model: what was loaded; the first of several.
 
     Raises:
-        OSError, ValueError, RuntimeError: for a folder that does not have what ``choices`` asks for.
+        OSError, ValueError, RuntimeError: for a folder that does not have what ``choices`` asks for, and models that
+            have not the same labels and images.
     """
 
     def __init__(
         self,
-        folder: Path | zipfile.Path,
+        folders: Path | zipfile.Path | Sequence[Path | zipfile.Path],
         choices: Choices,
         device: str,
         clock: Callable[[], float] = time.perf_counter,
-        name: object = None,
+        names: object = None,
         scratch: Path | None = None,
         progress: bool = False,
     ):
-        self._choices, self._clock, self._scratch = choices, clock, scratch
-        self.model = load_model(read_model(folder, choices.folds, choices.checkpoint, name))
-        self._tiles = TilePredictor(self.model, choices.precision, device, clock, progress)
-        self._pass_seconds: float | None = None
+        folders = folders if isinstance(folders, list | tuple) else [folders]
+        names = folders if names is None else names if isinstance(names, list | tuple) else [names]
+        contents = [
+            read_model(folder, member.folds, choices.checkpoint, name)
+            for folder, member, name in zip(folders, choices.models, names, strict=True)
+        ]
+        check_alike(contents)
+        members = [
+            Member(load_model(content), choices.precision, device, clock, progress, member.temperature)
+            for content, member in zip(contents, choices.models, strict=True)
+        ]
+        self._choices, self._clock = choices, clock
+        self._ensemble = Ensemble(members, choices.average, clock, scratch)
+        self.model = members[0].model
+        if choices.component_filter.rules:
+            choices.component_filter.check([label.name for label in self.labels.measured])
+
+    @cached_property
+    def labels(self) -> Labels:
+        """What the heads are called, and which labels of the segmentation belong to each."""
+        return read_labels(self.model.dataset, self.model.plans)
 
     def warm_up(self) -> None:
         """Run a pass before the first case, for what is compiled or chosen on first use; times it for the budget."""
-        self._pass_seconds = self._tiles.time_a_pass()
+        self._ensemble.warm_up()
 
     def segment(
         self,
@@ -79,6 +106,7 @@ class CasePredictor:
         started: float | None = None,
         asked: Effort | None = None,
         previous: Path | None = None,
+        probabilities: Sequence[tuple[int, TakeProbability]] = (),
     ) -> SegmentedCase:
         """Segment one case.
 
@@ -87,6 +115,8 @@ class CasePredictor:
             started: on the clock, when the time budget began; None for now.
             asked: what is run, as far as the time budget allows; None for what the choices say.
             previous: the case's segmentation by the stage before, on the same grid, for the second model of a cascade.
+            probabilities: numbers of heads, as of ``ClassMaps``, and what takes the map of each; one is in memory at a
+                time.
 
         Returns:
             The labels lie on exactly the grid of the first file.
@@ -104,67 +134,43 @@ class CasePredictor:
             raise ValueError(f"the model takes {needs}; see -prev_stage_predictions of nnunetv2_mamba predict")
         geometry = read_geometry(files if previous is None else [*files, previous])
         reader = self.model.plans.image_reader_writer_class()
+        asked = asked or self._all
         begin = self._clock()
-        case, properties = self._preprocess(*_read(files, reader), _read_labels(previous, reader))
+        image = Image(*_read(files, reader), _read_labels(previous, reader))
+        reading = self._clock() - begin
         notes = tuple(note for file in files if (note := _note_of_non_finite(file)))
-        asked = asked or Effort(len(self.model.weights), self._choices.mirroring, self._choices.step_size)
-        model, heads = self.model, self._tiles.label_manager
-        resample = resampler_to_image(model.plans, model.configuration, properties)
-        with StoredLogits((heads.num_segmentation_heads, *case.images.shape[1:]), self._scratch) as logits:
-            budget = self._choices.time_budget
-            if budget is None:
-                self._tiles.predict(case, asked, logits)
-                how, complete = str(asked), True
-            else:
-                finishing = self._clock() - begin + self._resampling_seconds(resample, case)
-                deadline = started + budget - finishing * MARGIN
-                how, complete = self._predict_until(deadline, asked, case, logits)
-            del case  # not needed while classes are resampled
-            labels = label_map(logits, resample, heads, model.plans, properties)
-        return SegmentedCase(_image(labels, properties, reader, geometry), how, complete, notes)
+        budget = self._choices.time_budget
+        end = None if budget is None else started + budget
+        running = self._ensemble.predict(image, asked, end, reading, bool(probabilities))
+        del image  # not needed while labels are chosen
+        with running as prediction:
+            maps, grid = prediction.maps, ImageGrid(reader, prediction.properties, geometry)
+            labels = label_map(maps, partial(_hand_out, maps, grid, probabilities))
+        how = prediction.how(asked)
+        if self._choices.component_filter.rules:
+            values = {label.name: label.values for label in self.labels.measured}
+            voxel_mm3 = math.prod(geometry.GetSpacing())
+            labels, removed = filtered(labels, self._choices.component_filter, values, voxel_mm3)
+            how = f"{how}, {sum(removed.values())} components removed"
+        labels = labels.astype(np.uint8 if labels.max() < 255 else np.uint16, copy=False)  # as nnU-Net's writers
+        return SegmentedCase(grid.image(labels), how, prediction.complete, notes)
 
-    def _preprocess(
-        self, array: np.ndarray, properties: dict, previous: np.ndarray | None
-    ) -> tuple[Preprocessed, dict]:
-        configuration = self.model.configuration
-        data, labels, properties = configuration.preprocessor_class(verbose=False).run_case_npy(
-            array, previous, properties, self.model.plans, configuration, self.model.dataset
-        )
-        data = torch.from_numpy(data).to(torch.float32, memory_format=torch.contiguous_format)
-        return Preprocessed(data, None if previous is None else torch.from_numpy(labels[0])), properties
+    @property
+    def _all(self) -> Effort:
+        """What the choices say."""
+        members = self._ensemble.members
+        folds = max(len(member.model.weights) for member in members)
+        return Effort(folds, self._choices.mirroring, self._choices.step_size, len(members))
 
-    def _predict_until(
-        self, deadline: float, asked: Effort, case: Preprocessed, logits: StoredLogits
-    ) -> tuple[str, bool]:
-        guard = Guard(deadline, self._clock)
-        guard.record(self._seconds_of_a_pass(deadline), passes=1)
-        efforts = ladder(asked)
-        cheapest = efforts[-1]
-        chosen = guard.choose(efforts, lambda effort: self._tiles.passes(case, effort))
-        how = str(cheapest)
-        if chosen != cheapest:
-            guard.open(reserved=self._tiles.passes(case, cheapest))
-            self._tiles.predict(case, chosen, logits, guard)
-            if not guard.closed:
-                return str(chosen), True
-            how += f" ({chosen} took too long)"
-        guard.open(reserved=0)
-        self._tiles.predict(case, cheapest, logits, guard)
-        return how, not guard.closed
 
-    def _seconds_of_a_pass(self, deadline: float) -> float:
-        """Measured, where there is time left for a pass; else what the last one took."""
-        if self._pass_seconds is None:
-            self.warm_up()
-        if deadline - self._clock() > self._pass_seconds:
-            self._pass_seconds = self._tiles.time_a_pass()
-        return self._pass_seconds
-
-    def _resampling_seconds(self, resample: Callable[[np.ndarray], np.ndarray], case: Preprocessed) -> float:
-        """How long the logits will take to resample to the image's grid: measured on one class, for all of them."""
-        begin = self._clock()
-        resample(np.zeros((1, *case.images.shape[1:]), dtype=np.float16))
-        return (self._clock() - begin) * self._tiles.label_manager.num_segmentation_heads
+def _hand_out(
+    maps: ClassMaps, grid: ImageGrid, wanted: Sequence[tuple[int, TakeProbability]], head: int, values: np.ndarray
+) -> None:
+    takers = [take for index, take in wanted if index == head]
+    if takers:
+        probability = maps.whole_probability(head, values)
+        for take in takers:
+            take(probability, grid)
 
 
 def _read(files: Sequence[Path], reader) -> tuple[np.ndarray, dict]:
@@ -200,18 +206,3 @@ def _read_labels(file: Path | None, reader) -> np.ndarray | None:
 def _note_of_non_finite(file: Path) -> str:
     count = count_non_finite(file)
     return f"{file} has {count} voxels that are NaN or infinite; they were taken as 0" if count else ""
-
-
-def _image(labels: np.ndarray, properties: dict, reader, geometry: SimpleITK.ImageFileReader) -> SimpleITK.Image:
-    """The labels on the grid of the input: through the model's writer, which undoes what its reader did to the axes."""
-    with tempfile.TemporaryDirectory() as folder:
-        ending = ".mha" if ".mha" in reader.supported_file_endings else ".nii.gz"  # the former knows any direction
-        file = Path(folder) / f"labels{ending}"
-        reader.write_seg(labels, str(file), properties)
-        image = SimpleITK.ReadImage(file)
-    if image.GetSize() != geometry.GetSize():
-        raise ValueError(f"the model's writer {type(reader).__name__} turned the axes of {geometry.GetFileName()}")
-    image.SetSpacing(geometry.GetSpacing())
-    image.SetOrigin(geometry.GetOrigin())
-    image.SetDirection(geometry.GetDirection())
-    return image

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING
 
 from ..processes import Ended, signals_raise
 from ..text import printable
-from .image_io import check_writable, write_atomically
+from .case_report import line_of_case
+from .checksums import SHA256SUMS, check_files
+from .image_io import check_writable
 from .inference_settings import InferenceSettings
 from .invoke_server import PORT, Work, serve
 from .platforms import PLATFORMS, CaseFiles
@@ -29,12 +31,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Job:
-    """What a container is there for: its settings, and the folders that it works in."""
+    """What a container is there for: its settings, the folders that it works in, and the list of the model's files."""
 
     settings: InferenceSettings
     input: Path
     output: Path
     model: Path
+    checksums: Path
 
     def find_cases(self) -> list[CaseFiles]:
         """All cases of the input folder, whose results can be written.
@@ -43,9 +46,15 @@ class Job:
             OSError, ValueError: naming the folder or file that is not as it should be.
         """
         cases = PLATFORMS[self.settings.platform].find_cases(self.input, self.output, self.settings)
-        for folder in {case.output.parent for case in cases if not case.problem}:
+        for folder in {file.parent for case in cases if not case.problem for file in case.files}:
             check_writable(folder)
         return cases
+
+    def load_predictor(self, *, warm: bool = False) -> CasePredictor:
+        """The model, where its files are those that were packaged; see the function of this name."""
+        if self.checksums.is_file():  # not where the settings were written by hand
+            check_files(self.model, self.checksums)
+        return load_predictor(self.model, self.settings, warm=warm)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,7 +71,7 @@ def main(argv: list[str] | None = None) -> int:
             if args.task == "serve":
                 serve(lambda: _load_work(job), args.port)
             cases = job.find_cases()
-            predictor = load_predictor(job.model, job.settings)
+            predictor = job.load_predictor()
         except Exception as error:  # all that a model's or a user's files may do; one line and exit code 1
             _failure("inference", error)
             return 1
@@ -94,11 +103,12 @@ def _job(args: argparse.Namespace) -> Job:
         args.input or Path(platform.input),
         args.output or Path(platform.output),
         args.weights or Path(settings.model),
+        args.settings.with_name(SHA256SUMS),
     )
 
 
 def _load_work(job: Job) -> Work:
-    predictor = load_predictor(job.model, job.settings, warm=True)
+    predictor = job.load_predictor(warm=True)
 
     def work(came: float, is_wanted: Callable[[], bool]) -> Sequence[str]:
         try:
@@ -114,20 +124,23 @@ def load_predictor(model: Path, settings: InferenceSettings, *, warm: bool = Fal
     """The model, ready for its first case.
 
     Args:
+        model: its folder, or the one that has the folders of several.
         warm: run a pass of the network, so that nothing is compiled in the time of the first case; a model with a time
             budget does that in any case.
     """
     import torch  # after the arguments and inputs are found good: it takes seconds
 
     from .case_predictor import CasePredictor
+    from .device_line import device_line
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if settings.gpu and device == "cpu":
         print(f"inference: NO GPU, so it runs on the CPU, many times slower: {_why_no_gpu()}", file=sys.stderr)
-    predictor = CasePredictor(model, settings.choices, device)
+    folders = [model / member.name for member in settings.choices.models]
+    predictor = CasePredictor(folders, settings.choices, device)
     if warm or settings.choices.time_budget is not None:
         predictor.warm_up()
-    print(f"on {torch.cuda.get_device_name() if device == 'cuda' else 'the CPU'}", flush=True)
+    print(device_line(device, predictor.model.network, settings.choices.precision), flush=True)
     return predictor
 
 
@@ -151,7 +164,7 @@ def segment_cases(
 
     Args:
         started: on ``time.perf_counter``, when the first case's time budget began.
-        is_wanted: asked before a file is written; where nobody wants it any more, that is the case's failure.
+        is_wanted: asked before a file gets its name; where nobody wants it any more, that is the case's failure.
     """
     failures = []
     for case in cases:
@@ -165,15 +178,15 @@ def segment_cases(
 
 
 def segment_case(case: CaseFiles, predictor: CasePredictor, started: float, is_wanted: Callable[[], bool]) -> None:
-    """Write a case's segmentation; raises what is wrong with it. Arguments are those of ``segment_cases``."""
+    """Write a case's files; raises what is wrong with it. Arguments are those of ``segment_cases``."""
+    from .case_writing import write_case  # takes seconds
+
     if case.problem:
         raise ValueError(case.problem)
-    result = predictor.segment(case.images, started, previous=case.previous)
-    if not is_wanted():  # the output folder may be the next case's by now
-        raise ValueError("whoever asked waits no longer, so nothing is written")
-    write_atomically(result.image, case.output)
-    name, seconds = printable(case.name), time.perf_counter() - started
-    print(f"{name}: {printable(case.output)}, {result.how}, {seconds:.1f} s", flush=True)
+    result = write_case(case, predictor, started, is_wanted)
+    seconds = time.perf_counter() - started
+    print(line_of_case(case.name, case.output, result.how, result.image.GetSize(), seconds), flush=True)
+    name = printable(case.name)
     for note in result.notes:
         print(f"{name}: NOTE: {printable(note)}", file=sys.stderr)
     if not result.complete:
@@ -185,7 +198,7 @@ def _failure(name: str, error: Exception, case: CaseFiles | None = None) -> str:
     if not isinstance(error, (OSError, ValueError, pickle.UnpicklingError)):
         traceback.print_exception(error)
         message = f"{type(error).__name__}: {message}"
-    if case and not any(str(file) in message for file in (*case.images, case.output)):
+    if case and not any(str(file) in message for file in (*case.images, *case.files)):
         message += f" ({', '.join(map(str, case.images))})"
     line = f"{printable(name)}: FAILED: {printable(message)}"
     print(line, file=sys.stderr, flush=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +12,6 @@ import nibabel
 import numpy as np
 import SimpleITK
 
-from ..files import written_whole
 from ..image_files import read_header
 from ..text import last_line, times
 
@@ -74,19 +75,40 @@ def check_writable(folder: Path) -> None:
         raise OSError(f"nothing can be written to {folder}: {error.strerror or error}") from error
 
 
-def write_atomically(image: SimpleITK.Image, file: Path) -> None:
-    """Write a compressed image that is there complete or not at all; makes its folder.
+def write_image(image: SimpleITK.Image, file: Path, name: object = None) -> None:
+    """Write an image, compressed.
+
+    Args:
+        name: what messages call the file; itself where None.
 
     Raises:
         OSError: where it cannot be written.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(file) as temporary:
-        try:
-            SimpleITK.WriteImage(image, temporary, useCompression=True)
-        except RuntimeError as error:
-            reason = last_line(error).replace(str(temporary), str(file))
-            raise OSError(f"{file} cannot be written: {reason}") from error
+    try:
+        SimpleITK.WriteImage(image, file, useCompression=True)
+    except RuntimeError as error:
+        name = file if name is None else name
+        reason = last_line(error).replace(str(file), str(name))
+        raise OSError(f"{name} cannot be written: {reason}") from error
+
+
+def write_scaled_nifti(image: SimpleITK.Image, slope: float, file: Path, name: object = None) -> None:
+    """Write an image of whole numbers as ``.nii.gz``, which readers multiply by ``slope``: SimpleITK cannot say so.
+
+    Args and Raises:
+        As of ``write_image``.
+    """
+    plain = file.with_name(file.name.removesuffix(".gz"))
+    try:
+        write_image(image, plain, name)
+        with plain.open("rb") as source, gzip.open(file, "wb", compresslevel=6) as target:
+            header = nibabel.Nifti1Header.from_fileobj(source)
+            header.set_slope_inter(slope, 0)
+            header.write_to(target)
+            source.seek(header.get_data_offset())
+            shutil.copyfileobj(source, target, 1 << 20)
+    finally:
+        plain.unlink(missing_ok=True)
 
 
 def _checked_header(file: Path) -> SimpleITK.ImageFileReader:

@@ -21,6 +21,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mamba.untrusted_checkpoints import read_plain
 
+from ..evaluation.measured_labels import read_labels
 from ..files import parse_json, read_bytes
 from ..untrusted_plans import check_untrusted_plans
 from .model_checks import channels_of, check_configuration, check_dataset, check_mirroring
@@ -32,6 +33,7 @@ _MOST_MEMBERS = 100_000  # of a ZIP
 _JSON_BYTES = 64 << 20
 _CHECKPOINT_BYTES = 16 << 30
 _MOST_COMPRESSED = 100  # times, of checkpoints in a ZIP: weights lose a tenth, an optimizer's zeros somewhat more
+_ENVIRONMENT_KEY = "nnunetv2_mamba_environment"  # as ``trainers.resumable_trainer`` writes it
 _NOT_THERE = ", which the container would not have: it holds nnU-Net as released and this package only"
 
 
@@ -42,6 +44,8 @@ class ModelDescription:
     Attributes:
         folds: those that were copied.
         channel_names: those of the input, in their order.
+        label_names: those of the labels or regions, without the background.
+        training: what each fold's checkpoint says of its training, as of ``_notes_of_training``.
     """
 
     trainer: str
@@ -49,6 +53,8 @@ class ModelDescription:
     dataset: str
     folds: tuple[str, ...]
     channel_names: tuple[str, ...]
+    label_names: tuple[str, ...]
+    training: tuple[dict[str, Any], ...] = ()
 
 
 class ModelContent(NamedTuple):
@@ -147,7 +153,7 @@ def read_model(source: Path | zipfile.Path, folds: Sequence[str], checkpoint: st
         pickle.UnpicklingError: for a checkpoint with anything but plain data in it.
     """
     name = str(source if name is None else name).rstrip("/")
-    dataset, plans = (parse_json(_read(source / file, _JSON_BYTES), source / file) for file in _DOCUMENTS)
+    dataset, plans = (parse_json(read_member(source / file, _JSON_BYTES), source / file) for file in _DOCUMENTS)
     dataset_file, plans_file = (f"{name}/{file}" for file in _DOCUMENTS)
     _require(plans, ("configurations", "dataset_name", "image_reader_writer"), plans_file)
     check_dataset(dataset, dataset_file)
@@ -191,11 +197,20 @@ def copy_for_inference(
     target.mkdir(parents=True)
     for name, document in zip(_DOCUMENTS, (model.dataset, model.plans), strict=True):
         (target / name).write_text(json.dumps(document, indent=2), encoding="utf-8")
+    training = tuple(content.pop("training") for content in model.checkpoints.values())
     for file, content in model.checkpoints.items():
         (target / file).parent.mkdir()
         torch.save(content, target / file)
-    names = tuple(channels_of(model.dataset).values())
-    return ModelDescription(model.trainer, model.configuration, model.plans["dataset_name"], folds, names)
+    labels = read_labels(model.dataset, PlansManager(model.plans), source / "dataset.json").measured
+    return ModelDescription(
+        model.trainer,
+        model.configuration,
+        model.plans["dataset_name"],
+        folds,
+        tuple(channels_of(model.dataset).values()),
+        tuple(label.name for label in labels),
+        training,
+    )
 
 
 def check_no_cascade(model: ModelContent) -> None:
@@ -236,7 +251,7 @@ def _check_reader(name: str) -> None:
         raise ValueError(f"the image reader {name} comes from {reader.__module__}{_NOT_THERE}")
 
 
-def _read(file: Path | zipfile.Path, limit: int, most_compressed: float = float("inf")) -> bytes:
+def read_member(file: Path | zipfile.Path, limit: int, most_compressed: float = float("inf")) -> bytes:
     """The content of a file or of a member, which is decompressed only where it says that it is not too large."""
     if isinstance(file, Path):
         return read_bytes(file, limit)
@@ -264,7 +279,8 @@ def _check_name(name: Any, what: str, file: object) -> None:
 
 
 def read_checkpoint(file: Path | zipfile.Path) -> dict[str, Any]:
-    """What ``nnUNetPredictor.initialize_from_trained_model_folder`` reads of a checkpoint, as plain data.
+    """What ``nnUNetPredictor.initialize_from_trained_model_folder`` reads of a checkpoint, as plain data, and
+    ``training``, what the checkpoint says of its own.
 
     Raises:
         OSError, ValueError: for a file that is missing, damaged or no checkpoint of nnU-Net.
@@ -273,7 +289,7 @@ def read_checkpoint(file: Path | zipfile.Path) -> dict[str, Any]:
     if isinstance(file, Path):
         checkpoint = read_plain(file)
     else:
-        checkpoint = read_plain(io.BytesIO(_read(file, _CHECKPOINT_BYTES, _MOST_COMPRESSED)), file)
+        checkpoint = read_plain(io.BytesIO(read_member(file, _CHECKPOINT_BYTES, _MOST_COMPRESSED)), file)
     _require(checkpoint, ("network_weights", "trainer_name", "init_args"), file)
     weights, arguments = checkpoint["network_weights"], checkpoint["init_args"]
     named = isinstance(weights, dict) and all(isinstance(key, str) for key in weights)
@@ -287,7 +303,16 @@ def read_checkpoint(file: Path | zipfile.Path) -> dict[str, Any]:
         "trainer_name": checkpoint["trainer_name"],
         "init_args": {"configuration": arguments["configuration"]},
         "inference_allowed_mirroring_axes": checkpoint.get("inference_allowed_mirroring_axes"),
+        "training": _notes_of_training(checkpoint),
     }
+
+
+def _notes_of_training(checkpoint: dict[str, Any]) -> dict[str, str | bool | int]:
+    """The epochs that were trained and, of a trainer of this package, what they were computed with."""
+    environment = checkpoint.get(_ENVIRONMENT_KEY)
+    environment = environment if isinstance(environment, dict) else {}
+    notes = {**environment, "epochs": checkpoint.get("current_epoch")}
+    return {str(key): value for key, value in notes.items() if isinstance(value, str | bool | int)}
 
 
 def _in_the_container(module: str) -> bool:

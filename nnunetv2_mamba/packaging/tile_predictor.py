@@ -8,7 +8,7 @@ terms in the same order and precision as nnU-Net's, so that the logits are the s
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from itertools import groupby
 from typing import NamedTuple
@@ -25,7 +25,7 @@ from .network_loading import LoadedModel
 from .stored_logits import StoredLogits
 from .time_budget import Effort, Guard
 
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Preprocessed(NamedTuple):
@@ -51,6 +51,9 @@ class TilePredictor(nnUNetPredictor):
         device: ``cuda``, ``cpu`` or ``mps``.
         clock: gives the time in seconds.
         progress: show a bar.
+
+    Attributes:
+        cost_of_a_pass: in the unit of the time budget, where several models share one.
     """
 
     def __init__(
@@ -61,7 +64,8 @@ class TilePredictor(nnUNetPredictor):
         self.manual_initialization(*model)
         self._model, self._clock = model, clock
         self._guard: Guard | None = None
-        dtype = _DTYPES.get(precision)
+        self.cost_of_a_pass = 1.0
+        dtype = DTYPES.get(precision)
         self._precision = (
             nullcontext() if dtype is None else torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32)
         )
@@ -93,15 +97,16 @@ class TilePredictor(nnUNetPredictor):
                     plane /= len(weights)
                 logits.write_plane(index, plane)
 
-    def passes(self, case: Preprocessed, effort: Effort) -> int:
-        """How many forwards of the network on a tile ``predict`` takes."""
+    def cost(self, shape: Sequence[int], effort: Effort) -> float:
+        """What ``predict`` takes for a case of this shape on the model's grid: forwards on a tile, times the cost of
+        each."""
         patch = self.configuration_manager.patch_size
-        shape = case.images.shape
-        slices, axes = shape[1 : -len(patch)], shape[-len(patch) :]  # those of 2D models are patches each
+        slices, axes = shape[: -len(patch)], shape[-len(patch) :]  # those of 2D models are patches each
         padded = tuple(max(size, edge) for size, edge in zip(axes, patch, strict=True))
         steps = compute_steps_for_sliding_window(padded, patch, effort.step_size)
         tiles = math.prod(slices) * math.prod(map(len, steps))
-        return effort.folds * tiles * self._passes_per_tile(effort.mirroring)
+        folds = len(self._model.weights[: effort.folds])
+        return folds * tiles * self._cost_of_a_tile(effort.mirroring)
 
     @torch.inference_mode()
     def time_a_pass(self) -> float:
@@ -176,14 +181,15 @@ class TilePredictor(nnUNetPredictor):
                 "up: its training has diverged, or it needs to compute in fp32"
             )
 
-    def _passes_per_tile(self, mirroring: bool) -> int:
-        return 2 ** len(self.allowed_mirroring_axes or ()) if mirroring else 1
+    def _cost_of_a_tile(self, mirroring: bool) -> float:
+        passes = 2 ** len(self.allowed_mirroring_axes or ()) if mirroring else 1
+        return passes * self.cost_of_a_pass
 
     @torch.inference_mode()
     def _internal_maybe_mirror_and_predict(self, x: torch.Tensor) -> torch.Tensor:
         if self._guard is None:
             return self._logits(x)
-        logits = self._guard.run(lambda: self._finished(self._logits(x)), self._passes_per_tile(self.use_mirroring))
+        logits = self._guard.run(lambda: self._finished(self._logits(x)), self._cost_of_a_tile(self.use_mirroring))
         if logits is None:  # zeros are background, of regions too
             return x.new_zeros((x.shape[0], self.label_manager.num_segmentation_heads, *x.shape[2:]))
         return logits

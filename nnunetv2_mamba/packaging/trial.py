@@ -53,7 +53,7 @@ def try_model(folder: Path, settings: InferenceSettings, name: object) -> None:
     precision = "default" if settings.gpu else settings.choices.precision  # a GPU's is not the CPU's
     choices = replace(settings.choices, precision=precision, time_budget=None)
     with variables_as_in_the_container():
-        predictor = CasePredictor(folder, choices, "cpu", name=name)
+        predictor = CasePredictor(folder, choices, "cpu", names=name)
         try:
             _check_cost(predictor.model)
             with tempfile.TemporaryDirectory() as scratch:

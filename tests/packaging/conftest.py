@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ from tiny_dataset import NAME, make_tiny_dataset
 from trained_model import TrainedModel
 
 from nnunetv2_mamba._register import DISCOVERY
-from nnunetv2_mamba.packaging import wheel
+from nnunetv2_mamba.packaging import hashed_requirements, wheel
 from nnunetv2_mamba.trainers import nnUNetTrainerUMambaBot
 
 
@@ -74,6 +75,24 @@ def _predict_with_nnunet(folder: Path, cases: dict[str, list[Path]], output: Pat
     return references
 
 
+@pytest.fixture
+def one_channel(trained_model: TrainedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The model as it would be of one channel, as the documentation's is."""
+    folder = tmp_path / "MODEL"
+    plans, dataset = (json.loads((trained_model.folder / f"{name}.json").read_text()) for name in ("plans", "dataset"))
+    dataset["channel_names"] = {"0": "T1"}
+    monkeypatch.setenv("nnUNet_preprocessed", str(trained_model.folder.parents[2] / "preprocessed"))
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    arguments = {**plans, "continue_training": False}, "3d_fullres", 0, dataset, torch.device("cpu")
+    trainer = nnUNetTrainerUMambaBot(*arguments)
+    trainer.initialize()
+    (folder / "fold_0").mkdir(parents=True)
+    trainer.save_checkpoint(str(folder / "fold_0" / "checkpoint_final.pth"))
+    for name, document in (("plans", plans), ("dataset", dataset)):
+        (folder / f"{name}.json").write_text(json.dumps(document))
+    return folder
+
+
 @pytest.fixture(scope="session")
 def built_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return wheel.write_wheel(tmp_path_factory.mktemp("wheel"))
@@ -87,3 +106,9 @@ def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         pytest.skip(reason)
     with start(tmp_path_factory.mktemp(request.param) / "storage") as engine:
         yield engine
+
+
+@pytest.fixture(autouse=True)
+def no_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command asks an index for hashes where uv is installed; no test but those of hashes does."""
+    monkeypatch.setattr(hashed_requirements, "find_uv", lambda: None)

@@ -31,6 +31,8 @@ case $verb in
     build) set -- buildah {storage} bud --isolation=chroot --layers --pull-never {volumes} "$@" ;;
     run) set -- podman {storage} --cgroup-manager=cgroupfs run --pull=never --read-only-tmpfs=false {limits} \\
         {volumes} "$@" ;;
+    info) exit 0 ;;
+    --version) exec buildah --version ;;
     *) echo "no docker $verb here" >&2; exit 2 ;;
 esac
 exec unshare --mount sh -c \\

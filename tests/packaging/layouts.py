@@ -22,7 +22,11 @@ SLUGS = tuple(f"mri-{channel}" for channel in range(len(MODALITIES)))
 # Options of ``package`` for a model of these channels, of platforms that ask for any.
 OPTIONS = {
     "grand-challenge": {
-        "interface": ["organs=output", *(f"{SLUGS[n]}={n}" for n in range(3)), f"{SLUGS[3]}=channel 3"],
+        "interface": [
+            *("organs=output", "likely=probability:small", "ml=volumes"),
+            *(f"{SLUGS[n]}={n}" for n in range(3)),
+            f"{SLUGS[3]}=channel 3",
+        ],
     },
     "brats": {"modalities": MODALITIES},
 }

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import pickle
@@ -9,6 +10,7 @@ import sys
 import tarfile
 import zipfile
 from contextlib import suppress
+from dataclasses import asdict
 from importlib.metadata import Distribution, distribution, version
 from pathlib import Path
 
@@ -24,13 +26,13 @@ from test_troubleshooting import documented
 import nnunetv2_mamba
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.cli import main
+from nnunetv2_mamba.evaluation.component_rules import ComponentFilter, ComponentRule
 from nnunetv2_mamba.packaging import build_context, wheel
 from nnunetv2_mamba.packaging import model_files as module
 from nnunetv2_mamba.packaging.build_context import Request, write_context
 from nnunetv2_mamba.packaging.case_predictor import CasePredictor
 from nnunetv2_mamba.packaging.inference_settings import Choices, InferenceSettings
 from nnunetv2_mamba.packaging.platforms import PLATFORMS, Platform
-from nnunetv2_mamba.trainers import nnUNetTrainerUMambaBot
 
 # The one of this environment need not be on PATH.
 HADOLINT = shutil.which("hadolint", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -43,27 +45,9 @@ def one_wheel_and_no_trial(built_wheel, monkeypatch):
     monkeypatch.setattr(
         build_context,
         "try_model",
-        lambda folder, settings, name: CasePredictor(folder, settings.choices, "cpu", name=name),
+        lambda folder, settings, name: CasePredictor(folder, settings.choices, "cpu", names=name),
     )
     monkeypatch.setenv("nnUNet_extTrainer", DISCOVERY)
-
-
-@pytest.fixture
-def one_channel(trained_model, tmp_path, monkeypatch):
-    """The model as it would be of one channel, as the documentation's is."""
-    folder = tmp_path / "MODEL"
-    plans, dataset = (json.loads((trained_model.folder / f"{name}.json").read_text()) for name in ("plans", "dataset"))
-    dataset["channel_names"] = {"0": "T1"}
-    monkeypatch.setenv("nnUNet_preprocessed", str(trained_model.folder.parents[2] / "preprocessed"))
-    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
-    arguments = {**plans, "continue_training": False}, "3d_fullres", 0, dataset, torch.device("cpu")
-    trainer = nnUNetTrainerUMambaBot(*arguments)
-    trainer.initialize()
-    (folder / "fold_0").mkdir(parents=True)
-    trainer.save_checkpoint(str(folder / "fold_0" / "checkpoint_final.pth"))
-    for name, document in (("plans", plans), ("dataset", dataset)):
-        (folder / f"{name}.json").write_text(json.dumps(document))
-    return folder
 
 
 @pytest.fixture
@@ -90,6 +74,7 @@ def test_grand_challenge_from_a_zip(model, tmp_path):
     assert names == {
         *("Dockerfile", ".dockerignore", "README.md", "inference.json", "requirements.txt"),
         *("model.tar.gz", "test_run.sh", wheel_name(output)),
+        *("SHA256SUMS", "MODEL_CARD.md", "model_card.json", "sbom.cdx.json"),
     }
     settings = InferenceSettings.read(output / "inference.json")
     assert settings.channels == ("mri-0", "mri-1", "mri-2", "mri-3")
@@ -103,7 +88,7 @@ def test_grand_challenge_from_a_zip(model, tmp_path):
     assert set(checkpoint) == {
         *("network_weights", "trainer_name", "init_args", "inference_allowed_mirroring_axes"),
     }
-    assert "model" not in (output / ".dockerignore").read_text()
+    assert "!model" not in (output / ".dockerignore").read_text().splitlines()
 
 
 def wheel_name(folder):
@@ -119,7 +104,10 @@ def test_a_zip_of_a_model_with_numpy_numbers_in_its_log(model, tmp_path):
 
 def test_brats_by_the_command(model, tmp_path, capsys):
     output = tmp_path / "context"
+    component_filter = ComponentFilter({"small": ComponentRule(30, 2)})
+    (tmp_path / "filter.json").write_text(json.dumps(asdict(component_filter)))
     options = [
+        *("--component-filter", str(tmp_path / "filter.json")),
         "--modalities",
         *layouts.MODALITIES,
         "--folds",
@@ -135,7 +123,8 @@ def test_brats_by_the_command(model, tmp_path, capsys):
     assert sorted(path.name for path in (output / "model").iterdir()) == ["dataset.json", "fold_1", "plans.json"]
     settings = InferenceSettings.read(output / "inference.json")
     assert settings.channels == layouts.MODALITIES
-    assert settings.choices == Choices(("1",), mirroring=False, step_size=0.75, time_budget=60)
+    expected = Choices(("1",), mirroring=False, step_size=0.75, time_budget=60, component_filter=component_filter)
+    assert settings.choices == expected
     dockerfile = (output / "Dockerfile").read_text()
     assert "COPY model /opt/ml/model" in dockerfile
     assert "NVIDIA" not in dockerfile
@@ -221,15 +210,44 @@ def test_an_output_that_cannot_be_is_said_before_the_work(tmp_path, kind):
         write_context(Request(tmp_path / "nothing", "flare"), output)
 
 
+def test_what_has_hashes_is_installed_with_them_alone(trained_model, built_wheel, tmp_path, monkeypatch):
+    hashed = "nnunetv2==2.8.1 \\\n    --hash=sha256:aa\ntorch==2.4.0+cu126 \\\n    --hash=sha256:bb\n"
+    asked = []
+    monkeypatch.setattr(build_context, "hashed_requirements", lambda *arguments: asked.append(arguments) or hashed)
+    request = Request(trained_model.folder, "flare", torch_index="https://index", hashes=True)
+    write_context(request, tmp_path / "context")
+    ((pins, python, index, torch_pins),) = asked
+    assert (python, index) == (f"{sys.version_info.major}.{sys.version_info.minor}", "https://index")
+    assert set(torch_pins) == {pin for pin in pins if pin.startswith("torch")}
+    (install,) = re.findall(r"RUN (pip install .+) \\\n", (tmp_path / "context/Dockerfile").read_text())
+    assert install == (
+        "pip install --no-cache-dir --require-hashes --extra-index-url https://index -r /opt/build/requirements.txt"
+    )
+    digest = hashlib.sha256(built_wheel.read_bytes()).hexdigest()
+    requirements = (tmp_path / "context/requirements.txt").read_text()
+    assert requirements == f"{hashed}/opt/build/{built_wheel.name} --hash=sha256:{digest}\n"
+
+
+def test_the_base_may_be_named_by_its_digest(trained_model, tmp_path):
+    base = f"registry.example/python:3.11@sha256:{'0a' * 32}"
+    write_context(Request(trained_model.folder, "flare", base=base), tmp_path / "context")
+    assert f"\nFROM {base}\n" in (tmp_path / "context/Dockerfile").read_text()
+    for wrong in ("python:3.11@sha256:0a", "python 3.11", "python:3.11\nRUN curl x"):
+        with pytest.raises(ValueError, match="--base must be an image, such as NAME:TAG"):
+            write_context(Request(trained_model.folder, "flare", base=wrong), tmp_path / "wrong")
+
+
 def test_torch_of_pypi_needs_no_step(trained_model, tmp_path):
     write_context(Request(trained_model.folder, "flare"), tmp_path / "context")
     assert "--index-url" not in (tmp_path / "context/Dockerfile").read_text()
 
 
 def test_the_documented_commands(one_channel, tmp_path, monkeypatch):
-    here = {"MODEL_FOLDER": str(one_channel), "SLUG=output": "organs=output"}
+    models = dict.fromkeys(("MODEL_FOLDER", "MODEL_A", "MODEL_B"), str(one_channel))
+    here = {**models, "SLUG=output": "organs=output"}
+    here["lesion-probability-map=probability:lesion"] = "lesion-probability-map=probability:small"
     monkeypatch.chdir(tmp_path)
-    shell = [block for block in BLOCKS if block.language == "bash"]
+    shell = [block for block in BLOCKS if "tests/packaging/test_build_context.py" in block.comment]
     commands = [words for block in shell for words in block.commands if words[:2] == ["nnunetv2_mamba", "package"]]
     assert {words[words.index("--for") + 1] for words in commands} <= set(PLATFORMS)
     for words in commands:
@@ -240,9 +258,10 @@ def test_the_documented_commands(one_channel, tmp_path, monkeypatch):
 def first_that_fits(platform, *folders):
     """The first model whose channels the platform takes, with the options that ``layouts`` has for it."""
     for folder in folders:
-        names = json.loads((folder / "dataset.json").read_text())["channel_names"].values()
+        dataset = json.loads((folder / "dataset.json").read_text())
+        names = [list(names) for names in (dataset["channel_names"].values(), dataset["labels"])]
         with suppress(ValueError):
-            PLATFORMS[platform].settings(layouts.OPTIONS.get(platform, {}), list(names))
+            PLATFORMS[platform].settings(layouts.OPTIONS.get(platform, {}), *names)
             return folder
     pytest.skip(f"{platform} takes no model of these tests; give it options in layouts.OPTIONS")
 
@@ -255,13 +274,16 @@ class OneChannel(Platform):
     reads = "`/input/CASE.nii.gz`"
     writes = "`/output/CASE.nii.gz`"
 
-    def settings(self, options, channel_names):
+    def settings(self, options, channel_names, label_names):
         if len(channel_names) > 1:
             raise ValueError(f"one-channel takes models of one channel, this one has {len(channel_names)}")
         return {}
 
     def find_cases(self, input_folder, output_folder, settings):
         return []
+
+    def lay_out(self, images, input_folder, settings):
+        """No test runs its container."""
 
 
 def test_a_platform_of_one_channel_needs_no_templates_of_its_own(trained_model, one_channel, tmp_path, monkeypatch):

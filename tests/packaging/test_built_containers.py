@@ -11,10 +11,13 @@ from pathlib import Path
 import invoke_platform
 import layouts
 import pytest
+import tiny_dataset
 
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.packaging import build_context
 from nnunetv2_mamba.packaging.build_context import Request, write_context
+from nnunetv2_mamba.packaging.container_check import check_container, find_engine
+from nnunetv2_mamba.packaging.platforms import PLATFORMS
 
 pytestmark = pytest.mark.slow
 USER = 54321  # whom no image knows
@@ -80,6 +83,19 @@ def check(folder: Path, references: dict[str, Path], geometries: dict[str, Path]
         assert layouts.geometry(file) == layouts.geometry(geometries[name])
         layouts.assert_same_labels(file, references[name])
         assert owner is None or file.stat().st_uid == owner
+
+
+def check_grand_challenge(folder: Path, reference: Path, source: Path, owner: int | None = None) -> None:
+    """Check the segmentation as ``check``, and that the probability map and the volumes are beside it."""
+    likely, ml = folder / "images/likely/output.mha", folder / "ml.json"
+    assert layouts.geometry(likely) == layouts.geometry(source)
+    assert 0 <= layouts.voxels(likely).min() < layouts.voxels(likely).max() <= 1
+    found = json.loads(ml.read_text())
+    assert set(found) == {"large", "small"} and min(found.values()) > 0
+    for file in (likely, ml):
+        assert owner is None or file.stat().st_uid == owner
+        file.unlink()
+    check(folder, *({"images/organs/output.mha": file} for file in (reference, source)), owner)
 
 
 def of_cases(model) -> tuple[dict[str, Path], dict[str, Path]]:
@@ -181,16 +197,42 @@ def test_brats(engine, package, trained_model, tmp_path):
 @pytest.mark.parametrize("api", ["exec", "invoke"])
 def test_grand_challenge_as_its_script_does(engine, package, trained_model, tmp_path, api):
     folder, _ = package("grand-challenge", api=api)
-    inputs, reference, geometry = of_grand_challenge(trained_model, tmp_path / "good")
+    inputs, reference, source = of_grand_challenge(trained_model, tmp_path / "good")
     run_as_the_platform_does(engine, folder, inputs, tmp_path / "output")
-    check(tmp_path / "output", reference, geometry)
+    check_grand_challenge(tmp_path / "output", reference, source)
 
 
-def of_grand_challenge(model, folder: Path, name: str = "case_0") -> tuple[Path, dict[str, Path], dict[str, Path]]:
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_the_check_of_package(engine, package, monkeypatch, platform):
+    """On noise, laid out as the platform does; the measurement is in the image's card."""
+    folder, image = package(platform)
+    monkeypatch.setenv("PATH", engine.path)
+    measured = check_container(folder, find_engine())
+    (case,) = measured["cases"]
+    assert tuple(case["size"]) == tuple(reversed(tiny_dataset.SHAPE))
+    assert case["memory_mib"] > 100
+    assert measured["device"].startswith("the CPU, causal_conv1d by cpu, directional_scan by cpu")
+    done = engine.run("docker", "run", "--rm", "--entrypoint", "cat", image, "/opt/app/model_card.json")
+    assert json.loads(done.stdout)["measured"] == json.loads(json.dumps(measured))
+
+
+def test_weights_that_are_not_those_of_the_package(engine, package, trained_model, tmp_path):
+    folder, image = package("grand-challenge", api="exec")
+    model = unpacked_model(folder, tmp_path / "model")
+    weights = model / "fold_1" / "checkpoint_final.pth"
+    weights.write_bytes(weights.read_bytes() + b"x")
+    inputs = of_grand_challenge(trained_model, tmp_path / "good")[0]
+    output = output_folder(tmp_path / "output")
+    mounted = volumes({"/input": inputs, "/output": output, "/opt/ml/model": model})
+    (line,) = failures(engine.run("docker", "run", *STRICT, *TEMPORARY, *mounted, image))
+    assert "/opt/ml/model/fold_1/checkpoint_final.pth is not the file that was packaged" in line
+
+
+def of_grand_challenge(model, folder: Path, name: str = "case_0") -> tuple[Path, Path, Path]:
     """A case as it is laid out, the reference of its result, and an image that lies where the result does: askew."""
     inputs = layouts.grand_challenge(folder, layouts.SLUGS, model.cases[name])
     (source,) = (inputs / "images" / layouts.SLUGS[0]).iterdir()
-    return inputs, {"images/organs/output.mha": model.references[name]}, {"images/organs/output.mha": source}
+    return inputs, model.references[name], source
 
 
 def bad_cases_of_grand_challenge(model, folder: Path) -> dict[Path, str]:
@@ -220,10 +262,10 @@ def test_grand_challenge_by_exec(engine, package, trained_model, tmp_path):
         mounted = volumes({"/input": inputs, "/output": output, "/opt/ml/model": model})
         return engine.run("docker", "run", *STRICT, *TEMPORARY, *mounted, image), output
 
-    good, reference, geometry = of_grand_challenge(trained_model, tmp_path / "good")
+    good, reference, source = of_grand_challenge(trained_model, tmp_path / "good")
     done, output = run(good)
     assert done.returncode == 0
-    check(output, reference, geometry, owner=USER)
+    check_grand_challenge(output, reference, source, owner=USER)
     for inputs, message in bad_cases_of_grand_challenge(trained_model, tmp_path).items():
         done, output = run(inputs)
         (line,) = failures(done)
@@ -260,14 +302,14 @@ def test_grand_challenge_by_invoke(engine, package, trained_model, tmp_path):
     assert answers["at once"] == [201, 201]
     assert answers["health during work"] == 200
     assert answers["exit code"] == 143
-    for name, (_, reference, geometry) in good.items():
+    for name, (_, reference, source) in good.items():
         assert answers[name] == [201, "Created"]
-        check(results / name, reference, geometry, owner=USER)
+        check_grand_challenge(results / name, reference, source, owner=USER)
     for name, message in bad.items():
         status, text = answers[name]
         assert status == 500
         assert message in text
         assert not list((results / name).rglob("*.mha"))
     if [path for path in (results / "ended").rglob("*") if path.is_file()]:  # it was done before SIGTERM
-        check(results / "ended", *good["case_0"][1:])
+        check_grand_challenge(results / "ended", *good["case_0"][1:])
     assert done.stdout.count("ready for requests") == 1

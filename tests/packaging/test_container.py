@@ -18,6 +18,7 @@ from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.packaging.case_predictor import CasePredictor, SegmentedCase
 from nnunetv2_mamba.packaging.container import main
 from nnunetv2_mamba.packaging.inference_settings import Choices, InferenceSettings
+from nnunetv2_mamba.packaging.member import Member
 
 
 @pytest.fixture
@@ -81,13 +82,13 @@ def test_a_case_that_fails_is_named_and_the_others_go_on(settings, trained_model
     (inputs / "a_0003.nii.gz").unlink()
     shutil.copy(inputs / "b_0000.nii.gz", inputs / "b_0004.nii.gz")
     shutil.copy(inputs / "b_0000.nii.gz", inputs / "E_0000.NII.GZ")
-    preprocess = CasePredictor._preprocess
+    preprocess = Member.prepare
     calls = iter(range(9))
 
     def fail_once(self, *arguments):
         return preprocess(self, *arguments) if next(calls) else {}["no such key"]
 
-    monkeypatch.setattr(CasePredictor, "_preprocess", fail_once)
+    monkeypatch.setattr(Member, "prepare", fail_once)
     arguments = [str(settings("flare", n_channels=4)), "--input", str(inputs), "--output", str(tmp_path / "outputs")]
     assert main(arguments) == 1
     said = capsys.readouterr()

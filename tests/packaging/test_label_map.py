@@ -1,4 +1,4 @@
-"""Logits and labels of made-up networks, the same bits as of nnU-Net's predictor and export."""
+"""Logits and labels of made-up networks, the same bits as of nnU-Net's predictor and export; and probabilities."""
 
 import itertools
 from unittest.mock import patch
@@ -13,7 +13,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from nnunetv2_mamba.packaging import stored_logits
-from nnunetv2_mamba.packaging.label_map import _of_the_largest, label_map, resampler_to_image
+from nnunetv2_mamba.packaging.class_maps import ImageLogits, resampler_to_image
+from nnunetv2_mamba.packaging.label_map import _of_the_largest, label_map
 from nnunetv2_mamba.packaging.network_loading import LoadedModel
 from nnunetv2_mamba.packaging.stored_logits import StoredLogits
 from nnunetv2_mamba.packaging.tile_predictor import Preprocessed, TilePredictor
@@ -82,14 +83,16 @@ def preprocessed(model, spacing):
 
 
 def by_nnunet(model, data, properties, effort):
+    """Logits, labels and probabilities."""
     predictor = nnUNetPredictor(
         effort.step_size, use_mirroring=effort.mirroring, device=torch.device("cpu"), allow_tqdm=False
     )
     predictor.manual_initialization(*model)
     logits = predictor.predict_logits_from_preprocessed_data(data).numpy()
-    return logits, convert_predicted_logits_to_segmentation_with_correct_shape(
-        logits, model.plans, model.configuration, predictor.label_manager, properties, num_threads_torch=1
-    )
+    arguments = (logits, model.plans, model.configuration, predictor.label_manager, properties)
+    labels = convert_predicted_logits_to_segmentation_with_correct_shape(*arguments, num_threads_torch=1)
+    _, probabilities = convert_predicted_logits_to_segmentation_with_correct_shape(*arguments, True, 1)
+    return logits, labels, probabilities
 
 
 def by_us(model, data, properties, effort, folder):
@@ -99,7 +102,11 @@ def by_us(model, data, properties, effort, folder):
     with StoredLogits((heads.num_segmentation_heads, *data.shape[1:]), folder) as stored:
         predictor.predict(Preprocessed(data), effort, stored)
         logits = np.concatenate([stored.read_head(head) for head in range(stored.shape[0])])
-        return logits, label_map(stored, resample, heads, model.plans, properties)
+        maps = ImageLogits(stored, resample, heads, model.plans, properties)
+        probabilities = []
+        labels = label_map(maps, lambda *head: probabilities.append(maps.whole_probability(*head)))
+        np.testing.assert_array_equal(label_map(maps), labels)
+        return logits, labels, np.stack(probabilities)
 
 
 @pytest.mark.parametrize("in_a_file", [False, True])
@@ -123,19 +130,21 @@ def by_us(model, data, properties, effort, folder):
     ],
     ids=["padded", "folds mirrored", "one patch", "thick slices", "ignore", "regions", "resampled by torch", "2d"],
 )
-def test_logits_and_labels_are_those_of_nnunet(options, spacing, step_size, in_a_file, tmp_path):
+def test_logits_labels_and_probabilities_are_those_of_nnunet(options, spacing, step_size, in_a_file, tmp_path):
     model = model_of(**options)
     effort = Effort(options.get("folds", 1), bool(options.get("mirroring")), step_size)
     data, properties = preprocessed(model, spacing)
     assert properties["shape_after_cropping_and_before_resampling"] != properties["shape_before_cropping"]
-    their_logits, theirs = by_nnunet(model, data, properties, effort)
+    their_logits, theirs, their_probabilities = by_nnunet(model, data, properties, effort)
     with patch.object(stored_logits, "_IN_MEMORY", 0 if in_a_file else 1 << 30):
-        our_logits, ours = by_us(model, data, properties, effort, tmp_path)
+        our_logits, ours, our_probabilities = by_us(model, data, properties, effort, tmp_path)
     assert our_logits.dtype == their_logits.dtype == np.float16
     np.testing.assert_array_equal(our_logits, their_logits)
     assert ours.dtype == theirs.dtype
     np.testing.assert_array_equal(ours, theirs)
     assert len(np.unique(theirs)) == 4
+    assert our_probabilities.dtype == their_probabilities.dtype == np.float32
+    np.testing.assert_allclose(our_probabilities, their_probabilities, rtol=2e-6, atol=1e-30)
     assert not list(tmp_path.iterdir())
 
 
@@ -143,8 +152,8 @@ def test_more_than_254_labels_are_16_bits(tmp_path):
     labels = {"background": 0, **{f"label {value}": value for value in range(1, 300)}}
     model = model_of([8, 12, 8], [1.0] * 3, labels)
     data, properties = preprocessed(model, [1.0, 1.0, 1.0])
-    _, theirs = by_nnunet(model, data, properties, Effort(1, False, 1.0))
-    _, ours = by_us(model, data, properties, Effort(1, False, 1.0), tmp_path)
+    _, theirs, _ = by_nnunet(model, data, properties, Effort(1, False, 1.0))
+    _, ours, _ = by_us(model, data, properties, Effort(1, False, 1.0), tmp_path)
     assert ours.dtype == theirs.dtype == np.uint16
     np.testing.assert_array_equal(ours, theirs)
     assert ours.max() > 255
@@ -189,7 +198,7 @@ def test_labels_of_the_stage_before_become_channels_of_each_tile(tmp_path):
     assert set(np.unique(labels)) == {-1, 0, 1, 2, 3}
     stacked = np.vstack((data, convert_labelmap_to_one_hot(labels[0], [1, 2, 3], data.dtype)))
     effort = Effort(1, False, 0.5)
-    logits, _ = by_nnunet(model, torch.from_numpy(stacked), properties, effort)
+    logits, *_ = by_nnunet(model, torch.from_numpy(stacked), properties, effort)
     predictor = TilePredictor(model, "default", "cpu", float)
     with StoredLogits(logits.shape, tmp_path) as stored:
         predictor.predict(Preprocessed(torch.from_numpy(data), torch.from_numpy(labels[0])), effort, stored)

@@ -1,6 +1,7 @@
 """What a container says, as docs/troubleshooting.md shows it."""
 
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -11,8 +12,9 @@ import SimpleITK
 from test_troubleshooting import documented
 
 from nnunetv2_mamba._register import DISCOVERY
+from nnunetv2_mamba.packaging.checksums import SHA256SUMS, write_checksums
 from nnunetv2_mamba.packaging.container import _failure, main
-from nnunetv2_mamba.packaging.image_io import check_writable, write_atomically
+from nnunetv2_mamba.packaging.image_io import check_writable, write_image
 from nnunetv2_mamba.packaging.inference_settings import Choices, InferenceSettings
 
 
@@ -58,8 +60,13 @@ def test_a_truncated_file(errors):
     assert documented(line)
 
 
-def test_weights_that_are_not_there(errors, tmp_path):
+def test_weights_that_are_not_there_or_not_those_of_the_package(errors, trained_model, tmp_path):
+    write_checksums(trained_model.folder, tmp_path / SHA256SUMS)
     (line,) = errors(options=("--weights", str(tmp_path / "nothing")))
+    assert documented(line)
+    model = shutil.copytree(trained_model.folder, tmp_path / "model")
+    (model / "fold_0" / "checkpoint_final.pth").write_bytes(b"others")
+    (line,) = errors(options=("--weights", str(model)))
     assert documented(line)
 
 
@@ -102,6 +109,6 @@ def test_voxels_that_are_nan(errors):
 @pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
 def test_an_output_that_others_may_not_write(capsys, not_writable):
     with pytest.raises(OSError) as caught:
-        write_atomically(SimpleITK.Image(4, 4, 4, SimpleITK.sitkUInt8), not_writable / "case_0.nii.gz")
+        write_image(SimpleITK.Image(4, 4, 4, SimpleITK.sitkUInt8), not_writable / "case_0.nii.gz")
     _failure("case_0", caught.value)
     assert documented(capsys.readouterr().err)

@@ -70,6 +70,15 @@ def test_grand_challenge_names_what_is_wrong(tmp_path, files, channels, change, 
         find("grand-challenge", folder, tmp_path, channels=channels, output="images/organs")
 
 
+def test_brats_joins_case_and_modality_by_either_sign(tmp_path, files):
+    """``_`` in the task of meningiomas before radiotherapy; a missing file is named with ``-``."""
+    case = tmp_path / "input" / "BraTS-MEN-RT-0001-1"
+    case.mkdir(parents=True)
+    shutil.copy(files[0], case / "BraTS-MEN-RT-0001-1_t1c.nii.gz")
+    (found,) = find("brats", tmp_path / "input", tmp_path, channels=("t1c", "t2f"))
+    assert [file.name.removeprefix(case.name) for file in found.images] == ["_t1c.nii.gz", "-t2f.nii.gz"]
+
+
 def test_brats_has_a_folder_per_case(tmp_path, files):
     names = ["BraTS-GLI-00001-000", "BraTS-GLI-00000-000"]
     folder = layouts.brats(tmp_path / "input", ["t1c", "t2w"], dict.fromkeys(names, files))
@@ -147,7 +156,7 @@ def test_an_empty_folder_is_named(tmp_path, platform):
 @pytest.mark.parametrize("platform", PLATFORMS.values(), ids=PLATFORMS)
 def test_a_platform_says_what_the_documentation_needs(platform):
     templates = Path(base_platform.__file__).parents[1] / "templates"
-    assert {path.name for path in templates.iterdir()} <= {"common", *PLATFORMS}  # each is somebody's
+    assert {path.name for path in templates.iterdir() if path.is_dir()} <= {"common", *PLATFORMS}  # each is somebody's
     assert all("`" in text for text in (platform.reads, platform.writes))
     assert inspect.getdoc(type(platform)) != inspect.getdoc(Platform)
 
@@ -162,3 +171,22 @@ def test_no_template_asks_for_the_name_of_a_platform():
 def test_two_platforms_of_one_name_are_refused():
     with pytest.raises(ValueError, match="two platforms are named flare"):
         base_platform.register(PLATFORMS["flare"])
+
+
+@pytest.mark.parametrize("platform", PLATFORMS)
+def test_a_case_is_found_as_it_was_laid_out(tmp_path, platform):
+    """Each channel is the image that was given for it, and the files are whole."""
+    sources = [tmp_path / f"source_{number}.nii.gz" for number in range(len(layouts.MODALITIES))]
+    for number, file in enumerate(sources):
+        SimpleITK.WriteImage(SimpleITK.Image(4, 5, 6, SimpleITK.sitkInt16) + number, file)
+    options = layouts.OPTIONS.get(platform, {})
+    names = [f"channel {number}" for number in range(len(sources))]
+    settings = InferenceSettings(
+        platform, n_channels=len(sources), **PLATFORMS[platform].settings(options, names, ["small"])
+    )
+    (tmp_path / "input").mkdir()
+    PLATFORMS[platform].lay_out(sources, tmp_path / "input", settings)
+    (case,) = PLATFORMS[platform].find_cases(tmp_path / "input", tmp_path / "output", settings)
+    assert not case.problem
+    assert [layouts.voxels(file).max() for file in case.images] == [0, 1, 2, 3]
+    assert {layouts.geometry(file) for file in case.images} == {layouts.geometry(sources[0])}

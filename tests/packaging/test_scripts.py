@@ -21,12 +21,18 @@ echo >> "$LOG"
 """
 
 
+def no_wheel(folder: Path) -> Path:
+    file = folder / "nnunetv2_mamba-0.1-py3-none-any.whl"
+    file.touch()
+    return file
+
+
 @pytest.fixture
 def docker(trained_model, tmp_path, monkeypatch):
     """Package, run the script and return what Docker is told, call by call."""
     monkeypatch.setattr(build_context, "try_model", lambda *arguments: None)
-    monkeypatch.setattr(build_context, "write_wheel", lambda folder: folder / "nnunetv2_mamba.whl")
-    monkeypatch.setattr(build_context, "pinned_requirements", lambda wheel: ["torch==2.4.0"])
+    monkeypatch.setattr(build_context, "write_wheel", no_wheel)
+    monkeypatch.setattr(build_context, "pinned_requirements", lambda wheel: ["nnunetv2==2.8.1", "torch==2.4.0"])
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "docker").write_text(DOCKER)
     (tmp_path / "bin" / "docker").chmod(0o755)

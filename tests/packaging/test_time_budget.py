@@ -6,24 +6,11 @@ import numpy as np
 import pytest
 import SimpleITK
 import torch
+from clock import Clock
 
 from nnunetv2_mamba.packaging.case_predictor import CasePredictor
 from nnunetv2_mamba.packaging.inference_settings import Choices
 from nnunetv2_mamba.packaging.time_budget import MARGIN, Effort, Guard, ladder
-
-
-class Clock:
-    """Moves when it is told to."""
-
-    def __init__(self):
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def work(self, seconds: float) -> object:
-        self.now += seconds
-        return "done"
 
 
 @pytest.fixture
@@ -39,6 +26,20 @@ def test_the_order_of_giving_up():
         Effort(1, False, 0.75),
         Effort(1, False, 1.0),
     ]
+
+
+def test_models_are_given_up_first():
+    asked = Effort(5, True, 0.5, models=3)
+    assert ladder(asked)[:4] == [asked, Effort(5, True, 0.5, 2), Effort(5, True, 0.5, 1), Effort(5, False, 0.5, 1)]
+    assert ladder(asked)[-1] == Effort(1, False, 1.0, 1)
+
+
+def test_what_is_given_up_is_said():
+    asked = Effort(5, True, 0.5, models=3)
+    assert str(asked) == "3 models, 5 fold(s), mirroring, step size 0.5"
+    assert asked.given_up(asked) == ""
+    assert Effort(5, True, 0.5, models=2).given_up(asked) == "1 of 3 models"
+    assert Effort(1, False, 1.0).given_up(asked) == "2 of 3 models, mirroring, 4 of 5 folds and overlap of tiles"
 
 
 @pytest.mark.parametrize("step_size", [0.3, 0.75, 0.9, 1.0])
@@ -127,6 +128,7 @@ def test_a_small_budget_is_kept_by_giving_up_mirroring(timed, trained_model, clo
     result, seconds = segment(timed(10, lambda number: 1.0), trained_model, clock)
     assert result.complete
     assert "no mirroring" in result.how
+    assert result.how.endswith("; given up for the time: mirroring")
     assert seconds <= 10
 
 

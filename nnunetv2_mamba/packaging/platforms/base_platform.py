@@ -10,13 +10,16 @@ from typing import Any
 
 from ...files import is_hidden
 from ..inference_settings import InferenceSettings
+from ..outputs import Output
 
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """A case: its channels' files in the model's order (they need not exist) and the file to write.
+    """A case: its channels' files in the model's order (they need not exist) and the files to write.
 
     Attributes:
+        output: the segmentation.
+        more_outputs: what else is written.
         previous: the segmentation by the first model of a cascade, for its second.
         problem: why it cannot be segmented, where that is known from the names of the files; it names the file.
     """
@@ -26,6 +29,12 @@ class CaseFiles:
     output: Path
     problem: str = ""
     previous: Path | None = None
+    more_outputs: tuple[Output, ...] = ()
+
+    @property
+    def files(self) -> list[Path]:
+        """All that are written."""
+        return [self.output, *(output.path for output in self.more_outputs)]
 
 
 class Platform(ABC):
@@ -68,12 +77,15 @@ class Platform(ABC):
         """All options of this platform by name: those given, and the defaults of the others."""
         return {**dict.fromkeys(self.options), **self.defaults, **given}
 
-    def settings(self, options: Mapping[str, Any], channel_names: Sequence[str]) -> dict[str, Any]:
+    def settings(
+        self, options: Mapping[str, Any], channel_names: Sequence[str], label_names: Sequence[str]
+    ) -> dict[str, Any]:
         """The fields of ``InferenceSettings`` that this platform's options decide.
 
         Args:
             options: those given, by name.
             channel_names: of the model, in their order.
+            label_names: of its labels or regions, without the background.
 
         Raises:
             ValueError: for options that do not fit the model, naming the option.
@@ -86,6 +98,15 @@ class Platform(ABC):
 
         Raises:
             OSError, ValueError: where there are none, naming the folder or file.
+        """
+
+    @abstractmethod
+    def lay_out(self, images: Sequence[Path], input_folder: Path, settings: InferenceSettings) -> None:
+        """Write a case as the platform does, so that a container can be tried without the platform's data.
+
+        Args:
+            images: the case's channels in the model's order, NIfTI files.
+            input_folder: an empty one.
         """
 
 

@@ -1,7 +1,8 @@
-"""BraTS 2023 to 2025: a folder per case with a file per modality, one label file per case."""
+"""BraTS 2023 to 2026: a folder per case with a file per modality, one label file per case."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ _NAMES = {"t1c": "t1c t1ce t1gd t1contrast", "t1n": "t1n t1", "t2f": "t2f flair 
 
 class BraTS(Platform):
     """Channels are recognised by their names in `dataset.json` (`T1`, `T1ce`, `T1Gd`, `FLAIR`, `T2`, ...); where that
-    fails, `--modalities` lists them in the model's order. `mlcube.yaml` is for the MLCubes of 2023 and 2024.
+    fails, `--modalities` lists them in the model's order. Case and modality are joined by `-`, or by `_` as in the task
+    of meningiomas before radiotherapy. `mlcube.yaml` is for the MLCubes of 2023 and 2024.
     """
 
     name = "brats"
@@ -35,7 +37,9 @@ class BraTS(Platform):
         }
     }
 
-    def settings(self, options: Mapping[str, Any], channel_names: Sequence[str]) -> dict[str, Any]:
+    def settings(
+        self, options: Mapping[str, Any], channel_names: Sequence[str], label_names: Sequence[str]
+    ) -> dict[str, Any]:
         modalities = options.get("modalities") or [modality_of(name) or "" for name in channel_names]
         valid = set(modalities) <= set(MODALITIES) and len(set(modalities)) == len(modalities)
         if not valid or len(modalities) != len(channel_names):
@@ -55,11 +59,23 @@ class BraTS(Platform):
         return [
             CaseFiles(
                 folder.name,
-                tuple(folder / f"{folder.name}-{modality}{ENDING}" for modality in settings.channels),
+                tuple(_image(folder, modality) for modality in settings.channels),
                 output_folder / f"{folder.name}{ENDING}",
             )
             for folder in folders
         ] + strays
+
+    def lay_out(self, images: Sequence[Path], input_folder: Path, settings: InferenceSettings) -> None:
+        case = input_folder / "BraTS-00000-000"
+        case.mkdir()
+        for modality, image in zip(settings.channels, images, strict=True):
+            shutil.copyfile(image, case / f"{case.name}-{modality}{ENDING}")
+
+
+def _image(case: Path, modality: str) -> Path:
+    """By the name that is there; by the one with ``-`` where there is neither."""
+    names = [case / f"{case.name}{joint}{modality}{ENDING}" for joint in "-_"]
+    return next(filter(Path.is_file, names), names[0])
 
 
 def modality_of(channel_name: str) -> str | None:

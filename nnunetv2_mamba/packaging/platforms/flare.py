@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from ..inference_settings import InferenceSettings
@@ -26,6 +28,10 @@ class FLARE(Platform):
 
     def find_cases(self, input_folder: Path, output_folder: Path, settings: InferenceSettings) -> list[CaseFiles]:
         return numbered_cases(input_folder, output_folder, settings.n_channels)
+
+    def lay_out(self, images: Sequence[Path], input_folder: Path, settings: InferenceSettings) -> None:
+        for channel, image in enumerate(images):
+            shutil.copyfile(image, input_folder / f"case_{channel:04d}.nii.gz")
 
 
 register(FLARE())
