@@ -75,8 +75,9 @@ def check_container(context: Path, engine: str, given: Path | None = None) -> di
         for case in platform.find_cases(inputs, output, settings):
             if case.problem:
                 raise ValueError(case.problem)
-            if not case.output.is_file():
-                raise ValueError(f"{context}: the container wrote no {case.output.relative_to(output)}")
+            for file in case.files:
+                if not file.is_file():
+                    raise ValueError(f"{context}: the container wrote no {file.relative_to(output)}")
             read_geometry([case.images[0], case.output])
     devices = [line.removeprefix(START) for line in lines if line.startswith(START)]
     measured = {

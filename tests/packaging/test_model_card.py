@@ -103,6 +103,16 @@ def test_a_validation_of_another_kind_is_named(model, packaged):
         packaged()
 
 
+def test_several_models_have_a_part_each(model, trained_model, packaged, tmp_path):
+    packaged()
+    write_context(Request(model, "flare", others=[trained_model.folder], folds=["0"]), tmp_path / "two")
+    first, second = json.loads((tmp_path / "two/model_card.json").read_text())["models"]
+    assert first["folds"][0]["validation"] and not second["folds"][0]["validation"]
+    files = ["dataset.json", "fold_0/checkpoint_final.pth", "plans.json"]
+    assert [list(one["sha256"]) for one in (first, second)] == [files, files]
+    check_files(tmp_path / "two/model", tmp_path / "two/SHA256SUMS")
+
+
 def test_names_of_strangers_are_text(model, packaged):
     dataset = json.loads((model / "dataset.json").read_text())
     dataset["labels"] = {"background": 0, "a|b\n# c": 1, "[x](http://y)<b>": 2}
