@@ -13,7 +13,8 @@ from .text import printable
 
 # Each is a module in commands/, which has _ for -; in the order of the help.
 _NAMES = (
-    "doctor import-weights plan predict evaluate compare benchmark convert-freesurfer predict-roi package export demo"
+    "doctor trainers networks import-weights plan predict evaluate compare benchmark convert-freesurfer predict-roi "
+    "package export demo"
 )
 VERBS = {name: import_module(f".commands.{name.replace('-', '_')}", __package__) for name in _NAMES.split()}
 # Their messages are sentences for a user; what else is raised needs its name to be understood.
