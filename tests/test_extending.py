@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from commands import run
 from documentation import BLOCKS, ROOT
+from test_shell import ONE_ITERATION
 from tiny_dataset import DATASET_ID, TinyDataset
 
 FILES = {
@@ -73,7 +74,7 @@ def python(*arguments: object, code: int = 0) -> str:
 
 def test_every_file_is_short():
     modules = {name for name in FILES if name.startswith("my_mamba/")}
-    assert modules == {f"my_mamba/{name}.py" for name in ("network", "mixer", "scan", "training")}
+    assert modules == {f"my_mamba/{name}.py" for name in ("network", "mixer", "scan", "training", "monai_network")}
     assert all(len(FILES[name].splitlines()) < 40 for name in modules)
 
 
@@ -105,10 +106,12 @@ def test_plan_train_predict(installed, tiny_dataset_files, tmp_path, monkeypatch
         ("nnUNetTrainerDeepMamba", PLANS),
         ("nnUNetTrainerDeepMamba", f"own{PLANS}"),
         ("nnUNetTrainerDeepMambaTversky", PLANS),
+        ("nnUNetTrainerAttentionUnet", PLANS),
     ]
     for trainer, plans in models:
         model = ("-tr", trainer, "-p", plans)
-        run(tmp_path, "nnUNetv2_train", DATASET_ID, "3d_fullres", 0, *model, "-device", "cpu", settings=SHORT)
+        train = ("nnUNetv2_train", DATASET_ID, "3d_fullres", 0, *model, "-device", "cpu")
+        run(tmp_path, *train, settings=SHORT, before="" if "DeepMamba" in trainer else ONE_ITERATION)
         out = tmp_path / f"{trainer}-{plans}"
         where = ("-i", dataset.images, "-o", out, "-d", DATASET_ID, "-c", "3d_fullres", "-f", 0, "-device", "cpu")
         run(tmp_path, "nnUNetv2_predict", *where, *model, "-npp", 1, "-nps", 1, settings=SHORT)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunetv2_mamba.memory.estimate import inference_memory, training_memory
+from nnunetv2_mamba.nnunet.network_building import build_network, input_channels
 from nnunetv2_mamba.ops.flops import flop_counter
 
 from ..text import short_reason
@@ -57,11 +57,9 @@ class Costs:
         return self._known[key]
 
     def _trace(self, trainer: type[nnUNetTrainer], optimizer: str, deep_supervision: bool) -> Cost | str:
-        plans, name, dataset_json = self.plan
-        manager = plans.get_configuration(name)
-        channels = determine_num_input_channels(plans, manager, dataset_json)
-        outputs = plans.get_label_manager(dataset_json).num_segmentation_heads
-        build = partial(trainer.build_network_architecture, plans, manager, channels, outputs)
+        manager = self.plan.plans.get_configuration(self.plan.configuration)
+        channels = input_channels(*self.plan)
+        build = partial(build_network, trainer, *self.plan)
         counter = flop_counter()
         try:
             training = training_memory(

@@ -5,6 +5,10 @@ import argparse
 from .plan_arguments import add_plan_arguments, costs_of
 
 HELP = "list the networks, or show one's arguments, trainers and costs on a plan"
+EXAMPLES = (
+    "nnunetv2_mamba networks",
+    "nnunetv2_mamba networks SegMamba -d 4 -p nnUNetSegMambaPlans",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 HELP = "write a Docker build context of a trained model, to submit it to a challenge"
+EXAMPLES = ("nnunetv2_mamba package MODEL_FOLDER --for grand-challenge -o container",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

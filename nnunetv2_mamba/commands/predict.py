@@ -4,6 +4,10 @@ import argparse
 from pathlib import Path
 
 HELP = "predict as nnUNetv2_predict does, with little memory and in one process: for images that it cannot hold"
+EXAMPLES = (
+    "nnunetv2_mamba predict -i IMAGES -o OUT -m Dataset004_Hippocampus/nnUNetTrainerSegMamba__nnUNetPlans__3d_fullres",
+    "nnunetv2_mamba predict -i IMAGES -o OUT -d 4 -c 3d_fullres -tr nnUNetTrainerSegMamba --disable_tta",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,10 @@ import argparse
 from .plan_arguments import add_plan_arguments, costs_of
 
 HELP = "list the trainers that nnU-Net finds, ours and others', with what they cost on a plan"
+EXAMPLES = (
+    "nnunetv2_mamba trainers SegMamba",
+    "nnunetv2_mamba trainers '*NoMamba' -d 4 -p nnUNetPlans -c 3d_fullres --json",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

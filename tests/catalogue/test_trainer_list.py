@@ -7,6 +7,7 @@ import os
 
 import pytest
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from tiny_dataset import DATASET_ID
 
 from nnunetv2_mamba import cli, extensions
@@ -30,13 +31,18 @@ class nnUNetTrainerByNameOnly: pass
 
 @pytest.fixture
 def mine(tmp_path, monkeypatch):
-    """A folder of the user's that hides one of our trainers, and a module that cannot be imported."""
+    """A folder of the user's that hides one of our trainers."""
     (tmp_path / "mine.py").write_text(MINE)
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "sub" / "__init__.py").touch()
-    (tmp_path / "sub" / "broken.py").write_text("import no_such_package")
     monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join((str(tmp_path), DISCOVERY)))
     return tmp_path
+
+
+@pytest.fixture
+def broken(mine):
+    """The same with a module that cannot be imported."""
+    (mine / "sub").mkdir()
+    (mine / "sub" / "__init__.py").touch()
+    (mine / "sub" / "broken.py").write_text("import no_such_package")
 
 
 def by_name(entries: list[TrainerEntry]) -> dict[str, TrainerEntry]:
@@ -53,7 +59,14 @@ def test_what_is_listed_is_what_the_search_gives(mine):
     assert found.keys() >= FULL_LENGTH.keys() and "nnUNetTrainerByNameOnly" not in found
 
 
-def test_entries(mine, monkeypatch):
+def test_a_module_that_fails_hides_what_comes_after_it(broken):
+    assert find_trainer("nnUNetTrainerMine") and find_trainer("nnUNetTrainerNoMirroring")
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        find_trainer("nnUNetTrainerMedSegMamba")
+    assert "nnUNetTrainerMedSegMamba" in all_trainers().trainers
+
+
+def test_entries(mine, broken, monkeypatch):
     monkeypatch.setitem(extensions.PROBLEMS, "other 1.0: other.network", "ImportError: why")
     entries, problems = list_trainers()
     named = by_name(entries)
@@ -107,7 +120,19 @@ def test_a_network_that_does_not_take_the_plan(tiny_dataset):
     assert Costs(plan).of(nnUNetTrainerOfNothing) == "ValueError: takes patches of 7 voxels only"
 
 
-def test_the_verb(mine, tiny_dataset, capsys, monkeypatch):
+def test_a_trainer_written_for_an_older_nnunet(tiny_dataset):
+    class nnUNetTrainerOlder(nnUNetTrainer):
+        @staticmethod
+        def build_network_architecture(name, arguments, imports, channels, outputs, enable_deep_supervision=True):
+            return get_network_from_plans(
+                name, arguments, imports, channels, outputs, deep_supervision=enable_deep_supervision
+            )
+
+    costs = Costs(read_plan("tinyUMambaBotPlans", "3d_fullres", DATASET_ID))
+    assert isinstance(costs.of(nnUNetTrainerOlder), Cost) and costs.of(nnUNetTrainerOlder) == costs.of(nnUNetTrainer)
+
+
+def test_the_verb(mine, broken, tiny_dataset, capsys, monkeypatch):
     monkeypatch.setenv("nnUNet_extTrainer", os.pathsep.join((str(mine), DISCOVERY)))
     plans = tiny_dataset.preprocessed / "Dataset901_Tiny" / "tinyUMambaBotPlans.json"
     assert cli.main(["trainers", "UMambaBot", "-p", str(plans)]) == 0
