@@ -21,7 +21,7 @@ from tiny_dataset import DATASET_ID
 from nnunetv2_mamba import cli
 
 HERE = "tests/test_docs.py"
-STOCK_TRAINERS = {"nnUNetTrainer", "nnUNetTrainerNoMirroring"}
+STOCK_TRAINERS = {"nnUNetTrainer", "nnUNetTrainerNoMirroring", "nnUNetTrainerNoDeepSupervision"}
 SHORT = "num_epochs=1, num_iterations_per_epoch=1, num_val_iterations_per_epoch=1"
 ONE_CALL = {"doctor": r"doctor\.examine\(", "demo": r"pipeline\.run\("}  # verbs that do nothing else
 SHELL = [block for block in BLOCKS if block.language in ("bash", "console", "sh", "shell", "powershell")]

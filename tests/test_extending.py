@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,9 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from commands import run
+from commands import ONE_ITERATION, run
 from documentation import BLOCKS, ROOT
-from test_shell import ONE_ITERATION
 from tiny_dataset import DATASET_ID, TinyDataset
 
 FILES = {
@@ -61,7 +61,7 @@ def site(tmp_path_factory) -> Path:
 @pytest.fixture
 def installed(tiny_dataset: TinyDataset, site: Path, monkeypatch: pytest.MonkeyPatch) -> TinyDataset:
     """The data set in use, and the package in every process that is started."""
-    monkeypatch.setenv("PYTHONPATH", f"{site}:{ROOT}")
+    monkeypatch.setenv("PYTHONPATH", f"{site}{os.pathsep}{ROOT}")
     return tiny_dataset
 
 
