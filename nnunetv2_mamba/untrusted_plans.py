@@ -296,7 +296,7 @@ def _check_network(architecture: dict[str, Any], patch_size: list[int] | None) -
 
 
 def _is_registered(name: str, network: type) -> bool:
-    """Whether an installed package registered it: the package of our networks has no other ones of elsewhere."""
+    """Whether it is another package's network, which our networks' package has only where it is registered."""
     contract = pydoc.locate("nnunetv2_mamba.architectures.contract.PlannedNetwork")
     return name == f"nnunetv2_mamba.architectures.{network.__name__}" and issubclass(network, contract)
 

@@ -65,11 +65,10 @@ def network_text(description: Mapping[str, Any]) -> Iterator[str]:
             yield f"no cost of {name}: {printable(cost)}"
 
 
-def _numbers(cost: Cost | Mapping[str, int] | str | None) -> list[str]:
-    if cost is None or isinstance(cost, str):
+def _numbers(cost: Cost | str | None) -> list[str]:
+    if not isinstance(cost, Cost):
         return ["-", "-", "-"]
-    parameters, flops, training_bytes = vars(cost).values() if isinstance(cost, Cost) else cost.values()
-    return [f"{parameters:,}", f"{flops / 1e9:.1f}", f"{training_bytes / GIB:.2f}"]
+    return [f"{cost.parameters:,}", f"{cost.flops / 1e9:.1f}", f"{cost.training_bytes / GIB:.2f}"]
 
 
 def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from nnunetv2_mamba import trainers
@@ -30,7 +29,7 @@ def network_of(name: str) -> RegisteredNetwork:
 
 
 def describe(network: RegisteredNetwork, costs: Costs | None = None) -> dict[str, Any]:
-    """Return what is to know of a network, as JSON has it.
+    """Return what is to know of a network, as JSON has it but for costs, which are records.
 
     Args:
         costs: on a plan: then every trainer of the network has its cost there.
@@ -48,8 +47,7 @@ def describe(network: RegisteredNetwork, costs: Costs | None = None) -> dict[str
         "trainers": {names[0]: network.summary, **dict(zip(names[1:], _summaries(network), strict=True))},
     }
     if costs is not None:
-        found = {name: costs.of(getattr(trainers, name)) for name in names}
-        description["costs"] = {name: cost if isinstance(cost, str) else asdict(cost) for name, cost in found.items()}
+        description["costs"] = {name: costs.of(getattr(trainers, name)) for name in names}
     return description
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -46,10 +46,6 @@ class TrainerEntry:
     module: str
     lengths: list[str] = field(default_factory=list)
     cost: Cost | str | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        cost = self.cost if isinstance(self.cost, str | None) else asdict(self.cost)
-        return {**{entry.name: getattr(self, entry.name) for entry in fields(self)}, "cost": cost}
 
 
 def list_trainers(pattern: str = "*", costs: Costs | None = None) -> tuple[list[TrainerEntry], list[str]]:

@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     import json
+    from dataclasses import asdict
 
     from ..catalogue.display import network_table, network_text
     from ..catalogue.networks import NETWORKS, describe, network_of
@@ -28,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     costs = costs_of(args)
     networks = list(NETWORKS.values()) if args.name is None else [network_of(args.name)]
     if args.json:
-        print(json.dumps([describe(network, costs) for network in networks], indent=2))
+        print(json.dumps([describe(network, costs) for network in networks], indent=2, default=asdict))
     elif args.name is None:
         print("\n".join(network_table(networks)))
     else:

@@ -22,6 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     import json
     import sys
+    from dataclasses import asdict
 
     from ..catalogue.display import trainer_table
     from ..catalogue.trainers import list_trainers
@@ -29,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
 
     entries, problems = list_trainers(args.pattern, costs := costs_of(args))
     if args.json:
-        print(json.dumps({"trainers": [entry.as_json() for entry in entries], "problems": problems}, indent=2))
+        print(json.dumps({"trainers": [asdict(entry) for entry in entries], "problems": problems}, indent=2))
     else:
         print("\n".join(trainer_table(entries, costs is not None)))
         for problem in problems:

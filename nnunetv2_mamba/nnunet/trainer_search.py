@@ -71,7 +71,9 @@ def _look_into(folder: str, package: str | None, place: str, found: FoundTrainer
                 warnings.simplefilter("ignore")  # a list is no use of what is deprecated in it
                 module = import_module(dotted)
         except Exception as error:  # whatever a stranger's module may raise
-            found.problems.append(f"{Path(folder, name)}.py cannot be imported: {type(error).__name__}: {error}")
+            found.problems.append(
+                f"{Path(folder, name)}.py, where nnU-Net's search ends: {type(error).__name__}: {error}"
+            )
             continue
         for attribute in dir(module):
             value = None if attribute.startswith("_") else getattr(module, attribute, None)

@@ -52,7 +52,7 @@ def test_with_the_commands_of_nnunet(tiny_dataset_files, use_dataset, tmp_path, 
     run(tmp_path, "nnUNetv2_train", DATASET_ID, *train, "-p", SOURCE_PLANS, settings=SHORT)
     source = dataset.model_folder(TRAINER, SOURCE_PLANS) / "fold_0" / "checkpoint_final.pth"
 
-    run(tmp_path, "nnUNetv2_extract_fingerprint", "-d", 902, "-np", 1, settings="")
+    run(tmp_path, "nnUNetv2_plan_and_preprocess", "-d", 902, "--no_pp", "-npfp", 1, settings="")
     move = ("-s", DATASET_ID, "-t", 902, "-sp", SOURCE_PLANS, "-tp", PLANS)
     run(tmp_path, "nnUNetv2_move_plans_between_datasets", *move, settings="")
     run(tmp_path, "nnUNetv2_preprocess", "-d", 902, "-plans_name", PLANS, "-c", "3d_fullres", "-np", 1, settings="")
