@@ -5,16 +5,18 @@ import os
 import pickle
 import subprocess
 import sys
+import textwrap
 import traceback
 from importlib import import_module
 
+from .commands.completion import PrintCompletion
 from .processes import Ended, signals_raise
 from .text import printable
 
 # Each is a module in commands/, which has _ for -; in the order of the help.
 _NAMES = (
-    "doctor import-weights plan predict evaluate compare calibrate choose-filter benchmark convert-freesurfer "
-    "predict-roi package export demo"
+    "doctor trainers networks import-weights plan predict evaluate compare calibrate choose-filter benchmark "
+    "convert-freesurfer predict-roi package export demo"
 )
 VERBS = {name: import_module(f".commands.{name.replace('-', '_')}", __package__) for name in _NAMES.split()}
 # Their messages are sentences for a user; what else is raised needs its name to be understood.
@@ -25,11 +27,21 @@ def _parser() -> argparse.ArgumentParser:
     debug = argparse.ArgumentParser(add_help=False)
     debug.add_argument("--debug", action="store_true", help="show where in the code an error arose")
     parser = argparse.ArgumentParser(prog="nnunetv2_mamba", description="Mamba networks as an nnU-Net v2 plugin.")
+    parser.add_argument("--print-completion", action=PrintCompletion)
     verbs = parser.add_subparsers(title="verbs", dest="verb", metavar="VERB")
     # Not an argument above: nnU-Net's dependencies install argparse 1.4, which PYTHONPATH puts before Python's own.
     verbs.required = True
     for name, command in VERBS.items():
-        command.add_arguments(verbs.add_parser(name, help=command.HELP, description=command.HELP, parents=[debug]))
+        command.add_arguments(
+            verbs.add_parser(
+                name,
+                help=command.HELP,
+                description="\n".join(textwrap.wrap(command.HELP, 80)),
+                epilog="\n  ".join(("examples:", *command.EXAMPLES)),
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+                parents=[debug],
+            )
+        )
     return parser
 
 

@@ -286,11 +286,19 @@ def _check_network(architecture: dict[str, Any], patch_size: list[int] | None) -
     name = architecture["network_class_name"]
     network = _located(name)
     _require(
-        isinstance(network, type) and issubclass(network, nn.Module) and network.__module__.startswith(_NETWORK_HOMES),
+        isinstance(network, type)
+        and issubclass(network, nn.Module)
+        and (network.__module__.startswith(_NETWORK_HOMES) or _is_registered(name, network)),
         f"'network_class_name' is {excerpt(name)}, which is no network of {_words(_NETWORK_HOMES)}",
     )
     weights = _number_of_weights(network, arguments, patch_size)
     _require(weights <= _MOST_WEIGHTS, f"the network {name} would have {weights:,} weights")
+
+
+def _is_registered(name: str, network: type) -> bool:
+    """Whether it is another package's network, which our networks' package has only where it is registered."""
+    contract = pydoc.locate("nnunetv2_mamba.architectures.contract.PlannedNetwork")
+    return name == f"nnunetv2_mamba.architectures.{network.__name__}" and issubclass(network, contract)
 
 
 def _located(name: str) -> Any:

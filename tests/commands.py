@@ -15,6 +15,16 @@ from importlib.metadata import entry_points
 sys.exit(command.load()())
 """
 
+# For ``before``: what nnU-Net's own trainers have no settings for.
+ONE_ITERATION = """
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+initialize = nnUNetTrainer.initialize
+def shorter(self):
+    self.num_epochs = self.num_iterations_per_epoch = self.num_val_iterations_per_epoch = 1
+    initialize(self)
+nnUNetTrainer.initialize = shorter
+"""
+
 
 def start(folder: Path, name: str, *arguments: object, settings: str, before: str = "", **options) -> subprocess.Popen:
     """Start a command in ``folder`` with ``settings`` for our trainers; ``before`` is Python to run first."""

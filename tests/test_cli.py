@@ -1,6 +1,8 @@
 """The command line: arguments, exit codes, one-line errors."""
 
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import nnunetv2_mamba
-from nnunetv2_mamba.cli import main
+from nnunetv2_mamba.cli import VERBS, main
 
 
 @pytest.mark.parametrize("arguments", [[], ["docktor"], ["import-weights", "x.pth"], ["demo", "--fast"]])
@@ -25,6 +27,47 @@ def test_help_names_every_verb(capsys):
     assert exit_.value.code == 0
     text = capsys.readouterr().out
     assert all(verb in text for verb in ("doctor", "import-weights", "plan", "demo"))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_the_help_of_every_verb_ends_with_examples_that_are_understood(verb, capsys, monkeypatch):
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    printed = [line.strip() for line in capsys.readouterr().out.partition("\nexamples:\n")[2].splitlines()]
+    assert printed == list(VERBS[verb].EXAMPLES) != []
+    monkeypatch.setattr(VERBS[verb], "run", lambda args: 0)
+    for example in printed:
+        name, *arguments = shlex.split(example)
+        assert (name, arguments[0]) == ("nnunetv2_mamba", verb)
+        assert main(arguments) == 0
+
+
+def test_completion_of_verbs_options_and_choices(capsys):
+    pytest.importorskip("shtab", reason='pip install "nnunetv2-mamba[completion]"')
+    bash = shutil.which("bash") or pytest.skip("there is no bash")
+    with pytest.raises(SystemExit) as exit_:
+        main(["--print-completion", "bash"])
+    assert exit_.value.code == 0
+    script = capsys.readouterr().out
+
+    def completed(*words: str) -> set[str]:
+        line = f"COMP_WORDS=({shlex.join(words)}); COMP_CWORD={len(words) - 1}\n"
+        ask = 'function=$(complete -p nnunetv2_mamba | sed "s/.*-F \\([^ ]*\\).*/\\1/")\n$function\n'
+        command = [bash, "-c", f'{script}\n{line}{ask}echo "${{COMPREPLY[@]}}"']
+        return set(subprocess.run(command, capture_output=True, text=True, check=True).stdout.split())
+
+    assert completed("nnunetv2_mamba", "predict") >= {"predict", "predict-roi"}
+    assert completed("nnunetv2_mamba", "networks", "--js") == {"--json"}
+    assert completed("nnunetv2_mamba", "package", "--for", "gr") == {"grand-challenge"}
+    assert completed("nnunetv2_mamba", "import-weights", "/etc/host") >= {"/etc/hosts"}
+
+
+def test_completion_needs_shtab(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    with pytest.raises(SystemExit) as exit_:
+        main(["--print-completion", "bash"])
+    assert exit_.value.code == 2
+    assert "pip install nnunetv2-mamba[completion]" in capsys.readouterr().err
 
 
 def one_error_line(capsys) -> str:

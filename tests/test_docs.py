@@ -24,7 +24,7 @@ from nnunetv2_mamba import cli
 
 HERE = "tests/test_docs.py"
 TUTORIAL = "tests/test_tutorial.py"  # runs every block of its page, in order
-STOCK_TRAINERS = {"nnUNetTrainer", "nnUNetTrainerNoMirroring"}
+STOCK_TRAINERS = {"nnUNetTrainer", "nnUNetTrainerNoMirroring", "nnUNetTrainerNoDeepSupervision"}
 SHORT = "num_epochs=1, num_iterations_per_epoch=1, num_val_iterations_per_epoch=1"
 ONE_CALL = {"doctor": r"doctor\.examine\(", "demo": r"pipeline\.run\("}  # verbs that do nothing else
 SHELL = [block for block in BLOCKS if block.language in ("bash", "console", "sh", "shell", "powershell")]
@@ -91,7 +91,7 @@ def test_command_blocks_run_on_a_tiny_data_set(block, tiny_dataset_files, use_da
 
 @pytest.mark.parametrize("block", named(PYTHON))
 def test_python_blocks_run(block, tmp_path, monkeypatch):
-    if not block.comment.startswith("not executed: "):
+    if not block.comment.startswith(("not executed: ", "file: ")):
         monkeypatch.chdir(tmp_path)
         exec(compile(ast.parse(block.body), f"{block.page}:{block.line}", "exec"), {})
     else:
@@ -152,7 +152,7 @@ def test_trainers_exist():
     names = {name for page in PAGES for name in trainer.findall(page.read_text(encoding="utf-8"))} - STOCK_TRAINERS
     examples = {name for block in PYTHON for name in re.findall(r"^class (\w+)", block.body, re.MULTILINE)}
     assert len(names) > 10
-    assert names <= {*trainers.__all__, *examples}
+    assert names <= {*trainers.__all__, *examples, *(f"nnUNetTrainer{name}" for name in examples)}
 
 
 def test_variables_exist():

@@ -12,8 +12,9 @@ import nnunetv2_mamba
 PACKAGE = Path(nnunetv2_mamba.__file__).parent
 # Which rooms of the package the code of a room may import; a module at the top counts as a room.
 # Everybody may use what knows nothing of the package.
-COMMON = {"files", "forked_children", "nnunet_folders", "processes", "text", "versions"}
+COMMON = {"extensions", "files", "forked_children", "nnunet_folders", "processes", "text", "versions"}
 ALLOWED = {
+    "extensions": set(),
     "files": set(),
     "forked_children": set(),
     "nnunet_folders": set(),
@@ -44,7 +45,18 @@ ALLOWED = {
     "packaging": {"architectures", "evaluation", "image_files", "memory", "ops", "temperature_file"}
     | {"untrusted_checkpoints", "untrusted_plans"},
     "demo": {"_register"},
-    "commands": {"architectures", "benchmark", "demo", "doctor", "evaluation", "freesurfer", "packaging", "planning"}
+    "catalogue": {"_register", "architectures", "memory", "nnunet", "ops", "trainers", "untrusted_plans"},
+    "commands": {
+        "architectures",
+        "benchmark",
+        "catalogue",
+        "demo",
+        "doctor",
+        "evaluation",
+        "freesurfer",
+        "packaging",
+        "planning",
+    }
     | {"results", "temperature_file"},
     "cli": {"commands"},
 }

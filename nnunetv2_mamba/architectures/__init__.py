@@ -1,11 +1,13 @@
 """Networks: usable without nnU-Net, built from an nnU-Net plan by ``from_plans``.
 
-Every folder here is imported, and those of networks register what they hold (``registry``).
+Every folder here is imported, and those of networks register what they hold (``registry``); then modules of other
+packages (``extensions``).
 """
 
 from importlib import import_module
 from pkgutil import iter_modules
 
+from ..extensions import load_parts
 from .mednext import MedNeXt
 from .medsegmamba import MedSegMamba
 from .msd_kmamba import MSDKMamba
@@ -41,3 +43,6 @@ def __getattr__(name: str) -> type:
     if name in NETWORKS and NETWORKS[name].network_class.__name__ == name:
         return NETWORKS[name].network_class
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+load_parts()  # last: those import what stands above

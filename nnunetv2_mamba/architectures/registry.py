@@ -1,6 +1,7 @@
 """The networks by name: what trainers, planners, ``doctor``, tests and documentation are made from.
 
-A network is a folder beside this file whose ``__init__`` registers it; nothing else lists it.
+A network is a folder beside this file whose ``__init__`` registers it, or a module of another package
+(``docs/extending.md``); nothing else lists it.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class RegisteredNetwork:
         name: ``SegMamba`` for ``nnUNetTrainerSegMamba``, ``nnunetv2_mamba plan --network SegMamba``.
         network_class: what is built. It has an entry under its own name; others may follow, with other options.
         summary: what it is, in one line of the documentation's tables.
-        page: its page in the documentation's ``networks/``, without the ending.
+        paper: its address.
+        page: its page in this documentation's ``networks/``, without the ending; networks of other packages have none.
         options: of the constructor, where it is not the class with its defaults.
         variants: trainers of their own, by what follows the name.
         max_pool: how often a plan halves an axis at most; None for as often as nnU-Net does.
@@ -58,7 +60,8 @@ class RegisteredNetwork:
     name: str
     network_class: type[PlannedNetwork]
     summary: str
-    page: str
+    page: str = ""
+    paper: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     variants: Mapping[str, Variant] = field(default_factory=lambda: {**CONTROLS, **MAMBA2})
     max_pool: int | None = None

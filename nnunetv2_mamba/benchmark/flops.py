@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from nnunetv2_mamba.nnunet.network_building import build_network, input_channels
 from nnunetv2_mamba.ops.flops import flop_counter
 
 
@@ -20,11 +20,9 @@ def forward_flops(trainer: type[nnUNetTrainer], plans: PlansManager, configurati
     Raises:
         Exception: whatever the network raises on tensors without data.
     """
-    manager = plans.get_configuration(configuration)
-    channels = determine_num_input_channels(plans, manager, dataset_json)
-    outputs = plans.get_label_manager(dataset_json).num_segmentation_heads
+    channels = input_channels(plans, configuration, dataset_json)
     with FakeTensorMode():
-        network = trainer.build_network_architecture(plans, manager, channels, outputs, False).eval()
+        network = build_network(trainer, plans, configuration, dataset_json, False).eval()
         with flop_counter() as counter, torch.no_grad():
-            network(torch.empty(1, channels, *manager.patch_size))
+            network(torch.empty(1, channels, *plans.get_configuration(configuration).patch_size))
     return counter.get_total_flops()

@@ -4,6 +4,10 @@ import argparse
 from pathlib import Path
 
 HELP = "train, evaluate and compare a sweep of data sets, plans, trainers, folds and seeds"
+EXAMPLES = (
+    "nnunetv2_mamba benchmark mamba_vs_nnunet.toml -d 4 --dry-run",
+    "nnunetv2_mamba benchmark sweep.toml -o results",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

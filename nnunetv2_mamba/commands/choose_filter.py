@@ -7,6 +7,7 @@ from pathlib import Path
 from ..evaluation.component_rules import FILE
 
 HELP = "choose on validation folds which small components to remove, and say what it changes"
+EXAMPLES = ("nnunetv2_mamba choose-filter Dataset004_Hippocampus/nnUNetTrainerSegMamba__nnUNetPlans__3d_fullres",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

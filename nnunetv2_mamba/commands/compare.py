@@ -7,6 +7,7 @@ from ..evaluation.metrics import DEFAULT_METRICS, METRICS
 from ..text import printable
 
 HELP = "compare evaluated models case by case: statistics, tables, figures, one HTML report"
+EXAMPLES = ("nnunetv2_mamba compare predictions_a predictions_b --names A B -o comparison",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 HELP = "turn FreeSurfer subjects into an nnU-Net data set with MedSegMamba's structures"
+EXAMPLES = ("nnunetv2_mamba convert-freesurfer SUBJECTS_DIR -d 101 --task hippocampus",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

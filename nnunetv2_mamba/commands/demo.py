@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 HELP = "train, predict and evaluate on a synthetic data set, in minutes"
+EXAMPLES = ("nnunetv2_mamba demo -o demo",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,6 +3,7 @@
 import argparse
 
 HELP = "check this installation; exit code 1 and a remedy where it is broken"
+EXAMPLES = ("nnunetv2_mamba doctor",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

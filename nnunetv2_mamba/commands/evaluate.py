@@ -12,6 +12,10 @@ from ..text import joined_by_and, printable
 _DISTANCES = joined_by_and([metric.title for metric in METRICS.values() if metric.one_empty == "distance"])
 _RULE = LesionRule()
 HELP = f"measure predictions: {', '.join(metric.title for metric in metrics_of().values())} per case and label"
+EXAMPLES = (
+    "nnunetv2_mamba evaluate labelsTs predictions --add lesions",
+    "nnunetv2_mamba evaluate Dataset004_Hippocampus/nnUNetTrainerSegMamba__nnUNetPlans__3d_fullres",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

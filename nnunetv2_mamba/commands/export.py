@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 HELP = "write a trained model's forward of one patch as an ONNX or torch.export file"
+EXAMPLES = ("nnunetv2_mamba export MODEL_FOLDER --onnx network.onnx",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 HELP = "turn published weights into a file for -pretrained_weights"
+EXAMPLES = ("nnunetv2_mamba import-weights checkpoint.pt -o segmamba.pth",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

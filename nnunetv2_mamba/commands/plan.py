@@ -3,11 +3,15 @@
 import argparse
 
 HELP = "plan a data set for a network and a GPU's memory, and preprocess it"
+EXAMPLES = (
+    "nnunetv2_mamba plan -d 4 --network SegMamba -c 3d_fullres",
+    "nnunetv2_mamba plan -d 4 --network MedSegMamba --gpu-memory 24 --option d_state=32",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-d", type=int, required=True, metavar="ID", help="number of the data set")
-    parser.add_argument("--network", required=True, help="SegMamba, MedSegMamba, ... (docs/planning.md)")
+    parser.add_argument("--network", required=True, help="SegMamba, MedSegMamba, ... (nnunetv2_mamba networks)")
     parser.add_argument(
         "--gpu-memory", type=float, metavar="GIB", help="of the GPU to train on: 8 (default), 24, 40, 80"
     )

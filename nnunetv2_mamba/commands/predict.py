@@ -6,6 +6,10 @@ from pathlib import Path
 from .inference_options import add_inference_options, choices_of
 
 HELP = "predict as nnUNetv2_predict does, with little memory and in one process: for images that it cannot hold"
+EXAMPLES = (
+    "nnunetv2_mamba predict -i IMAGES -o OUT -m Dataset004_Hippocampus/nnUNetTrainerSegMamba__nnUNetPlans__3d_fullres",
+    "nnunetv2_mamba predict -i IMAGES -o OUT -d 4 -c 3d_fullres -tr nnUNetTrainerSegMamba --disable_tta",
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

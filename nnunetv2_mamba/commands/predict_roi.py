@@ -8,6 +8,7 @@ from pathlib import Path
 from ..text import printable
 
 HELP = "predict in two stages: one model finds a region, a second one segments a box around it"
+EXAMPLES = ("nnunetv2_mamba predict-roi -i IMAGES -o OUT --stage1 FINDER_MODEL --stage2 BOX_MODEL --margin 8",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,4 +4,4 @@ nnU-Net imports this file as a top-level module and drops it from ``sys.modules`
 themselves live in ``nnunetv2_mamba.trainers``, so they stay the same objects and can be pickled.
 """
 
-from nnunetv2_mamba.trainers import *  # noqa: F403
+from nnunetv2_mamba.trainers import __dir__, __getattr__  # noqa: F401

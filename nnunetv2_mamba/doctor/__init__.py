@@ -4,11 +4,11 @@ from .compiler import compilation
 from .computation import devices
 from .findings import PROBLEM, guarded
 from .packages import versions
-from .registration import folders, start_up, trainers
+from .registration import extensions, folders, start_up, trainers
 
 __all__ = ["CHECKS", "examine"]
 
-CHECKS = (versions, folders, start_up, trainers, devices, compilation)
+CHECKS = (versions, folders, start_up, extensions, trainers, devices, compilation)
 
 
 def examine() -> int:

@@ -5,6 +5,7 @@ import shlex
 import site
 import sys
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from .. import _register
@@ -54,6 +55,21 @@ def _why_not_registered() -> str:
         f"the package lies in {PACKAGE.parent} (sources, PYTHONPATH or pip install --target), and Python runs the "
         "start-up files of site-packages only"
     )
+
+
+def extensions() -> Iterator[Finding]:
+    """Look at what other packages add by entry points, if there are any."""
+    from .. import architectures, trainers  # noqa: F401  (architectures loads the modules)
+    from ..extensions import PARTS, PROBLEMS, installed_trainers, package_of
+
+    modules = {f"{package_of(entry)}: {entry.module}" for entry in entry_points(group=PARTS)}
+    for module in sorted(modules - PROBLEMS.keys()):
+        yield Finding("extension", f"{module} is loaded")
+    for module, reason in PROBLEMS.items():
+        yield Finding("extension", f"{module} is not loaded: {reason}", "repair or uninstall that package")
+    for name, entry in installed_trainers().items():
+        trainer = getattr(trainers, name)
+        yield Finding("extension", f"{package_of(entry)}: {trainer.__module__} has {name}")
 
 
 def trainers() -> Iterator[Finding]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import pydoc
 import re
 import sys
 import zipfile
@@ -19,6 +20,7 @@ from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer
 from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunetv2_mamba.architectures.origins import modules_of_parts
 from nnunetv2_mamba.untrusted_checkpoints import read_plain
 
 from ..evaluation.measured_labels import read_labels
@@ -227,17 +229,23 @@ def check_no_cascade(model: ModelContent) -> None:
 
 
 def check_trainer(model: ModelContent) -> None:
-    """Check that the model's trainer is one of nnU-Net as released or of this package.
+    """Check that the model's trainer, and what it makes the network of, are nnU-Net's as released or this package's.
 
     Raises:
         ValueError: where it is not installed, or comes from elsewhere.
     """
     try:
-        module = recursive_find_trainer_class_by_name(model.trainer).__module__
+        trainer = recursive_find_trainer_class_by_name(model.trainer)
     except (RuntimeError, AssertionError, TypeError) as error:  # of no such name, or of something else
         raise ValueError(f"the trainer {model.trainer} of {model.name} is not installed here") from error
-    if not _in_the_container(module):
-        raise ValueError(f"the trainer {model.trainer} comes from {module}{_NOT_THERE}")
+    if not _in_the_container(trainer.__module__):
+        raise ValueError(f"the trainer {model.trainer} comes from {trainer.__module__}{_NOT_THERE}")
+    planned = PlansManager(model.plans).get_configuration(model.configuration)
+    network_class = getattr(trainer, "network_class", None) or pydoc.locate(planned.network_arch_class_name)
+    options = {**planned.network_arch_init_kwargs, **getattr(trainer, "network_options", {})}
+    for part, module in modules_of_parts(network_class, options).items():
+        if not _in_the_container(module):
+            raise ValueError(f"the {part} comes from {module}{_NOT_THERE}")
 
 
 def _check_reader(name: str) -> None:

@@ -7,17 +7,8 @@ import subprocess
 import sys
 
 import pytest
-from commands import run
+from commands import ONE_ITERATION, run
 from tiny_dataset import DATASET_ID, NAME, TinyDataset
-
-ONE_ITERATION = """
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-initialize = nnUNetTrainer.initialize
-def shorter(self):
-    self.num_epochs = self.num_iterations_per_epoch = self.num_val_iterations_per_epoch = 1
-    initialize(self)
-nnUNetTrainer.initialize = shorter
-"""
 
 
 def plan(*arguments: object) -> str:

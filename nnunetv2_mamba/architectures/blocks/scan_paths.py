@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from nnunetv2_mamba.ops import scan_order
-from nnunetv2_mamba.ops.scan_order.named_paths import REVERSE
+from nnunetv2_mamba.ops.scan_order.named_paths import REVERSE, register_paths
 
 ORIENTATIONS = 6  # of the serpentines
 
@@ -20,10 +21,12 @@ class ScanPaths(NamedTuple):
     Attributes:
         name: of a table of ``ops.scan_order``.
         options: of that table.
+        module: where it is defined.
     """
 
     name: str
     options: tuple[int, ...] = ()
+    module: str = scan_order.__name__
 
     def directions(self, dims: int) -> int:
         """Number of paths over a grid of ``dims`` axes."""
@@ -35,13 +38,33 @@ class ScanPaths(NamedTuple):
 
 
 # What a network takes; each with the reversals that it does not have yet, too.
-SCANS = ("raster", "bidirectional", "tri_oriented", "six_axes", "serpentine", "morton", "hilbert", "random")
+SCANS = ["raster", "bidirectional", "tri_oriented", "six_axes", "serpentine", "morton", "hilbert", "random"]
 # What a layer takes. ss3d_0 to ss3d_5 are MedSegMamba's six orientations.
 PATHS = {
     **{scan: ScanPaths(scan.replace("serpentine", "ss3d")) for name in SCANS for scan in (name, name + REVERSE)},
     **{f"ss3d_{orientation}": ScanPaths("ss3d", (orientation,)) for orientation in range(ORIENTATIONS)},
     "unidirectional": ScanPaths("raster"),  # as raster was called
 }
+
+
+def register_scan(name: str, *orders: Callable[[Sequence[int]], np.ndarray]) -> None:
+    """Add a scan that every network then takes as ``scan=name``, and with the reversals as ``name+reverse``.
+
+    Args:
+        name: letters, digits and ``_``, in lower case.
+        orders: one function for each path. It takes the size of a grid, of one to three axes as far as networks are
+            to have it there, and gives the token visited at each position: an array of whole numbers of the grid's
+            number of voxels, as the functions of ``ops.scan_order`` do.
+
+    Raises:
+        ValueError: if the name is taken or no such word; when a network scans, if a path does not visit every token
+            once.
+    """
+    if name in PATHS:
+        raise ValueError(f"two scan orders are named {name}")
+    register_paths(name, *orders)
+    SCANS.append(name)
+    PATHS.update({scan: ScanPaths(scan, module=orders[0].__module__) for scan in (name, name + REVERSE)})
 
 
 def scan_paths(scan: str) -> ScanPaths:

@@ -12,6 +12,7 @@ for _size, _name in {"S": "MedNeXt", "B": "MedNeXtB", "M": "MedNeXtM", "L": "Med
             MedNeXt,
             summary=f"MedNeXt-{_size} (2023), from MONAI: a U-Net of ConvNeXt blocks",
             page="monai",
+            paper="https://arxiv.org/abs/2303.09975",
             options={"size": _size},
             variants={},
             max_pool=4,

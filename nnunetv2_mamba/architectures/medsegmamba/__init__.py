@@ -8,6 +8,7 @@ __all__ = ["MedSegMamba"]
 _COMMON = {
     "network_class": MedSegMamba,
     "page": "medsegmamba",
+    "paper": "https://arxiv.org/abs/2409.08307",
     "max_pool": 3,  # four stages as in the paper, so that the bottleneck has tokens to scan
     "recipe": {
         "optimizer": "adamw",

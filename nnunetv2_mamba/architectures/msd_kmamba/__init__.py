@@ -11,6 +11,7 @@ register(
         MSDKMamba,
         summary="MSD-KMamba (2025), reconstructed from its abstract: bidirectional Mamba, Kolmogorov-Arnold blocks",
         page="msd_kmamba",
+        paper="https://arxiv.org/abs/2509.23677",
         variants={
             **CONTROLS,
             **MAMBA2,

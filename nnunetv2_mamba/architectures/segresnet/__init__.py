@@ -12,6 +12,7 @@ register(
         SegResNet,
         summary="SegResNet (2018), from MONAI: a residual U-Net, without its paper's autoencoder",
         page="monai",
+        paper="https://arxiv.org/abs/1810.11654",
         variants={},
         max_pool=3,
         recipe={"optimizer": "adamw", "initial_lr": 1e-4, "weight_decay": 1e-5, "enable_deep_supervision": False},

@@ -11,6 +11,7 @@ register(
         SwinUNETR,
         summary="Swin UNETR (2022), from MONAI: attention in shifted windows, with a convolutional decoder",
         page="monai",
+        paper="https://arxiv.org/abs/2201.01266",
         variants={},
         max_pool=5,
         recipe={

@@ -174,7 +174,8 @@ class UMambaEnc(_UMamba):
 
     Args:
         patch_size: size of the input.
-        others: see :class:`UMambaBot`.
+        planned, planned_by_name: see :class:`.PlannedNetwork`.
+        n_blocks_per_stage, n_blocks_per_stage_decoder, mixer, d_state, headdim, scan, fusion: see :class:`UMambaBot`.
 
     Raises:
         ValueError: for arguments that do not fit each other; in ``forward`` for an input that does not fit; and in

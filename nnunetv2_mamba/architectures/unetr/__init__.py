@@ -11,6 +11,7 @@ register(
         UNETR,
         summary="UNETR (2022), from MONAI: a vision transformer with a convolutional decoder, for one patch size",
         page="monai",
+        paper="https://arxiv.org/abs/2103.10504",
         variants={},
         max_pool=4,
         recipe={

@@ -1,7 +1,9 @@
 """What the networks' scans consist of: the paths of a name over a grid."""
 
+import re
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -98,6 +100,29 @@ _NAMED = {
     "hilbert": _Paths(lambda shape: [hilbert(shape)], (0,)),
     "random": _Paths(lambda shape: [random(shape)], (0,)),
 }
+
+
+def register_paths(name: str, *orders: Callable[[Sequence[int]], np.ndarray]) -> None:
+    """Give a name to paths, of each of which the reversal is no other one; see ``scan_paths.register_scan``."""
+    if not re.fullmatch(r"[a-z]\w*", name, re.ASCII):
+        raise ValueError(f"a scan order's name must be letters, digits and _, in lower case; got {name!r}")
+    if name in _NAMED:
+        raise ValueError(f"two scan orders are named {name}")
+    if not orders:
+        raise ValueError(f"the scan order {name} has no paths")
+    one_way = tuple(range(len(orders)))
+    _NAMED[name] = _Paths(lambda shape: [_checked(name, order(shape), shape) for order in orders], one_way)
+
+
+def _checked(name: str, path: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    """A stranger's path as the kernels need it: they look tokens up without asking whether there are any."""
+    path = np.asarray(path)
+    seen = np.zeros(prod(shape), dtype=bool)
+    if path.shape == seen.shape and path.dtype.kind in "iu" and path.min() >= 0 and path.max() < len(seen):
+        seen[path] = True
+    if not seen.all():
+        raise ValueError(f"the scan order {name} does not visit every token of a grid {tuple(shape)} once")
+    return path.astype(np.int32, copy=False)
 
 
 def _named(name: str) -> tuple[_Paths, bool]:

@@ -1,0 +1,64 @@
+"""Packages that extend this one, found by their entry points (``docs/extending.md``).
+
+Nothing else names code that is to be imported: plans and checkpoints find what is installed, by its name.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+
+PARTS = "nnunetv2_mamba.architectures"  # modules that register networks, mixers and scan orders
+TRAINERS = "nnunetv2_mamba.trainers"  # trainers, by the names for -tr
+
+PROBLEMS: dict[str, str] = {}  # by entry point of PARTS: why what it registers is missing
+
+
+def load_parts() -> None:
+    """Import the modules of ``PARTS``.
+
+    One that fails is warned of and remembered in ``PROBLEMS``: it must not take the other networks away.
+    """
+    for entry in entry_points(group=PARTS):
+        had_trainers = TRAINERS in sys.modules
+        try:
+            import_module(entry.module)
+        except Exception as error:  # whatever an import may raise
+            _warn(entry, f"{type(error).__name__}: {error}")
+        else:
+            if TRAINERS in sys.modules and not had_trainers:
+                _warn(entry, f"it imports {TRAINERS}, before its networks have trainers; do that in another module")
+
+
+def installed_trainers() -> dict[str, EntryPoint]:
+    """Return the entry points of ``TRAINERS`` by name, none of which is imported.
+
+    Raises:
+        ValueError: naming the packages, if two give the same name.
+    """
+    found: dict[str, EntryPoint] = {}
+    for entry in entry_points(group=TRAINERS):
+        if entry.name in found:
+            raise ValueError(
+                f"two packages have a trainer {entry.name}: {package_of(found[entry.name])} and {package_of(entry)}; "
+                "uninstall one of them"
+            )
+        found[entry.name] = entry
+    return found
+
+
+def package_of(entry: EntryPoint) -> str:
+    """Return name and version of the package that an entry point belongs to."""
+    return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value
+
+
+def _warn(entry: EntryPoint, reason: str) -> None:
+    PROBLEMS[f"{package_of(entry)}: {entry.module}"] = reason
+    warnings.warn(
+        f"networks, mixers and scan orders of {package_of(entry)} are missing, its module {entry.module} cannot be "
+        f"loaded: {reason}",
+        RuntimeWarning,
+        stacklevel=3,
+    )

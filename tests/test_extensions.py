@@ -1,0 +1,185 @@
+"""What other packages register: found by entry points, checked, and refused where it does not fit."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import EntryPoint
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from test_untrusted_plans import TOPOLOGY, plans_of
+
+from nnunetv2_mamba import extensions, trainers
+from nnunetv2_mamba.architectures import UMambaBot
+from nnunetv2_mamba.architectures.blocks import scan_paths
+from nnunetv2_mamba.architectures.origins import modules_of_parts
+from nnunetv2_mamba.architectures.registry import NETWORKS, RegisteredNetwork, register
+from nnunetv2_mamba.doctor import registration
+from nnunetv2_mamba.ops.scan_order import named_paths, table
+from nnunetv2_mamba.untrusted_plans import check_untrusted_plans
+
+REGISTRIES = (scan_paths.PATHS, named_paths._NAMED, NETWORKS, extensions.PROBLEMS)
+
+
+@pytest.fixture(autouse=True)
+def registries():
+    """Leave them as they were."""
+    before = [(registry, dict(registry)) for registry in REGISTRIES]
+    yield
+    for registry, content in before:
+        registry.clear()
+        registry.update(content)
+    scan_paths.SCANS[:] = [name for name in scan_paths.SCANS if name in scan_paths.PATHS]
+
+
+@pytest.fixture
+def entry_points(monkeypatch):
+    """Set the entry points of both groups."""
+
+    def install(group: str, **values: str) -> None:
+        entries = [EntryPoint(name, value, group) for name, value in values.items()]
+        found = lambda group: [entry for entry in entries if entry.group == group]  # noqa: E731
+        monkeypatch.setattr(extensions, "entry_points", found)
+        monkeypatch.setattr(registration, "entry_points", found)
+
+    return install
+
+
+def columns_first(shape):
+    return np.arange(np.prod(shape)).reshape(shape).T.ravel()
+
+
+def test_a_scan_order():
+    scan_paths.register_scan("mine", columns_first)
+    assert table("mine", (2, 3)).tolist() == [[0, 3, 1, 4, 2, 5]]
+    assert table("mine+reverse", (2, 3)).tolist() == [[0, 3, 1, 4, 2, 5], [5, 2, 4, 1, 3, 0]]
+    assert table("mine", (2, 3)).dtype is torch.int32
+    assert scan_paths.check_scan("mine+reverse") and scan_paths.scan_paths("mine").directions(3) == 1
+    with pytest.raises(ValueError, match="random, mine, or one of them"):
+        scan_paths.check_scan("nobodys")
+
+
+def test_several_paths():
+    scan_paths.register_scan("two", columns_first, lambda shape: np.arange(np.prod(shape)))
+    assert table("two+reverse", (1, 2, 2)).shape == (4, 4)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        lambda length: np.arange(length) + 1,
+        lambda length: np.arange(length) - 1,
+        lambda length: np.zeros(length, dtype=int),
+        lambda length: np.arange(length - 1),
+        lambda length: np.arange(length, dtype=float),
+        lambda length: np.arange(length)[None],
+    ],
+    ids=["too high", "negative", "twice", "too short", "floats", "two axes"],
+)
+def test_a_path_that_leaves_the_grid_never_reaches_a_kernel(path):
+    scan_paths.register_scan("wild", lambda shape: path(int(np.prod(shape))))
+    with pytest.raises(ValueError, match=r"wild does not visit every token of a grid \(3, 4\) once"):
+        table("wild", (3, 4))
+
+
+@pytest.mark.parametrize(
+    ("name", "orders", "message"),
+    [
+        ("hilbert", [columns_first], "two scan orders are named hilbert"),
+        ("serpentine", [columns_first], "two scan orders are named serpentine"),
+        ("ss3d", [columns_first], "two scan orders are named ss3d"),
+        ("a+reverse", [columns_first], "must be letters"),
+        ("none", [], "has no paths"),
+    ],
+)
+def test_scan_orders_that_are_refused(name, orders, message):
+    before = list(scan_paths.PATHS)
+    with pytest.raises(ValueError, match=message):
+        scan_paths.register_scan(name, *orders)
+    assert list(scan_paths.PATHS) == before
+
+
+def test_modules_are_imported_and_a_broken_one_is_named(entry_points, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "broken_part.py").write_text("raise OSError('no disk')")
+    (tmp_path / "whole_part.py").write_text("LOADED = True")
+    entry_points(extensions.PARTS, a="broken_part", b="whole_part")
+    with pytest.warns(RuntimeWarning, match="its module broken_part cannot be loaded: OSError: no disk"):
+        extensions.load_parts()
+    assert sys.modules.pop("whole_part").LOADED
+    findings = {finding.text: finding.remedy for finding in registration.extensions()}
+    assert findings == {
+        "whole_part: whole_part is loaded": None,
+        "broken_part: broken_part is not loaded: OSError: no disk": "repair or uninstall that package",
+    }
+
+
+def test_a_module_that_imports_the_trainers_too_early_is_named(entry_points, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "early_part.py").write_text("import nnunetv2_mamba.trainers")
+    entry_points(extensions.PARTS, a="early_part")
+    monkeypatch.delitem(sys.modules, "nnunetv2_mamba.trainers")
+    with pytest.warns(RuntimeWarning, match="it imports nnunetv2_mamba.trainers"):
+        extensions.load_parts()
+    sys.modules["nnunetv2_mamba.trainers"] = trainers
+
+
+def test_trainers_are_imported_when_asked_for(entry_points, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "my_trainers.py").write_text(
+        "from nnunetv2_mamba.trainers import nnUNetTrainerUMambaBot\n"
+        "class nnUNetTrainerMine(nnUNetTrainerUMambaBot): pass\n"
+    )
+    entry_points(
+        extensions.TRAINERS, nnUNetTrainerMine="my_trainers:nnUNetTrainerMine", nnUNetTrainerNone="no_module:x"
+    )
+    assert "nnUNetTrainerMine" in dir(trainers) and "my_trainers" not in sys.modules
+    with pytest.raises(AttributeError, match="nnUNetTrainerNobodys"):
+        _ = trainers.nnUNetTrainerNobodys
+    mine = trainers.__getattr__.__wrapped__("nnUNetTrainerMine")
+    assert mine is sys.modules["my_trainers"].nnUNetTrainerMine
+    shorter = trainers.__getattr__.__wrapped__("nnUNetTrainerMine_5epochs")
+    assert issubclass(shorter, mine) and shorter.recipe.num_epochs == 5
+    with pytest.raises(ModuleNotFoundError, match="no_module"):
+        _ = trainers.nnUNetTrainerNone
+
+
+def test_one_name_of_two_packages(monkeypatch):
+    entries = [
+        SimpleNamespace(name="nnUNetTrainerTwice", dist=SimpleNamespace(name=package, version="1"))
+        for package in ("first", "second")
+    ]
+    monkeypatch.setattr(extensions, "entry_points", lambda group: entries)
+    with pytest.raises(ValueError, match="nnUNetTrainerTwice: first 1 and second 1; uninstall one of them"):
+        extensions.installed_trainers()
+
+
+class Elsewhere(UMambaBot):
+    """A network of another package."""
+
+
+def test_plans_name_a_network_that_is_registered_and_no_other():
+    plans = plans_of(
+        {
+            "network_class_name": "nnunetv2_mamba.architectures.Elsewhere",
+            "arch_kwargs": TOPOLOGY,
+            "_kw_requires_import": ["conv_op"],
+        }
+    )
+    with pytest.raises(ValueError, match="no network of"):
+        check_untrusted_plans(plans, "plans.json")
+    register(RegisteredNetwork("Elsewhere", Elsewhere, "of another package"))
+    check_untrusted_plans(plans, "plans.json")
+
+
+def test_the_modules_of_parts():
+    scan_paths.register_scan("mine", columns_first)
+    modules = modules_of_parts(Elsewhere, {"scan": "mine", "mixer": "mamba2", "d_state": 16})
+    assert modules == {
+        "network Elsewhere": __name__,
+        "scan order mine": __name__,
+        "mixer mamba2": "nnunetv2_mamba.architectures.blocks.mixers.mamba2",
+    }
+    assert modules_of_parts(torch.nn.Conv3d, {"scan": "mine"}) == {}
