@@ -257,7 +257,7 @@ def test_processes_that_compile_at_once(compiler):
     program = (
         "import importlib.util, sys\n"
         "spec = importlib.util.spec_from_file_location('cpu_build', sys.argv[1])\n"
-        "cpu_build = importlib.util.module_from_spec(spec)\n"
+        "sys.modules['cpu_build'] = cpu_build = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(cpu_build)\n"
         "library = cpu_build.cached_library()\n"
         "print(library, library.read_text())\n"
