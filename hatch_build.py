@@ -34,10 +34,13 @@ class KernelBuildHook(BuildHookInterface):
             if version == "editable":
                 cpu_build.cached_library()
                 return
-            compiler, target = cpu_build.for_wheel(wheel) if wheel else (cpu_build.find_compiler(), cpu_build.HERE)
+            if wheel:
+                compiler, target, for_kernels = cpu_build.for_wheel(wheel)
+            else:
+                compiler, target, for_kernels = cpu_build.find_compiler(), cpu_build.HERE, None
             self._folder = tempfile.TemporaryDirectory()
             library = Path(self._folder.name) / target.library_name
-            cpu_build.build(library, compiler, target)
+            cpu_build.build(library, compiler, target, for_kernels)
         except (cpu_build.BuildError, OSError) as error:
             if wheel:
                 raise

@@ -11,37 +11,35 @@ from .targets import HERE, Target
 SOURCES = Path(__file__).resolve().parents[2] / "csrc"
 
 # The kernels accumulate in registers and never test for rounding: products and sums may fuse, nothing else may change.
-FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fvisibility=hidden")
+FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fvisibility=hidden", "-fno-exceptions", "-fno-rtti")
 _KERNELS = ("scan.cpp", "ssd.cpp", "conv.cpp")
 
 
-def build(library: Path, compiler: Compiler, target: Target = HERE) -> None:
+def build(library: Path, compiler: Compiler, target: Target = HERE, for_kernels: Compiler | None = None) -> None:
     """Compile the sources into the file `library`, which appears complete or not at all. Raises BuildError.
 
-    A compiler for another target than this machine is zig, told so by its first arguments.
+    A compiler for another target than this machine is zig, told so by its first arguments. Another can be named for the
+    kernels, which call nothing but memcpy and the like.
     """
+    for_kernels = for_kernels or compiler
     flags = FLAGS if target.system == "win32" else (*FLAGS, "-fPIC")
     with tempfile.TemporaryDirectory(dir=library.parent, prefix=".build-") as name_of_folder:
         folder = Path(name_of_folder)
-        objects = {"library.o": [*flags, SOURCES / "library.cpp"]}
+        objects = {"library.o": (compiler, [*flags, SOURCES / "library.cpp"])}
         for name in target.instruction_sets:
-            march = () if name == "baseline" else (f"-march={name if compiler.is_zig else name.replace('_', '-')}",)
+            march = () if name == "baseline" else (f"-march={name if for_kernels.is_zig else name.replace('_', '-')}",)
             for source in _KERNELS:
-                objects[f"{name}_{source}.o"] = [*flags, *march, f"-DNM_ISA={name}", SOURCES / source]
+                arguments = [*flags, *march, f"-DNM_ISA={name}", SOURCES / source]
+                objects[f"{name}_{source}.o"] = (for_kernels, arguments)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             compiled = [
-                pool.submit(compiler.run, *arguments, "-c", "-o", folder / name, scratch=folder)
-                for name, arguments in objects.items()
+                pool.submit(by.run, *arguments, "-c", "-o", folder / name, scratch=folder)
+                for name, (by, arguments) in objects.items()
             ]
             for job in compiled:
                 job.result()
         linked = folder / target.library_name
         arguments = ["-shared", "-pthread", "-o", linked, *(folder / name for name in objects)]
-        compiler.run(*arguments, *(_zig_link_flags(target) if compiler.is_zig else ()), scratch=folder)
+        # The sources do without a C++ library. Zig would compile its own first.
+        compiler.run(*arguments, *(("-nostdlib++", "-O3", "-s") if compiler.is_zig else ()), scratch=folder)
         linked.replace(library)
-
-
-def _zig_link_flags(target: Target) -> tuple[str, ...]:
-    # -O3 is for the C++ library that it compiles and links, which nobody else is to see.
-    exports = {"linux": (f"-Wl,--version-script={SOURCES / 'exports.map'}",), "darwin": ("-Wl,-exported_symbol,_nm_*",)}
-    return ("-O3", "-s", *exports.get(target.system, ()))
