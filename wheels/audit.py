@@ -14,9 +14,10 @@ LARGEST = 3_000_000  # bytes
 ALLOWED = {
     "manylinux": r"lib(c|m|pthread)\.so\.\d|ld-linux-.*",
     "musllinux": r"libc\.so",
-    "macosx": r"/usr/lib/libSystem\.B\.dylib",
+    "macosx": r"/usr/lib/libSystem\.B\.dylib|@rpath/selective_scan\.dylib",  # the second is its own name
     "win": r"(?i)kernel32\.dll|api-ms-win-crt-.*\.dll",
 }
+EXPORTED = r"_?nm_\w+|___dso_handle|__mh_dylib_header"  # the last two name the file itself
 MACHINES = {"X86_64": "x86_64 amd64", "AMD64": "x86_64 amd64", "AARCH64": "aarch64 arm64", "ARM64": "aarch64 arm64"}
 
 
@@ -49,7 +50,7 @@ def library_problems(content: bytes, platform: str) -> list[str]:
     library = lief.parse(content)
     (allowed,) = (pattern for start, pattern in ALLOWED.items() if platform.startswith(start))
     problems = [f"needs {name}" for name in _needed(library) if not re.fullmatch(allowed, name)]
-    problems += [f"exports {name}" for name in _exported(library) if not name.lstrip("_").startswith("nm_")]
+    problems += [f"exports {name}" for name in _exported(library) if not re.fullmatch(EXPORTED, name)]
     if not _exported(library):
         problems.append("exports nothing")
     machine = _machine(library)

@@ -40,6 +40,13 @@ def build(library: Path, compiler: Compiler, target: Target = HERE, for_kernels:
                 job.result()
         linked = folder / target.library_name
         arguments = ["-shared", "-pthread", "-o", linked, *(folder / name for name in objects)]
-        # The sources do without a C++ library. Zig would compile its own first.
-        compiler.run(*arguments, *(("-nostdlib++", "-O3", "-s") if compiler.is_zig else ()), scratch=folder)
+        if compiler.is_zig:
+            arguments += [
+                "-nostdlib++",
+                "-O3",
+                "-s",
+            ]  # the sources need no C++ library; zig's would be compiled first
+        if target.system == "darwin":
+            arguments.append(f"-Wl,-install_name,@rpath/{target.library_name}")  # not the name of the temporary folder
+        compiler.run(*arguments, scratch=folder)
         linked.replace(library)
