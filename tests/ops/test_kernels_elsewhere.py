@@ -1,7 +1,7 @@
 """The CPU kernels as zig compiles them for each system's wheel, run by an emulator or beside the system where there is
 one: what calls of the library here, held against the definition, leave in memory is what they leave there.
 
-With ``apt-get install qemu-user libc6-arm64-cross musl wine64``.
+With ``apt-get install qemu-user libc6-arm64-cross wine``.
 """
 
 import platform
@@ -26,7 +26,6 @@ pytestmark = [
 RUNNERS = {
     "manylinux_2_17_x86_64": ((), "/lib64/ld-linux-x86-64.so.2"),
     "manylinux_2_17_aarch64": (("qemu-aarch64", "-L", "/usr/aarch64-linux-gnu"), "/usr/aarch64-linux-gnu"),
-    "musllinux_1_2_x86_64": ((), "/lib/ld-musl-x86_64.so.1"),
     "win_amd64": (("wine",), "/usr/lib/wine"),
 }
 
