@@ -1,6 +1,7 @@
 """The wheel: with the compiled CPU kernels and a platform tag where there is a compiler, pure Python where not."""
 
 import os
+import runpy
 import subprocess
 import sys
 import zipfile
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from nnunetv2_mamba.ops.backends import cpu_build, cpu_library
 from nnunetv2_mamba.ops.backends.cpu_build import LIBRARY_NAME
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -124,6 +126,14 @@ def test_an_editable_install_compiles_into_the_cache(environment, tmp_path):
     assert LIBRARY not in names(wheel)
     (library,) = (tmp_path / "cache").glob(f"*/*{LIBRARY_NAME}")
     assert library.read_text() == "compiled\n"
+
+
+def test_an_image_compiles_the_library_where_it_is_looked_for(monkeypatch):
+    made = []
+    monkeypatch.setattr(cpu_build, "build", lambda library, compiler: made.append(library))
+    monkeypatch.setattr(cpu_build, "find_compiler", lambda: None)
+    runpy.run_module("nnunetv2_mamba.packaging.compile_kernels", run_name="__main__")
+    assert made == [Path(cpu_library.__file__).with_name(LIBRARY_NAME)]
 
 
 @pytest.mark.slow
