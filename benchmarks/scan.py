@@ -419,7 +419,7 @@ def measure_fma_rate() -> float:
         library = Path(folder) / "fma_rate.so"
         source = Path(__file__).with_name("fma_rate.cpp")
         flags = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-pthread")
-        subprocess.run([cpu_build.find_compiler(), *flags, source, "-o", library], check=True)
+        subprocess.run([*cpu_build.find_compiler().command, *flags, source, "-o", library], check=True)
         function = ctypes.CDLL(str(library)).fma_rate
         function.argtypes, function.restype = (ctypes.c_int, ctypes.c_double), ctypes.c_double
         return function(torch.get_num_threads(), 0.5)

@@ -91,22 +91,30 @@ def end_group(process: subprocess.Popen, patience: float = CHECKPOINT_TIME, *, a
         asked: the command has had its SIGTERM. A second one would kill it where it no longer handles the signal: while
             it cleans up, or while Python ends.
     """
+    if not hasattr(os, "killpg"):
+        _end_tree(process)
+        return
     try:
         if process.poll() is None:
             if not asked:
                 process.terminate()
             with suppress(subprocess.TimeoutExpired):
                 process.wait(patience)
-        if hasattr(os, "killpg") and _signal_group(process, signal.SIGTERM):
+        if _signal_group(process, signal.SIGTERM):
             latest = time.monotonic() + _REST_TIME
             while time.monotonic() < latest and _signal_group(process, 0):
                 time.sleep(0.05)
     finally:
-        if hasattr(os, "killpg"):
-            _signal_group(process, signal.SIGKILL)
-        else:
-            process.kill()
+        _signal_group(process, signal.SIGKILL)
         process.wait()
+
+
+def _end_tree(process: subprocess.Popen) -> None:
+    """As ``end_group`` on Windows, which has no such groups and no signals to answer: at once, with its children."""
+    if process.poll() is None:
+        subprocess.run(["taskkill", "/T", "/F", "/PID", str(process.pid)], capture_output=True, check=False)
+        process.kill()  # where taskkill could not
+    process.wait()
 
 
 def _signal_group(process: subprocess.Popen, number: int) -> bool:

@@ -208,3 +208,17 @@ def test_a_signal_during_a_verb_of_this_process(monkeypatch, capsys):
     assert main(["doctor"]) == 143
     assert capsys.readouterr().err == "ended by SIGTERM\n"
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_without_process_groups_the_command_and_its_children_end_at_once(monkeypatch, tmp_path):
+    """As on Windows, with a program that stands in for its taskkill."""
+    taskkill = tmp_path / "taskkill"
+    taskkill.write_text(f'#!/bin/sh\necho "$@" > {tmp_path}/asked\nkill -9 -- "-$4"\n')
+    taskkill.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.delattr(os, "killpg")
+    process = processes.start_group([sys.executable, "-S", "-c", "import time; time.sleep(600)"])
+    processes.end_group(process, patience=60)
+    assert process.returncode == -signal.SIGKILL
+    assert (tmp_path / "asked").read_text().split() == ["/T", "/F", "/PID", str(process.pid)]
+    processes.end_group(process)  # one that has ended is left alone

@@ -90,6 +90,7 @@ def few_slices_in_bf16(patch: pytest.MonkeyPatch) -> None:
 def without_a_compiler(patch: pytest.MonkeyPatch) -> None:
     patch.setenv("PATH", "")
     patch.delenv("CXX", raising=False)
+    patch.setitem(sys.modules, "ziglang", None)
     with pytest.raises(cpu_build.BuildError) as missing:
         cpu_build.find_compiler()
     patch.setattr(backend_selection, "unavailable", lambda *_: str(missing.value))

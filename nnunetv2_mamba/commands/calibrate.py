@@ -4,9 +4,7 @@ import argparse
 from pathlib import Path
 
 HELP = "fit a temperature on a model's validation, so that its probabilities are as often right as they say"
-EXAMPLES = (
-    "nnunetv2_mamba calibrate Dataset004_Hippocampus/nnUNetTrainerSegMamba__nnUNetPlans__3d_fullres",
-)
+EXAMPLES = ("nnunetv2_mamba calibrate Dataset004_Hippocampus/nnUNetTrainerSegMamba__nnUNetPlans__3d_fullres",)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

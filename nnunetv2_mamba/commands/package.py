@@ -7,7 +7,7 @@ from .inference_options import add_inference_options, choices_of
 
 HELP = "write a Docker build context of a trained model, to submit it to a challenge"
 EXAMPLES = (
-    "nnunetv2_mamba package MODEL_FOLDER --for grand-challenge -o container --interface hippocampus-segmentation=output",
+    "nnunetv2_mamba package MODEL_FOLDER --for grand-challenge -o container --interface brain=output",
     "nnunetv2_mamba package MODEL_A MODEL_B --for flare -o container --cpu",
 )
 

@@ -8,6 +8,6 @@ from pathlib import Path
 from nnunetv2_mamba.ops.backends import cpu_build
 
 if __name__ == "__main__":
-    library = Path(cpu_build.__file__).with_name(cpu_build.LIBRARY_NAME)
+    library = Path(cpu_build.__file__).parents[1] / cpu_build.LIBRARY_NAME  # where cpu_library looks
     cpu_build.build(library, cpu_build.find_compiler())
     print(library)

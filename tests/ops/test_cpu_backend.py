@@ -1,6 +1,7 @@
 """What is particular to the CPU kernels: threads, instruction sets, and how the library is found or compiled."""
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,19 @@ def test_every_instruction_set(fresh_library, monkeypatch, instruction_set, dtyp
         expected = run_conv(tensors, paths, "silu", "reference")
         assert_same(run_conv(tensors, paths, "silu", "cpu"), expected, forward, gradient)
     assert cpu_library.loaded().supported()[cpu_library.loaded().instruction_set] == instruction_set
+
+
+@needs_kernels
+@pytest.mark.skipif(platform.machine() != "x86_64" or sys.platform != "linux", reason="reads Linux's list of an x86-64")
+def test_instruction_sets_are_those_that_the_system_says_the_cpu_has():
+    (flags, *_) = (line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags"))
+    needed = {
+        "x86-64-v2": {"sse4_2", "popcnt", "ssse3", "cx16"},
+        "x86-64-v3": {"avx2", "fma", "bmi2", "f16c", "movbe", "abm"},
+        "x86-64-v4": {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"},
+    }
+    expected = [name for name, names in needed.items() if names <= set(flags.split())]
+    assert cpu_library.loaded().supported() == expected
 
 
 @needs_kernels
@@ -209,7 +223,27 @@ def temporary_folder(tmp_path, monkeypatch):
 def test_without_a_compiler(fresh_library, compiler, monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", "")
+    monkeypatch.setitem(sys.modules, "ziglang", None)
     assert "install g++ or clang++" in cpu.available()
+
+
+def test_ziglang_is_the_compiler_where_there_is_no_other(compiler, monkeypatch, tmp_path):
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", "")
+    (tmp_path / "ziglang").mkdir()
+    (tmp_path / "ziglang/__init__.py").touch()
+    (tmp_path / "ziglang/__main__.py").write_text(
+        "import os, pathlib, sys\n"
+        "if '-o' in sys.argv:\n"
+        "    out = pathlib.Path(sys.argv[sys.argv.index('-o') + 1])\n"
+        "    out.write_text(' '.join(sys.argv[1:] + [os.environ['ZIG_GLOBAL_CACHE_DIR']]))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    library = cpu_build.cached_library()
+    linked = library.read_text()
+    assert linked.startswith("c++ -mcpu=baseline -shared")  # for every machine that sees this cache
+    assert str(library.parent) in linked.split()[-1]  # not in the home, which may not be there
 
 
 def test_a_failed_build_tells_what_the_compiler_said(fresh_library, compiler):
@@ -257,7 +291,7 @@ def test_processes_that_compile_at_once(compiler):
     program = (
         "import importlib.util, sys\n"
         "spec = importlib.util.spec_from_file_location('cpu_build', sys.argv[1])\n"
-        "cpu_build = importlib.util.module_from_spec(spec)\n"
+        "sys.modules['cpu_build'] = cpu_build = importlib.util.module_from_spec(spec)\n"
         "spec.loader.exec_module(cpu_build)\n"
         "library = cpu_build.cached_library()\n"
         "print(library, library.read_text())\n"

@@ -4,7 +4,7 @@ from functools import cache
 
 import torch
 
-from . import compiler_caches, toolchain
+from . import c_compiler, compiler_caches, toolchain
 
 
 @cache
@@ -22,6 +22,7 @@ def available(device: torch.device) -> str | None:
         import triton
 
         compiler_caches.provide()
+        c_compiler.provide()
         with torch.cuda.device(device):  # compiles its C code for the driver, as a kernel's launcher is compiled later
             triton.runtime.driver.active.get_current_target()
     except ImportError as error:

@@ -1,16 +1,14 @@
 // The C interface of the library: picks the kernels of an instruction set, cuts the work into items and runs them on
 // threads.
-#include <stdlib.h>
+//
+// Of the C++ library only what headers hold whole, see system.h; so there are no exceptions.
+#include <string.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <memory>
-#include <system_error>
-#include <thread>
-#include <vector>
 
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__)
 #include <xmmintrin.h>
 #endif
 #if defined(__linux__)
@@ -18,6 +16,8 @@
 #endif
 
 #include "kernels.h"
+#include "system.h"
+#include "x86_64_level.h"
 
 #if defined(_WIN32)
 #define NM_EXPORT extern "C" __declspec(dllexport)
@@ -43,7 +43,7 @@ namespace nm {
   void get(ConvKernels<double>&); \
   }
 
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__)
 NM_DECLARE(x86_64_v2)
 NM_DECLARE(x86_64_v3)
 NM_DECLARE(x86_64_v4)
@@ -55,31 +55,23 @@ namespace {
 
 struct InstructionSet {
   const char* name;
-  bool supported;
+  bool (*supported)();
 };
 
-const std::vector<InstructionSet>& instruction_sets() {  // the best last
-  static const std::vector<InstructionSet> sets = [] {
-#if defined(__x86_64__) || defined(_M_X64)
-    __builtin_cpu_init();
-    const bool v2 = __builtin_cpu_supports("sse4.2") && __builtin_cpu_supports("popcnt");
-    const bool v3 = v2 && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-                    __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
-    const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                    __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
-                    __builtin_cpu_supports("avx512vl");
-    return std::vector<InstructionSet>{{"x86-64-v2", v2}, {"x86-64-v3", v3}, {"x86-64-v4", v4}};
+constexpr InstructionSet instruction_sets[] = {  // the best last
+#if defined(__x86_64__)
+    {"x86-64-v2", [] { return x86_64_level() >= 2; }},
+    {"x86-64-v3", [] { return x86_64_level() >= 3; }},
+    {"x86-64-v4", [] { return x86_64_level() >= 4; }},
 #else
-    return std::vector<InstructionSet>{{"baseline", true}};
+    {"baseline", [] { return true; }},
 #endif
-  }();
-  return sets;
-}
+};
 
 template <class Kernels>
 Kernels kernels_for(int64_t instruction_set) {
   Kernels kernels;
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__)
   if (instruction_set == 0) x86_64_v2::get(kernels);
   if (instruction_set == 1) x86_64_v3::get(kernels);
   if (instruction_set == 2) x86_64_v4::get(kernels);
@@ -93,7 +85,7 @@ Kernels kernels_for(int64_t instruction_set) {
 // Numbers below the normal range count as zero while a kernel runs: on many CPUs they cost a hundred times the others,
 // and a state that decays over empty background passes through them.
 class FlushDenormals {
-#if defined(__x86_64__) || defined(_M_X64)
+#if defined(__x86_64__)
   unsigned before = _mm_getcsr();
 
  public:
@@ -133,14 +125,17 @@ void run_on_threads(int64_t threads, bool openmp, const Work& work) {
 #else
   (void)openmp;
 #endif
-  std::vector<std::thread> others;
-  try {
-    for (int64_t thread = 1; thread < threads; thread++) others.emplace_back(work, thread);
-  } catch (const std::system_error&) {
-    // The threads that did start, and this one, do all the work.
+  Array<Task> tasks(threads);
+  Array<Thread> others(threads);
+  const int64_t wanted = tasks.missing() || others.missing() ? 1 : threads;
+  int64_t started = 1;  // with this one; those that did start do all the work
+  for (; started < wanted; started++) {
+    const auto run = [](const void* on, int64_t thread) { (*static_cast<const Work*>(on))(thread); };
+    tasks[started] = {run, &work, started};
+    if (!start(&others[started], &tasks[started])) break;
   }
   work(0);
-  for (std::thread& other : others) other.join();
+  for (int64_t thread = 1; thread < started; thread++) join(others[thread]);
 }
 
 // Channel groups per batch element: as few as occupy all threads equally well, but none above 256 channels, whose
@@ -171,13 +166,15 @@ T decay_rate(const ScanArgs<T>& a, int64_t k, int64_t channel, int64_t state) {
 template <class T>
 struct PassedOn {
   int64_t segments;
-  std::vector<T> entering, leaving, steps;
+  Array<T> entering, leaving, steps;
 
   PassedOn(const ScanArgs<T>& a, int64_t segments)
       : segments(segments),
         entering(a.batch * segments * a.directions * a.state_size * a.channels),
-        leaving(entering.size()),
+        leaving(entering.size),
         steps(a.batch * segments * a.directions * a.channels) {}
+
+  bool missing() const { return entering.missing() || leaving.missing() || steps.missing(); }
 
   // Once all segments are summarised: what truly enters each of them.
   void carry_over(const ScanArgs<T>& a, bool backward) {
@@ -217,14 +214,19 @@ class Crew {
         threads(std::min(resources.threads, args.batch * segments * groups)),
         openmp(resources.openmp),
         scratch_size(kernels.scratch(args, (blocks + groups - 1) / groups * block, backward)),
-        scratch(new char[this->threads * scratch_size + 64]) {}
+        scratch((char*)malloc(this->threads * scratch_size + 64)),
+        done(2 * args.batch * segments * groups) {}
+
+  ~Crew() { free(scratch); }
+
+  bool missing() const { return !scratch || done.missing(); }
 
   // Items that are summed are in the order of the sum, those of one segment next to each other.
   void run(Work work, int64_t direction_begin, int64_t direction_end, PassedOn<T>* passed_on) {
     const int64_t count = a.batch * segments * groups;
-    std::vector<int64_t> done(2 * count, 0);
+    memset(&done[0], 0, done.size * sizeof(int64_t));
     std::atomic<int64_t> next{0};
-    char* const aligned = scratch.get() + (64 - (uintptr_t)scratch.get() % 64);
+    char* const aligned = scratch + (64 - (uintptr_t)scratch % 64);
     run_on_threads(threads, openmp, [&](int64_t thread) {
       FlushDenormals flush;
       for (int64_t i; (i = next++) < count;) {
@@ -254,7 +256,7 @@ class Crew {
     item.begin = chunks * segment / segments * chunk;
     item.end = std::min(a.length, chunks * (segment + 1) / segments * chunk);
     if (passed_on) {
-      const int64_t i = b * segments + segment, rows = passed_on->entering.size() / (a.batch * segments);
+      const int64_t i = b * segments + segment, rows = passed_on->entering.size / (a.batch * segments);
       item.entering = &passed_on->entering[i * rows];
       item.leaving = &passed_on->leaving[i * rows];
       item.steps = &passed_on->steps[i * a.directions * a.channels];
@@ -267,54 +269,52 @@ class Crew {
   const int64_t threads;
   const bool openmp;
   const size_t scratch_size;
-  const std::unique_ptr<char[]> scratch;
+  char* const scratch;
+  Array<int64_t> done;  // of each item, see Turn
 };
 
+// Both return whether there was the memory.
 template <class T>
-void run(const Resources& resources, const ScanArgs<T>& a, bool backward) {
+bool run(const Resources& resources, const ScanArgs<T>& a, bool backward) {
   ScanKernels<T> kernels = a.heads ? kernels_for<SsdKernels<T>>(resources.instruction_set)
                                    : kernels_for<ScanKernels<T>>(resources.instruction_set);
   Crew<T, ScanArgs<T>> crew(resources, kernels, a.heads ? a.channels / a.heads : kernels.lanes, a, a.chunk, backward);
   PassedOn<T> passed_on(a, crew.segments > 1 ? crew.segments : 0);
+  if (crew.missing() || passed_on.missing()) return false;
   if (crew.segments > 1) {
     crew.run(backward ? crew.kernels.summarise_backward : crew.kernels.summarise_forward, 0, a.directions, &passed_on);
     passed_on.carry_over(a, backward);
   }
   crew.run_all(backward ? crew.kernels.backward : crew.kernels.forward, &passed_on);
+  return true;
 }
 
 template <class T>
-void run(const Resources& resources, const ConvArgs<T>& a, bool backward) {
+bool run(const Resources& resources, const ConvArgs<T>& a, bool backward) {
   constexpr int64_t chunk = 64;  // any multiple of the kernel's tile
   const ConvKernels<T> kernels = kernels_for<ConvKernels<T>>(resources.instruction_set);
   Crew<T, ConvArgs<T>> crew(resources, kernels, kernels.lanes, a, chunk, backward);
+  if (crew.missing()) return false;
   crew.run_all(backward ? crew.kernels.backward : crew.kernels.forward, nullptr);
-}
-
-template <class Args>
-int call(const Resources& resources, const Args& a, bool backward) try {
-  run(resources, a, backward);
-  return 0;
-} catch (const std::bad_alloc&) {
-  return 1;
+  return true;
 }
 
 }  // namespace
 
 void wait_for_turn(const Turn& turn, int64_t step) {
   for (int spins = 0; !is_turn(turn, step); spins++)
-    if (spins > 100) std::this_thread::yield();
+    if (spins > 100) give_way();
 }
 
 }  // namespace nm
 
 // Instruction sets are numbered from the most portable; null after the last one.
 NM_EXPORT const char* nm_instruction_set(int64_t number) {
-  const auto& sets = nm::instruction_sets();
-  return number < int64_t(sets.size()) ? sets[number].name : nullptr;
+  const int64_t count = sizeof(nm::instruction_sets) / sizeof(nm::InstructionSet);
+  return number < count ? nm::instruction_sets[number].name : nullptr;
 }
 
-NM_EXPORT int nm_supported(int64_t number) { return nm::instruction_sets()[number].supported; }
+NM_EXPORT int nm_supported(int64_t number) { return nm::instruction_sets[number].supported(); }
 
 // Advises the system to put fresh memory on huge pages: writing to it for the first time costs a fault for each page,
 // together as much time as the forward scan itself. Where it cannot, nothing changes.
@@ -331,7 +331,7 @@ NM_EXPORT void nm_advise_huge_pages(void* data, int64_t bytes) {
 // Non-zero: out of memory.
 #define NM_ENTRY(name, Args, backward, T)                                                             \
   NM_EXPORT int name(const nm::Args<T>* args, int64_t instruction_set, int64_t threads, int openmp) { \
-    return nm::call({instruction_set, threads, openmp != 0}, *args, backward);                        \
+    return !nm::run(nm::Resources{instruction_set, threads, openmp != 0}, *args, backward);           \
   }
 
 NM_ENTRY(nm_scan_forward_f32, ScanArgs, false, float)
