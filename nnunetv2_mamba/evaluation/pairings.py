@@ -102,7 +102,7 @@ def from_results(results: Path, output: Path | None = None) -> list[Pairing]:
     if not (preprocessed / "gt_segmentations").is_dir():
         raise ValueError(
             f"{preprocessed / 'gt_segmentations'} is no folder; nnU-Net's preprocessing (nnUNetv2_preprocess) writes "
-            "the references there; or name two folders: REF_DIR PRED_DIR"
+            "the references there; or evaluate two folders: REF_DIR PRED_DIR"
         )
     references = _files(preprocessed / "gt_segmentations", data_set.ending)
     pairings, problems = [], []
@@ -161,7 +161,7 @@ def _folds(results: Path) -> list[Path]:
     if not folds:
         raise ValueError(
             f"{results} has no fold_*/validation; let nnU-Net predict the validation cases (nnUNetv2_train ... --val), "
-            "or name two folders: REF_DIR PRED_DIR"
+            "or evaluate two folders: REF_DIR PRED_DIR"
         )
     return folds
 

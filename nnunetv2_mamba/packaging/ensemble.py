@@ -119,10 +119,11 @@ class _Case:
     def __init__(self, ensemble: Ensemble, image: Image, stack: ExitStack):
         self._ensemble, self._stack = ensemble, stack
         begin = ensemble.clock()
-        self._first: Prepared | None = ensemble.members[0].prepare(image)
+        alone = len(ensemble.members) == 1
+        self._first: Prepared | None = ensemble.members[0].prepare(image, last=alone)
         self._properties = self._first.properties
         self._preparing = ensemble.clock() - begin
-        self._image: Image | None = image if len(ensemble.members) > 1 else None
+        self._image: Image | None = None if alone else image
 
     def run(self, effort: Effort, guard: Guard | None = None, costs: _Costs | None = None) -> Prediction:
         """Run so many models, fewer where the guard says so; not complete where it does in the first one."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,18 +17,24 @@ from .stored_logits import StoredLogits
 from .tile_predictor import Preprocessed, TilePredictor
 
 
-class Image(NamedTuple):
+@dataclass
+class Image:
     """A case as nnU-Net's reader gives it.
 
     Attributes:
-        channels: ``(channels, *spatial)``.
+        channels: ``(channels, *spatial)``; None once they are released.
         properties: the reader's.
         previous: of a cascade, the labels ``(1, *spatial)`` of the stage before.
     """
 
-    channels: np.ndarray
+    channels: np.ndarray | None
     properties: dict[str, Any]
     previous: np.ndarray | None = None
+
+    def release(self) -> np.ndarray:
+        """Give the channels away: nnU-Net works on a copy, and resampling it is the peak of memory."""
+        channels, self.channels = self.channels, None
+        return channels
 
 
 class Prepared(NamedTuple):
@@ -71,11 +78,21 @@ class Member:
     def n_heads(self) -> int:
         return self.tiles.label_manager.num_segmentation_heads
 
-    def prepare(self, image: Image) -> Prepared:
-        """Preprocess a case as nnU-Net does."""
+    def prepare(self, image: Image, last: bool = False) -> Prepared:
+        """Preprocess a case as nnU-Net does.
+
+        Args:
+            last: release the image, which no other model needs.
+        """
         model, configuration = self.model, self.model.configuration
-        data, labels, properties = configuration.preprocessor_class(verbose=False).run_case_npy(
-            image.channels, image.previous, dict(image.properties), model.plans, configuration, model.dataset
+        preprocessor, properties = configuration.preprocessor_class(verbose=False), dict(image.properties)
+        data, labels, properties = preprocessor.run_case_npy(
+            image.release() if last else image.channels,
+            image.previous,
+            properties,
+            model.plans,
+            configuration,
+            model.dataset,
         )
         data = torch.from_numpy(data).to(torch.float32, memory_format=torch.contiguous_format)
         case = Preprocessed(data, None if image.previous is None else torch.from_numpy(labels[0]))
