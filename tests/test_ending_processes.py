@@ -51,7 +51,7 @@ VERB = """
 import sys
 from nnunetv2_mamba import cli, processes
 class Verb:
-    HELP = ""
+    HELP, EXAMPLES = "", ()
     add_arguments = staticmethod(lambda parser: parser.add_argument("words", nargs="*"))
     @staticmethod
     def run(args):
@@ -165,7 +165,7 @@ def work(folder):
     time.sleep(600)
 
 class Verb:
-    HELP = ""
+    HELP, EXAMPLES = "", ()
     add_arguments = staticmethod(lambda parser: parser.add_argument("words", nargs="*"))
     @staticmethod
     def run(args):

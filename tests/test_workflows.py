@@ -31,9 +31,9 @@ def test_the_lowest_torch_is_the_one_that_is_declared(tmp_path):
 def test_the_source_distribution_takes_the_documentation_that_the_release_builds_before_it():
     yaml = pytest.importorskip("yaml", reason="comes with nnU-Net's dependencies")
     release = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text(encoding="utf-8"))
-    commands = [step.get("run", "") for step in release["jobs"]["sources"]["steps"]]
+    commands = [step.get("run", "") for step in release["jobs"]["build"]["steps"]]
     (documented,) = (place for place, command in enumerate(commands) if "OFFLINE=true mkdocs build --strict" in command)
-    assert documented < commands.index("python -m build")
+    assert documented < commands.index("python dev.py wheels dist")
     assert "site_dir" not in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")  # it is "site" then
     assert re.search(
         r'^\[tool\.hatch\.build\.targets\.sdist\]\nartifacts = \["/site"\]',
