@@ -85,8 +85,8 @@ def test_a_case_that_fails_is_named_and_the_others_go_on(settings, trained_model
     preprocess = Member.prepare
     calls = iter(range(9))
 
-    def fail_once(self, *arguments):
-        return preprocess(self, *arguments) if next(calls) else {}["no such key"]
+    def fail_once(self, *arguments, **by_name):
+        return preprocess(self, *arguments, **by_name) if next(calls) else {}["no such key"]
 
     monkeypatch.setattr(Member, "prepare", fail_once)
     arguments = [str(settings("flare", n_channels=4)), "--input", str(inputs), "--output", str(tmp_path / "outputs")]
