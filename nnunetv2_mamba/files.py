@@ -30,7 +30,7 @@ else:
 _PREFIX = ".partial-"
 _LONGEST_NAME = 120  # of the final name's end, kept in the temporary one: file systems allow 255 bytes in all
 _ABANDONED_S = 24 * 3600.0  # after which another machine's temporary file counts as left behind
-_JSON_BYTES = 64 << 20
+JSON_BYTES = 64 << 20
 _numbers = itertools.count()
 
 
@@ -123,7 +123,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     return path.read_bytes()
 
 
-def read_json(path: Path, limit: int = _JSON_BYTES) -> Any:
+def read_json(path: Path, limit: int = JSON_BYTES) -> Any:
     """What a JSON file says.
 
     Raises:
@@ -133,7 +133,7 @@ def read_json(path: Path, limit: int = _JSON_BYTES) -> Any:
     return parse_json(read_bytes(path, limit), path)
 
 
-def read_json_object(path: Path, limit: int = _JSON_BYTES) -> dict[str, Any]:
+def read_json_object(path: Path, limit: int = JSON_BYTES) -> dict[str, Any]:
     """As :func:`read_json`; what is no object, in braces, is a ValueError too."""
     content = read_json(path, limit)
     if not isinstance(content, dict):
@@ -141,7 +141,7 @@ def read_json_object(path: Path, limit: int = _JSON_BYTES) -> dict[str, Any]:
     return content
 
 
-def read_optional_json(path: Path, limit: int = _JSON_BYTES) -> dict[str, Any]:
+def read_optional_json(path: Path, limit: int = JSON_BYTES) -> dict[str, Any]:
     """As :func:`read_json_object`, of a file that can be made again: empty where there is none."""
     if not path.exists():
         return {}

@@ -34,8 +34,8 @@ def describe(network: RegisteredNetwork, costs: Costs | None = None) -> dict[str
     Args:
         costs: on a plan: then every trainer of the network has its cost there.
     """
-    names = [f"nnUNetTrainer{network.name}{suffix}" for suffix in ("", *network.variants)]
-    network_class = network.network_class
+    network_class, trainer = network.network_class, f"nnUNetTrainer{network.name}"
+    variants = {trainer + suffix: variant.summary for suffix, variant in network.variants.items()}
     description = {
         "name": network.name,
         "summary": network.summary,
@@ -44,15 +44,11 @@ def describe(network: RegisteredNetwork, costs: Costs | None = None) -> dict[str
         "page": f"docs/networks/{network.page}.md" if network.page else "",
         "training": network.training,
         "arguments": _arguments(network),
-        "trainers": {names[0]: network.summary, **dict(zip(names[1:], _summaries(network), strict=True))},
+        "trainers": {trainer: network.summary, **variants},
     }
     if costs is not None:
-        description["costs"] = {name: costs.of(getattr(trainers, name)) for name in names}
+        description["costs"] = {name: costs.of(getattr(trainers, name)) for name in description["trainers"]}
     return description
-
-
-def _summaries(network: RegisteredNetwork) -> list[str]:
-    return [variant.summary for variant in network.variants.values()]
 
 
 def _arguments(network: RegisteredNetwork) -> dict[str, dict[str, Any]]:

@@ -14,12 +14,10 @@ from tqdm import tqdm
 
 from ..text import first_few, printable
 from .calibration import TEMPERATURES, at_temperature, fit_temperature, has_logits, losses
-from .case_measurement import read_pair
+from .held_out import HeldOutCase, held_out_cases
 from .pairings import Pairing, check_probabilities
 from .probabilities import LabelProbability, read_probabilities
 from .probability_metrics import expected_calibration_error
-
-_PARTS = 5  # of the cases, where they are of one fold
 
 
 class Scores(NamedTuple):
@@ -94,12 +92,6 @@ class Calibration:
         return "\n".join(lines)
 
 
-class _Case(NamedTuple):
-    pairing: Pairing
-    name: str
-    part: str
-
-
 class _Voxels(NamedTuple):
     """Those of a case that count.
 
@@ -126,7 +118,7 @@ class _Sums(NamedTuple):
 def calibrate(pairings: Sequence[Pairing]) -> Calibration:
     """Fit the temperature of a model, on all cases of its validation and on all but a part of them, for each part.
 
-    A part is a fold or, of one fold, every fifth case. One case is in memory at a time, and each is read twice.
+    Parts are those of ``held_out_cases``. One case is in memory at a time, and each is read twice.
 
     Raises:
         ValueError: for a validation of training cases, cases that several folds have, one case only, files of
@@ -144,16 +136,11 @@ def calibrate(pairings: Sequence[Pairing]) -> Calibration:
     return Calibration(fit_temperature(sum(likelihoods)), of_parts, before, after, len(cases))
 
 
-def _cases(pairings: Sequence[Pairing]) -> list[_Case]:
+def _cases(pairings: Sequence[Pairing]) -> list[HeldOutCase]:
     for pairing in pairings:
         if pairing.training_cases:
             raise ValueError(f"{pairing.output} is of cases that the model was trained on; it takes a fold 0, 1, ...")
-    several = len(pairings) > 1
-    cases = [
-        _Case(pairing, name, pairing.output.parent.name if several else f"part {number % _PARTS + 1}")
-        for pairing in pairings
-        for number, name in enumerate(pairing.cases)
-    ]
+    cases = held_out_cases(pairings)
     twice = [name for name, count in Counter(case.name for case in cases).items() if count > 1]
     if twice:
         raise ValueError(
@@ -166,13 +153,13 @@ def _cases(pairings: Sequence[Pairing]) -> list[_Case]:
     return cases
 
 
-def _losses(case: _Case) -> np.ndarray:
+def _losses(case: HeldOutCase) -> np.ndarray:
     voxels, regions = _read(case), case.pairing.labels.are_regions
     seen = has_logits(voxels.probabilities, regions)
     return losses(voxels.probabilities[:, seen], voxels.members[:, seen], regions)
 
 
-def _measure(case: _Case, temperature: float) -> tuple[_Sums, _Sums]:
+def _measure(case: HeldOutCase, temperature: float) -> tuple[_Sums, _Sums]:
     """Measure the probabilities as they are, and at a temperature."""
     voxels, labels = _read(case), case.pairing.labels
     seen = has_logits(voxels.probabilities, labels.are_regions)
@@ -194,9 +181,9 @@ def _measure(case: _Case, temperature: float) -> tuple[_Sums, _Sums]:
     return found[0], found[1]
 
 
-def _read(case: _Case) -> _Voxels:
+def _read(case: HeldOutCase) -> _Voxels:
     pairing, labels = case.pairing, case.pairing.labels
-    reference, prediction = read_pair(*pairing.cases[case.name], pairing.reader, labels)
+    reference, prediction = case.read()
     file = pairing.probabilities(case.name)
     probabilities = read_probabilities(file, (labels.n_heads, *reference.geometry.shape))
     counts = reference.indices != 0

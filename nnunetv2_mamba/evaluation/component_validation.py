@@ -8,34 +8,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from .case_measurement import measure_label_maps, read_pair
+from .case_measurement import measure_label_maps
 from .component_choice import LabelChoice, case_components, choose_rule, indices_of
 from .component_filter import filtered
 from .component_rules import ComponentFilter
-from .label_map import LabelMap
+from .held_out import HeldOutCase, held_out_cases
 from .metric_options import LESIONS, MetricOptions
 from .pairings import Pairing
 
 METRICS = ("dice", "hd95", "lesion_f1")
 _OPTIONS = MetricOptions(empty_distance="diagonal", groups=(LESIONS,))
-_PARTS = 5  # of the cases, where there is one fold
 ALL = "all"
-
-
-class _Case(NamedTuple):
-    """A case, and the part of the cases with which it is held out."""
-
-    part: str
-    pairing: Pairing
-    name: str
-
-    def read(self) -> tuple[LabelMap, LabelMap]:
-        return read_pair(*self.pairing.cases[self.name], self.pairing.reader, self.pairing.labels)
 
 
 def choose_filter(pairings: Sequence[Pairing]) -> tuple[ComponentFilter, dict]:
@@ -68,19 +55,19 @@ def choose_filter(pairings: Sequence[Pairing]) -> tuple[ComponentFilter, dict]:
     return ComponentFilter(rules), report
 
 
-def _cases(pairings: Sequence[Pairing]) -> list[_Case]:
+def _cases(pairings: Sequence[Pairing]) -> list[HeldOutCase]:
     if any(pairing.training_cases for pairing in pairings):
         raise ValueError("the validation of fold_all is on the cases it was trained on: name a model with other folds")
+    cases = held_out_cases(pairings)
     if len(pairings) > 1:
-        return [_Case(pairing.output.parent.name, pairing, name) for pairing in pairings for name in pairing.cases]
-    (pairing,) = pairings
-    if len(pairing.cases) < 2:
-        raise ValueError(f"{pairing.output} has one case: what is chosen on it could not be tried on another")
-    parts = min(_PARTS, len(pairing.cases))
-    return [_Case(f"part {n % parts + 1} of {parts}", pairing, name) for n, name in enumerate(pairing.cases)]
+        return cases
+    if len(cases) < 2:
+        raise ValueError(f"{pairings[0].output} has one case: what is chosen on it could not be tried on another")
+    parts = len({case.part for case in cases})
+    return [case._replace(part=f"{case.part} of {parts}") for case in cases]
 
 
-def _measure(cases: Sequence[_Case], choices: dict[str, LabelChoice]) -> dict[str, dict[str, dict]]:
+def _measure(cases: Sequence[HeldOutCase], choices: dict[str, LabelChoice]) -> dict[str, dict[str, dict]]:
     """Measure held-out cases before and after the rules that were chosen without them; by label and part."""
     labels = cases[0].pairing.labels
     has_regions = any(len(label.values) > 1 for label in labels.measured)

@@ -182,18 +182,19 @@ def _below(checksums: Mapping[str, str], folder: str) -> dict[str, str]:
 
 
 def _try_models(request: Request, folder: Path, settings: InferenceSettings) -> None:
-    """Try each model by itself, and check that they can be averaged."""
+    """Try each model by itself, and check that several can be averaged."""
     members, checkpoint = settings.choices.models, settings.choices.checkpoint
     sources = [request.source, *request.others]
     for member, source in zip(members, sources, strict=True):
         alone = replace(settings.choices, folds=member.folds, members=())
         try_model(folder / member.name, replace(settings, choices=alone), source)
-    check_alike(
-        [
-            read_model(folder / member.name, member.folds, checkpoint, source)
-            for member, source in zip(members, sources, strict=True)
-        ]
-    )
+    if request.others:
+        check_alike(
+            [
+                read_model(folder / member.name, member.folds, checkpoint, source)
+                for member, source in zip(members, sources, strict=True)
+            ]
+        )
 
 
 def _write_templates(platform: Platform, values: dict[str, Any], context: Path) -> None:

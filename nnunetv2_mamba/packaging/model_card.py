@@ -17,14 +17,13 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from ..files import parse_json, read_json_object, write_json, write_text
+from ..files import JSON_BYTES, parse_json, read_json_object, write_json, write_text
 from ..text import printable
 from .inference_settings import InferenceSettings
 from .model_checks import channels_of
 from .model_files import ModelDescription, read_member
 
 CARD, CARD_TEXT = "model_card.json", "MODEL_CARD.md"
-_JSON_BYTES = 64 << 20
 _FINGERPRINT = "dataset_fingerprint.json"
 # Of a fold's validation, the first that is there: the verb evaluate writes the one, nnU-Net the other.
 _VALIDATIONS = ("evaluation.json", "summary.json")
@@ -140,7 +139,7 @@ def _validation(folder: Path | zipfile.Path, names: Mapping[str, str]) -> dict[s
     file = next((file for name in _VALIDATIONS if (file := folder / name).is_file()), None)
     if file is None:
         return None
-    content = parse_json(read_member(file, _JSON_BYTES), file)
+    content = parse_json(read_member(file, JSON_BYTES), file)
     try:
         return {
             "cases": len(content["metric_per_case"]),
@@ -163,7 +162,7 @@ def _numbers_only(means: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _sha256(file: Path | zipfile.Path) -> str:
-    return hashlib.sha256(read_member(file, _JSON_BYTES)).hexdigest()
+    return hashlib.sha256(read_member(file, JSON_BYTES)).hexdigest()
 
 
 def _cell(value: object) -> str:

@@ -24,7 +24,7 @@ from nnunetv2_mamba.architectures.origins import modules_of_parts
 from nnunetv2_mamba.untrusted_checkpoints import read_plain
 
 from ..evaluation.measured_labels import read_labels
-from ..files import parse_json, read_bytes
+from ..files import JSON_BYTES, parse_json, read_bytes
 from ..untrusted_plans import check_untrusted_plans
 from .model_checks import channels_of, check_configuration, check_dataset, check_mirroring
 
@@ -32,7 +32,6 @@ from .model_checks import channels_of, check_configuration, check_dataset, check
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 _DOCUMENTS = ("dataset.json", "plans.json")
 _MOST_MEMBERS = 100_000  # of a ZIP
-_JSON_BYTES = 64 << 20
 _CHECKPOINT_BYTES = 16 << 30
 _MOST_COMPRESSED = 100  # times, of checkpoints in a ZIP: weights lose a tenth, an optimizer's zeros somewhat more
 _ENVIRONMENT_KEY = "nnunetv2_mamba_environment"  # as ``trainers.resumable_trainer`` writes it
@@ -155,7 +154,7 @@ def read_model(source: Path | zipfile.Path, folds: Sequence[str], checkpoint: st
         pickle.UnpicklingError: for a checkpoint with anything but plain data in it.
     """
     name = str(source if name is None else name).rstrip("/")
-    dataset, plans = (parse_json(read_member(source / file, _JSON_BYTES), source / file) for file in _DOCUMENTS)
+    dataset, plans = (parse_json(read_member(source / file, JSON_BYTES), source / file) for file in _DOCUMENTS)
     dataset_file, plans_file = (f"{name}/{file}" for file in _DOCUMENTS)
     _require(plans, ("configurations", "dataset_name", "image_reader_writer"), plans_file)
     check_dataset(dataset, dataset_file)

@@ -65,7 +65,9 @@ class ModelMean:
         return kind(self._labels, self._crop, self._sums, self.n_models)
 
 
-class _MeanProbabilities(ClassMaps):
+class _Mean(ClassMaps):
+    """Of either kind, from the sums."""
+
     def __init__(self, labels: LabelManager, crop: Crop, sums: StoredLogits, n_models: int):
         super().__init__(labels, crop)
         self._sums, self._n_models = sums, n_models
@@ -73,14 +75,11 @@ class _MeanProbabilities(ClassMaps):
     def head(self, index: int) -> np.ndarray:
         return self._sums.read_head(index)[0] / np.float32(self._n_models)
 
+
+class _MeanProbabilities(_Mean):
     def probability(self, values: np.ndarray) -> np.ndarray:
         return values
 
 
-class _MeanLogits(LogitMaps):
-    def __init__(self, labels: LabelManager, crop: Crop, sums: StoredLogits, n_models: int):
-        super().__init__(labels, crop)
-        self._sums, self._n_models = sums, n_models
-
-    def head(self, index: int) -> np.ndarray:
-        return self._sums.read_head(index)[0] / np.float32(self._n_models)
+class _MeanLogits(_Mean, LogitMaps):
+    pass

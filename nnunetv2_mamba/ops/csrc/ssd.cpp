@@ -568,7 +568,8 @@ struct Backward : Walk<T> {
   OrderedRows<T> rows;              // of dB and dC
 
   Backward(const ScanArgs<T>& args, const Item<T>& item, int64_t channels, Arena& arena)
-      : Walk<T>(args, item, channels, arena), rows(args, item, TILE, args.groups * args.state_size, args.groups * args.state_size, arena) {
+      : Walk<T>(args, item, channels, arena),
+        rows(args, item, TILE, args.groups * args.state_size, args.groups * args.state_size, arena) {
     tiles = (a.chunk + TILE - 1) / TILE;
     start = arena.take<V>(tiles * this->state_rows());
     dh = arena.take<V>(this->state_rows());
@@ -667,7 +668,8 @@ struct Backward : Walk<T> {
   void take_gradients(const int32_t* tokens, int count) {
     const View<const T> grad_out = a.grad_out, z = a.z;
     for (int t = 0; t < count; t++) {
-      const T *grads = grad_out.row(item.batch, 0, tokens[t]), *gates = z.data ? z.row(item.batch, 0, tokens[t]) : nullptr;
+      const T* grads = grad_out.row(item.batch, 0, tokens[t]);
+      const T* gates = z.data ? z.row(item.batch, 0, tokens[t]) : nullptr;
       this->each_vector([&](int64_t bundle, int64_t column, int64_t channel, auto lanes) NM_INLINED {
         const int64_t i = this->token_row(bundle, t) + column;
         V grad = load(grads + channel, lanes);

@@ -40,12 +40,8 @@ def build(library: Path, compiler: Compiler, target: Target = HERE, for_kernels:
                 job.result()
         linked = folder / target.library_name
         arguments = ["-shared", "-pthread", "-o", linked, *(folder / name for name in objects)]
-        if compiler.is_zig:
-            arguments += [
-                "-nostdlib++",
-                "-O3",
-                "-s",
-            ]  # the sources need no C++ library; zig's would be compiled first
+        if compiler.is_zig:  # the sources need no C++ library; zig's would be compiled first
+            arguments += ["-nostdlib++", "-O3", "-s"]
         if target.system == "darwin":
             arguments.append(f"-Wl,-install_name,@rpath/{target.library_name}")  # not the name of the temporary folder
         compiler.run(*arguments, scratch=folder)
