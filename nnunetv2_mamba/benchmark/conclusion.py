@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -64,20 +63,9 @@ def compare_models(models: Models, output: Path) -> list[str]:
         return [f"{', '.join(first)}: have no fold in common, so they are not compared"]
     some = sorted(set.union(*folds.values()) - common)
     notes = [f"Compared without {', '.join(some)}, which not all models have"] if some else []
-    paths = [_with_folds(model, own, output) for model, found in models.items() if (own := common & {*found})]
+    compared = {model: own for model, found in models.items() if (own := common & {*found})}
     names = dict(zip(first, short_names([*first.values()]), strict=True))
-    comparison = compare_results(paths, output, names=[names[path.name] for path in paths])
+    comparison = compare_results(
+        [*compared], output, names=[names[model.name] for model in compared], folds=[*compared.values()]
+    )
     return [*notes, *findings(comparison), f"Report: {output / 'report.html'}"]
-
-
-def _with_folds(model: Path, folds: set[str], output: Path) -> Path:
-    """Return ``model``, or, where it has other folds too, a folder of links to these and what stands beside them."""
-    if {fold.name for fold in model.glob("fold_*")} == folds:
-        return model
-    links = output.joinpath("folds", *model.parts[-3:])  # seed, data set, model
-    links.mkdir(parents=True, exist_ok=True)
-    for link in links.iterdir():
-        link.unlink()
-    for name in ("plans.json", "dataset.json", *folds):
-        (links / name).symlink_to(os.path.relpath(model / name, links))
-    return links

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from ..results.model_names import short_names
@@ -24,6 +24,7 @@ def compare_results(
     seed: int = 0,
     images: Path | None = None,
     references: Path | None = None,
+    folds: Sequence[Collection[str]] | None = None,
 ) -> Comparison:
     """Compare evaluated results and write the report into ``output``.
 
@@ -34,6 +35,7 @@ def compare_results(
         metrics: of ``metrics.METRICS``; the first chooses the cases that are shown.
         seed: of the bootstrap.
         images, references: folders, where they are not where the evaluation found them.
+        folds: of each path the names of those that are compared; None for all.
 
     Raises:
         ValueError: for what cannot be compared, see ``compare_tables`` and ``provenance.check_alike``.
@@ -41,8 +43,9 @@ def compare_results(
     """
     if names is not None and len(names) != len(paths):
         raise ValueError(f"--names has {len(names)} names for {len(paths)} results; give one for each")
-    tables = [read_metrics(path) for path in paths]
-    models = [read_evaluated_model(path) for path in paths]
+    which = [None] * len(paths) if folds is None else folds
+    tables = [read_metrics(path, own) for path, own in zip(paths, which, strict=True)]
+    models = [read_evaluated_model(path, own) for path, own in zip(paths, which, strict=True)]
     check_alike(models, metrics)
     names = short_names(paths) if names is None else list(names)
     comparison = compare_tables(list(zip(names, tables, strict=True)), metrics, seed)

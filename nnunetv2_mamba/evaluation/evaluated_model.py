@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,14 +31,17 @@ class EvaluatedModel(TrainedModel):
 Repetitions = dict[str, list[EvaluatedModel]]  # by the name of a model: its trainings with several seeds, or the one
 
 
-def read_evaluated_model(path: Path) -> EvaluatedModel:
+def read_evaluated_model(path: Path, folds: Collection[str] | None = None) -> EvaluatedModel:
     """Read what is there of a model's folder of results, a folder of predictions, or nothing, for a CSV file.
+
+    Args:
+        path, folds: as for ``tables.read_metrics``.
 
     Raises:
         ValueError: for a file that is damaged, naming it.
     """
     cases, cases_of, evaluations = {}, {}, {}
-    for folder in folders_of_tables(path):
+    for folder in folders_of_tables(path, folds):
         content = read_optional_json(folder / JSON, _EVALUATION_BYTES)
         try:
             evaluations[folder] = {**content.get("evaluation", {})}
@@ -49,4 +53,5 @@ def read_evaluated_model(path: Path) -> EvaluatedModel:
             raise ValueError(f"{folder / JSON} is not what evaluate writes ({error!r}); evaluate again") from error
         cases_of[folder] = list(found)
         cases |= found
-    return EvaluatedModel(**vars(read_trained_model(path)), cases=cases, cases_of=cases_of, evaluations=evaluations)
+    trained = read_trained_model(path, folds)
+    return EvaluatedModel(**vars(trained), cases=cases, cases_of=cases_of, evaluations=evaluations)

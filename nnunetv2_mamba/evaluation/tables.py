@@ -8,6 +8,7 @@ a formula.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pandas as pd
@@ -22,13 +23,14 @@ CSV = "evaluation.csv"
 JSON = "evaluation.json"  # beside it, how it was measured; see case_results
 
 
-def read_metrics(path: str | Path) -> pd.DataFrame:
+def read_metrics(path: str | Path, folds: Collection[str] | None = None) -> pd.DataFrame:
     """Read the table of one model.
 
     Args:
         path: an ``evaluation.csv``; a folder with one; or a folder with ``fold_*/validation/evaluation.csv``, such as
             a trainer's results folder, whose folds are joined (``fold_all`` is left out beside others, see
             ``results.folds``).
+        folds: names of those that are read of the last kind of folder; None for all.
 
     Returns:
         ``COLUMNS`` and ``fold`` (``fold_0``, ...; empty for predictions that lie elsewhere); every case has every
@@ -37,7 +39,8 @@ def read_metrics(path: str | Path) -> pd.DataFrame:
     Raises:
         ValueError: for what is missing, there twice or no such table, with the remedy.
     """
-    table = pd.concat([_read(file).assign(**{FOLD: _fold_of(file)}) for file in _files(Path(path))], ignore_index=True)
+    files = _files(Path(path), folds)
+    table = pd.concat([_read(file).assign(**{FOLD: _fold_of(file)}) for file in files], ignore_index=True)
     twice = table.loc[table.duplicated(_NAMES), "case"].unique()
     if len(twice):
         raise ValueError(f"{path}: more than one value for case {first_few(twice)}; a case belongs in one fold only")
@@ -55,19 +58,19 @@ def format_metrics(table: pd.DataFrame) -> str:
     return safe.to_csv(columns=list(COLUMNS), index=False, na_rep="nan", lineterminator="\n")
 
 
-def folders_of_tables(path: Path) -> list[Path]:
+def folders_of_tables(path: Path, folds: Collection[str] | None = None) -> list[Path]:
     """Find where the tables of a model are, or belong; a file that was renamed belongs to no folder."""
     if path.is_file():
         return [path.parent] if path.name == CSV else []
-    return [path] if (path / CSV).is_file() else validations(path) or [*path.glob("validation")]
+    return [path] if (path / CSV).is_file() else validations(path, folds) or [*path.glob("validation")]
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path, folds: Collection[str] | None) -> list[Path]:
     if path.is_file():
         return [path]
     if not path.is_dir():
         raise ValueError(f"{path} is neither a file nor a folder")
-    files = [folder / CSV for folder in folders_of_tables(path)]
+    files = [folder / CSV for folder in folders_of_tables(path, folds)]
     missing = [str(file.relative_to(path)) for file in files if not file.is_file()]
     if missing:
         raise ValueError(f"{path} has no {first_few(missing)}; make it with: nnunetv2_mamba evaluate {path}")

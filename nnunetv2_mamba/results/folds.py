@@ -5,6 +5,7 @@ nnU-Net trains ``fold_all`` on every case and validates it on the same ones, whi
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 ALL = "fold_all"
@@ -16,16 +17,21 @@ DEBUG = "debug.json"
 COST = "cost.json"  # ours, of a benchmark
 
 
-def fold_folders(model: Path) -> list[Path]:
-    """Find the folders ``fold_*``, without ``fold_all`` where another fold has a validation."""
-    folders = sorted(model.glob("fold_*"))
+def fold_folders(model: Path, only: Collection[str] | None = None) -> list[Path]:
+    """Find the folders ``fold_*``, without ``fold_all`` where another fold has a validation.
+
+    Args:
+        model: a trainer's results folder.
+        only: names of folds; None for all.
+    """
+    folders = sorted(folder for folder in model.glob("fold_*") if only is None or folder.name in only)
     others = [folder for folder in folders if folder.name != ALL]
     return others if any(_is_validated(folder) for folder in others) else folders
 
 
-def validations(model: Path) -> list[Path]:
+def validations(model: Path, only: Collection[str] | None = None) -> list[Path]:
     """Find the folders ``validation`` of ``fold_folders`` that are there."""
-    return [folder / "validation" for folder in fold_folders(model) if _is_validated(folder)]
+    return [folder / "validation" for folder in fold_folders(model, only) if _is_validated(folder)]
 
 
 def note_on_left_out(model: Path) -> str | None:

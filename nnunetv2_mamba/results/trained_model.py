@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -84,8 +85,12 @@ class TrainedModel:
         return found
 
 
-def read_trained_model(path: Path) -> TrainedModel:
+def read_trained_model(path: Path, folds: Collection[str] | None = None) -> TrainedModel:
     """Read what there is in the folder of a model.
+
+    Args:
+        path: its folder.
+        folds: names of those that are read; None for all.
 
     Raises:
         ValueError: for a JSON file that is damaged, naming it.
@@ -97,7 +102,7 @@ def read_trained_model(path: Path) -> TrainedModel:
         name=name,
         plans=read_optional_json(path / "plans.json"),
         dataset_json=read_optional_json(path / "dataset.json"),
-        folds=tuple(map(_read_fold, fold_folders(path))) if name else (),
+        folds=tuple(map(_read_fold, fold_folders(path, folds))) if name else (),
     )
 
 

@@ -59,6 +59,14 @@ def test_the_fold_of_all_cases_counts_alone_only(tmp_path):
     assert read_metrics(tmp_path)["case"].unique().tolist() == ["b"]
 
 
+def test_only_the_folds_that_are_asked_for(tmp_path):
+    for fold, case in enumerate("abc"):
+        write(tmp_path / f"fold_{fold}/validation", [case])
+    (tmp_path / "fold_3/validation").mkdir(parents=True)  # not evaluated, and not asked for
+    table = read_metrics(tmp_path, {"fold_0", "fold_2"})
+    assert table["case"].unique().tolist() == ["a", "c"] and table["fold"].unique().tolist() == ["fold_0", "fold_2"]
+
+
 def test_a_fold_that_is_not_evaluated(tmp_path):
     write(tmp_path / "fold_0/validation", ["a"])
     (tmp_path / "fold_1/validation").mkdir(parents=True)

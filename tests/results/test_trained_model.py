@@ -25,6 +25,7 @@ def test_what_the_folders_names_say(folder):
     model = read_trained_model(folder)
     assert model.dataset == "Dataset998_MadeUp" and model.name == ("nnUNetTrainer", "nnUNetPlans", "3d_fullres")
     assert [fold.name for fold in model.folds] == ["0", "1"] and model.configuration["batch_size"] == 9
+    assert [fold.name for fold in read_trained_model(folder, ["fold_1"]).folds] == ["1"]
     other = read_trained_model(folder / "fold_0")
     assert (other.dataset, other.name, other.folds, other.plans) == (None, None, (), {})
 
