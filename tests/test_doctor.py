@@ -19,6 +19,9 @@ from nnunetv2_mamba.doctor.findings import NOTE, OK, PROBLEM, WARNING, Finding
 from nnunetv2_mamba.ops import backend_selection
 from nnunetv2_mamba.ops.backends import triton_devices
 
+on_posix = pytest.mark.skipif(os.name == "nt", reason="nnU-Net does not compile on Windows")
+QUOTE = '"' if os.name == "nt" else "'"  # of its shell
+
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
@@ -124,7 +127,7 @@ def test_versions_that_the_metadata_do_not_allow(fake, package, version, text):
     fake.versions[package] = version
     finding = fake.found()[package]
     assert finding.verdict == PROBLEM and finding.text.startswith(text)
-    wanted = "'nnunetv2<3,>=2.8.1'" if package == "nnunetv2" else package
+    wanted = f"{QUOTE}nnunetv2<3,>=2.8.1{QUOTE}" if package == "nnunetv2" else package
     assert finding.remedy.startswith("pip install ") and wanted in finding.remedy
 
 
@@ -145,7 +148,7 @@ def test_sources_without_metadata(fake):
     assert found["nnunetv2-mamba"].verdict == NOTE and "without an installation" in found["nnunetv2-mamba"].text
     assert found["torch"].verdict == NOTE
     fake.versions["torch"] = None
-    assert fake.found()["torch"].remedy == "pip install torch"
+    assert fake.found()["torch"].remedy.replace('"', "") == "pip install torch"
 
 
 def test_sources_beside_an_installation(fake):
@@ -161,12 +164,14 @@ def test_torch_that_is_absent(monkeypatch):
     assert finding.verdict == PROBLEM and "cannot be examined" in finding.text and "above" in finding.remedy
 
 
+@on_posix
 @pytest.mark.slow
 def test_a_network_compiles():
     (finding,) = doctor.compilation()
     assert finding.verdict == OK and "compiles into one graph" in finding.text
 
 
+@on_posix
 @pytest.mark.parametrize(
     ("error", "remedy"),
     [
@@ -188,6 +193,7 @@ def test_a_network_that_does_not_compile_is_a_warning(error, remedy, monkeypatch
     assert str(error).splitlines()[0] in finding.text and "go on uncompiled" in finding.text
 
 
+@on_posix
 def test_a_compiler_that_takes_too_long(monkeypatch):
     monkeypatch.setattr(compiler, "TIME_LIMIT", 0.05)
     monkeypatch.setattr(compiler, "_compile_small_network", lambda *_: time.sleep(60))
@@ -195,12 +201,14 @@ def test_a_compiler_that_takes_too_long(monkeypatch):
     assert finding.verdict == WARNING and "TimeoutError" in finding.text
 
 
+@on_posix
 def test_a_compiled_network_that_computes_something_else(monkeypatch):
     monkeypatch.setattr(compiler, "_compile_small_network", lambda *_: float("nan"))
     (finding,) = doctor.compilation()
     assert finding.verdict == PROBLEM
 
 
+@on_posix
 def test_compilation_switched_off_on_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("nnUNet_compile", "f")
@@ -222,7 +230,7 @@ def start_up_in_a_new_process(*options: str, **variables: str) -> str:
     """What the check says where the package is on PYTHONPATH only."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("nnUNet_", "NNUNETV2_"))}
     environment = inherited | {"PYTHONPATH": str(Path(nnunetv2_mamba.__file__).parents[1])} | variables
-    code = "from nnunetv2_mamba import doctor; print(*[(f.text, f.remedy) for f in doctor.start_up()])"
+    code = "from nnunetv2_mamba import doctor; print(*[f'{f.text} {f.remedy}' for f in doctor.start_up()])"
     command = [sys.executable, *options, "-c", code]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
 
@@ -230,7 +238,7 @@ def start_up_in_a_new_process(*options: str, **variables: str) -> str:
 def test_start_up_files_switched_off_by_python():
     output = start_up_in_a_new_process("-S")
     assert "option -S" in output
-    assert f"nnUNet_extTrainer={DISCOVERY}" in output or "$Env:" in output
+    assert f"nnUNet_extTrainer={DISCOVERY}" in output or f"$Env:nnUNet_extTrainer = '{DISCOVERY}'" in output
 
 
 def test_registration_switched_off_by_the_user():
@@ -339,6 +347,7 @@ def test_one_gpu_of_each_kind_is_looked_at(monkeypatch):
     assert list(dict.fromkeys(seen)) == ["cpu", "cuda:0", "cuda:2"]
 
 
+@on_posix
 def test_no_compiler_for_a_gpu_is_said_before_anything_is_compiled(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)

@@ -187,6 +187,7 @@ def test_headers_of_other_programs(tmp_path):
     check_complete(nifti(tmp_path, vox_offset=352.5))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="pipes and devices of POSIX")
 def test_what_is_no_regular_file(tmp_path):
     """A pipe is not waited for, a device not read."""
     os.mkfifo(tmp_path / "pipe.nii.gz")

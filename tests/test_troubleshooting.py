@@ -1,5 +1,6 @@
 """docs/troubleshooting.md shows the messages that are printed."""
 
+import os
 import re
 import subprocess
 import sys
@@ -236,6 +237,8 @@ PROVOKED: dict[str, Provoke] = {
 
 @pytest.mark.parametrize("name", PROVOKED)
 def test_messages_are_as_documented(name, monkeypatch, tmp_path):
+    if name == "doctor" and os.name == "nt":
+        pytest.skip("the documented remedy is for a POSIX shell")
     monkeypatch.delenv("NNUNETV2_MAMBA_SCAN", raising=False)
     try:
         message = PROVOKED[name](monkeypatch, tmp_path)

@@ -37,8 +37,10 @@ def start_up() -> Iterator[Finding]:
     if value == complete:
         yield Finding("nnUNet_extTrainer", value)
         return
-    assign = "$Env:nnUNet_extTrainer = " if os.name == "nt" else "export nnUNet_extTrainer="
-    yield Finding("nnUNet_extTrainer", f"lacks our folder: {_why_not_registered()}", assign + shlex.quote(complete))
+    remedy = f"export nnUNet_extTrainer={shlex.quote(complete)}"
+    if os.name == "nt":  # PowerShell
+        remedy = "$Env:nnUNet_extTrainer = '{}'".format(complete.replace("'", "''"))
+    yield Finding("nnUNet_extTrainer", f"lacks our folder: {_why_not_registered()}", remedy)
 
 
 def _why_not_registered() -> str:

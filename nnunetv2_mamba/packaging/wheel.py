@@ -51,8 +51,7 @@ def pinned_requirements(wheel: Path) -> list[str]:
     Raises:
         ValueError: where something is missing.
     """
-    (ours,) = metadata.distributions(path=[str(wheel)])  # a ZIP is searched as a folder is
-    pending = [(Requirement(line), "") for line in ours.requires or []]
+    pending = [(Requirement(line), "") for line in _requirements(wheel)]
     versions: dict[str, str] = {}
     seen = set()
     while pending:
@@ -68,6 +67,13 @@ def pinned_requirements(wheel: Path) -> list[str]:
                 versions[name] = distribution.version.split("+")[0]  # +cpu and the like: the index decides
                 pending += [(Requirement(line), wanted) for line in distribution.requires or []]
     return [f"{name}=={version}" for name, version in sorted(versions.items())]
+
+
+def _requirements(wheel: Path) -> list[str]:
+    # metadata.distributions would keep the file open, which Windows then neither moves nor removes
+    with zipfile.ZipFile(wheel) as archive:
+        (information,) = (path for path in zipfile.Path(archive).iterdir() if path.name.endswith(".dist-info"))
+        return metadata.PathDistribution(information).requires or []
 
 
 def _built(root: Path, folder: Path) -> Path:

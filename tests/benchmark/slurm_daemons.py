@@ -106,8 +106,8 @@ class SlurmDaemons:
                 command, env=self.environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
 
-    def end_daemon(self, name: str, number: int = signal.SIGKILL) -> None:
-        self._running[name].send_signal(number)
+    def end_daemon(self, name: str, number: str = "SIGKILL") -> None:
+        self._running[name].send_signal(signal.Signals[number])
         self._running.pop(name).wait()
 
     def run(

@@ -150,6 +150,7 @@ def test_a_run_of_another_sweep_is_waited_for_without_starting_it(tmp_path, monk
     assert log.count("elsewhere") == 1 and log.count("finished " + TRAININGS[0].name) == 1
 
 
+@pytest.mark.skipif(os.name == "nt", reason="POSIX locks; Windows's are in test_other_systems.py")
 def test_a_file_system_without_locks_is_told(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))

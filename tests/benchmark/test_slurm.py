@@ -321,7 +321,7 @@ def test_a_controller_that_is_down_for_a_while(daemons, tmp_path):
     sweep.file.write_text(sweep.file.read_text() + "[machine]\njobs = 1\n")
     process = sweep.start()
     wait_for("a job", lambda: sweep.trainings[0].epochs_done(sweep.folder))
-    daemons.end_daemon("slurmctld", signal.SIGTERM)
+    daemons.end_daemon("slurmctld", "SIGTERM")
     wait_for("the sweep to say it", lambda: "SLURM does not tell of its jobs" in sweep.printed[-1].read_text())
     wait_for("the sweep to say it", lambda: "delayed  " in sweep.printed[-1].read_text(), 300)
     assert sweep.trainings[0].finished(sweep.folder)

@@ -251,6 +251,7 @@ def texts(output):
     return {str(file.relative_to(output)): file.read_text() for file in output.rglob("*") if file.is_file()}
 
 
+@pytest.mark.skipif(os.name == "nt", reason="forks, and kills")
 @pytest.mark.parametrize("fatal", range(4))
 def test_killed_while_it_writes_over_another_comparison(fatal, written):
     """An old report never stands beside new tables, whichever file was the last; the next call makes all whole."""

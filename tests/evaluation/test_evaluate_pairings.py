@@ -173,6 +173,7 @@ def test_finished_cases_are_not_measured_again(folders, measured, monkeypatch):
     assert again() == ["a"]
 
 
+@pytest.mark.skipif(os.name == "nt", reason="forks, and kills")
 @pytest.mark.parametrize("moment", ["measuring", "writing"])
 def test_killed_and_started_again(moment, folders, tmp_path, measured):
     """kill -9 in the third case, or with its result half written: the others are kept, the end is the same."""
@@ -223,6 +224,7 @@ def test_a_disk_that_is_full(folders, monkeypatch, capsys):
     assert not (folders[1] / "evaluation.csv").exists() and not list(folders[1].glob(".partial*"))
 
 
+@pytest.mark.skipif(os.name == "nt", reason="forks, and kills")
 def test_two_at_one_output(folders, tmp_path):
     """Each in a process of its own, starting together: both succeed, and the files are whole and the same."""
     assert evaluate(folders, "-o", tmp_path / "alone") == 0
@@ -302,6 +304,7 @@ def test_a_case_of_two_folds_counts_once(tmp_path, monkeypatch, capsys):
     assert "Means over 2 cases" in said and shown == pytest.approx((dice["a"] + dice["b"]) / 2, abs=1e-4)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="no names of files there")
 def test_names_are_no_formulas_and_no_commands_of_a_terminal(tmp_path, capsys):
     names = ["=1+1", "@SUM(A1)", "-2", "'quoted'", "\x1b]0;pwned\x07\x1b[31m"]
     references = write_cases(tmp_path / "labelsTs", ["=cmd|'x'!A1", "b"], 1)
@@ -355,6 +358,7 @@ def test_a_prediction_that_is_cut_short(folders, capsys):
     assert not (folders[1] / "evaluation.csv").exists()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
 def test_a_pipe_is_not_waited_for(folders, capsys):
     for folder, name in zip(folders, ("a", "b"), strict=True):
         (folder / f"{name}.nii.gz").unlink()
@@ -398,6 +402,7 @@ def test_wrong_options(options, message, folders, capsys):
     assert message in error_line(capsys)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="forks, and kills")
 @pytest.mark.slow  # processes that import torch
 def test_a_worker_that_is_killed(folders, monkeypatch):
     """As the system does where memory runs out: an error with a remedy, not a wait for ever."""

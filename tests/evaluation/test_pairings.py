@@ -229,6 +229,7 @@ def test_a_reader_that_nnunet_does_not_have_is_said(tmp_path, capsys):
     assert from_folders(references, predictions).notes == ()
 
 
+@pytest.mark.skipif(os.name == "nt", reason="pipes of POSIX")
 def test_the_reader_is_chosen_by_a_file_that_is_whole(tmp_path, capsys):
     """The first reference is a pipe, which nnU-Net would wait for; it is named when its case is read."""
     references, predictions = write_folders(tmp_path, ["a", "b"])

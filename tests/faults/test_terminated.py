@@ -15,12 +15,14 @@ TRAINING = (DATASET_ID, "3d_fullres", 0, "-tr", TRAINER, "-p", PLANS, "-device",
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="signals of POSIX")
 @pytest.mark.parametrize(
-    ("number", "everyone"),
-    [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGUSR2, True)],  # the last as SLURM for submitit
+    ("name", "everyone"),
+    [("SIGTERM", False), ("SIGTERM", True), ("SIGUSR2", True)],  # the last as SLURM for submitit
     ids=["SIGTERM to the process", "SIGTERM to its group", "SIGUSR2 to its group"],
 )
-def test_a_signal_during_training(tiny_dataset: TinyDataset, tmp_path, monkeypatch, number, everyone):
+def test_a_signal_during_training(tiny_dataset: TinyDataset, tmp_path, monkeypatch, name, everyone):
+    number = signal.Signals[name]
     monkeypatch.setenv("nnUNet_n_proc_DA", "2")  # background processes, as in a real training
     fold = tiny_dataset.model_folder(TRAINER, PLANS) / "fold_0"
     process = start(tmp_path, "nnUNetv2_train", *TRAINING, settings=SETTINGS, start_new_session=True)
@@ -30,7 +32,7 @@ def test_a_signal_during_training(tiny_dataset: TinyDataset, tmp_path, monkeypat
         if "Epoch 1" in line:
             (os.killpg if everyone else os.kill)(process.pid, number)
     assert process.wait() == 128 + number, "".join(printed)[-3000:]
-    assert any(f"{number.name}: wrote checkpoint_latest.pth in epoch 1" in line for line in printed)
+    assert any(f"{name}: wrote checkpoint_latest.pth in epoch 1" in line for line in printed)
     with pytest.raises(ProcessLookupError):  # no process is left behind
         os.killpg(process.pid, 0)
     assert (fold / "checkpoint_latest.pth").exists()

@@ -3,7 +3,5 @@
 import sys
 from pathlib import Path
 
-import pytest
-
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
-pytest.importorskip("fcntl", reason="the GPU suite is for Linux, where triton is")
+collect_ignore_glob = ["test_*.py"] if sys.platform == "win32" else []  # the suite locks and looks around as on Linux

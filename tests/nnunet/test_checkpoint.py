@@ -1,7 +1,6 @@
 """Checkpoint files are whole or absent, and put back what they hold."""
 
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +74,7 @@ def test_only_unfinished_checkpoints_are_removed(tmp_path):
 
 def test_full_disk_names_the_file_and_keeps_the_old_one(tmp_path):
     """A limit on the size of files stands in for a full disk: the write fails part of the way."""
+    resource = pytest.importorskip("resource", reason="Windows limits no sizes")
     checkpoint = tmp_path / "checkpoint_latest.pth"
     save({"epoch": 1}, checkpoint)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

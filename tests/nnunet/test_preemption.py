@@ -21,6 +21,7 @@ def _wait(started: multiprocessing.synchronize.Event) -> None:
     time.sleep(60)
 
 
+@pytest.mark.skipif(os.name == "nt", reason="nothing forks there")
 @pytest.mark.parametrize("number", SIGNALS)
 def test_forked_children_still_die_of_it(number):
     fork = multiprocessing.get_context("fork")

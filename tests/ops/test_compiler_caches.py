@@ -88,7 +88,10 @@ def may_read(path: str | Path) -> bool:
 OTHERS = [sys.executable, "/usr/bin/python{}.{}".format(*sys.version_info)]
 PYTHON = next(filter(may_read, OTHERS), None)
 needs_strangers = pytest.mark.skipif(
-    PYTHON is None or os.getuid() != 0 or not all(map(may_read, (nnunetv2_mamba.__file__, torch.__file__))),
+    PYTHON is None
+    or os.name == "nt"
+    or os.getuid() != 0
+    or not all(map(may_read, (nnunetv2_mamba.__file__, torch.__file__))),
     reason="only root can be somebody else, who has to be able to read Python and the packages",
 )
 

@@ -556,6 +556,12 @@ def test_versions_are_pinned_all_the_way_down(built_wheel):
     assert not {name for name in pins if name.startswith(("nvidia", "triton", "nnunetv2-mamba"))}
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux tells what is open")
+def test_the_wheel_is_read_and_closed(built_wheel):
+    wheel.pinned_requirements(built_wheel)
+    assert built_wheel not in [path.resolve() for path in Path("/proc/self/fd").iterdir()]
+
+
 def test_the_wheel_has_templates_and_no_compiled_code(built_wheel):
     with zipfile.ZipFile(built_wheel) as archive:
         names = archive.namelist()
