@@ -145,6 +145,7 @@ def drawn_sections(*metrics):
 def test_every_picture_is_described_and_whole(html):
     pictures = re.findall(r'<img src="data:image/([a-z+]+);base64,([^"]+)" alt="([^"]+)">', html)
     assert len(pictures) == html.count("<img ") == 8
+    assert len(re.findall(r'<div class="scroll" [^>]*>\n<img ', html)) == 8  # wider than a phone, it scrolls alone
     for kind, data, description in pictures:
         assert len(description) > 40
         content = base64.b64decode(data)
