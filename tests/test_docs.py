@@ -185,6 +185,9 @@ def test_the_site_is_built_without_a_warning(tmp_path):
     )
     assert all(f"nnunetv2-mamba {nnunetv2_mamba.__version__}" in page for page in html if "md-footer" in page)
     assert len(html) > 10 and not [tag for page in html for tag in fetched.findall(page)]
+    (page,) = (page for page in html if "<title>SegMamba - " in page)
+    assert ">GSC, 2 × ToM</text>" in page and ".svg" not in page  # drawings are in the page, their text is found
+    assert "[data-md-color-scheme=slate]{.drawing{" in page and "prefers-color-scheme:dark" not in page
     styles = [
         path.read_text(encoding="utf-8") for kind in ("css", "svg") for path in (tmp_path / "site").rglob(f"*.{kind}")
     ]

@@ -47,6 +47,16 @@ def test_every_drawing_is_shown_on_a_page(pictures):
     assert {*pictures} == {name for name in shown if not name.startswith("scan_orders/")}
 
 
+def test_a_drawing_styles_nothing_but_itself():
+    """It becomes a part of its page, beside the site's own icons."""
+    for file in (DOCS / "images").rglob("*.svg"):
+        drawing = ElementTree.parse(file).getroot()
+        style = re.sub(r"@keyframes \w+\{.*\}\}", "", drawing.find(f"{SVG}style").text)
+        rules = re.findall(r"([^{}]+)\{[^{}@]*\}", re.sub(r"@media \([\w:-]+\)\{", "", style))
+        assert len(rules) > 20
+        assert all(rule.strip().startswith(f".{drawing.get('class')}") for rule in rules), file.name
+
+
 def test_no_text_leaves_its_box_or_the_picture(pictures):
     for name, picture in pictures.items():
         drawing = ElementTree.fromstring(picture)

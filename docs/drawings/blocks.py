@@ -29,7 +29,7 @@ def gate() -> Drawing:
     picture.circle(188, joined, "+")
     picture.arrow([(96, left), (96, joined), (179, joined)])
     picture.arrow([(268, right), (268, joined), (197, joined)])
-    picture.text(196, joined + 22, "code: +   paper: ×")
+    picture.text(196, joined + 22, "code: +, paper: ×")
     picture.arrow([(188, joined + 9), (188, joined + 34)])
     fused = picture.box(108, joined + 34, 160, ("convolution, 1 wide", conv), "conv")
     _residual(picture, 188, 32, fused, side=360)
@@ -64,7 +64,7 @@ def mamba_layer() -> Drawing:
     picture.arrow([(130, end + 84), (130, end + 104)])
     last = picture.box(30, end + 104, 200, ("linear: 2C to C",), "conv")
     _residual(picture, 130, 32, last, side=356)
-    picture.text(20, last + 34, "U-Mamba: none", "start")
+    picture.text(20, last + 34, "not in U-Mamba")
     return picture
 
 
@@ -77,15 +77,15 @@ def vss3d() -> Drawing:
         (("LayerNorm",), "plain"),
         (("linear: C to C",), "conv"),
         (("depthwise convolution, SiLU",), "conv"),
-        (("selective scans, summed", "8 serpentines, another orientation", "in each block"), "mamba"),
+        (("selective scans, summed", "8 serpentines; six orientations take", "turns from block to block"), "mamba"),
         (("LayerNorm",), "plain"),
         (("linear: C to C",), "conv"),
     ]
     end = _chain(picture, 50, 44, 240, steps)
-    below = _residual(picture, 170, 32, end, side=330)
+    below = _residual(picture, 170, 32, end, side=330, out=_GAP + 12)
     mlp = [(("LayerNorm",), "plain"), (("MLP: linear, GELU, linear",), "conv")]
-    end = _chain(picture, 50, below + _GAP, 240, mlp)
-    _residual(picture, 170, below + 8, end, side=330)
+    end = _chain(picture, 50, below, 240, mlp)
+    _residual(picture, 170, below - 12, end, side=330)
     return picture
 
 
@@ -163,6 +163,7 @@ def distillation() -> Drawing:
     picture.text(10, y, "Dashed: softmax(z₀ / τ), averaged, without a gradient.")
     picture.text(10, y + 16, "Gate: a voxel teaches only as far as the teacher is nearer")
     picture.text(10, y + 32, "to the label than the student.")
+    picture.text(10, y + 48, "And so on downwards; the lowest head has weight 0.")
     return picture
 
 
@@ -176,14 +177,14 @@ def _chain(picture: Drawing, x: float, y: float, width: float, steps: Sequence[t
     return y
 
 
-def _residual(picture: Drawing, x: float, start: float, end: float, side: float) -> float:
-    """Draw what goes around the boxes above ``end`` and is added to what they give; return where the sum leaves."""
+def _residual(picture: Drawing, x: float, start: float, end: float, side: float, out: float = _GAP) -> float:
+    """Draw what goes around the boxes above ``end`` and is added to what they give; return where the sum arrives."""
     place = end + _GAP + 9
     picture.arrow([(x, end), (x, place - 9)])
     picture.circle(x, place, "+")
     picture.arrow([(x, start), (side, start), (side, place), (x + 9, place)])
-    picture.arrow([(x, place + 9), (x, place + 9 + _GAP)])
-    return place + 9 + _GAP - _GAP / 2
+    picture.arrow([(x, place + 9), (x, place + 9 + out)])
+    return place + 9 + out
 
 
 PICTURES = {

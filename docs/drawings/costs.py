@@ -19,7 +19,8 @@ def cost_and_dice() -> Drawing:
     picture = Drawing("Mean Dice over seconds per training step, a point for each trainer")
     picture.text(10, 20, "Hippocampus, fold 0, after 250 iterations, one seed", style="bold")
     picture.text(10, 36, "Who learns fast, not who is best: tables on this page.")
-    plot = Plot(picture, 46, 54, 318, 250, (0, 4.4), (0.745, 0.805))
+    picture.text(10, 58, "mean Dice")
+    plot = Plot(picture, 46, 66, 318, 250, (0, 4.4), (0.745, 0.805))
     plot.axes((0, 1, 2, 3, 4), (0.75, 0.76, 0.77, 0.78, 0.79, 0.8), "seconds per step of 2 patches, two CPU cores")
     for trainer in sorted(dice.keys() & seconds.keys()):
         x, y = plot.x(seconds[trainer]), plot.y(dice[trainer])
@@ -27,10 +28,10 @@ def cost_and_dice() -> Drawing:
         plain = "Mamba" not in trainer or trainer.endswith("NoMamba")
         picture.dot(x, y, "first" if plain else "second")
         picture.text(x, y + (17 if name in _LABEL_BELOW else -9), name, "middle")
-    picture.dot(230, 290, "first")
-    picture.text(238, 294, "without Mamba")
-    picture.dot(140, 290, "second")
-    picture.text(148, 294, "with Mamba")
+    picture.dot(230, 302, "first")
+    picture.text(238, 306, "without Mamba")
+    picture.dot(140, 302, "second")
+    picture.text(148, 306, "with Mamba")
     return picture
 
 

@@ -10,7 +10,15 @@ from pathlib import Path
 from .svg import WIDTH, Drawing
 
 _TABLE = Path(__file__).parents[1] / "architecture.md"
-_SMALL = {"_register", "regions", "image_files", "untrusted_checkpoints", "untrusted_plans", "discovery"}
+_SMALL = {
+    "_register",
+    "regions",
+    "image_files",
+    "untrusted_checkpoints",
+    "untrusted_plans",
+    "discovery",
+    "temperature_file",
+}
 _KINDS = {"trainers": "mamba", "architectures": "mamba", "ops": "mamba", "losses": "loss"}
 
 
@@ -29,7 +37,7 @@ def rooms() -> Drawing:
     for floor in reversed(floors):
         columns = min(len(floor), 3)
         width = (WIDTH - 12 - 8 * (columns - 1)) / columns
-        texts = {room: textwrap.wrap(", ".join(_needed(room, below)), round(width / 6)) for room in floor}
+        texts = {room: textwrap.wrap(", ".join(_needed(room, below)), round(width / 7)) for room in floor}
         for start in range(0, len(floor), 3):
             row = floor[start : start + 3]
             lower = [

@@ -17,7 +17,7 @@ from .svg import LINE, WIDTH, Drawing
 # nnU-Net's plan for BraTS: four images, patches of 128 voxels, axes halved down to 4 or as often as the network does.
 IMAGES, CLASSES, PATCH, MOST_HALVINGS = 4, 4, (128, 128, 128), 5
 _LEVEL = 3 * LINE + 9 + 20  # pixels from level to level
-_TOP = 64
+_TOP = 88
 
 
 class Part(NamedTuple):
@@ -46,6 +46,7 @@ def drawing(name: str) -> Drawing:
     total = sum(parameter.numel() for parameter in network.parameters())
     picture.text(10, 20, f"{name}: {_millions(total)} parameters", style="bold")
     picture.text(10, 36, f"{IMAGES} images, patch {_times(PATCH)}, {CLASSES} classes")
+    picture.text(10, 52, "Below a name: what it puts out, parameters. Orange: scans.")
     gap, outer = 18, 6
     width = (WIDTH - 2 * outer - (columns - 1) * gap) / columns
 
@@ -116,19 +117,23 @@ def _millions(number: int) -> str:
     return f"{number / 1e6:.1f} M" if number >= 950_000 else f"{number / 1e6:.2g} M"
 
 
-def _decoder(network: PlannedNetwork, column: int, kind_of_block: str) -> Iterator[Part]:
-    for index in range(len(network.decoder.stages)):
+def _decoder(network: PlannedNetwork, column: int, blocks: str | None = None) -> Iterator[Part]:
+    """The levels of a decoder; without words for their blocks, these are residual ones, and counted."""
+    for index, stage in enumerate(network.decoder.stages):
         modules = [f"decoder.upsamplings.{index}", f"decoder.stages.{index}"]
-        yield Part(modules, f"up, {kind_of_block}", "conv", column, len(network.decoder.stages) - 1 - index)
+        number = len(stage) if isinstance(stage, nn.Sequential) else 1
+        level = len(network.decoder.stages) - 1 - index
+        yield Part(modules, f"up, {blocks or f'{number} residual'}", "conv", column, level)
 
 
 def _segmamba(network: PlannedNetwork) -> Iterator[Part]:
+    yield Part(["encoder.skip_blocks.0"], "residual block", "conv", 1, 0)
     for index, stage in enumerate(network.encoder.stages):
+        trunk, level = f"encoder.stages.{index}", index + 1
         title = f"GSC, {len(stage.tom_layers)} × ToM"
-        yield Part([f"encoder.stages.{index}"], title, "mamba", 0, index + 1)
-    for index in range(len(network.encoder.skip_blocks)):
-        yield Part([f"encoder.skip_blocks.{index}"], "residual block", "conv", 1, index)
-    yield from _decoder(network, 2, "residual")
+        yield Part([f"{trunk}.{name}" for name in ("downsample", "gated_conv", "tom_layers")], title, "mamba", 0, level)
+        yield Part([f"{trunk}.skip_mlp", f"encoder.skip_blocks.{level}"], "MLP, residual", "conv", 1, level)
+    yield from _decoder(network, 2)
 
 
 def _medsegmamba(network: PlannedNetwork) -> Iterator[Part]:
@@ -151,7 +156,6 @@ def _msd_kmamba(network: PlannedNetwork) -> Iterator[Part]:
 
 
 def _umamba(network: PlannedNetwork) -> Iterator[Part]:
-    lowest = len(network.encoder.stages) - 1
     for level, (stage, layer) in enumerate(zip(network.encoder.stages, network.encoder.mamba_layers, strict=True)):
         blocks = len(stage) + (0 if level else len(network.encoder.stem))
         modules = ([] if level else ["encoder.stem"]) + [f"encoder.stages.{level}"]
@@ -160,9 +164,7 @@ def _umamba(network: PlannedNetwork) -> Iterator[Part]:
             title, kind = f"{title}, Mamba", "mamba"
             modules.append(f"encoder.mamba_layers.{level}")
         yield Part(modules, title, kind, 0, level)
-    for part in _decoder(network, 1, ""):
-        blocks = len(network.decoder.stages[lowest - 1 - part.level])
-        yield part._replace(title=f"up, {blocks} residual")
+    yield from _decoder(network, 1)
 
 
 def _umamba2(network: PlannedNetwork) -> Iterator[Part]:

@@ -29,15 +29,19 @@ class Plot:
         left, top, right, bottom = self.edges
         self.picture.line([(left, top), (left, bottom), (right, bottom)])
         for tick in x_ticks:
-            self.picture.text(self.x(tick), bottom + 14, f"{tick:g}", "middle")
+            self.picture.text(self.x(tick), bottom + 14, _number(tick), "middle")
         for tick in y_ticks:
-            self.picture.text(left - 5, self.y(tick) + 4, f"{tick:g}", "end")
+            self.picture.text(left - 5, self.y(tick) + 4, _number(tick), "end")
             self.picture.line([(left - 3, self.y(tick)), (left, self.y(tick))])
         if x_title:
             self.picture.text((left + right) / 2, bottom + 30, x_title, "middle")
 
     def curve(self, x: Sequence[float], y: Sequence[float], kind: str) -> None:
         self.picture.line([(round(self.x(a), 1), round(self.y(b), 1)) for a, b in zip(x, y, strict=True)], kind)
+
+
+def _number(value: float) -> str:
+    return f"{value:g}".replace("-", "\N{MINUS SIGN}")
 
 
 def _scale(domain: tuple[float, float], start: float, end: float) -> Callable[[float], float]:

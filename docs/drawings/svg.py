@@ -27,15 +27,24 @@ CURVES = {"first": ("#2563ad", "#7fb2f0"), "second": ("#b45309", "#f2a65a"), "th
 def _style() -> str:
     colours = INK | FILLS | CURVES
     light, dark = (";".join(f"--{name}:{pair[index]}" for name, pair in colours.items()) for index in (0, 1))
-    rules = [f"svg{{{light}}}", f"@media (prefers-color-scheme: dark){{svg{{{dark}}}}}"]
-    rules.append("text{font:12px system-ui,sans-serif;fill:var(--ink)}.bold{font-weight:600}.small{font-size:11px}")
-    rules.append(".paper{fill:var(--paper)}.box{stroke:var(--line)}.line{stroke:var(--line);fill:none}")
-    rules.append(".thick{stroke-width:1.6}.dashed{stroke-dasharray:4 3}.head{fill:var(--line)}")
-    rules += [f".{name}{{fill:var(--{name})}}" for name in FILLS]
-    rules += [
-        f".{name}{{stroke:var(--{name});fill:none;stroke-width:2}}.dot.{name}{{fill:var(--{name})}}" for name in CURVES
-    ]
-    return "\n".join(rules)
+    rules = {
+        "text": "font:12px system-ui,sans-serif;fill:var(--ink)",
+        ".bold": "font-weight:600",
+        ".small": "font-size:11px",
+        ".paper": "fill:var(--paper)",
+        ".box": "stroke:var(--line)",
+        ".line": "stroke:var(--line);fill:none",
+        ".thick": "stroke-width:1.6",
+        ".dashed": "stroke-dasharray:4 3",
+        ".head": "fill:var(--line)",
+    }
+    rules |= {f".{name}": f"fill:var(--{name})" for name in FILLS}
+    for name in CURVES:
+        rules[f".{name}"] = f"stroke:var(--{name});fill:none;stroke-width:2"
+        rules[f".dot.{name}"] = f"fill:var(--{name})"
+    schemes = [f".drawing{{{light}}}", f"@media (prefers-color-scheme:dark){{.drawing{{{dark}}}}}"]
+    # named after the drawing, so that they stay in it where it is part of a page (mkdocs_pictures.py)
+    return "\n".join([*schemes, *(f".drawing {which}{{{rule}}}" for which, rule in rules.items())])
 
 
 class Drawing:
@@ -92,7 +101,7 @@ class Drawing:
         width, height = self.width, round(self.height + 8)
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-            f'role="img">\n<title>{escape(self.title)}</title>\n<style>{_style()}</style>\n'
+            f'class="drawing" role="img">\n<title>{escape(self.title)}</title>\n<style>{_style()}</style>\n'
             f'<rect class="paper" width="{width}" height="{height}" rx="6"/>\n'
             + "\n".join(self._content)
             + "\n</svg>\n"

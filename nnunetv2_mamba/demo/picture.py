@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 COLOURS = ("#4477aa", "#66ccee", "#ccbb44", "#ee6677", "#228833", "#aa3377")
+_TEXT = 17  # points: to be read where the picture is as wide as a phone
 
 
 def draw(channels: dict[str, Path], truth: Path, prediction: Path, names: dict[int, str], output: Path) -> None:
@@ -26,17 +27,24 @@ def draw(channels: dict[str, Path], truth: Path, prediction: Path, names: dict[i
     first = shown[0][1]
     shown += [("truth", first, _voxels(truth)[index]), ("prediction", first, _voxels(prediction)[index])]
 
-    figure = Figure(figsize=(2.6 * len(shown), 3.6), facecolor="black", layout="constrained")
+    figure = Figure(figsize=(2.6 * len(shown), 3.9), facecolor="black", layout="constrained")
     overlay = {"cmap": ListedColormap(COLOURS[: len(names)]), "vmin": 1, "vmax": len(names), "alpha": 0.55}
     for panel, (title, values, mask) in zip(figure.subplots(1, len(shown)), shown, strict=True):
         panel.imshow(values, cmap="gray", interpolation="bicubic", aspect=height / width)
         if mask is not None:
             visible = np.ma.masked_equal(mask, 0)
             panel.imshow(visible, **overlay, interpolation="nearest", aspect=height / width)
-        panel.set_title(title, color="white")
+        panel.set_title(title, color="white", fontsize=_TEXT)
         panel.set_axis_off()
     patches = [Patch(color=colour, label=name) for colour, name in zip(COLOURS, names.values(), strict=False)]
-    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, labelcolor="white")
+    figure.legend(
+        handles=patches,
+        loc="outside lower center",
+        ncols=len(patches),
+        frameon=False,
+        labelcolor="white",
+        fontsize=_TEXT,
+    )
     figure.savefig(output, dpi=120, bbox_inches="tight")
 
 

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -23,6 +24,7 @@ from nnunetv2_mamba.evaluation.report.case_images import section_of_cases
 from nnunetv2_mamba.evaluation.report.html import Illustration, data_uri
 from nnunetv2_mamba.evaluation.tables import read_metrics
 
+DOCS = Path(__file__).parents[2] / "docs"
 LABELS = ('<script>alert("label")</script>', r"50%_of $x^2$ & \input{x}|`a`")
 CASES = ("case_worst", "case_median", "case_best")
 NAMES = ("<script>alert('trainer')</script>", "nnUNetTrainer_SegMamba")
@@ -118,17 +120,32 @@ def test_nothing_is_fetched_and_no_name_becomes_a_tag(html):
 
 
 def test_the_documentation_draws_the_sections_that_there_are(html):
+    assert sections(html) == drawn_sections("HD95")
+
+
+def test_the_documentations_example_is_a_report_of_today():
+    example = (DOCS / "reports" / "small_networks_report.html").read_text(encoding="utf-8")
+    assert sections(example) == drawn_sections("Dice", "HD95")
+    assert not re.search(r"/(?:home|root|tmp|Users)/", re.sub(r'"data:[^"]*"', "", example))
+
+
+def sections(html):
+    assert 'class="findings"' in html
+    return [title.split(" [")[0] for title in re.findall(r'<h2 id="s\d+">(.*?)</h2>', html)]
+
+
+def drawn_sections(*metrics):
+    """Those that the tour of a report draws, if these metrics are compared."""
     beginning, *drawn = report_drawing.SECTIONS
-    metrics = [name for name in report_drawing.METRIC.split(", ") if name == "HD95"]  # the one that is compared here
+    assert beginning == "Findings and notes" and {*metrics} <= {*report_drawing.METRIC.split(", ")}
     place = drawn.index(report_drawing.METRIC)
-    titles = [title.split(" [")[0] for title in re.findall(r'<h2 id="s\d+">(.*?)</h2>', html)]
-    assert beginning == "Findings and notes" and 'class="findings"' in html
-    assert titles == [*drawn[:place], *metrics, *drawn[place + 1 :]]
+    return [*drawn[:place], *metrics, *drawn[place + 1 :]]
 
 
 def test_every_picture_is_described_and_whole(html):
     pictures = re.findall(r'<img src="data:image/([a-z+]+);base64,([^"]+)" alt="([^"]+)">', html)
     assert len(pictures) == html.count("<img ") == 8
+    assert len(re.findall(r'<div class="scroll" [^>]*>\n<img ', html)) == 8  # wider than a phone, it scrolls alone
     for kind, data, description in pictures:
         assert len(description) > 40
         content = base64.b64decode(data)

@@ -65,7 +65,7 @@ def test_a_ring_walks_along_every_path_unless_less_motion_is_asked_for():
     assert len(points) == 6 and "both" in ring.get("class")  # and back
     style = drawing.find(f"{SVG}style").text
     moving = style.index("@media (prefers-reduced-motion:no-preference)")
-    assert "animation" not in style[:moving] and ".walker{display:none" in style[:moving]
+    assert "animation" not in style[:moving] and ".scan .walker{display:none" in style[:moving]
 
 
 def test_no_picture_is_wider_than_a_phone():

@@ -36,24 +36,35 @@ _SHADES = 16
 
 
 def _style() -> str:
-    light, dark = (
-        "".join(f".s{shade}{{stroke:{_colour(colours, shade)}}}" for shade in range(_SHADES))
-        for colours in (_COLOURS, _COLOURS_ON_DARK)
-    )
+    light = _scheme("#404040", "#fff", "#d1365b", _COLOURS)
+    dark = _scheme("#e6e8ee", "#1c1e26", "#ff8fa8", _COLOURS_ON_DARK)
     return f"""<style>
-text{{fill:#404040;font:11px system-ui,sans-serif}}path{{fill:none;stroke-linecap:round}}
-.paper{{fill:#fff}}.edge{{stroke:#fff;stroke-width:6;stroke-linecap:butt}}.near{{stroke-width:3}}.jump{{stroke-width:.7}}
-.end{{stroke-width:8;stroke-linecap:butt}}.start{{stroke-width:9}}.walker{{display:none;fill:none;stroke:#d1365b;stroke-width:2.5}}
+.scan text{{font:11px system-ui,sans-serif}}.scan path{{fill:none;stroke-linecap:round}}
+.scan .edge{{stroke-width:6;stroke-linecap:butt}}.scan .near{{stroke-width:3}}.scan .jump{{stroke-width:.7}}
+.scan .end{{stroke-width:8;stroke-linecap:butt}}.scan .start{{stroke-width:9}}
+.scan .walker{{display:none;fill:none;stroke-width:2.5}}
 {light}
 @media (prefers-color-scheme:dark){{
-text{{fill:#e6e8ee}}.paper{{fill:#1c1e26}}.edge{{stroke:#1c1e26}}.walker{{stroke:#ff8fa8}}
 {dark}
 }}
 @media (prefers-reduced-motion:no-preference){{
-.walker{{display:inline;offset-rotate:0deg;animation:walk linear infinite}}.both{{animation-direction:alternate}}
+.scan .walker{{display:inline;offset-rotate:0deg;animation:walk linear infinite}}
+.scan .both{{animation-direction:alternate}}
 @keyframes walk{{from{{offset-distance:0}}to{{offset-distance:100%}}}}
 }}
 </style>"""
+
+
+def _scheme(ink: str, paper: str, walker: str, colours: Sequence[tuple[int, int, int]]) -> str:
+    """Rules of the colours, named after the drawing, so that they stay in it where it is part of a page."""
+    rules = {
+        "text": f"fill:{ink}",
+        ".paper": f"fill:{paper}",
+        ".edge": f"stroke:{paper}",
+        ".walker": f"stroke:{walker}",
+        **{f".s{shade}": f"stroke:{_colour(colours, shade)}" for shade in range(_SHADES)},
+    }
+    return "".join(f".scan {which}{{{rule}}}" for which, rule in rules.items())
 
 
 def picture(name: str, grids: Sequence[Sequence[int]]) -> str:
@@ -80,7 +91,7 @@ def picture(name: str, grids: Sequence[Sequence[int]]) -> str:
         height += row_height
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        f'role="img">\n<title>{name}</title>\n{_style()}\n'
+        f'class="scan" role="img">\n<title>{name}</title>\n{_style()}\n'
         f'<rect class="paper" width="{width}" height="{height}" rx="6"/>\n' + "\n".join(content) + "\n</svg>\n"
     )
 
