@@ -20,7 +20,7 @@ from nnunetv2_mamba.architectures.contract import PlannedNetwork
 from nnunetv2_mamba.architectures.origins import modules_of_parts
 from nnunetv2_mamba.architectures.registry import NETWORKS, RegisteredNetwork, register
 from nnunetv2_mamba.catalogue.trainers import list_trainers
-from nnunetv2_mamba.doctor import registration
+from nnunetv2_mamba.doctor import computation, registration
 from nnunetv2_mamba.ops.scan_order import named_paths, table
 from nnunetv2_mamba.untrusted_plans import check_untrusted_plans
 
@@ -246,6 +246,21 @@ def test_controls_are_of_networks_with_a_mixer():
 def test_what_is_no_network_is_not_registered():
     with pytest.raises(ValueError, match="the network Conv3d is no subclass of PlannedNetwork"):
         RegisteredNetwork("Conv3d", torch.nn.Conv3d, "of torch")
+
+
+class Raising(PlannedNetwork):
+    """Its constructor fails."""
+
+    def __init__(self, *planned, **planned_by_name):
+        raise RuntimeError("no such layer")
+
+
+def test_doctor_names_a_network_that_cannot_be_built_and_goes_on(monkeypatch):
+    entries = {"Raising": RegisteredNetwork("Raising", Raising, ""), "UMambaBot": NETWORKS["UMambaBot"]}
+    monkeypatch.setattr("nnunetv2_mamba.architectures.registry.NETWORKS", entries)
+    failed, works = computation.networks(torch.device("cpu"))
+    assert (failed.subject, failed.text) == ("Raising on cpu", "RuntimeError: no such layer") and failed.remedy
+    assert works.subject == "UMambaBot on cpu" and works.remedy is None
 
 
 @pytest.mark.parametrize("mixer", [torch.nn.Linear, lambda options: None], ids=["module", "function"])
