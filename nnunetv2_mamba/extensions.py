@@ -49,6 +49,35 @@ def installed_trainers() -> dict[str, EntryPoint]:
     return found
 
 
+def load_trainer(entry: EntryPoint) -> type:
+    """Import a trainer.
+
+    Raises:
+        ImportError: naming the package, if it cannot be imported or nnU-Net would not find its results again.
+    """
+    try:
+        trainer = entry.load()
+    except Exception as error:  # whatever an import may raise
+        raise ImportError(_of_trainer(entry, f"cannot be loaded: {type(error).__name__}: {error}")) from error
+    if not isinstance(trainer, type):
+        raise ImportError(_of_trainer(entry, "is no class; its entry point must be MODULE:CLASS"))
+    if trainer.__name__ != entry.name:  # which folders of results and checkpoints have
+        raise ImportError(_of_trainer(entry, f"is the class {trainer.__name__}; its entry point must have that name"))
+    return trainer
+
+
+def _of_trainer(entry: EntryPoint, what: str) -> str:
+    return f"the trainer {entry.name} of {package_of(entry)} ({entry.value}) {what}"
+
+
+def package_with(module: str) -> str | None:
+    """Return name and version of the package whose part lies beside a module; None where there is no such package."""
+    for entry in entry_points(group=PARTS):
+        if entry.module.split(".")[0] == module.split(".")[0]:
+            return package_of(entry)
+    return None
+
+
 def package_of(entry: EntryPoint) -> str:
     """Return name and version of the package that an entry point belongs to."""
     return f"{entry.dist.name} {entry.dist.version}" if entry.dist else entry.value

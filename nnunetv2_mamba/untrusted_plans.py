@@ -289,7 +289,8 @@ def _check_network(architecture: dict[str, Any], patch_size: list[int] | None) -
         isinstance(network, type)
         and issubclass(network, nn.Module)
         and (network.__module__.startswith(_NETWORK_HOMES) or _is_registered(name, network)),
-        f"'network_class_name' is {excerpt(name)}, which is no network of {_words(_NETWORK_HOMES)}",
+        f"'network_class_name' is {excerpt(name)}, which is no network of {_words(_NETWORK_HOMES)}"
+        + ("; if it is another package's, install that here" if name.startswith(_NETWORK_HOMES[1]) else ""),
     )
     weights = _number_of_weights(network, arguments, patch_size)
     _require(weights <= _MOST_WEIGHTS, f"the network {name} would have {weights:,} weights")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from importlib.metadata import EntryPoint
 from types import SimpleNamespace
@@ -14,9 +15,12 @@ from test_untrusted_plans import TOPOLOGY, plans_of
 from nnunetv2_mamba import extensions, trainers
 from nnunetv2_mamba.architectures import UMambaBot
 from nnunetv2_mamba.architectures.blocks import scan_paths
+from nnunetv2_mamba.architectures.blocks.mixers import MIXERS, register_mixer
+from nnunetv2_mamba.architectures.contract import PlannedNetwork
 from nnunetv2_mamba.architectures.origins import modules_of_parts
 from nnunetv2_mamba.architectures.registry import NETWORKS, RegisteredNetwork, register
-from nnunetv2_mamba.doctor import registration
+from nnunetv2_mamba.catalogue.trainers import list_trainers
+from nnunetv2_mamba.doctor import computation, registration
 from nnunetv2_mamba.ops.scan_order import named_paths, table
 from nnunetv2_mamba.untrusted_plans import check_untrusted_plans
 
@@ -84,6 +88,17 @@ def test_a_path_that_leaves_the_grid_never_reaches_a_kernel(path):
         table("wild", (3, 4))
 
 
+def test_an_order_that_fails_is_named():
+    def of_volumes(shape):
+        planes, rows, columns = shape
+        return np.arange(planes * rows * columns)
+
+    scan_paths.register_scan("volumes", of_volumes)
+    assert table("volumes", (1, 2, 3)).shape == (1, 6)
+    with pytest.raises(ValueError, match=r"the scan order volumes fails on a grid \(2, 3\): ValueError: not enough"):
+        table("volumes", (2, 3))
+
+
 @pytest.mark.parametrize(
     ("name", "orders", "message"),
     [
@@ -142,8 +157,50 @@ def test_trainers_are_imported_when_asked_for(entry_points, tmp_path, monkeypatc
     assert mine is sys.modules["my_trainers"].nnUNetTrainerMine
     shorter = trainers.__getattr__.__wrapped__("nnUNetTrainerMine_5epochs")
     assert issubclass(shorter, mine) and shorter.recipe.num_epochs == 5
-    with pytest.raises(ModuleNotFoundError, match="no_module"):
+    with pytest.raises(ImportError, match="nnUNetTrainerNone .*no_module:x.* ModuleNotFoundError: No module named"):
         _ = trainers.nnUNetTrainerNone
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("nowhere:nnUNetTrainerBad", r"ModuleNotFoundError: No module named 'nowhere'"),
+        ("faulty_trainers:nnUNetTrainerBed", "AttributeError: module 'faulty_trainers' has no attribute"),
+        ("faulty_trainers", "is no class; its entry point must be MODULE:CLASS"),
+        ("faulty_trainers:nnUNetTrainerOther", "is the class nnUNetTrainerOther; its entry point must have that name"),
+    ],
+)
+def test_a_trainer_that_nnunet_could_not_use_is_named(value, message, entry_points, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "faulty_trainers.py").write_text("class nnUNetTrainerOther: pass")
+    entry_points(extensions.TRAINERS, nnUNetTrainerBad=value)
+    problem = rf"the trainer nnUNetTrainerBad of .* \({value}\) .*{message}"
+    with pytest.raises(ImportError, match=problem):  # no AttributeError, at which nnU-Net would look elsewhere
+        _ = trainers.nnUNetTrainerBad
+    entries, problems = list_trainers("UMambaBot")
+    assert entries and len(problems) == 1 and re.match(problem, problems[0])
+    (finding,) = registration.extensions()
+    assert re.match(problem, finding.text) and finding.remedy == "repair or uninstall that package"
+
+
+@pytest.mark.parametrize(
+    ("taken", "owner"), [("nnUNetTrainerUMambaBot", "nnunetv2-mamba"), ("nnUNetTrainerAdam", "nnunetv2 ")]
+)
+def test_a_trainer_whose_name_is_taken_is_not_said_to_be_found(taken, owner, entry_points, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / f"hidden_{taken}.py").write_text(f"class {taken}: pass")
+    entry_points(extensions.TRAINERS, **{taken: f"hidden_{taken}:{taken}"})
+    entries, problems = list_trainers(taken)
+    assert entries[0].name == taken and entries[0].origin.startswith(owner)
+    assert len(problems) == 1 and f"nnU-Net finds that of {owner}" in problems[0] and taken in problems[0]
+    (finding,) = registration.extensions()
+    assert f"nnU-Net finds another {taken}" in finding.text and finding.remedy
+
+
+def test_the_package_of_a_network(entry_points):
+    entry_points(extensions.PARTS, a="theirs.network")
+    assert extensions.package_with("theirs.blocks.deep") == "theirs.network"  # of an entry point without a package
+    assert extensions.package_with("theirs_too.network") is None
 
 
 def test_one_name_of_two_packages(monkeypatch):
@@ -168,10 +225,49 @@ def test_plans_name_a_network_that_is_registered_and_no_other():
             "_kw_requires_import": ["conv_op"],
         }
     )
-    with pytest.raises(ValueError, match="no network of"):
+    with pytest.raises(ValueError, match="no network of .*; if it is another package's, install that here"):
         check_untrusted_plans(plans, "plans.json")
     register(RegisteredNetwork("Elsewhere", Elsewhere, "of another package"))
     check_untrusted_plans(plans, "plans.json")
+
+
+class WithoutMixer(PlannedNetwork):
+    """Nothing in it can be done without."""
+
+    def __init__(self, *planned, dropout=0.0, **planned_by_name):
+        super().__init__(*planned, **planned_by_name)
+
+
+def test_controls_are_of_networks_with_a_mixer():
+    assert RegisteredNetwork("Elsewhere", Elsewhere, "").variants.keys() == {"NoMamba", "Conv", "Mamba2"}
+    assert RegisteredNetwork("WithoutMixer", WithoutMixer, "").variants == {}
+
+
+def test_what_is_no_network_is_not_registered():
+    with pytest.raises(ValueError, match="the network Conv3d is no subclass of PlannedNetwork"):
+        RegisteredNetwork("Conv3d", torch.nn.Conv3d, "of torch")
+
+
+class Raising(PlannedNetwork):
+    """Its constructor fails."""
+
+    def __init__(self, *planned, **planned_by_name):
+        raise RuntimeError("no such layer")
+
+
+def test_doctor_names_a_network_that_cannot_be_built_and_goes_on(monkeypatch):
+    entries = {"Raising": RegisteredNetwork("Raising", Raising, ""), "UMambaBot": NETWORKS["UMambaBot"]}
+    monkeypatch.setattr("nnunetv2_mamba.architectures.registry.NETWORKS", entries)
+    failed, works = computation.networks(torch.device("cpu"))
+    assert (failed.subject, failed.text) == ("Raising on cpu", "RuntimeError: no such layer") and failed.remedy
+    assert works.subject == "UMambaBot on cpu" and works.remedy is None
+
+
+@pytest.mark.parametrize("mixer", [torch.nn.Linear, lambda options: None], ids=["module", "function"])
+def test_what_is_no_mixer_is_not_registered(mixer):
+    with pytest.raises(ValueError, match="the mixer mine is no subclass of SequenceMixer"):
+        register_mixer("mine")(mixer)
+    assert "mine" not in MIXERS
 
 
 def test_the_modules_of_parts():

@@ -49,12 +49,16 @@ class RegisteredNetwork:
         paper: its address.
         page: its page in this documentation's ``networks/``, without the ending; networks of other packages have none.
         options: of the constructor, where it is not the class with its defaults.
-        variants: trainers of their own, by what follows the name.
+        variants: trainers of their own, by what follows the name; None for the controls and Mamba-2 of a class that has
+            the option ``mixer``, and for none of another.
         max_pool: how often a plan halves an axis at most; None for as often as nnU-Net does.
         recipe: numbers of the training (``trainers.recipe.Recipe``) that differ from nnU-Net's.
         training: a sentence or two on how it is trained, and why so.
         small: options that make a small instance, for tests of the installation and of the code;
             ``features_per_stage`` is among them where the widths follow a rule.
+
+    Raises:
+        ValueError: if ``network_class`` is no :class:`PlannedNetwork`.
     """
 
     name: str
@@ -63,11 +67,21 @@ class RegisteredNetwork:
     page: str = ""
     paper: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
-    variants: Mapping[str, Variant] = field(default_factory=lambda: {**CONTROLS, **MAMBA2})
+    variants: Mapping[str, Variant] | None = None
     max_pool: int | None = None
     recipe: Mapping[str, Any] = field(default_factory=dict)
     training: str = "With nnU-Net's recipe: SGD 1e-2, Nesterov momentum 0.99, polynomial decay, deep supervision."
     small: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.network_class, type) and issubclass(self.network_class, PlannedNetwork)):
+            raise ValueError(
+                f"the network {self.name} is no subclass of PlannedNetwork; write a trainer for it instead of "
+                "registering it (docs/extending.md)"
+            )
+        if self.variants is None:
+            mixes = "mixer" in self.network_class.option_names()
+            object.__setattr__(self, "variants", {**CONTROLS, **MAMBA2} if mixes else {})
 
 
 NETWORKS: dict[str, RegisteredNetwork] = {}
@@ -80,7 +94,7 @@ def register(network: RegisteredNetwork) -> None:
         ValueError: if its name is taken, or if its class is not registered under the name of the class.
     """
     if network.name in NETWORKS:
-        raise ValueError(f"two networks are named {network.name}")
+        raise ValueError(f"two networks are named {network.name}; give yours another name")
     class_name = network.network_class.__name__
     named_as_the_class = network if network.name == class_name else NETWORKS.get(class_name)
     if named_as_the_class is None or named_as_the_class.network_class is not network.network_class:

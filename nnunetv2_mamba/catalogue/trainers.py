@@ -10,12 +10,13 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_mamba import _register
 from nnunetv2_mamba.architectures.registry import NETWORKS
-from nnunetv2_mamba.nnunet.trainer_search import all_trainers
+from nnunetv2_mamba.nnunet.trainer_search import FoundTrainers, all_trainers
+from nnunetv2_mamba.trainers import FULL_LENGTH
 from nnunetv2_mamba.trainers.base import nnUNetTrainerMamba
 from nnunetv2_mamba.trainers.lengths import LENGTHS
 from nnunetv2_mamba.trainers.recipe import Recipe
 
-from ..extensions import PROBLEMS, installed_trainers, package_of
+from ..extensions import PROBLEMS, installed_trainers, package_of, package_with
 from ..versions import installed_version
 
 if TYPE_CHECKING:
@@ -69,13 +70,24 @@ def list_trainers(pattern: str = "*", costs: Costs | None = None) -> tuple[list[
                 name,
                 _network(trainer),
                 _recipe(trainer),
-                _origin(name, place),
+                _origin(name, trainer, place),
                 trainer.__module__,
                 [suffix for suffix in LENGTHS if name + suffix in found.trainers],
                 None if costs is None else costs.of(trainer),
             )
         )
-    return entries, found.problems + [f"{module} cannot be loaded: {reason}" for module, reason in PROBLEMS.items()]
+    unloaded = [f"{module} cannot be loaded: {reason}" for module, reason in PROBLEMS.items()]
+    return entries, [*found.problems, *unloaded, *_hidden(found)]
+
+
+def _hidden(found: FoundTrainers) -> list[str]:
+    """What is wrong with trainers of other packages whose name nnU-Net finds elsewhere."""
+    return [
+        f"{name} of {package_of(entry)}: nnU-Net finds that of {_origin(name, *found.trainers[name])} under this name; "
+        "give yours another"
+        for name, entry in installed_trainers().items()
+        if name in found.trainers and (name in FULL_LENGTH or found.trainers[name][1] != _register.DISCOVERY)
+    ]
 
 
 def _network(trainer: type[nnUNetTrainer]) -> str:
@@ -104,8 +116,11 @@ def _recipe(trainer: type[nnUNetTrainer]) -> str:
     return ", ".join(numbers) or "nnU-Net's"
 
 
-def _origin(name: str, place: str) -> str:
-    if place == _register.DISCOVERY:
-        installed = installed_trainers()
-        return package_of(installed[name]) if name in installed else f"{OURS} {installed_version(OURS, '')}".strip()
-    return f"nnunetv2 {installed_version('nnunetv2')}" if place == "nnunetv2" else place
+def _origin(name: str, trainer: type[nnUNetTrainer], place: str) -> str:
+    if place != _register.DISCOVERY:
+        return f"nnunetv2 {installed_version('nnunetv2')}" if place == "nnunetv2" else place
+    installed = installed_trainers()
+    if name in installed and name not in FULL_LENGTH:
+        return package_of(installed[name])
+    network = getattr(trainer, "network_class", trainer)  # that of another package has a trainer made here
+    return package_with(network.__module__) or f"{OURS} {installed_version(OURS, '')}".strip()

@@ -82,17 +82,21 @@ def scan(device: "torch.device") -> Iterator[Finding]:
 
 
 def networks(device: "torch.device") -> Iterator[Finding]:
-    """Try a small forward and backward pass of each network."""
-    import torch
-
+    """Try a small forward and backward pass of each network; one that fails, perhaps a stranger's, hides no other."""
     from ..architectures.registry import NETWORKS
 
     for name in NETWORKS:
-        network, size = small_network(name)
-        network.to(device)(torch.randn(1, 2, *size, device=device)).square().mean().backward()
-        finite = all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.parameters())
-        text = "forward and backward pass work" if finite else "a gradient is missing or not finite"
-        yield Finding(f"{name} on {device}", text, None if finite else "report this output")
+        yield from guarded(f"{name} on {device}", _network(name, device))
+
+
+def _network(name: str, device: "torch.device") -> Iterator[Finding]:
+    import torch
+
+    network, size = small_network(name)
+    network.to(device)(torch.randn(1, 2, *size, device=device)).square().mean().backward()
+    finite = all(p.grad is not None and bool(p.grad.isfinite().all()) for p in network.parameters())
+    text = "forward and backward pass work" if finite else "a gradient is missing or not finite"
+    yield Finding(f"{name} on {device}", text, None if finite else "report this output")
 
 
 def small_network(name: str) -> "tuple[torch.nn.Module, tuple[int, ...]]":

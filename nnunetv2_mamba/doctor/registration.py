@@ -61,8 +61,9 @@ def _why_not_registered() -> str:
 
 def extensions() -> Iterator[Finding]:
     """Look at what other packages add by entry points, if there are any."""
-    from .. import architectures, trainers  # noqa: F401  (architectures loads the modules)
-    from ..extensions import PARTS, PROBLEMS, installed_trainers, package_of
+    from .. import architectures  # noqa: F401  (loads the modules)
+    from ..extensions import PARTS, PROBLEMS, installed_trainers, load_trainer, package_of
+    from ..nnunet.trainer_search import find_trainer
 
     modules = {f"{package_of(entry)}: {entry.module}" for entry in entry_points(group=PARTS)}
     for module in sorted(modules - PROBLEMS.keys()):
@@ -70,7 +71,16 @@ def extensions() -> Iterator[Finding]:
     for module, reason in PROBLEMS.items():
         yield Finding("extension", f"{module} is not loaded: {reason}", "repair or uninstall that package")
     for name, entry in installed_trainers().items():
-        trainer = getattr(trainers, name)
+        try:
+            trainer = load_trainer(entry)
+        except ImportError as error:
+            yield Finding("extension", str(error), "repair or uninstall that package")
+            continue
+        found = find_trainer(name)
+        if found not in (None, trainer):  # None: nnU-Net does not look here, which is said below
+            text = f"{package_of(entry)}: nnU-Net finds another {name}, in the module {found.__module__}"
+            yield Finding("extension", text, "give that package's trainer another name")
+            continue
         yield Finding("extension", f"{package_of(entry)}: {trainer.__module__} has {name}")
 
 

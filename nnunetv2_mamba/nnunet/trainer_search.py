@@ -76,6 +76,10 @@ def _look_into(folder: str, package: str | None, place: str, found: FoundTrainer
             )
             continue
         for attribute in dir(module):
-            value = None if attribute.startswith("_") else getattr(module, attribute, None)
+            try:
+                value = None if attribute.startswith("_") else getattr(module, attribute, None)
+            except ImportError as error:  # of a package that extends ours: it fails under this name alone
+                found.problems.append(str(error))
+                continue
             if isinstance(value, type) and issubclass(value, nnUNetTrainer):
                 found.trainers.setdefault(attribute, (value, place))

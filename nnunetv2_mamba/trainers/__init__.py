@@ -11,7 +11,7 @@ from functools import cache
 
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from ..extensions import installed_trainers
+from ..extensions import installed_trainers, load_trainer
 from .base import nnUNetTrainerMamba
 from .lengths import LENGTHS, of_length
 from .of_networks import TRAINERS
@@ -29,7 +29,7 @@ def __getattr__(name: str) -> type[nnUNetTrainer]:
     if name in FULL_LENGTH:
         return FULL_LENGTH[name]
     if name in (installed := installed_trainers()):
-        return installed[name].load()
+        return load_trainer(installed[name])
     base, underscore, length = name.rpartition("_")
     if underscore + length in LENGTHS and (base in FULL_LENGTH or base in installed):
         trainer = __getattr__(base)

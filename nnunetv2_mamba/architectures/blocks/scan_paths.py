@@ -61,7 +61,7 @@ def register_scan(name: str, *orders: Callable[[Sequence[int]], np.ndarray]) -> 
             once.
     """
     if name in PATHS:
-        raise ValueError(f"two scan orders are named {name}")
+        raise ValueError(f"two scan orders are named {name}; give yours another name")
     register_paths(name, *orders)
     SCANS.append(name)
     PATHS.update({scan: ScanPaths(scan, module=orders[0].__module__) for scan in (name, name + REVERSE)})

@@ -107,16 +107,21 @@ def register_paths(name: str, *orders: Callable[[Sequence[int]], np.ndarray]) ->
     if not re.fullmatch(r"[a-z]\w*", name, re.ASCII):
         raise ValueError(f"a scan order's name must be letters, digits and _, in lower case; got {name!r}")
     if name in _NAMED:
-        raise ValueError(f"two scan orders are named {name}")
+        raise ValueError(f"two scan orders are named {name}; give yours another name")
     if not orders:
         raise ValueError(f"the scan order {name} has no paths")
     one_way = tuple(range(len(orders)))
-    _NAMED[name] = _Paths(lambda shape: [_checked(name, order(shape), shape) for order in orders], one_way)
+    _NAMED[name] = _Paths(lambda shape: [_checked(name, order, shape) for order in orders], one_way)
 
 
-def _checked(name: str, path: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+def _checked(name: str, order: Callable[[Sequence[int]], np.ndarray], shape: Sequence[int]) -> np.ndarray:
     """A stranger's path as the kernels need it: they look tokens up without asking whether there are any."""
-    path = np.asarray(path)
+    try:
+        path = np.asarray(order(shape))
+    except Exception as error:  # whatever a stranger's function may raise
+        raise ValueError(
+            f"the scan order {name} fails on a grid {tuple(shape)}: {type(error).__name__}: {error}"
+        ) from error
     seen = np.zeros(prod(shape), dtype=bool)
     if path.shape == seen.shape and path.dtype.kind in "iu" and path.min() >= 0 and path.max() < len(seen):
         seen[path] = True

@@ -85,11 +85,17 @@ MIXERS: dict[str, type[SequenceMixer]] = {}
 
 
 def register_mixer(name: str) -> Callable[[type[SequenceMixer]], type[SequenceMixer]]:
-    """Decorate a class that networks shall know as ``mixer=name``."""
+    """Decorate a class that networks shall know as ``mixer=name``.
+
+    Raises:
+        ValueError: if the name is taken, or if the class is no :class:`SequenceMixer`.
+    """
 
     def decorate(mixer: type[SequenceMixer]) -> type[SequenceMixer]:
         if name in MIXERS:
-            raise ValueError(f"two mixers are named {name}")
+            raise ValueError(f"two mixers are named {name}; give yours another name")
+        if not (isinstance(mixer, type) and issubclass(mixer, SequenceMixer)):
+            raise ValueError(f"the mixer {name} is no subclass of SequenceMixer")
         MIXERS[name] = mixer
         return mixer
 
