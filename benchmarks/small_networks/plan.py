@@ -6,8 +6,9 @@ nnUNet_raw must hold the data set; nnUNet_preprocessed gets the plans and the da
 
     nnunetv2_mamba benchmark benchmarks/small_networks/sweep.toml -d 4 -o FOLDER
 
-trains. Our networks are planned by ``nnunetv2_mamba plan`` with their widths as options; nnU-Net's own by its planners,
-and made small in the file, as nnU-Net's documentation of plans files has it.
+trains, and so do generations.toml (their other mixers) and scan_orders.toml (SegMamba along other paths). Our networks
+are planned by ``nnunetv2_mamba plan`` with their widths as options; nnU-Net's own by its planners, and made small in
+the file, as nnU-Net's documentation of plans files has it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ OURS = {
     "UMamba2": {"features_per_stage": [6, 16, 20, 44], "n_blocks_per_stage": [1, 2, 2, 2]},
     "MedSegMamba": {"features_per_stage": [8, 8, 16, 32], "bottleneck_channels": 64, "n_bottleneck_blocks": 2},
 }
+# One path each but for bidirectional (2), six_axes (6) and serpentine (8); SegMamba's own are three and three back.
+SCANS = ("raster", "bidirectional", "six_axes", "serpentine", "morton", "hilbert", "random")
 NNUNETS = {
     "nnUNetSmallPlans": ("ExperimentPlanner", "nnUNetPlans", {"features_per_stage": [6, 16, 32, 52]}),
     "nnUNetResEncUNetSmallPlans": (
@@ -47,7 +50,12 @@ def main() -> None:
     parser.add_argument("-d", type=int, required=True, help="number of the data set")
     parser.add_argument("-np", type=int, default=2, help="processes")
     arguments = parser.parse_args()
-    for network, options in OURS.items():
+    folder = Path(os.environ["nnUNet_preprocessed"]) / maybe_convert_to_dataset_name(arguments.d)
+    ours = {f"nnUNet{network}SmallPlans": (network, options) for network, options in OURS.items()}
+    for scan in SCANS:
+        name = f"nnUNetSegMambaSmallScan{scan.title().replace('_', '')}Plans"
+        ours[name] = ("SegMamba", {**OURS["SegMamba"], "scan": scan})
+    for name, (network, options) in ours.items():
         plan(
             arguments.d,
             network,
@@ -55,12 +63,9 @@ def main() -> None:
             processes=arguments.np,
             integrity_check=False,
             options=options,
-            plans_name=f"nnUNet{network}SmallPlans",
+            plans_name=name,
         )
-    folder = Path(os.environ["nnUNet_preprocessed"]) / maybe_convert_to_dataset_name(arguments.d)
-    for network in OURS:
-        file = folder / f"nnUNet{network}SmallPlans.json"
-        make_small(file, file, {})
+        make_small(folder / f"{name}.json", folder / f"{name}.json", {})
     for name, (planner, planned, widths) in NNUNETS.items():
         plan_experiments([arguments.d], planner)
         make_small(folder / f"{planned}.json", folder / f"{name}.json", widths)

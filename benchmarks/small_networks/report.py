@@ -1,16 +1,19 @@
 """Tables of the study of small networks from what `keep.py` has kept: models, noise floor, pairs, learning curves.
 
-    python benchmarks/small_networks/report.py [--results benchmarks/results/small_networks.json]
+    python benchmarks/small_networks/report.py [MODEL ...] [--results benchmarks/results/small_networks.json]
 
-Markdown, as in docs/results.md. Models are compared on the folds that all of them have by now, with all seeds of these.
-What a step costs is measured apart (`benchmarks/step_time.py`), because trainings ran beside other work.
+of all models, or of those named (patterns: 'SegMamba*'). Markdown, as in docs/results.md. Models are compared on the
+folds that all of them have by now, with all seeds of these. What a step costs is measured apart
+(`benchmarks/step_time.py`), because trainings ran beside other work.
 """
 
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pandas as pd
@@ -29,7 +32,13 @@ EVERY = 10  # epochs of a curve
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    trainings = read_json_object(parser.parse_args().results)
+    parser.add_argument("models", nargs="*", default=["*"], metavar="MODEL", help="names or patterns; all by default")
+    arguments = parser.parse_args()
+    trainings = {
+        name: training
+        for name, training in read_json_object(arguments.results).items()
+        if any(fnmatch(model_of(training), pattern) for pattern in arguments.models)
+    }
     comparison = compare_tables(tables_of(in_common(trainings)))
     tables = [
         sizes(trainings),
@@ -44,7 +53,9 @@ def main() -> None:
 def model_of(training: Mapping) -> str:
     """The name of the network in the tables."""
     cost = training["cost"]
-    return NNUNETS.get(cost["plans"], cost["trainer"].removeprefix("nnUNetTrainer"))
+    scan = re.search(r"SmallScan(\w+)Plans", cost["plans"])
+    own = cost["trainer"].removeprefix("nnUNetTrainer") + (f" {scan[1]}" if scan else "")
+    return NNUNETS.get(cost["plans"], own)
 
 
 def by_model(trainings: Mapping[str, Mapping]) -> dict[str, list[Mapping]]:

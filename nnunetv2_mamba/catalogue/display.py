@@ -14,13 +14,20 @@ from .cost import Cost
 from .trainers import TrainerEntry
 
 _GAP = "  "
+_RECIPE = 60  # characters; --json has it all
 
 
 def trainer_table(entries: Sequence[TrainerEntry], with_costs: bool) -> Iterator[str]:
-    """Lines: a row per trainer; under them, why some have no cost."""
+    """Lines: a row per trainer, long recipes cut; under them, why some have no cost."""
     titles = ["trainer", "network", *(["parameters", "GFLOP", "GiB"] if with_costs else []), "origin", "recipe"]
     rows = [
-        [entry.name, entry.network, *(_numbers(entry.cost) if with_costs else []), entry.origin, entry.recipe]
+        [
+            entry.name,
+            entry.network,
+            *(_numbers(entry.cost) if with_costs else []),
+            entry.origin,
+            textwrap.shorten(entry.recipe, _RECIPE, placeholder=" ..."),
+        ]
         for entry in entries
     ]
     yield from _table([titles, *rows])

@@ -100,4 +100,5 @@ def trainers() -> Iterator[Finding]:
             text = f"nnU-Net finds another {name}, in the module {found.__module__}"
             yield Finding("trainers", text, "rename or remove that class")
             return
-    yield Finding("trainers", f"nnU-Net finds {', '.join(names)}, and each with the suffix _5epochs and so on")
+    text = f"nnU-Net finds all {len(names)}, such as nnUNetTrainerSegMamba; nnunetv2_mamba trainers lists them"
+    yield Finding("trainers", text)
