@@ -2,10 +2,11 @@
 
     SIMULATED_SYSTEM=Windows PYTHONPATH=tests python -m pytest -p simulated_system      (or Darwin)
 
-Python, torch and nnU-Net stay as they are. The modules of the package and the tests find ``os``, ``signal`` and their
-like with what that system has of them, and new processes are spawned. On Windows there is no ``fcntl``, and this
-process is held to how files are there: one that is open can be neither removed nor replaced, what the package writes
-has no ``:`` in its name, and it makes no links. Paths with drives, line ends and other processes stay Linux's.
+Python, torch, nnU-Net and the compiled kernels stay Linux's. The modules of the package and the tests find ``os``,
+``signal`` and their like with what that system has of them, and new processes are spawned. On Windows there is no
+``fcntl``, and this process is held to how files are there: one that is open can be neither removed nor replaced, what
+the package writes has no ``:`` in its name, and it makes no links. Paths with drives, line ends and other processes
+stay Linux's.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from types import ModuleType, SimpleNamespace
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = str(ROOT / "nnunetv2_mamba") + os.sep
+KERNELS = PACKAGE + str(Path("ops", "backends", "cpu_build"))
 OURS = PACKAGE, *(str(ROOT / folder) + os.sep for folder in ("tests", "benchmarks"))
 
 # Of Python's documentation ("Availability"), what somebody might use
@@ -90,7 +92,8 @@ def importing(real: Callable) -> Callable:
     """``__import__`` that gives the views to the modules of this repository."""
 
     def imports(name: str, globals=None, locals=None, fromlist=(), level: int = 0) -> object:
-        if level == 0 and str((globals or {}).get("__file__", "")).startswith(OURS):
+        importer = str((globals or {}).get("__file__", ""))
+        if level == 0 and importer.startswith(OURS) and not importer.startswith(KERNELS):
             check_module(name)
             if name in VIEWS:
                 return VIEWS[name]
