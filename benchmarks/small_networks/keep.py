@@ -3,8 +3,7 @@
     python benchmarks/small_networks/keep.py FOLDER [--results benchmarks/results/small_networks.json]
 
 Kept of each training: what cost.json says, the curve of validation Dice of patches, Dice, HD95 and NSD of each case and
-structure. A training that is there already is left as it is. Says which trainings of the sweeps here are still
-to be made.
+structure. A training that is there already is left as it is. Says which trainings of sweep.toml are still to be made.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from nnunetv2_mamba.files import read_json_object
 from nnunetv2_mamba.results.trained_model import read_trained_model
 
 RESULTS = Path(__file__).parents[1] / "results" / "small_networks.json"
-SWEEPS = [Path(__file__).with_name(f"{name}.toml") for name in ("sweep", "generations", "scan_orders")]
+SWEEP = Path(__file__).with_name("sweep.toml")
 
 
 def main() -> None:
@@ -38,10 +37,9 @@ def main() -> None:
     lines = [f"{json.dumps(name)}: {json.dumps(training)}" for name, training in sorted(kept.items())]
     arguments.results.write_text("{\n" + ",\n".join(lines) + "\n}\n")  # a training to a line
     (dataset,) = {training.dataset for training in trainings}
-    print(f"{len(kept)} trainings in {arguments.results}; still to be made:")
-    for sweep in SWEEPS:
-        waiting = [training.name for training in read_sweep(sweep, [dataset]).trainings if training.name not in kept]
-        print(f"{len(waiting)} of {sweep.name}", *waiting, sep="\n  ")
+    waiting = [t.name for t in read_sweep(SWEEP, [dataset]).trainings if t.name not in kept]
+    print(f"{len(kept)} trainings in {arguments.results}; still to be made: {len(waiting)}")
+    print("\n".join(waiting))
 
 
 def results_of(training: Training, folder: Path) -> dict:

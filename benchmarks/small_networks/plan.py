@@ -6,9 +6,8 @@ nnUNet_raw must hold the data set; nnUNet_preprocessed gets the plans and the da
 
     nnunetv2_mamba benchmark benchmarks/small_networks/sweep.toml -d 4 -o FOLDER
 
-trains, and so do generations.toml (their other mixers) and scan_orders.toml (SegMamba along other paths). Our networks
-are planned by ``nnunetv2_mamba plan`` with their widths as options; nnU-Net's own by its planners, and made small in
-the file, as nnU-Net's documentation of plans files has it.
+trains. Our networks are planned by ``nnunetv2_mamba plan`` with their widths as options; nnU-Net's own by its planners,
+and made small in the file, as nnU-Net's documentation of plans files has it.
 """
 
 from __future__ import annotations
