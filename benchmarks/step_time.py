@@ -5,7 +5,7 @@
 
 A step is the trainer's own ``train_step``: forward, loss, backward, clipping, optimiser; loading and augmentation are
 not in it. Every round takes one step of each trainer; the median over the rounds is reported, and its ratio to the
-first trainer. Runs on a GPU if there is one.
+first trainer. A trainer may have plans of its own, as nnUNetTrainer@nnUNetSmallPlans. Runs on a GPU if there is one.
 """
 
 from __future__ import annotations
@@ -27,13 +27,15 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dataset", default="4")
     parser.add_argument("--plans", default="nnUNetPlans")
     parser.add_argument("-c", "--configuration", default="3d_fullres")
-    parser.add_argument("--trainers", nargs="+", required=True)
+    parser.add_argument("--trainers", nargs="+", required=True, metavar="TRAINER[@PLANS]")
+    parser.add_argument("--batch-size", type=int, help="instead of the plans'")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--json", type=Path, help="write the rows here too")
     return parser.parse_args()
 
 
 def measure(args: argparse.Namespace) -> list[dict]:
+    import numpy as np
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
 
@@ -44,15 +46,21 @@ def measure(args: argparse.Namespace) -> list[dict]:
         keep_freed_memory()  # as this package's trainers do when a training starts; here for all
     trainers = []
     for name in args.trainers:
-        trainer = get_trainer_from_args(args.dataset, args.configuration, 0, name, args.plans, device=device)
+        trainer_name, _, plans = name.partition("@")
+        trainer = get_trainer_from_args(
+            args.dataset, args.configuration, 0, trainer_name, plans or args.plans, device=device
+        )
+        if args.batch_size:
+            trainer.configuration_manager.configuration["batch_size"] = args.batch_size
         trainer.initialize()
         trainer.on_train_epoch_start()
         trainers.append(trainer)
-    loader, _ = trainers[0].get_dataloaders()
+    loaders = [trainer.get_dataloaders()[0] for trainer in trainers]  # targets of as many scales as each has
     seconds: dict[str, list[float]] = {name: [] for name in args.trainers}
     for turn in range(args.rounds + 1):
-        batch = next(loader)
-        for name, trainer in zip(args.trainers, trainers, strict=True):
+        for name, trainer, loader in zip(args.trainers, trainers, loaders, strict=True):
+            np.random.seed(turn)
+            batch = next(loader)
             start = time.perf_counter()
             trainer.train_step(batch)  # ends with the loss on the CPU, so the device is done
             if turn:  # the first one warms up
