@@ -59,7 +59,8 @@ def measure(args: argparse.Namespace) -> list[dict]:
     seconds: dict[str, list[float]] = {name: [] for name in args.trainers}
     for turn in range(args.rounds + 1):
         for name, trainer, loader in zip(args.trainers, trainers, loaders, strict=True):
-            np.random.seed(turn)
+            np.random.seed(turn)  # augmentation draws from both
+            torch.manual_seed(turn)
             batch = next(loader)
             start = time.perf_counter()
             trainer.train_step(batch)  # ends with the loss on the CPU, so the device is done

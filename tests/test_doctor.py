@@ -148,7 +148,7 @@ def test_sources_without_metadata(fake):
     assert found["nnunetv2-mamba"].verdict == NOTE and "without an installation" in found["nnunetv2-mamba"].text
     assert found["torch"].verdict == NOTE
     fake.versions["torch"] = None
-    assert fake.found()["torch"].remedy.replace('"', "") == "pip install torch"
+    assert fake.found()["torch"].remedy == ('pip install "torch"' if os.name == "nt" else "pip install torch")
 
 
 def test_sources_beside_an_installation(fake):

@@ -32,18 +32,7 @@ OF_FILES = (
 @pytest.mark.skipif(sys.platform != "linux", reason="simulates on Linux")
 @pytest.mark.parametrize("system", ["Windows", "Darwin"])
 def test_the_suite_as_if_it_ran_there(system, tmp_path):
-    options = [
-        "-p",
-        "simulated_system",
-        "-p",
-        "no:cacheprovider",
-        "-q",
-        "-rfE",
-        "-m",
-        "not slow",
-        "--basetemp",
-        tmp_path / "t",
-    ]
+    options = [*"-p simulated_system -p no:cacheprovider -q -rfE -m".split(), "not slow", "--basetemp", tmp_path / "t"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, *(TESTS / part for part in OF_FILES)],
         cwd=TESTS.parent,

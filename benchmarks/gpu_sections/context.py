@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,6 +10,11 @@ from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+
+try:
+    import fcntl
+except ImportError:  # Windows, where the suite is imported only
+    fcntl = None
 
 Row = dict[str, Any]
 NEEDS_CUDA = "needs CUDA"  # the key of a row that says what was left out on a CPU
