@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 from registered_networks import NETWORKS, OF_MONAI, small_arguments
+from test_networks import build
 from torch import nn
 
 from nnunetv2_mamba.architectures.from_plans import network_from_plans, stage_arguments, with_options
+from nnunetv2_mamba.packaging import network_export
 
 HEADS = {"MedNeXt": "out_0.conv_out", "SegResNet": "conv_final.2.conv", "SegResNetDS": "up_layers.1.head"}
 
@@ -179,3 +181,18 @@ def test_arguments_that_do_not_fit_are_named(name, arguments, message):
     planned = {**isotropic(3), "input_channels": 1, "num_classes": 2, "features_per_stage": 8}
     with pytest.raises(ValueError, match=message):
         NETWORKS[name].network_class(**{**small_arguments(name, planned, (16, 16, 16)), **arguments})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", network_export.ENDINGS)
+@pytest.mark.parametrize("shape", ["cubic", "2D"])
+@pytest.mark.parametrize("name", OF_MONAI)
+def test_is_exported(monkeypatch, tmp_path, name, shape, kind):
+    """The command compares the file with the network, and keeps it only if it computes the same."""
+    if kind == "onnx":
+        pytest.importorskip("onnxruntime")
+    network, x = build(name, shape)
+    monkeypatch.setattr(network_export, "_load", lambda *_: (network.eval(), x[:1], name))
+    file = tmp_path / f"network{network_export.ENDINGS[kind]}"
+    assert f"{name}, input {tuple(x[:1].shape)}" in network_export.export(tmp_path, file, kind)
+    assert file.stat().st_size

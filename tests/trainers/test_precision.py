@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 
 import pytest
@@ -34,9 +35,10 @@ VALUES = {
         for value, expected in VALUES.items()
     ],
 )
-def test_a_step_in_this_type(make_trainer, monkeypatch, network, value, dtype, scaled):
+def test_a_step_in_this_type(make_trainer, tiny_dataset, monkeypatch, network, value, dtype, scaled):
     monkeypatch.setenv(AMP_VARIABLE, value)
-    trainer = make_trainer(f"nnUNetTrainer{network}", "num_epochs=1,num_iterations_per_epoch=8")
+    tiny_dataset.write_plans("precisionPlans", three_slices(tiny_dataset.plans(f"tiny{network}Plans")))
+    trainer = make_trainer(f"nnUNetTrainer{network}", "num_epochs=1,num_iterations_per_epoch=8", "precisionPlans")
     trainer.on_train_start()
     trainer.on_train_epoch_start()
     assert (trainer.grad_scaler is not None) == scaled
@@ -53,6 +55,16 @@ def test_a_step_in_this_type(make_trainer, monkeypatch, network, value, dtype, s
     assert changed and all(torch.isfinite(parameter).all() for parameter in parameters)
     assert seen == {dtype} and loss == pytest.approx(float(loss)) and loss < 10
     assert {parameter.dtype for parameter in parameters} == {torch.float32}
+
+
+def three_slices(plans: dict) -> dict:
+    """The plans, of a patch that has three slices at the lowest resolution: see ``check_convolutions``."""
+    configuration = plans["configurations"]["3d_fullres"]
+    reduction = math.prod(stride[0] for stride in configuration["architecture"]["arch_kwargs"]["strides"])
+    slices, *plane = configuration["patch_size"]
+    return plans | {
+        "configurations": {"3d_fullres": {**configuration, "patch_size": [max(slices, 3 * reduction), *plane]}}
+    }
 
 
 def test_unknown_value_names_the_variable_and_the_choices(make_trainer, monkeypatch):
