@@ -199,7 +199,7 @@ def test_every_network_has_options():
         ({"options": {"mixer": "lstm"}}, "--option mixer=lstm: mixer must be one of mamba, mamba2, none, conv"),
         ({"options": {"mixer": ["mamba"]}, "plans_name": PLANS}, r"--option mixer=.*: mixer must be one of mamba, "),
         ({"options": {"d_state": 0}}, "--option d_state=0: d_state must be a positive integer, got 0"),
-        ({"options": {"headdim": 2.5}, "plans_name": PLANS}, "--option headdim=2.5: headdim must be a positive integer"),
+        ({"options": {"headdim": 2.5}, "plans_name": PLANS}, "--option headdim=2.5: headdim must be a pos"),
         ({"options": {"gates": 3}}, "--option gates"),
         ({"plans_name": "../Plans"}, "--plans-name must be letters, digits"),
         ({"plans_name": "mine"}, "with 'Plans' in it; got 'mine'"),
