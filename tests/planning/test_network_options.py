@@ -144,6 +144,7 @@ def test_what_is_no_pair(pairs, message):
             r"--option features_per_stage=\[8\]: write the channels of two stages",
         ),
         ("UMamba2", {"features_per_stage": [8, 0]}, r"--option features_per_stage=\[8, 0\]: write the channels"),
+        ("UMamba2", {"norm_op": "BatchNorm3d"}, "--option norm_op: UMamba2 has the options n_blocks_per_stage, n_conv"),
         ("SegMambaBot", {"bottleneck": "ss3d"}, "--option bottleneck=ss3d: SegMambaBot is MedSegMamba with bottlene"),
     ],
 )
