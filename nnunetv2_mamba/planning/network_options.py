@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from nnunetv2_mamba.architectures.blocks.fusion import check_fusion
 from nnunetv2_mamba.architectures.blocks.mixers import check_mixer
 from nnunetv2_mamba.architectures.blocks.scan_paths import check_scan
+from nnunetv2_mamba.architectures.blocks.sizes import check_size
 
+LAYERS = ("norm_op", "dropout_op", "nonlin")  # options that are classes, which only plans can name
 WIDTHS = "features_per_stage"  # no option of a network, but of its plan: widths, and at most so many stages
 
 
@@ -25,6 +28,7 @@ _CHECKS: dict[str, Callable[[Any], object]] = {
     "fusion": check_fusion,
     "mixer": check_mixer,
     "scan": check_scan,
+    **{size: partial(check_size, size) for size in ("d_state", "expand", "headdim")},
 }
 
 

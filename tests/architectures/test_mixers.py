@@ -56,6 +56,7 @@ def test_every_path_visits_every_token(scan, grid):
         ({"scan": ["raster"]}, r"scan must be one of raster, .*; got \['raster'\]"),
         ({"fusion": "mean"}, "fusion must be one of sum, learned; got 'mean'"),
         ({"mixer": "lstm"}, "mixer must be one of mamba, mamba2, none, conv; got 'lstm'"),
+        ({"mixer": ["mamba"]}, r"mixer must be one of mamba, mamba2, none, conv; got \['mamba'\]"),
     ],
 )
 def test_unknown_names_are_answered_with_those_there_are(arguments, message):

@@ -131,6 +131,16 @@ def test_under_autocast_on_a_fake_gpu(name, training, monkeypatch):
     assert (logits.shape, logits.dtype, logits.device.type) == ((2, 3, *x.shape[2:]), torch.float16, "cuda")
 
 
+@pytest.mark.parametrize("mixer", ["mamba", "mamba2", "conv"])
+@pytest.mark.parametrize("name", ["segmamba", "ss3d", "tom", "umamba bot", "umamba enc", "msd-kmamba", "UMamba2"])
+def test_sizes_that_are_none_are_named(name, mixer):
+    """Neither taken for the default nor left to torch's messages."""
+    for size in {"d_state", "headdim", "expand"} & {*NETWORKS[name][0].option_names()}:
+        for value in (0, 2.5, True):
+            with pytest.raises(ValueError, match=f"{size} must be a positive integer, got {value!r}"):
+                build(name, mixer=mixer, **{size: value})
+
+
 def test_dropout_and_drop_path_act_in_training_only():
     for rates in (dict(dropout=0.5, drop_path=0.0), dict(dropout=0.0, drop_path=0.5)):
         network, x = build("ss3d", **rates)
@@ -234,7 +244,7 @@ def test_another_patch_size_than_built_for(name):
         ("transformer", dict(d_state=4), "d_state"),
         ("transformer", dict(headdim=4), "d_state, headdim and expand have no effect"),
         ("transformer", dict(mixer="mamba2"), "mixer must be one of mamba, none, conv with attention; got 'mamba2'"),
-        ("ss3d", dict(mixer="mamba2", headdim=0), "headdim must be positive, got 0"),
+        ("ss3d", dict(mixer="mamba2", headdim=0), "headdim must be a positive integer, got 0"),
         ("conv bottleneck", dict(mixer="none"), "no effect"),
         ("umamba bot", dict(mixer="lstm"), "mixer must be one of mamba, mamba2, none, conv"),
         ("umamba bot", dict(conv_op=nn.Conv1d), "conv_op"),

@@ -121,6 +121,11 @@ def with_copies(state):
     return state | {f"decoder.{key}": value for key, value in state.items() if key.startswith("encoder.")}
 
 
+def without_copies(state):
+    copies = ("decoder.encoder.", ".all_modules.")
+    return {key: value for key, value in state.items() if not any(copy in key for copy in copies)}
+
+
 @pytest.fixture
 def umamba_checkpoint():
     """Of UMambaEnc, as the nnU-Net it comes with writes it."""
@@ -279,3 +284,33 @@ def test_plans_of_umamba2s_checkpoint_must_agree_with_its_weights(umamba2_state,
             parameter.zero_()
     load_pretrained_weights(network, target)
     assert all(value.any() for key, value in network.state_dict().items() if ".seg_layers." not in key)
+
+
+LAYER = "mamba_layer.mamba"
+
+
+@pytest.mark.parametrize(
+    ("key", "tensor", "message"),
+    [
+        (f"{LAYER}.dt_bias", torch.zeros(0), "no state_dict: .*dt_bias' of shape .0,. is no parameter"),
+        (f"{LAYER}.dt_bias", torch.zeros(2, 2), r"dt_bias has shape \(2, 2\), expected 1 axes"),
+        (f"{LAYER}.out_proj.weight", torch.zeros(7), r"out_proj.weight has shape \(7,\), expected 2 axes"),
+        (f"{LAYER}.conv1d.weight", torch.zeros(144, 4), r"conv1d.weight has shape \(144, 4\), expected 3 axes"),
+        (f"{LAYER}.A_log", torch.zeros(4, dtype=torch.int64), "A_log is torch.int64, the network needs torch.float32"),
+        (f"{LAYER}.A_log", torch.zeros(4, dtype=torch.complex64), "A_log is torch.complex64"),
+        ("decoder.seg_layers.0.weight", torch.tensor(1.0), "seg_layers.0.weight has shape .., expected some axes"),
+        ("encoder.stem.convs.0.conv.weight", torch.zeros(8), r"conv.weight has shape \(8,\), expected 4 or 5 axes"),
+        (3, torch.zeros(1), "no state_dict: 3 of shape"),
+    ],
+)
+def test_tensors_of_no_umamba2_are_named(umamba2_state, key, tensor, message):
+    with pytest.raises(ValueError, match=message):
+        build_from_released(without_copies(umamba2_state) | {key: tensor})
+
+
+def test_sizes_beyond_the_file_take_no_memory(umamba2_state):
+    """A first width of a million would make a convolution of a million by a million."""
+    key = "encoder.stages.0.blocks.0.conv1.conv.weight"
+    wide = torch.zeros(10**6, *[1] * (umamba2_state[key].ndim - 1))
+    with pytest.raises(ValueError, match="the state_dict does not fit UMamba2: .* has shape"):
+        build_from_released(without_copies(umamba2_state) | {key: wide})

@@ -173,7 +173,7 @@ def test_blocks_of_a_plan_for_a_residual_encoder():
         (dict(n_blocks_per_stage=[1, 0, 1]), "n_blocks_per_stage must hold positive integers"),
         (dict(n_conv_per_stage_decoder=[1, 1, 1]), "n_conv_per_stage_decoder has 3 entries"),
         (dict(n_conv_per_stage_decoder=0), "n_conv_per_stage_decoder must hold positive integers"),
-        (dict(headdim=0), "headdim must be positive"),
+        (dict(headdim=0), "headdim must be a positive integer, got 0"),
         (dict(mixer="lstm"), "mixer must be one of"),
     ],
 )

@@ -8,7 +8,7 @@ import pytest
 from sweep_cases import write_sweep
 
 from nnunetv2_mamba.architectures.blocks.scan_paths import SCANS
-from nnunetv2_mamba.architectures.registry import NETWORKS
+from nnunetv2_mamba.architectures.registry import MAMBA2, NETWORKS
 from nnunetv2_mamba.benchmark.checks import trainer_class
 from nnunetv2_mamba.benchmark.sweep import SweepError, find_file, read_sweep, ready_made
 from nnunetv2_mamba.benchmark.training import Budget
@@ -176,11 +176,20 @@ def test_ready_made_files():
 @pytest.mark.parametrize("name", ["mamba_generations.toml", "scan_orders.toml"])
 def test_ready_made_ablations_name_what_there_is(name):
     """Trainers that nnU-Net finds, and plans that are called so by the commands at the top."""
-    networks = {training.trainer: training.plans for training in read_sweep(find_file(name), [4]).trainings}
-    for trainer, plans in networks.items():
-        network = trainer_class(trainer)
-        if trainer != "nnUNetTrainer":
-            assert plans.startswith(f"nnUNet{network.network_name}")
+    commands = re.findall(r"--network (\w+) --option (\w+)=(\w+)", find_file(name).read_text(encoding="utf-8"))
+    for trainer, plans in {
+        (training.trainer, training.plans) for training in read_sweep(find_file(name), [4]).trainings
+    }:
+        if trainer == "nnUNetTrainer":
+            continue
+        network = trainer_class(trainer).network_name
+        variants = {
+            name_of_options({option: scan})
+            for planned, option, value in commands
+            if planned in ("NAME", network)
+            for scan in (SCANS if value == "ORDER" else [value])
+        }
+        assert plans.removeprefix(f"nnUNet{network}").removesuffix("Plans") in {"", *variants}
 
 
 def test_the_ablation_of_scan_orders_has_them_all():
@@ -190,10 +199,16 @@ def test_the_ablation_of_scan_orders_has_them_all():
         assert plans == {f"nnUNet{network}{name_of_options({'scan': scan})}Plans" for scan in SCANS}
 
 
-def test_the_ablation_of_generations_has_every_mixer():
-    trainers = {training.trainer for training in read_sweep(find_file("mamba_generations.toml"), [4]).trainings}
-    for network in ("SegMamba", "MedSegMamba", "MSDKMamba", "UMambaBot"):
+def test_the_ablation_of_generations_has_every_mixer_of_every_network():
+    trainings = read_sweep(find_file("mamba_generations.toml"), [4]).trainings
+    trainers = {training.trainer for training in trainings}
+    with_mamba = {name for name, network in NETWORKS.items() if MAMBA2.keys() <= network.variants.keys()}
+    assert "UMambaEnc" in with_mamba
+    for network in with_mamba:
         assert {f"nnUNetTrainer{network}{mixer}" for mixer in ("", "NoMamba", "Conv", "Mamba2")} <= trainers
+    plans = {training.plans for training in trainings if training.trainer == "nnUNetTrainerUMamba2"}
+    assert plans == {"nnUNetUMamba2Plans", "nnUNetUMamba2MixerMambaPlans"}
+    assert {"nnUNetTrainerUMamba2NoMamba", "nnUNetTrainerUMamba2Conv"} <= trainers
 
 
 OTHER_PLUGIN = """

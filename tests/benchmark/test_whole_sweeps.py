@@ -16,6 +16,8 @@ import pytest
 from sweep_cases import GROUPS, pretend_finished, write_sweep
 from tiny_dataset import DATASET_ID, NAME, TinyDataset
 
+from nnunetv2_mamba.benchmark.checks import trainer_class
+from nnunetv2_mamba.benchmark.sweep import find_file, read_sweep
 from nnunetv2_mamba.benchmark.training import Training
 
 # Augmentation in the process (of the tiny data set's environment) and one thread: then the scores are reproducible.
@@ -178,6 +180,27 @@ def test_dry_run_counts_what_is_left_by_what_was_measured_alike(tiny_dataset: Ti
     lines = capsys.readouterr().out.splitlines()
     assert lines[3].endswith("  1.00 h (measured on the cpu)") and lines[4].endswith("  10.00 h (measured on the cpu)")
     assert "3 finished; about 11.0 CPU hours left" in lines[5]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mamba_generations.toml", "scan_orders.toml"])
+def test_dry_run_of_a_ready_made_ablation(name, tiny_dataset: TinyDataset, tmp_path, capsys):
+    """Of every training, with small networks in plans of the names that the file has."""
+    from nnunetv2_mamba.cli import main
+
+    trainings = read_sweep(find_file(name), [DATASET_ID]).trainings
+    pairs = {(training.trainer, training.plans) for training in trainings}
+    for trainer, plans in pairs:
+        network_class = getattr(trainer_class(trainer), "network_class", None)
+        small = "nnUNetPlans" if network_class is None else f"tiny{network_class.__name__}Plans"
+        tiny_dataset.write_plans(plans, tiny_dataset.plans(small))
+    try:
+        assert main(["benchmark", name, "-d", str(DATASET_ID), "-o", str(tmp_path / "sweep"), "--dry-run"]) == 0
+    finally:
+        for _, plans in pairs:
+            (tiny_dataset.preprocessed / NAME / f"{plans}.json").unlink(missing_ok=True)
+    output = capsys.readouterr().out
+    assert f"{len(pairs) * 15} runs, 0 finished" in output and "unknown" not in output
 
 
 def test_dry_run_of_a_network_that_cannot_be_traced(tiny_dataset: TinyDataset, tmp_path, capsys, monkeypatch):

@@ -144,6 +144,7 @@ def test_what_is_no_pair(pairs, message):
             r"--option features_per_stage=\[8\]: write the channels of two stages",
         ),
         ("UMamba2", {"features_per_stage": [8, 0]}, r"--option features_per_stage=\[8, 0\]: write the channels"),
+        ("UMamba2", {"norm_op": "BatchNorm3d"}, "--option norm_op: UMamba2 has the options n_blocks_per_stage, n_conv"),
         ("SegMambaBot", {"bottleneck": "ss3d"}, "--option bottleneck=ss3d: SegMambaBot is MedSegMamba with bottlene"),
     ],
 )
@@ -197,6 +198,9 @@ def test_every_network_has_options():
         ({"options": {"scan": "hilbert+"}}, "--option scan=hilbert.: scan must be one of raster"),
         ({"options": {"scan": "hilbert", "fusion": "max"}}, "--option fusion=max: fusion must be one of sum, learned"),
         ({"options": {"mixer": "lstm"}}, "--option mixer=lstm: mixer must be one of mamba, mamba2, none, conv"),
+        ({"options": {"mixer": ["mamba"]}, "plans_name": PLANS}, r"--option mixer=.*: mixer must be one of mamba, "),
+        ({"options": {"d_state": 0}}, "--option d_state=0: d_state must be a positive integer, got 0"),
+        ({"options": {"headdim": 2.5}, "plans_name": PLANS}, "--option headdim=2.5: headdim must be a pos"),
         ({"options": {"gates": 3}}, "--option gates"),
         ({"plans_name": "../Plans"}, "--plans-name must be letters, digits"),
         ({"plans_name": "mine"}, "with 'Plans' in it; got 'mine'"),

@@ -11,6 +11,7 @@ from nnunetv2_mamba.ops import directional_ssd
 
 from .fusion import fusion_weight, weighted
 from .half_precision import saturated
+from .sizes import check_size
 from .state_space import RunsOperators, initial_step_bias
 
 
@@ -18,10 +19,9 @@ def head_size(channels: int, headdim: int) -> int:
     """The width of a head: the divisor of ``channels`` nearest to ``headdim`` by ratio.
 
     Raises:
-        ValueError: if ``headdim`` is not positive.
+        ValueError: if ``headdim`` is no positive integer.
     """
-    if headdim < 1:
-        raise ValueError(f"headdim must be positive, got {headdim}")
+    check_size("headdim", headdim)
     divisors = [size for size in range(1, channels + 1) if channels % size == 0]
     return min(divisors, key=lambda size: abs(math.log(size / headdim)))
 

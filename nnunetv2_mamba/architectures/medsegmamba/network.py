@@ -162,18 +162,23 @@ class MedSegMamba(PlannedNetwork):
         features, kernels = topology.features, topology.kernel_sizes
         if n_bottleneck_blocks is None:
             n_bottleneck_blocks = 8 if bottleneck == "transformer" else 9
+        d_state_of_paper, expand_of_paper = (16, 2) if bottleneck == "tom" else (64, 1)
+        options = {
+            "d_state": d_state_of_paper if d_state is None else d_state,
+            "expand": expand_of_paper if expand is None else expand,
+            "headdim": headdim,
+            "fusion": fusion,
+        }
 
         def token_mixer(index: int) -> nn.Module | None:
             width, kernel = bottleneck_channels, kernels[-1]
             if bottleneck == "ss3d":
                 paths = scan_of_block("serpentine" if scan is None else scan, index)
-                options = {"d_state": d_state or 64, "expand": expand or 1, "headdim": headdim, "fusion": fusion}
                 if mixer in SS3D_MIXERS:
                     return SS3D(width, conv_op, kernel, paths, dropout=dropout, mixer=mixer, **options)
                 return sequence_mixer(mixer, width, conv_op, paths, **options)
             if bottleneck == "tom":
                 paths = scan_of_block("tri_oriented" if scan is None else scan, index)
-                options = {"d_state": d_state or 16, "expand": expand or 2, "headdim": headdim, "fusion": fusion}
                 return sequence_mixer(mixer, width, conv_op, paths, dt_init="first", **options)
             if bottleneck == "transformer":
                 return SelfAttention(width, conv_op, dropout=dropout, mixer=mixer)

@@ -29,9 +29,9 @@ def build_medsegmamba(state: State) -> MedSegMamba:
     if "bottleneck.blocks.0.self_attention.A_logs" in state:
         n_blocks = count(state, "bottleneck.blocks.{}.self_attention.A_logs")
         first_mlp = "bottleneck.blocks.0.mlp.net.0.weight"
-        inner, width = shape_of(state, "bottleneck.blocks.0.self_attention.in_proj.weight")
+        inner, width = shape_of(state, "bottleneck.blocks.0.self_attention.in_proj.weight", 2)
         options = {
-            "d_state": state["bottleneck.blocks.0.self_attention.A_logs"].shape[1],
+            "d_state": shape_of(state, "bottleneck.blocks.0.self_attention.A_logs", 2)[1],
             "expand": inner // width,
         }
         modules |= _ss3d_blocks(n_blocks)
@@ -39,7 +39,7 @@ def build_medsegmamba(state: State) -> MedSegMamba:
     elif "bottleneck.position_encoding.position_embeddings" in state:
         n_blocks = sum(key.endswith(".qkv.weight") for key in state)
         first_mlp = "bottleneck.transformer.net.1.fn.fn.net.0.weight"
-        tokens = state["bottleneck.position_encoding.position_embeddings"].shape[1]
+        tokens = shape_of(state, "bottleneck.position_encoding.position_embeddings", 3)[1]
         options = {"bottleneck": "transformer", "position_grid": (_cube_edge(tokens),) * 3}
         modules |= _transformer_blocks(n_blocks)
         state["bottleneck.position_encoding.embedding"] = state.pop("bottleneck.position_encoding.position_embeddings")
@@ -48,7 +48,7 @@ def build_medsegmamba(state: State) -> MedSegMamba:
             "a MedSegMamba variant with neither SS3D 'v5' blocks nor TABSurfer's transformer: not supported"
         )
     network = MedSegMamba(
-        input_channels=shape_of(state, "Conv1.identity.weight")[1],
+        input_channels=shape_of(state, "Conv1.identity.weight", 5)[1],
         n_stages=n_stages,
         features_per_stage=[shape_of(state, f"{_level(level)}.conv.0.weight")[0] for level in range(n_stages)],
         conv_op=nn.Conv3d,

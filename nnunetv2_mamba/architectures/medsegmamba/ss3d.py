@@ -16,6 +16,7 @@ from ..blocks.fusion import check_fusion
 from ..blocks.mixers import OWN_MIXERS, check_mixer
 from ..blocks.recompute import recomputed_but_for_scans
 from ..blocks.scan_paths import scan_paths
+from ..blocks.sizes import check_size
 
 SS3D_MIXERS = (*OWN_MIXERS, "mamba2")
 
@@ -40,7 +41,7 @@ class SS3D(nn.Module):
         fusion: see :class:`.DirectionalSSM`.
 
     Raises:
-        ValueError: for an unknown ``scan``, ``mixer`` or ``fusion``.
+        ValueError: for an unknown ``scan``, ``mixer`` or ``fusion``, or a size that is no positive integer.
     """
 
     def __init__(
@@ -59,6 +60,8 @@ class SS3D(nn.Module):
         super().__init__()
         self.mixer, self.scan = check_mixer(mixer, SS3D_MIXERS, " in SS3D"), scan
         check_fusion(fusion)
+        for name, size in {"d_state": d_state, "expand": expand, "headdim": headdim}.items():
+            check_size(name, size)
         directions = scan_paths(scan).directions(spatial_dims(conv_op))
         dt_rank = math.ceil(d_model / 16)
         inner = expand * d_model

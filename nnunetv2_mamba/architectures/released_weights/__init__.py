@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -18,7 +19,7 @@ from nnunetv2_mamba.untrusted_checkpoints import read_plain
 from ...files import written_whole
 from ..contract import PlannedNetwork
 from .plan import plan_of
-from .state import unwrap
+from .state import State, unwrap
 
 __all__ = ["build_from_released", "convert"]
 
@@ -48,14 +49,28 @@ def build_from_released(
     Raises:
         ValueError: if the state_dict is of another network or of one that cannot be represented, with the reason.
     """
+    state = unwrap(state_dict)
+    build = _builder(state, state_dict, tom_residual, strides, patch_size)
+    with torch.device("meta"):  # sizes that the weights do not fill are refused before they take memory
+        build(dict(state))
+    return build(state)
+
+
+def _builder(
+    state: State,
+    checkpoint: Mapping,
+    tom_residual: bool,
+    strides: Sequence[Sequence[int]] | None,
+    patch_size: Sequence[int] | None,
+) -> Callable[[State], PlannedNetwork]:
+    """Return what builds the network of ``state`` and loads it; arguments as :func:`build_from_released`."""
     from ..medsegmamba.released_weights import build_medsegmamba  # here, because they use this room's tools
     from ..segmamba.released_weights import build_segmamba
     from ..umamba.released_weights import build_umamba
     from ..umamba2.released_weights import build_umamba2
 
-    state = unwrap(state_dict)
     if any(key.startswith("vit.") for key in state):
-        return build_segmamba(state, tom_residual)
+        return partial(build_segmamba, tom_residual=tom_residual)
     if any(key.startswith("mamba_encoder.") for key in state):
         raise ValueError(
             "this is a SegMamba checkpoint from before 7 March 2024 (keys 'mamba_encoder.*'): bidirectional Mamba "
@@ -64,12 +79,12 @@ def build_from_released(
     if "Conv_1x1.weight" in state and "expand.weight" in state:
         if not tom_residual:
             raise ValueError("tom_residual=False applies to SegMamba; this is a MedSegMamba state_dict")
-        return build_medsegmamba(state)
+        return build_medsegmamba
     if "encoder.stem.0.conv1.weight" in state and "decoder.upsample_layers.0.conv.weight" in state:
         plan = {"strides": strides, "patch_size": patch_size}
-        return build_umamba(state, **{key: given or plan_of(state_dict).get(key) for key, given in plan.items()})
+        return partial(build_umamba, **{key: given or plan_of(checkpoint).get(key) for key, given in plan.items()})
     if "encoder.stem.convs.0.conv.weight" in state and "mamba_layer.mamba.dt_bias" in state:
-        return build_umamba2(state, strides or plan_of(state_dict).get("strides"))
+        return partial(build_umamba2, strides=strides or plan_of(checkpoint).get("strides"))
     raise ValueError(
         "neither a SegMamba state_dict (keys 'vit.*', 'encoder1.*') nor a MedSegMamba one (keys 'Conv_1x1.*', "
         "'expand.*') nor a U-Mamba one (keys 'encoder.stem.*', 'decoder.upsample_layers.*') nor a U-Mamba2 one (keys "

@@ -38,12 +38,12 @@ def stack_directions(
         names: ``MAMBA`` or ``MAMBA2``.
 
     Raises:
-        ValueError: if a tensor is missing.
+        ValueError: if a tensor is missing, or its convolution's is none of one dimension.
     """
     for ours, theirs in names.items():
         keys = [prefix + theirs.format(suffix) for suffix in suffixes]
         for key in keys:
-            shape_of(state, key)
+            shape_of(state, key, *([3] if ours == "conv_weight" else []))
         tensors = [state.pop(key) for key in keys]
         if ours == "conv_weight":
             tensors = [tensor.squeeze(1) for tensor in tensors]

@@ -27,21 +27,27 @@ def unwrap(checkpoint: Mapping) -> State:
             )
         checkpoint = inner
     state = dict(checkpoint)
+    for key, tensor in state.items():
+        if not isinstance(key, str) or 0 in tensor.shape:
+            raise ValueError(f"no state_dict: {key!r} of shape {tuple(tensor.shape)} is no parameter of a network")
     for prefix in PREFIXES * 2:  # in either order of wrapping
         if state and all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
 
 
-def shape_of(state: State, key: str) -> torch.Size:
-    """Return the shape of ``state[key]``.
+def shape_of(state: State, key: str, *axes: int) -> torch.Size:
+    """Return the shape of ``state[key]``, which has one of these numbers of axes, or any but none.
 
     Raises:
-        ValueError: if the key is missing.
+        ValueError: if the key is missing, or its tensor has another number of axes.
     """
     if key not in state:
         raise ValueError(f"the state_dict is incomplete: {key} is missing")
-    return state[key].shape
+    shape = state[key].shape
+    if not shape or (axes and len(shape) not in axes):
+        raise ValueError(f"{key} has shape {tuple(shape)}, expected {' or '.join(map(str, axes)) or 'some'} axes")
+    return shape
 
 
 def count(state: State, pattern: str, first: int = 0) -> int:
@@ -80,19 +86,20 @@ def rename_modules(state: State, modules: Mapping[str, str]) -> State:
 
 
 def load_strictly(network: nn.Module, state: State) -> None:
-    """Load, every key consumed and every parameter filled.
+    """Load, every key consumed and every parameter filled; a network without memory (on ``meta``) is only checked.
 
     Raises:
-        ValueError: naming keys that are unknown, missing or of another shape.
+        ValueError: naming keys that are unknown, missing, of another shape or kind of numbers.
     """
     problem = misfit(network, state)
     if problem:
         raise ValueError(f"the state_dict does not fit {type(network).__name__}: {problem}")
-    network.load_state_dict(state)
+    if not next(network.parameters()).is_meta:
+        network.load_state_dict(state)
 
 
 def misfit(network: nn.Module, state: State) -> str:
-    """Say in one line how keys and shapes of a state_dict differ from the network's; empty where they do not."""
+    """Say in one line how a state_dict differs from the network's in keys, shapes or kinds of numbers; empty if not."""
     own = network.state_dict()
     unknown, missing = sorted(set(state) - set(own)), sorted(set(own) - set(state))
     if unknown or missing:
@@ -100,6 +107,8 @@ def misfit(network: nn.Module, state: State) -> str:
     for key, value in state.items():
         if value.shape != own[key].shape:
             return f"{key} has shape {tuple(value.shape)}, the network needs {tuple(own[key].shape)}"
+        if value.is_floating_point() != own[key].is_floating_point():
+            return f"{key} is {value.dtype}, the network needs {own[key].dtype}"
     return ""
 
 

@@ -21,7 +21,7 @@ def build_segmamba(state: State, tom_residual: bool) -> SegMamba:
     n_trunk = count(state, "vit.gscs.{}.proj.weight")
     n_tom_layers = [count(state, f"vit.stages.{i}.{{}}.mamba.A_log") for i in range(n_trunk)]
     network = SegMamba(
-        input_channels=shape_of(state, "vit.downsample_layers.0.0.weight")[1],
+        input_channels=shape_of(state, "vit.downsample_layers.0.0.weight", 5)[1],
         n_stages=n_trunk + 1,
         features_per_stage=[
             shape_of(state, f"encoder{level + 1}.layer.conv2.conv.weight")[0] for level in range(n_trunk + 1)

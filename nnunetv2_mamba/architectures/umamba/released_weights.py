@@ -42,7 +42,7 @@ def build_umamba(
         names = [f"encoder.mamba_layers.{i}" for i in range(n_stages)]
         layers = {name: name for name in names if f"{name}.norm.weight" in state}
     network = network_class(
-        input_channels=shape_of(state, "encoder.stem.0.conv1.weight")[1],
+        input_channels=shape_of(state, "encoder.stem.0.conv1.weight", 4, 5)[1],
         n_stages=n_stages,
         features_per_stage=[shape_of(state, f"{stage}.0.conv1.weight")[0] for stage in stages],
         conv_op=convert_dim_to_conv_op(len(kernels[0])),

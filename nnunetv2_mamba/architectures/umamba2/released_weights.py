@@ -21,13 +21,13 @@ def build_umamba2(state: State, strides: Sequence[Sequence[int]] | None) -> UMam
     kernels = [tuple(shape_of(state, key)[2:]) for key in first]
     # The transposed convolutions, deepest first, have kernels as large as their strides.
     upsamplings = [tuple(shape_of(state, f"decoder.transpconvs.{i}.weight")[2:]) for i in range(n_stages - 1)]
-    input_channels, *stem_kernel = shape_of(state, "encoder.stem.convs.0.conv.weight")[1:]
+    _, input_channels, *stem_kernel = shape_of(state, "encoder.stem.convs.0.conv.weight", 4, 5)
     dims = len(stem_kernel)
     own_strides = [(1,) * dims, *reversed(upsamplings)]
     if strides is not None and [tuple(stride) for stride in strides] != own_strides:
         raise ValueError(f"the weights have the strides {own_strides}, but the plan says {list(strides)}")
-    channels, inner = shape_of(state, f"{LAYER}.out_proj.weight")
-    (heads,) = shape_of(state, f"{LAYER}.dt_bias")
+    channels, inner = shape_of(state, f"{LAYER}.out_proj.weight", 2)
+    (heads,) = shape_of(state, f"{LAYER}.dt_bias", 1)
     network = UMamba2(
         input_channels=input_channels,
         n_stages=n_stages,

@@ -13,6 +13,7 @@ from torch import nn
 from ..dimensions import spatial_dims
 from ..fusion import check_fusion
 from ..scan_paths import scan_paths
+from ..sizes import check_size
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,9 @@ class MixerOptions:
         headdim: Mamba-2's width of a head; see :func:`~..directional_ssd.head_size`.
         fusion: see :func:`~..fusion.fusion_weight`.
         controls_of: the mixer whose controls ``"none"`` and ``"conv"`` shall be.
+
+    Raises:
+        ValueError: for an unknown ``scan`` or ``fusion``, or a size that is no positive integer.
     """
 
     d_model: int
@@ -42,8 +46,10 @@ class MixerOptions:
     controls_of: str = "mamba"
 
     def __post_init__(self) -> None:
-        scan_paths(self.scan)  # these raise ValueError for an unknown one
+        scan_paths(self.scan)  # raises for an unknown one
         check_fusion(self.fusion)
+        for name in ("d_state", "d_conv", "expand", "headdim"):
+            check_size(name, getattr(self, name))
 
     @property
     def directions(self) -> int:
@@ -112,7 +118,7 @@ def check_mixer(mixer: str, known: Collection[str] = MIXERS, where: str = "") ->
     Raises:
         ValueError: otherwise.
     """
-    if mixer not in known:
+    if not isinstance(mixer, str) or mixer not in known:
         raise ValueError(f"mixer must be one of {', '.join(known)}{where}; got {mixer!r}")
     return mixer
 
@@ -123,6 +129,6 @@ def sequence_mixer(
     """The mixer of this name; see :class:`MixerOptions` for the arguments.
 
     Raises:
-        ValueError: for an unknown ``mixer``, ``scan`` or ``fusion``.
+        ValueError: for an unknown ``mixer``, ``scan`` or ``fusion``, or a size that is no positive integer.
     """
     return MIXERS[check_mixer(mixer)](MixerOptions(d_model, conv_op, scan, **options))
