@@ -3,13 +3,15 @@
     python benchmarks/small_networks/report.py [MODEL ...] [--results benchmarks/results/small_networks.json]
 
 of all models, or of those named (patterns: 'SegMamba*'). Markdown, as in docs/results.md. Models are compared on the
-folds that all of them have by now, with all seeds of these. What a step costs is measured apart
-(`benchmarks/step_time.py`), because trainings ran beside other work.
+folds that all of them have by now, with all seeds of these; the first line says which, and which are left out. The
+networks with their twins without Mamba, what the study was made for, come first, as a family of their own for Holm's
+method. What a step costs is measured apart (`benchmarks/step_time.py`), because trainings ran beside other work.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 import statistics
 from collections.abc import Mapping
@@ -20,12 +22,15 @@ import pandas as pd
 from keep import RESULTS
 
 from nnunetv2_mamba.evaluation.compare_tables import compare_tables
+from nnunetv2_mamba.evaluation.comparison import Comparison, StructureComparison
 from nnunetv2_mamba.evaluation.metrics import DEFAULT_METRICS
 from nnunetv2_mamba.evaluation.report.summary_tables import Table, markdown, overview
 from nnunetv2_mamba.evaluation.report.training_tables import noise_table, training_pairs
+from nnunetv2_mamba.evaluation.statistics import holm
 from nnunetv2_mamba.files import read_json_object
 
 NNUNETS = {"nnUNetSmallPlans": "PlainConvUNet", "nnUNetResEncUNetSmallPlans": "ResidualEncoderUNet"}
+TWIN = "NoMamba"  # after the network's name
 EVERY = 10  # epochs of a curve
 
 
@@ -39,14 +44,19 @@ def main() -> None:
         for name, training in read_json_object(arguments.results).items()
         if any(fnmatch(model_of(training), pattern) for pattern in arguments.models)
     }
-    comparison = compare_tables(tables_of(in_common(trainings)))
+    compared = in_common(trainings)
+    if not compared:
+        parser.error(f"no fold that all of these have: {', '.join(by_model(trainings)) or 'no model'}; name others")
+    comparison = compare_tables(tables_of(compared))
     tables = [
         sizes(trainings),
         overview(comparison),
         noise_table(comparison),
+        *(twin_pairs(comparison, metric) for metric in DEFAULT_METRICS),
         *(training_pairs(comparison, metric) for metric in DEFAULT_METRICS),
         curves(trainings),
     ]
+    print(folds_compared(trainings), "", sep="\n")
     print("\n".join(markdown(table) for table in tables if table is not None))
 
 
@@ -59,18 +69,53 @@ def model_of(training: Mapping) -> str:
 
 
 def by_model(trainings: Mapping[str, Mapping]) -> dict[str, list[Mapping]]:
-    """The trainings of each model."""
+    """The trainings of each model, by its name."""
     models: dict[str, list[Mapping]] = {}
-    for training in trainings.values():
+    for training in sorted(trainings.values(), key=model_of):
         models.setdefault(model_of(training), []).append(training)
     return models
 
 
+def folds_of(trainings: Mapping[str, Mapping]) -> dict[str, set[int]]:
+    """The folds that each model has."""
+    return {model: {own["cost"]["fold"] for own in found} for model, found in by_model(trainings).items()}
+
+
 def in_common(trainings: Mapping[str, Mapping]) -> dict[str, Mapping]:
     """The trainings of the folds that every model has."""
-    folds = [{own["cost"]["fold"] for own in found} for found in by_model(trainings).values()]
-    common = set.intersection(*folds)
+    common = set.intersection(*folds_of(trainings).values()) if trainings else set()
     return {name: training for name, training in trainings.items() if training["cost"]["fold"] in common}
+
+
+def folds_compared(trainings: Mapping[str, Mapping]) -> str:
+    """Say on which folds the models are compared, which are left out, and because of whom."""
+    folds = folds_of(trainings)
+    every, common = set.union(*folds.values()), set.intersection(*folds.values())
+    text = f"Compared on folds {', '.join(map(str, sorted(common)))}."
+    if every == common:
+        return text
+    lacking = ", ".join(model for model, own in folds.items() if own != every)
+    return f"{text} Left out: {', '.join(map(str, sorted(every - common)))}, of which {lacking} lack some."
+
+
+def twin_pairs(comparison: Comparison, metric: str) -> Table | None:
+    """List the networks and their twins; None where no two of them have several trainings each."""
+    table = training_pairs(twins_only(comparison), metric)
+    own = "The networks and their twins without Mamba, a family of their own for Holm's method"
+    return table and dataclasses.replace(table, caption=f"{own}. {table.caption}")
+
+
+def twins_only(comparison: Comparison) -> Comparison:
+    """Keep the pairs of a network and its twin, on the mean over structures; Holm's method over these alone."""
+
+    def kept(item: StructureComparison) -> StructureComparison:
+        pairs = [pair for pair in item.pairs if pair.trainings and pair.second == pair.first + TWIN]
+        adjusted = holm([pair.trainings.p for pair in pairs]).tolist()
+        tests = [dataclasses.replace(pair.trainings, p_holm=p) for pair, p in zip(pairs, adjusted, strict=True)]
+        own = (dataclasses.replace(pair, trainings=test) for pair, test in zip(pairs, tests, strict=True))
+        return dataclasses.replace(item, pairs=tuple(own))
+
+    return dataclasses.replace(comparison, structures=tuple(map(kept, comparison.overall)))
 
 
 def tables_of(trainings: Mapping[str, Mapping]) -> list[tuple[str, pd.DataFrame]]:

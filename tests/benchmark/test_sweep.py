@@ -173,6 +173,13 @@ def test_ready_made_files():
         find_file("mamba_vs_unet.toml")
 
 
+@pytest.mark.parametrize("name", ["mamba_generations.toml", "mamba_vs_nnunet.toml"])
+def test_networks_and_nnunets_own_step_the_learning_rate_alike(name):
+    trainings = read_sweep(find_file(name), [4]).trainings
+    assert "nnUNetTrainer" in {training.trainer for training in trainings}
+    assert {training.budget.schedule for training in trainings} == {"iteration"}
+
+
 @pytest.mark.parametrize("name", ["mamba_generations.toml", "scan_orders.toml"])
 def test_ready_made_ablations_name_what_there_is(name):
     """Trainers that nnU-Net finds, and plans that are called so by the commands at the top."""

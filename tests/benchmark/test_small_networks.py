@@ -1,0 +1,112 @@
+"""What the report of the study of small networks compares, and says that it leaves out."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nnunetv2_mamba.evaluation import statistics
+from nnunetv2_mamba.evaluation.compare_tables import compare_tables
+from nnunetv2_mamba.evaluation.training_statistics import over_folds
+
+FOLDER = Path(__file__).parents[2] / "benchmarks" / "small_networks"
+PLANS = "nnUNetSegMambaSmallPlans"
+TRAINER = "nnUNetTrainerSegMamba"
+CASES = 6
+
+
+@pytest.fixture
+def report(monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 99)
+    monkeypatch.syspath_prepend(str(FOLDER))
+    specification = importlib.util.spec_from_file_location("small_networks_report", FOLDER / "report.py")
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    return module
+
+
+def trained(rng, fold, seed, trainer=TRAINER, plans=PLANS, dice=0.8):
+    values = rng.normal(dice, 0.01, (CASES, 3))
+    cases = {
+        f"case_{fold}{number}": {"whole": dict(zip(("dice", "hd95", "nsd"), own, strict=True))}
+        for number, own in enumerate(values.tolist())
+    }
+    cost = {"trainer": trainer, "plans": plans, "fold": fold, "seed": seed, "parameters": 1, "flops": 1}
+    return {"cost": cost, "curve": [0.5] * 10, "cases": cases}
+
+
+def study(models=(TRAINER, f"{TRAINER}NoMamba"), folds=3):
+    """Three seeds of fold 0, one of the others; the first network is better by 0.1 in every fold but for the noise."""
+    rng, found = np.random.default_rng(0), {}
+    for number, trainer in enumerate(models):
+        for fold in range(folds):
+            for seed in range(1 if fold else 3):
+                found[f"{trainer} {fold} {seed}"] = trained(rng, fold, seed, trainer, dice=0.9 - 0.1 * number)
+    return found
+
+
+def printed(report, monkeypatch, capsys, tmp_path, trainings, *models):
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(trainings), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["report.py", *models, "--results", str(file)])
+    report.main()
+    return capsys.readouterr().out
+
+
+def test_models_that_lack_folds_are_named(report, monkeypatch, capsys, tmp_path):
+    """Scan orders are trained on fold 0 only: the other folds of all models are left out, and it is said."""
+    trainings = study()
+    rng = np.random.default_rng(1)
+    for seed in range(3):
+        trainings[f"raster {seed}"] = trained(rng, 0, seed, plans="nnUNetSegMambaSmallScanRasterPlans")
+    everything = printed(report, monkeypatch, capsys, tmp_path, trainings)
+    assert everything.startswith("Compared on folds 0. Left out: 1, 2, of which SegMamba Raster lack some.\n\n")
+    assert "seeds of 1 fold" in everything and "3 folds" not in everything
+    named = printed(report, monkeypatch, capsys, tmp_path, trainings, "SegMamba", "SegMambaNoMamba")
+    assert named.startswith("Compared on folds 0, 1, 2.\n\n") and "3 folds, 2 df" in named
+
+
+def test_no_common_fold_is_one_line(report, monkeypatch, capsys, tmp_path):
+    rng = np.random.default_rng(2)
+    apart = {"a": trained(rng, 0, 0), "b": trained(rng, 1, 0, f"{TRAINER}NoMamba")}
+    with pytest.raises(SystemExit):
+        printed(report, monkeypatch, capsys, tmp_path, apart)
+    assert "no fold that all of these have: SegMamba, SegMambaNoMamba" in capsys.readouterr().err
+
+
+def test_twins_are_a_family_of_their_own(report):
+    other = "nnUNetTrainerUMamba2"
+    trainings = study((TRAINER, f"{TRAINER}NoMamba", other, f"{other}NoMamba"))
+    comparison = compare_tables(report.tables_of(report.in_common(trainings)))
+    pairs = report.twins_only(comparison).of("dice")[0].pairs
+    assert [(pair.first, pair.second) for pair in pairs] == [
+        ("SegMamba", "SegMambaNoMamba"),
+        ("UMamba2", "UMamba2NoMamba"),
+    ]
+    p_values = [pair.trainings.p for pair in pairs]
+    assert [pair.trainings.p_holm for pair in pairs] == pytest.approx(statistics.holm(p_values))
+    among_all = {(pair.first, pair.second): pair.trainings.p_holm for pair in comparison.of("dice")[0].pairs}
+    assert all(pair.trainings.p_holm < among_all[pair.first, pair.second] for pair in pairs)
+    assert report.twin_pairs(comparison, "dice").caption.startswith("The networks and their twins without Mamba, a ")
+
+
+def test_models_without_twins_have_no_table_of_them(report):
+    trainings = study((TRAINER, "nnUNetTrainerUMamba2"))
+    assert report.twin_pairs(compare_tables(report.tables_of(trainings)), "dice") is None
+
+
+def test_a_fold_counts_once_however_many_seeds_it_has(report):
+    """Three seeds of fold 0 are averaged in it; the t-test has a difference for each fold."""
+    trainings = study()
+    means = {name: np.mean([v["whole"]["dice"] for v in own["cases"].values()]) for name, own in trainings.items()}
+    of_models = [
+        [np.mean([mean for name, mean in means.items() if name.startswith(f"{trainer} {fold}")]) for fold in range(3)]
+        for trainer in (TRAINER, f"{TRAINER}NoMamba")
+    ]
+    expected = over_folds(np.subtract(*of_models))
+    (pair,) = report.twins_only(compare_tables(report.tables_of(trainings))).of("dice")[0].pairs
+    found = pair.trainings
+    assert (found.difference, found.low, found.high, found.p) == pytest.approx(tuple(map(float, expected[:4])))
