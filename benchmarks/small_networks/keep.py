@@ -3,7 +3,8 @@
     python benchmarks/small_networks/keep.py FOLDER [--results benchmarks/results/small_networks.json]
 
 Kept of each training: what cost.json says, the curve of validation Dice of patches, Dice, HD95 and NSD of each case and
-structure. A training that is there already is left as it is. Says which trainings of sweep.toml are still to be made.
+structure. A training that is there already is left as it is. Says which trainings of the sweeps beside this file are
+still to be made.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from nnunetv2_mamba.files import read_json_object
 from nnunetv2_mamba.results.trained_model import read_trained_model
 
 RESULTS = Path(__file__).parents[1] / "results" / "small_networks.json"
-SWEEP = Path(__file__).with_name("sweep.toml")
+SWEEPS = sorted(Path(__file__).parent.glob("*.toml"))
 
 
 def main() -> None:
@@ -37,7 +38,8 @@ def main() -> None:
     lines = [f"{json.dumps(name)}: {json.dumps(training)}" for name, training in sorted(kept.items())]
     arguments.results.write_text("{\n" + ",\n".join(lines) + "\n}\n")  # a training to a line
     (dataset,) = {training.dataset for training in trainings}
-    waiting = [t.name for t in read_sweep(SWEEP, [dataset]).trainings if t.name not in kept]
+    planned = [training.name for file in SWEEPS for training in read_sweep(file, [dataset]).trainings]
+    waiting = [name for name in planned if name not in kept]
     print(f"{len(kept)} trainings in {arguments.results}; still to be made: {len(waiting)}")
     print("\n".join(waiting))
 

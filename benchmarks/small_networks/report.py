@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from keep import RESULTS
 
@@ -26,7 +27,9 @@ from nnunetv2_mamba.evaluation.comparison import Comparison, StructureComparison
 from nnunetv2_mamba.evaluation.metrics import DEFAULT_METRICS
 from nnunetv2_mamba.evaluation.report.summary_tables import Table, markdown, overview
 from nnunetv2_mamba.evaluation.report.training_tables import noise_table, training_pairs
+from nnunetv2_mamba.evaluation.report.wording import p_value, with_interval
 from nnunetv2_mamba.evaluation.statistics import holm
+from nnunetv2_mamba.evaluation.training_statistics import over_folds
 from nnunetv2_mamba.files import read_json_object
 
 NNUNETS = {"nnUNetSmallPlans": "PlainConvUNet", "nnUNetResEncUNetSmallPlans": "ResidualEncoderUNet"}
@@ -100,9 +103,35 @@ def folds_compared(trainings: Mapping[str, Mapping]) -> str:
 
 def twin_pairs(comparison: Comparison, metric: str) -> Table | None:
     """List the networks and their twins; None where no two of them have several trainings each."""
-    table = training_pairs(twins_only(comparison), metric)
+    twins = twins_only(comparison)
+    table = training_pairs(twins, metric)
     own = "The networks and their twins without Mamba, a family of their own for Holm's method"
-    return table and dataclasses.replace(table, caption=f"{own}. {table.caption}")
+    return table and dataclasses.replace(
+        table, caption=f"{own}. {table.caption}", rows=(*table.rows, *of_all_twins(twins, metric))
+    )
+
+
+def of_all_twins(twins: Comparison, metric: str) -> list[tuple[str, ...]]:
+    """Return the row of all networks and all twins, whose difference is that of the pairs averaged in each fold.
+
+    No row where there are fewer than three folds, or a single pair.
+    """
+    item = twins.of(metric)[0]
+    folds = sorted({mean.fold for mean in item.noise.means})
+    if len(folds) < 3 or len(item.pairs) < 2:
+        return []
+    scores: dict[tuple[str, str], list[float]] = {}
+    for mean in item.noise.means:
+        scores.setdefault((mean.model, mean.fold), []).append(mean.mean)
+
+    def difference(fold: str) -> float:
+        pairs = [(scores[pair.first, fold], scores[pair.second, fold]) for pair in item.pairs]
+        return statistics.mean(statistics.mean(own) - statistics.mean(of_twin) for own, of_twin in pairs)
+
+    found = over_folds(np.array([difference(fold) for fold in folds]))
+    mean, low, high, p, df = (float(value) for value in found)
+    interval = with_interval(mean, low, high, metric)
+    return [("mean of all", "of all twins", interval, f"{len(folds)} folds, {df:.3g} df", p_value(p), "", "", "")]
 
 
 def twins_only(comparison: Comparison) -> Comparison:

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from nnunetv2_mamba.files import read_json_object
 from nnunetv2_mamba.results.folds import COST
+from nnunetv2_mamba.trainers.recipe import Recipe
+from nnunetv2_mamba.trainers.settings import with_settings
 
 from .checks import dataset_json, plans_of, trainer_class
 from .flops import forward_flops
@@ -71,7 +73,7 @@ def _estimate(
     flops: Callable[[str, str, str, str], int | Exception],
     done: int,
 ) -> Estimate:
-    epochs = max(0, (training.budget.epochs or _trainers_epochs(training.trainer)) - done)
+    epochs = max(0, _epochs(training) - done)
     if alike := measured.get((training.dataset, training.model)):
         devices = ", ".join(sorted({cost.get("device", "unknown") for cost in alike}))
         seconds = statistics.median(cost["seconds_per_epoch"] for cost in alike)
@@ -85,13 +87,22 @@ def _estimate(
 
 
 def _epoch_flops(training: Training, forward: int) -> float:
-    budget = training.budget
-    recipe = getattr(trainer_class(training.trainer), "recipe", None)
-    iterations = budget.iterations or getattr(recipe, "num_iterations_per_epoch", 0) or _ITERATIONS
-    validation = budget.validation_iterations or _VALIDATION_ITERATIONS
+    budget, recipe = training.budget, _recipe(training)
+    if recipe is None:
+        iterations = budget.iterations or _ITERATIONS
+        validation = budget.validation_iterations or _VALIDATION_ITERATIONS
+    else:
+        iterations = recipe.num_iterations_per_epoch * getattr(recipe, "batches_per_step", 1)
+        validation = recipe.num_val_iterations_per_epoch
     plans = plans_of(training.dataset, training.plans)
     batch = budget.batch_size or plans.get_configuration(training.configuration).batch_size
     return batch * forward * ((1 + _BACKWARD) * iterations + validation)
+
+
+def _recipe(training: Training) -> Recipe | None:
+    """What a trainer of this package will train with; None for nnU-Net's and other plugins'."""
+    own = getattr(trainer_class(training.trainer), "recipe", None)
+    return own and with_settings(own, {**training.budget.settings(), **training.settings})
 
 
 def _forward_flops(dataset: str, plans: str, configuration: str, trainer: str) -> int | Exception:
@@ -107,12 +118,11 @@ def _throughput(machine: Machine) -> float:
     return _FLOPS_PER_SECOND[machine.device] * (machine.threads or 1 if machine.device == "cpu" else 1)
 
 
-def _trainers_epochs(name: str) -> int:
-    recipe = getattr(trainer_class(name), "recipe", None)
-    if recipe is not None:
+def _epochs(training: Training) -> int:
+    if recipe := _recipe(training):
         return recipe.num_epochs
-    named = re.search(r"_(\d+)epochs?", name)  # nnU-Net's own set it in their constructors
-    return int(named[1]) if named else _EPOCHS
+    named = re.search(r"_(\d+)epochs?", training.trainer)  # nnU-Net's own set it in their constructors
+    return training.budget.epochs or (int(named[1]) if named else _EPOCHS)
 
 
 def describe(sweep: Sweep, folder: Path) -> list[str]:

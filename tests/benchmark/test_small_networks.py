@@ -93,6 +93,28 @@ def test_twins_are_a_family_of_their_own(report):
     assert report.twin_pairs(comparison, "dice").caption.startswith("The networks and their twins without Mamba, a ")
 
 
+def test_all_twins_together_differ_by_the_mean_of_the_pairs_in_each_fold(report):
+    names = (TRAINER, f"{TRAINER}NoMamba", "nnUNetTrainerUMamba2", "nnUNetTrainerUMamba2NoMamba")
+    trainings = study(names)
+    means = {name: np.mean([v["whole"]["dice"] for v in own["cases"].values()]) for name, own in trainings.items()}
+
+    def of_fold(trainer, fold):
+        return np.mean([mean for name, mean in means.items() if name.startswith(f"{trainer} {fold}")])
+
+    signs = (0.5, -0.5, 0.5, -0.5)
+    expected = over_folds(
+        np.array([sum(s * of_fold(name, fold) for s, name in zip(signs, names, strict=True)) for fold in range(3)])
+    )
+    comparison = compare_tables(report.tables_of(trainings))
+    row = report.twin_pairs(comparison, "dice").rows[-1]
+    assert row[:2] == ("mean of all", "of all twins")
+    assert row[2] == report.with_interval(*map(float, expected[:3]), "dice")
+    assert row[3] == "3 folds, 2 df" and row[4] == report.p_value(float(expected.p))
+    on_fold_0 = {name: own for name, own in trainings.items() if own["cost"]["fold"] == 0}
+    assert len(report.twin_pairs(compare_tables(report.tables_of(on_fold_0)), "dice").rows) == 2
+    assert len(report.twin_pairs(compare_tables(report.tables_of(study())), "dice").rows) == 1
+
+
 def test_models_without_twins_have_no_table_of_them(report):
     trainings = study((TRAINER, "nnUNetTrainerUMamba2"))
     assert report.twin_pairs(compare_tables(report.tables_of(trainings)), "dice") is None

@@ -16,9 +16,10 @@ import pytest
 from sweep_cases import GROUPS, pretend_finished, write_sweep
 from tiny_dataset import DATASET_ID, NAME, TinyDataset
 
+from nnunetv2_mamba.benchmark import duration
 from nnunetv2_mamba.benchmark.checks import trainer_class
 from nnunetv2_mamba.benchmark.sweep import find_file, read_sweep
-from nnunetv2_mamba.benchmark.training import Training
+from nnunetv2_mamba.benchmark.training import Budget, Training
 
 # Augmentation in the process (of the tiny data set's environment) and one thread: then the scores are reproducible.
 SWEEP = f"""
@@ -158,6 +159,19 @@ def test_dry_run_tells_the_runs(tiny_dataset: TinyDataset, tmp_path, capsys):
     assert ours.endswith("1.00 h (declared)")
     assert total.startswith("2 runs, 0 finished; about 1.0 CPU hours left") and "flops_per_second" in note
     assert not (tmp_path / "sweep").exists()
+
+
+@pytest.mark.parametrize(
+    ("trainer", "settings", "iterations"),
+    [
+        ("nnUNetTrainerUMamba2", {}, 250),
+        ("nnUNetTrainerUMamba2Paper", {}, 500),
+        ("nnUNetTrainerUMamba2Paper", {"batches_per_step": 3, "num_iterations_per_epoch": 10}, 30),
+    ],
+)
+def test_an_epoch_has_the_batches_of_all_its_steps(tiny_dataset: TinyDataset, trainer, settings, iterations):
+    training = Training(NAME, "3d_fullres", "tinyUMamba2Plans", trainer, 0, 0, Budget(), settings)
+    assert duration._epoch_flops(training, forward=1) == 2 * (3 * iterations + 50)
 
 
 def test_dry_run_counts_what_is_left_by_what_was_measured_alike(tiny_dataset: TinyDataset, tmp_path, capsys):
