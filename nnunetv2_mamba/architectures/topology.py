@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from .blocks.dimensions import spatial_dims
+from .blocks.sizes import check_size
 
 
 def total_stride(strides: Sequence[Sequence[int]]) -> tuple[int, ...]:
@@ -125,10 +126,22 @@ def per_stage(name: str, value: int | Sequence, n_stages: int) -> list:
     Raises:
         ValueError: naming the argument, if there are not ``n_stages`` of them.
     """
+    if isinstance(value, str) or not isinstance(value, int | Sequence):
+        raise ValueError(f"{name} must be a number or a list of one for each of {n_stages} stages, got {value!r}")
     entries = [value] * n_stages if isinstance(value, int) else list(value)
     if len(entries) != n_stages:
         raise ValueError(f"{name} has {len(entries)} entries, needs one for each of {n_stages} stages")
     return entries
+
+
+def sizes_per_stage(name: str, value: int | Sequence[int], n_stages: int) -> list[int]:
+    """Return :func:`per_stage` of an argument that holds numbers of channels, blocks, ...
+
+    Raises:
+        ValueError: also where one of them is no positive integer.
+    """
+    entries = per_stage(name, value, n_stages)
+    return [check_size(f"{name}[{stage}]", entry) for stage, entry in enumerate(entries)]
 
 
 def make_topology(
@@ -148,7 +161,7 @@ def make_topology(
         raise ValueError("conv_op must be torch.nn.Conv2d or torch.nn.Conv3d, got torch.nn.Conv1d")
     if n_stages < 2:
         raise ValueError(f"n_stages must be at least 2, got {n_stages}")
-    features = per_stage("features_per_stage", features_per_stage, n_stages)
+    features = sizes_per_stage("features_per_stage", features_per_stage, n_stages)
     kernels = _per_stage_and_axis("kernel_sizes", kernel_sizes, n_stages, dims)
     if any(k % 2 == 0 for stage in kernels for k in stage):
         raise ValueError(f"kernel_sizes must be odd, got {kernels}")

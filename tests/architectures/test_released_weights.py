@@ -298,6 +298,7 @@ LAYER = "mamba_layer.mamba"
         (f"{LAYER}.conv1d.weight", torch.zeros(144, 4), r"conv1d.weight has shape \(144, 4\), expected 3 axes"),
         (f"{LAYER}.A_log", torch.zeros(4, dtype=torch.int64), "A_log is torch.int64, the network needs torch.float32"),
         (f"{LAYER}.A_log", torch.zeros(4, dtype=torch.complex64), "A_log is torch.complex64"),
+        (f"{LAYER}.A_log", torch.tensor([0.0, torch.nan, 0.0, 0.0]), "mamba_layer.* holds numbers that are not finite"),
         ("decoder.seg_layers.0.weight", torch.tensor(1.0), "seg_layers.0.weight has shape .., expected some axes"),
         ("encoder.stem.convs.0.conv.weight", torch.zeros(8), r"conv.weight has shape \(8,\), expected 4 or 5 axes"),
         (3, torch.zeros(1), "no state_dict: 3 of shape"),

@@ -170,9 +170,9 @@ def test_blocks_of_a_plan_for_a_residual_encoder():
     ("arguments", "message"),
     [
         (dict(n_blocks_per_stage=[1, 2]), "n_blocks_per_stage has 2 entries"),
-        (dict(n_blocks_per_stage=[1, 0, 1]), "n_blocks_per_stage must hold positive integers"),
+        (dict(n_blocks_per_stage=[1, 0, 1]), r"n_blocks_per_stage\[1\] must be a positive integer, got 0"),
         (dict(n_conv_per_stage_decoder=[1, 1, 1]), "n_conv_per_stage_decoder has 3 entries"),
-        (dict(n_conv_per_stage_decoder=0), "n_conv_per_stage_decoder must hold positive integers"),
+        (dict(n_conv_per_stage_decoder=0), r"n_conv_per_stage_decoder\[0\] must be a positive integer, got 0"),
         (dict(headdim=0), "headdim must be a positive integer, got 0"),
         (dict(mixer="lstm"), "mixer must be one of"),
     ],

@@ -89,11 +89,14 @@ def load_strictly(network: nn.Module, state: State) -> None:
     """Load, every key consumed and every parameter filled; a network without memory (on ``meta``) is only checked.
 
     Raises:
-        ValueError: naming keys that are unknown, missing, of another shape or kind of numbers.
+        ValueError: naming keys that are unknown, missing, of another shape or kind of numbers, or not finite.
     """
     problem = misfit(network, state)
     if problem:
         raise ValueError(f"the state_dict does not fit {type(network).__name__}: {problem}")
+    for key, value in state.items():
+        if not value.isfinite().all():
+            raise ValueError(f"{key} holds numbers that are not finite: the state_dict is of a training that failed")
     if not next(network.parameters()).is_meta:
         network.load_state_dict(state)
 

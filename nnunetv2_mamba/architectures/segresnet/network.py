@@ -13,7 +13,7 @@ from ..blocks.half_precision import saturate_blocks
 from ..blocks.monai_library import monai
 from ..blocks.staged_encoder import StagedEncoder
 from ..contract import PlannedNetwork
-from ..topology import isotropic_strides
+from ..topology import isotropic_strides, sizes_per_stage
 
 _GROUPS = 8  # of the group norm
 
@@ -22,11 +22,9 @@ def first_numbers(name: str, given: Sequence[int], n_stages: int) -> tuple[int, 
     """Return the first of the numbers given, one for each of ``n_stages``.
 
     Raises:
-        ValueError: naming the argument, if there are fewer, or one is not positive.
+        ValueError: naming the argument, if there are fewer, or one is no positive integer.
     """
-    if len(given) < n_stages or min(given) < 1:
-        raise ValueError(f"{name} must hold {n_stages} positive integers, got {list(given)}")
-    return tuple(given[:n_stages])
+    return tuple(sizes_per_stage(name, given[:n_stages] if isinstance(given, Sequence) else given, n_stages))
 
 
 class SegResNet(PlannedNetwork):

@@ -14,8 +14,9 @@ from torch.overrides import TorchFunctionMode
 from ..blocks.dimensions import spatial_dims
 from ..blocks.half_precision import saturate_inputs, saturate_layers, saturate_outputs
 from ..blocks.monai_library import monai
+from ..blocks.sizes import check_size
 from ..contract import PlannedNetwork
-from ..topology import isotropic_strides
+from ..topology import isotropic_strides, sizes_per_stage
 
 _STAGES = 6  # full resolution, tokens of 2 voxels per axis, and four times half of that
 
@@ -100,11 +101,9 @@ class SwinUNETR(PlannedNetwork):
         self.check_widths([width, *(width * 2**stage for stage in range(_STAGES - 1))])
         if width % 12:
             raise ValueError(f"features_per_stage of SwinUNETR must begin with a multiple of 12, got {width}")
-        for name, values in (("depths", depths), ("num_heads", num_heads)):
-            if len(values) != 4 or min(values) < 1:
-                raise ValueError(f"{name} must hold 4 positive integers, got {list(values)}")
-        if window_size < 1:
-            raise ValueError(f"window_size must be positive, got {window_size}")
+        depths = sizes_per_stage("depths", depths, 4)
+        num_heads = sizes_per_stage("num_heads", num_heads, 4)
+        check_size("window_size", window_size)
         if any(width * 2**stage % heads for stage, heads in enumerate(num_heads)):
             raise ValueError(f"num_heads must divide the widths of the stages, {width} doubling; got {list(num_heads)}")
         with _LinspaceOfNumpy():

@@ -15,7 +15,7 @@ from ..blocks.half_precision import saturate_layers
 from ..blocks.mamba_layer import MambaLayer
 from ..blocks.scan_paths import scan_of_block
 from ..contract import PlannedNetwork
-from ..topology import Topology
+from ..topology import Topology, sizes_per_stage
 from .residual_block import ResidualBlock
 
 _WHY_ONE_PATCH = (
@@ -28,9 +28,7 @@ def _blocks_per_stage(name: str, given: Sequence[int] | None, n_stages: int, nee
     """Return U-Mamba's numbers of blocks unless others are given: 2, and 1 in the later half of the stages."""
     if given is None:
         return [2 if stage < math.ceil(n_stages / 2) else 1 for stage in range(needed)]
-    if len(given) != needed or min(given) < 1:
-        raise ValueError(f"{name} must hold {needed} positive integers, got {list(given)}")
-    return list(given)
+    return sizes_per_stage(name, given, needed)
 
 
 def _stage(

@@ -17,7 +17,7 @@ from ..blocks.half_precision import saturate_inputs, saturate_layers
 from ..blocks.mamba_layer import MambaLayer
 from ..blocks.scan_paths import scan_of_block
 from ..contract import PlannedNetwork
-from ..topology import per_stage
+from ..topology import sizes_per_stage
 
 # Of nnU-Net's planner for residual encoders, from full resolution down; deeper stages have as many as the last.
 _BLOCKS = (1, 3, 4, 6)
@@ -95,8 +95,8 @@ class UMamba2(PlannedNetwork):
         n_stages = topology.n_stages
         if n_blocks_per_stage is None:
             n_blocks_per_stage = [_BLOCKS[min(stage, len(_BLOCKS) - 1)] for stage in range(n_stages)]
-        n_blocks = _positive_per_stage("n_blocks_per_stage", n_blocks_per_stage, n_stages)
-        n_convs = _positive_per_stage("n_conv_per_stage_decoder", n_conv_per_stage_decoder, n_stages - 1)
+        n_blocks = sizes_per_stage("n_blocks_per_stage", n_blocks_per_stage, n_stages)
+        n_convs = sizes_per_stage("n_conv_per_stage_decoder", n_conv_per_stage_decoder, n_stages - 1)
         self.encoder = ResidualEncoder(
             self.input_channels,
             n_stages,
@@ -137,10 +137,3 @@ class UMamba2(PlannedNetwork):
     def features(self, x: torch.Tensor) -> list[torch.Tensor | None]:
         *skips, lowest = self.encoder(x)
         return [*skips, self.mamba_layer(lowest)]
-
-
-def _positive_per_stage(name: str, value: int | Sequence[int], n_stages: int) -> list[int]:
-    counts = per_stage(name, value, n_stages)
-    if min(counts) < 1:
-        raise ValueError(f"{name} must hold positive integers, got {counts}")
-    return counts
