@@ -30,9 +30,10 @@ from nnunetv2_mamba.evaluation.report.training_tables import noise_table, traini
 from nnunetv2_mamba.evaluation.report.wording import p_value, with_interval
 from nnunetv2_mamba.evaluation.statistics import holm
 from nnunetv2_mamba.evaluation.training_statistics import over_folds
-from nnunetv2_mamba.files import read_json_object
+from nnunetv2_mamba.files import read_json, read_json_object
 
 NNUNETS = {"nnUNetSmallPlans": "PlainConvUNet", "nnUNetResEncUNetSmallPlans": "ResidualEncoderUNet"}
+STEPS = RESULTS.with_name("small_networks_step_time.json")
 TWIN = "NoMamba"  # after the network's name
 EVERY = 10  # epochs of a curve
 
@@ -52,12 +53,11 @@ def main() -> None:
         parser.error(f"no fold that all of these have: {', '.join(by_model(trainings)) or 'no model'}; name others")
     comparison = compare_tables(tables_of(compared))
     tables = [
-        sizes(trainings),
+        summary(trainings, comparison, {row["trainer"]: row["seconds_per_step"] for row in read_json(STEPS)}),
         overview(comparison),
         noise_table(comparison),
         *(twin_pairs(comparison, metric) for metric in DEFAULT_METRICS),
         *(training_pairs(comparison, metric) for metric in DEFAULT_METRICS),
-        curves(trainings),
     ]
     print(folds_compared(trainings), "", sep="\n")
     print("\n".join(markdown(table) for table in tables if table is not None))
@@ -162,32 +162,39 @@ def tables_of(trainings: Mapping[str, Mapping]) -> list[tuple[str, pd.DataFrame]
     return [(model, pd.DataFrame(own, columns=columns)) for (model, _), own in sorted(rows.items())]
 
 
-def sizes(trainings: Mapping[str, Mapping]) -> Table:
-    """Parameters and arithmetic of each model, and which of its trainings there are."""
+def summary(trainings: Mapping[str, Mapping], comparison: Comparison, steps: Mapping[str, float]) -> Table:
+    """Size and cost of each model, its mean Dice on the folds that are compared, and its curve of validation Dice.
+
+    Args:
+        steps: seconds by ``TRAINER@PLANS``.
+    """
+    (dice,) = (item for item in comparison.overall if item.metric == "dice")
+    means = dict(zip(comparison.names, dice.results, strict=True))
+    epochs = range(EVERY, max(len(training["curve"]) for training in trainings.values()) + 1, EVERY)
     rows = []
     for model, found in by_model(trainings).items():
         cost = found[0]["cost"]
-        made = ", ".join(sorted(f"{own['cost']['fold']}/{own['cost']['seed']}" for own in found))
-        rows.append((model, f"{cost['parameters'] / 1e6:.2f}", f"{cost['flops'] / 1e9:.2f}", made))
-    head = ("model", "parameters, M", "GFLOP", "fold/seed")
-    return Table("The networks, arithmetic of a patch forwards, and the trainings that there are", head, tuple(rows))
-
-
-def curves(trainings: Mapping[str, Mapping]) -> Table:
-    """Validation Dice of patches every so many epochs, the mean over a model's trainings."""
-    epochs = range(EVERY, max(len(training["curve"]) for training in trainings.values()) + 1, EVERY)
-    rows = [
-        (
-            model,
-            *(
-                f"{statistics.mean(statistics.mean(own['curve'][e - EVERY // 2 : e]) for own in found):.4f}"
-                for e in epochs
-            ),
+        step, spread = steps.get(f"{cost['trainer']}@{cost['plans']}"), dice.noise.seeds.get(model)
+        points = (statistics.mean(statistics.mean(own["curve"][e - EVERY // 2 : e]) for own in found) for e in epochs)
+        rows.append(
+            (
+                model,
+                f"{cost['parameters'] / 1e6:.2f}",
+                f"{cost['flops'] / 1e9:.2f}",
+                f"{step:.2f}" if step else "",
+                str(comparison.trainings[model]),
+                f"{means[model].mean:.4f}",
+                f"{spread.deviation:.4f}" if spread else "",
+                " ".join(f"{point:.3f}" for point in points),
+            )
         )
-        for model, found in by_model(trainings).items()
-    ]
-    caption = f"Validation Dice of patches, mean of the {EVERY // 2} epochs up to this one and of all trainings"
-    return Table(caption, ("model", *(f"epoch {epoch}" for epoch in epochs)), tuple(rows))
+    head = ("network", "parameters, M", "GFLOP", "s / step", "trainings", "Dice", "SD between seeds", "curve")
+    caption = (
+        "Arithmetic of a patch forwards; a step alone, on an idle machine; trainings that are compared, and their mean "
+        f"Dice. Curve: validation Dice of patches, mean of the {EVERY // 2} epochs up to the {EVERY}th, {2 * EVERY}th, "
+        "... and of all trainings"
+    )
+    return Table(caption, head, tuple(rows))
 
 
 if __name__ == "__main__":
