@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from keep import RESULTS
 
@@ -53,7 +52,7 @@ def main() -> None:
         parser.error(f"no fold that all of these have: {', '.join(by_model(trainings)) or 'no model'}; name others")
     comparison = compare_tables(tables_of(compared))
     tables = [
-        summary(trainings, comparison, {row["trainer"]: row["seconds_per_step"] for row in read_json(STEPS)}),
+        summary(compared, comparison, {row["trainer"]: row["seconds_per_step"] for row in read_json(STEPS)}),
         overview(comparison),
         noise_table(comparison),
         *(twin_pairs(comparison, metric) for metric in DEFAULT_METRICS),
@@ -117,21 +116,15 @@ def of_all_twins(twins: Comparison, metric: str) -> list[tuple[str, ...]]:
     No row where there are fewer than three folds, or a single pair.
     """
     item = twins.of(metric)[0]
-    folds = sorted({mean.fold for mean in item.noise.means})
-    if len(folds) < 3 or len(item.pairs) < 2:
+    trainings = pd.DataFrame([vars(mean) for mean in item.noise.means])
+    of_folds = trainings.pivot_table("mean", "fold", "model")  # means over seeds
+    if len(of_folds) < 3 or len(item.pairs) < 2:
         return []
-    scores: dict[tuple[str, str], list[float]] = {}
-    for mean in item.noise.means:
-        scores.setdefault((mean.model, mean.fold), []).append(mean.mean)
-
-    def difference(fold: str) -> float:
-        pairs = [(scores[pair.first, fold], scores[pair.second, fold]) for pair in item.pairs]
-        return statistics.mean(statistics.mean(own) - statistics.mean(of_twin) for own, of_twin in pairs)
-
-    found = over_folds(np.array([difference(fold) for fold in folds]))
+    networks, their_twins = ([getattr(pair, side) for pair in item.pairs] for side in ("first", "second"))
+    found = over_folds((of_folds[networks].mean(axis=1) - of_folds[their_twins].mean(axis=1)).to_numpy())
     mean, low, high, p, df = (float(value) for value in found)
     interval = with_interval(mean, low, high, metric)
-    return [("mean of all", "of all twins", interval, f"{len(folds)} folds, {df:.3g} df", p_value(p), "", "", "")]
+    return [("mean of all", "of all twins", interval, f"{len(of_folds)} folds, {df:.3g} df", p_value(p), "", "", "")]
 
 
 def twins_only(comparison: Comparison) -> Comparison:
@@ -163,9 +156,10 @@ def tables_of(trainings: Mapping[str, Mapping]) -> list[tuple[str, pd.DataFrame]
 
 
 def summary(trainings: Mapping[str, Mapping], comparison: Comparison, steps: Mapping[str, float]) -> Table:
-    """Size and cost of each model, its mean Dice on the folds that are compared, and its curve of validation Dice.
+    """Size and cost of each model, its mean Dice and its curve of validation Dice.
 
     Args:
+        trainings: those that are compared.
         steps: seconds by ``TRAINER@PLANS``.
     """
     (dice,) = (item for item in comparison.overall if item.metric == "dice")
@@ -192,7 +186,7 @@ def summary(trainings: Mapping[str, Mapping], comparison: Comparison, steps: Map
     caption = (
         "Arithmetic of a patch forwards; a step alone, on an idle machine; trainings that are compared, and their mean "
         f"Dice. Curve: validation Dice of patches, mean of the {EVERY // 2} epochs up to the {EVERY}th, {2 * EVERY}th, "
-        "... and of all trainings"
+        "... and of these trainings"
     )
     return Table(caption, head, tuple(rows))
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-from .plot import Plot
+from .plot import Plot, legend
+from .results import results
 from .svg import Drawing
 
-_RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 _LABEL_BELOW = {"MedSegMambaNoMamba"}  # which would lie on others
 
 
 def cost_and_dice() -> Drawing:
     """Dice over the time of a step, of trainings of 250 iterations on a fold of the hippocampus."""
-    dice = {row["trainer"]: row["mean_dice"] for row in _read("hippocampus_fold0_250_iterations")}
-    seconds = {row["trainer"]: row["seconds_per_step"] for row in _read("step_time_cpu")}
+    dice = {row["trainer"]: row["mean_dice"] for row in results("hippocampus_fold0_250_iterations")}
+    seconds = {row["trainer"]: row["seconds_per_step"] for row in results("step_time_cpu")}
     picture = Drawing("Mean Dice over seconds per training step, a point for each trainer")
     picture.text(10, 20, "Hippocampus, fold 0, after 250 iterations, one seed", style="bold")
     picture.text(10, 36, "Who learns fast, not who is best: tables on this page.")
@@ -28,15 +25,8 @@ def cost_and_dice() -> Drawing:
         plain = "Mamba" not in trainer or trainer.endswith("NoMamba")
         picture.dot(x, y, "first" if plain else "second")
         picture.text(x, y + (17 if name in _LABEL_BELOW else -9), name, "middle")
-    picture.dot(230, 302, "first")
-    picture.text(238, 306, "without Mamba")
-    picture.dot(140, 302, "second")
-    picture.text(148, 306, "with Mamba")
+    legend(picture, 306, ((230, "first", "without Mamba"), (140, "second", "with Mamba")))
     return picture
-
-
-def _read(name: str) -> list[dict]:
-    return json.loads((_RESULTS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 PICTURES = {"cost_and_dice": cost_and_dice}

@@ -40,6 +40,13 @@ class Plot:
         self.picture.line([(round(self.x(a), 1), round(self.y(b), 1)) for a, b in zip(x, y, strict=True)], kind)
 
 
+def legend(picture: Drawing, y: float, entries: Sequence[tuple[float, str, str]]) -> None:
+    """Write a line on y that explains dots: of each kind where it begins, the kind, and what it is."""
+    for x, kind, text in entries:
+        picture.dot(x, y - 4, kind)
+        picture.text(x + 8, y, text)
+
+
 def _number(value: float) -> str:
     return f"{value:g}".replace("-", "\N{MINUS SIGN}")
 

@@ -2,47 +2,50 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 
-from nnunetv2_mamba.evaluation.training_statistics import repeatability_limit
+from nnunetv2_mamba.evaluation.noise_floor import noise_floor
+from nnunetv2_mamba.evaluation.trainings import Training
 
-from .plot import Plot
+from .plot import Plot, legend
+from .results import results
 from .svg import Drawing
 
-_RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "small_networks.json"
 _NNUNETS = {"nnUNetSmallPlans": "nnU-Net", "nnUNetResEncUNetSmallPlans": "nnU-Net, ResEnc"}
 _NETWORKS = ("SegMamba", "MedSegMamba", "MSDKMamba", "UMambaBot", "UMamba2")
 _MODELS = (*_NNUNETS.values(), *(network + twin for network in _NETWORKS for twin in ("NoMamba", "")))
 _ROW = 20  # pixels
 _SMOOTHED = 5  # epochs
+_LEGEND = ((70, "first", "without Mamba"), (200, "second", "with Mamba"))
 
 
 def trainings() -> Drawing:
     """Mean Dice of every training, and around their mean how far two trainings of one network are apart."""
-    dice = {model: [_mean_dice(training) for training in found] for model, found in _by_model().items()}
-    df = sum(len(own) - 1 for own in dice.values())
-    deviation = np.sqrt(sum(np.var(own) * len(own) for own in dice.values()) / df)
-    middle, half = np.mean([np.mean(own) for own in dice.values()]), repeatability_limit(deviation, df) / 2
+    models = _by_model()
+    means = {
+        Training(model, training["cost"]["seed"], "fold_0", frozenset(training["cases"])): _mean_dice(training)
+        for model, found in models.items()
+        for training in found
+    }
+    middle, half = np.mean([*means.values()]), noise_floor(means).limit / 2
     picture = Drawing("Mean Dice of every training of the small networks, a row for each network")
     picture.text(10, 20, "Hippocampus, fold 0, 3000 iterations", style="bold")
     picture.text(10, 36, "A dot is a training. 95 in 100 pairs of trainings of one network")
     picture.text(10, 50, "are less far apart than the dashed lines, around the mean of all.")
-    plot = Plot(picture, 158, 62, 204, _ROW * len(dice), (0.825, 0.855), (0, 1))
+    plot = Plot(picture, 158, 62, 204, _ROW * len(models), (0.825, 0.855), (0, 1))
     plot.axes((0.83, 0.84, 0.85), (), "mean Dice of 40 cases")
     _, top, _, bottom = plot.edges
     for edge in (middle - half, middle + half):
         x = round(plot.x(edge), 1)
         picture.line([(x, top), (x, bottom)], "line dashed")
-    for row, (model, own) in enumerate(dice.items()):
-        y = top + _ROW * (row + 0.5)
+    rows = {model: top + _ROW * (row + 0.5) for row, model in enumerate(models)}
+    for model, y in rows.items():
         picture.text(152, y + 4, model, "end")
-        for value in own:
-            picture.dot(round(plot.x(value), 1), y, _kind(model))
-    _legend(picture, bottom + 48)
+    for training, value in means.items():
+        picture.dot(round(plot.x(value), 1), rows[training.model], _kind(training.model))
+    legend(picture, bottom + 48, _LEGEND)
     return picture
 
 
@@ -57,14 +60,14 @@ def curves() -> Drawing:
         mean = np.mean([training["curve"] for training in found], axis=0)
         smooth = np.convolve(mean, np.ones(_SMOOTHED) / _SMOOTHED, "valid")
         plot.curve(50 * np.arange(_SMOOTHED, len(mean) + 1), smooth, _kind(model))
-    _legend(picture, 298)
+    legend(picture, 298, _LEGEND)
     return picture
 
 
 def _by_model() -> dict[str, list[Mapping]]:
     """The trainings of fold 0, by the network's name in the pictures."""
     found: dict[str, list[Mapping]] = {model: [] for model in _MODELS}
-    for training in json.loads(_RESULTS.read_text(encoding="utf-8")).values():
+    for training in results("small_networks").values():
         cost = training["cost"]
         model = _NNUNETS.get(cost["plans"], cost["trainer"].removeprefix("nnUNetTrainer"))
         if cost["fold"] == 0 and model in found and "Scan" not in cost["plans"]:
@@ -78,12 +81,6 @@ def _mean_dice(training: Mapping) -> float:
 
 def _kind(model: str) -> str:
     return "second" if model in _NETWORKS else "first"
-
-
-def _legend(picture: Drawing, y: float) -> None:
-    for x, kind, text in ((70, "first", "without Mamba"), (200, "second", "with Mamba")):
-        picture.dot(x, y - 4, kind)
-        picture.text(x + 8, y, text)
 
 
 PICTURES = {"trainings": trainings, "curves": curves}

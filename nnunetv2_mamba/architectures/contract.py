@@ -101,6 +101,12 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
         names = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
         return [name for name in names if name not in cls.PATCH_ARGUMENTS]
 
+    @classmethod
+    def plain_option_names(cls) -> list[str]:
+        """Return those of ``option_names`` that a word or JSON can give: not classes, which plans name."""
+        parameters = inspect.signature(cls.__init__).parameters
+        return [name for name in cls.option_names() if not _takes_a_class(parameters[name])]
+
     def make_decoder(
         self,
         make_level: Callable[[int], tuple[nn.Module, nn.Module]],
@@ -173,3 +179,8 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
             arguments: the other arguments of the constructor.
         """
         return {}
+
+
+def _takes_a_class(parameter: inspect.Parameter) -> bool:
+    annotation = str(parameter.annotation)  # as it is written where annotations are not evaluated
+    return isinstance(parameter.default, type) or annotation.startswith("type[")

@@ -127,12 +127,10 @@ def _check_fold(file: Path, training: Training) -> None:
 
 def _check_trainer(file: Path, training: Training) -> None:
     """Check that the trainer is there and, if it is one of this package, takes the settings."""
-    recipe = getattr(trainer_class(training.trainer), "recipe", None)
-    if isinstance(recipe, Recipe):
-        try:
-            with_settings(recipe, {**training.budget.settings(), **training.settings})
-        except ValueError as error:
-            raise SweepError(f"{file}, settings of {training.trainer}: {error}") from error
+    try:
+        recipe_of(training)
+    except ValueError as error:
+        raise SweepError(f"{file}, settings of {training.trainer}: {error}") from error
 
 
 def _planning(plans: str, number: int) -> str:
@@ -146,6 +144,19 @@ def _planning(plans: str, number: int) -> str:
     if base:
         return f"nnunetv2_mamba plan -d {number} --network {base}, or the planner that writes them"
     return f"nnUNetv2_plan_and_preprocess -d {number}"
+
+
+def recipe_of(training: Training) -> Recipe | None:
+    """What a trainer of this package will train with; None for nnU-Net's and other plugins'.
+
+    Raises:
+        SweepError: if nnU-Net finds no such trainer.
+        ValueError: for settings that do not fit.
+    """
+    recipe = getattr(trainer_class(training.trainer), "recipe", None)
+    if not isinstance(recipe, Recipe):
+        return None
+    return with_settings(recipe, {**training.budget.settings(), **training.settings})
 
 
 def trainer_class(name: str) -> type[nnUNetTrainer]:

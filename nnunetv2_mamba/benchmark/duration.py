@@ -11,10 +11,8 @@ from pathlib import Path
 
 from nnunetv2_mamba.files import read_json_object
 from nnunetv2_mamba.results.folds import COST
-from nnunetv2_mamba.trainers.recipe import Recipe
-from nnunetv2_mamba.trainers.settings import with_settings
 
-from .checks import dataset_json, plans_of, trainer_class
+from .checks import dataset_json, plans_of, recipe_of, trainer_class
 from .flops import forward_flops
 from .sweep import Machine, Sweep
 from .training import Training
@@ -87,7 +85,7 @@ def _estimate(
 
 
 def _epoch_flops(training: Training, forward: int) -> float:
-    budget, recipe = training.budget, _recipe(training)
+    budget, recipe = training.budget, recipe_of(training)
     if recipe is None:
         iterations = budget.iterations or _ITERATIONS
         validation = budget.validation_iterations or _VALIDATION_ITERATIONS
@@ -97,12 +95,6 @@ def _epoch_flops(training: Training, forward: int) -> float:
     plans = plans_of(training.dataset, training.plans)
     batch = budget.batch_size or plans.get_configuration(training.configuration).batch_size
     return batch * forward * ((1 + _BACKWARD) * iterations + validation)
-
-
-def _recipe(training: Training) -> Recipe | None:
-    """What a trainer of this package will train with; None for nnU-Net's and other plugins'."""
-    own = getattr(trainer_class(training.trainer), "recipe", None)
-    return own and with_settings(own, {**training.budget.settings(), **training.settings})
 
 
 def _forward_flops(dataset: str, plans: str, configuration: str, trainer: str) -> int | Exception:
@@ -119,7 +111,7 @@ def _throughput(machine: Machine) -> float:
 
 
 def _epochs(training: Training) -> int:
-    if recipe := _recipe(training):
+    if recipe := recipe_of(training):
         return recipe.num_epochs
     named = re.search(r"_(\d+)epochs?", training.trainer)  # nnU-Net's own set it in their constructors
     return training.budget.epochs or (int(named[1]) if named else _EPOCHS)

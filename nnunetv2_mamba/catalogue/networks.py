@@ -56,14 +56,9 @@ def _arguments(network: RegisteredNetwork) -> dict[str, dict[str, Any]]:
     parameters = inspect.signature(network.network_class.__init__).parameters
     texts = argument_texts(network.network_class)
     return {
-        name: {"default": _plain(network.options.get(name, parameters[name].default)), "text": texts.get(name, "")}
-        for name in network.network_class.option_names()
+        name: {"default": network.options.get(name, parameters[name].default), "text": texts.get(name, "")}
+        for name in network.network_class.plain_option_names()
     }
-
-
-def _plain(default: Any) -> Any:
-    """A default as JSON and plans have it: a class by its name."""
-    return f"{default.__module__}.{default.__qualname__}" if isinstance(default, type) else default
 
 
 def argument_texts(documented: type) -> dict[str, str]:

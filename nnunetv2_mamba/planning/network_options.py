@@ -13,7 +13,6 @@ from nnunetv2_mamba.architectures.blocks.mixers import check_mixer
 from nnunetv2_mamba.architectures.blocks.scan_paths import check_scan
 from nnunetv2_mamba.architectures.blocks.sizes import check_size
 
-LAYERS = ("norm_op", "dropout_op", "nonlin")  # options that are classes, which only plans can name
 WIDTHS = "features_per_stage"  # no option of a network, but of its plan: widths, and at most so many stages
 
 

@@ -20,7 +20,7 @@ from nnunetv2_mamba.trainers import FULL_LENGTH
 from nnunetv2_mamba.trainers.base import nnUNetTrainerMamba
 
 from .batch_search import BatchSearch
-from .network_options import LAYERS, WIDTHS, check_values, of_stages
+from .network_options import WIDTHS, check_values, of_stages
 
 DEFAULT_GPU_MEMORY = 8  # GiB, as nnU-Net's own planner
 # What decides how a case is preprocessed, in a plan's configuration
@@ -91,7 +91,7 @@ class MambaPlanner(LargestBatchPlanner):
             ValueError: naming the option. Most values are checked by the network's constructor only.
         """
         name, network_class, fixed = cls.network_name(), cls.trainer.network_class, cls.trainer.network_options
-        known = [option for option in [*network_class.option_names(), WIDTHS] if option not in (*fixed, *LAYERS)]
+        known = [option for option in [*network_class.plain_option_names(), WIDTHS] if option not in fixed]
         for key, value in options.items():
             if key in fixed and fixed[key] != value:
                 raise ValueError(f"--option {key}={value}: {name} is {network_class.__name__} with {key}={fixed[key]}")

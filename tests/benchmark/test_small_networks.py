@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from nnunetv2_mamba.benchmark.sweep import read_sweep
 from nnunetv2_mamba.evaluation import statistics
 from nnunetv2_mamba.evaluation.compare_tables import compare_tables
 from nnunetv2_mamba.evaluation.training_statistics import over_folds
@@ -132,3 +133,11 @@ def test_a_fold_counts_once_however_many_seeds_it_has(report):
     (pair,) = report.twins_only(compare_tables(report.tables_of(trainings))).of("dice")[0].pairs
     found = pair.trainings
     assert (found.difference, found.low, found.high, found.p) == pytest.approx(tuple(map(float, expected[:4])))
+
+
+def test_both_sweeps_train_alike():
+    """Their models are compared with each other."""
+    first, second = (read_sweep(FOLDER / name, [4]) for name in ("sweep.toml", "mixers_and_scans.toml"))
+    assert first.machine == second.machine
+    (budget,) = {training.budget for training in (*first.trainings, *second.trainings)}
+    assert budget.epochs * budget.iterations == 3000

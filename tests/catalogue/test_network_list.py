@@ -20,6 +20,13 @@ def test_every_option_is_documented(network):
     assert json.loads(json.dumps(description))["trainers"].keys() == description["trainers"].keys()
 
 
+def test_no_option_is_a_class_which_no_command_line_can_name():
+    """``plan --option`` refuses these; plans have them."""
+    shown = describe(NETWORKS["UMamba2"])["arguments"].keys()
+    assert {"norm_op", "dropout_op", "nonlin"} <= {*NETWORKS["UMamba2"].network_class.option_names()} - shown
+    assert {"norm_op_kwargs", "conv_bias", "mixer", "scan"} <= shown
+
+
 def test_texts_of_a_docstring():
     class Documented:
         """One line.

@@ -94,11 +94,12 @@ def load_strictly(network: nn.Module, state: State) -> None:
     problem = misfit(network, state)
     if problem:
         raise ValueError(f"the state_dict does not fit {type(network).__name__}: {problem}")
+    if next(network.parameters()).is_meta:
+        return
     for key, value in state.items():
         if not value.isfinite().all():
             raise ValueError(f"{key} holds numbers that are not finite: the state_dict is of a training that failed")
-    if not next(network.parameters()).is_meta:
-        network.load_state_dict(state)
+    network.load_state_dict(state)
 
 
 def misfit(network: nn.Module, state: State) -> str:
