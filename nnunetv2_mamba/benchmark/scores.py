@@ -43,6 +43,7 @@ def write_scores(trainings: Iterable[Training], folder: Path) -> Path:
 def table_of_models(trainings: Iterable[Training], folder: Path) -> str:
     """Write a Markdown table: Dice over the finished folds and seeds of each model, and its cost (medians).
 
+    Mean Dice: over folds, of means over seeds, so that a fold with more seeds counts once, as in ``compare``.
     SD: standard deviations of a training's mean Dice, between seeds of the same fold and between folds.
     """
     costs: dict[tuple[str, ...], list[dict]] = {}
@@ -59,11 +60,12 @@ def table_of_models(trainings: Iterable[Training], folder: Path) -> str:
         "| trainings | mean Dice | SD, seeds | SD, folds | parameters | GFLOP | s / epoch | memory |",
         "|---" * 12 + "|",
     ]
-    for model, dice in means.groupby(_MODEL, sort=False)["dice"]:
+    for model, own in means.groupby(_MODEL, sort=False):
+        dice = own.groupby("fold")["dice"].mean().mean()
         cost = median_costs(costs[model])
         memory = cost.get("peak_memory.allocated_bytes") or cost.get("peak_memory.process_bytes")  # of a GPU, if any
         lines.append(
-            f"| {' | '.join(model)} | {len(dice)} | {dice.mean():.4f} "
+            f"| {' | '.join(model)} | {len(own)} | {dice:.4f} "
             f"| {_deviation(noise.seeds, model)} | {_deviation(noise.folds, model)} "
             f"| {_known(cost.get('parameters'), '.1f', ' M')} | {_known(cost.get('flops'), '.1f')} "
             f"| {_known(cost.get('seconds_per_epoch'), '.1f')} | {_known(memory, '.2f', ' GiB')} |"
