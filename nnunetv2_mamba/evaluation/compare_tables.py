@@ -15,12 +15,13 @@ import numpy as np
 import pandas as pd
 
 from .comparison import MEAN, Comparison, Pair, Result, StructureComparison
+from .comparison_notes import notes_on_copies, notes_on_folds, notes_on_power
 from .joined_tables import join_tables, trained_cases
 from .metrics import DEFAULT_METRICS, METRICS
 from .noise_floor import noise_floor
-from .statistics import ALPHA, holm, mean_intervals, paired_test, ranking, smallest_p
+from .statistics import holm, mean_intervals, paired_test, ranking
 from .training_tests import TrainingTest, compare_trainings
-from .trainings import Training, common_folds, count_trainings, find_trainings, training_means
+from .trainings import Training, count_trainings, find_trainings, training_means
 
 _Test = TypeVar("_Test", Pair, TrainingTest)
 
@@ -54,7 +55,11 @@ def compare_tables(
     cases, labels = (tuple(wide[metrics[0]].index.unique(level)) for level in ("case", "label"))
 
     structures: list[StructureComparison] = []
-    notes = [*_notes_on_power(len(cases), len(names), len(labels)), *_notes_on_folds(trainings, names)]
+    notes = [
+        *notes_on_power(len(cases), len(names), len(labels)),
+        *notes_on_folds(trainings, names),
+        *notes_on_copies([*wide.values()], trainings),
+    ]
     for metric in metrics:
         found, missing = _compare_metric(wide[metric], metric, labels, trainings, seed)
         structures += found
@@ -204,29 +209,3 @@ def _adjusted(structures: list[StructureComparison]) -> list[StructureComparison
 def _with_holm(tests: Sequence[_Test]) -> list[_Test]:
     adjusted = holm([test.p for test in tests]).tolist()
     return [dataclasses.replace(test, p_holm=p) for test, p in zip(tests, adjusted, strict=True)]
-
-
-def _notes_on_folds(trainings: tuple[Training, ...], names: tuple[str, ...]) -> Iterable[str]:
-    """Name the pairs of which both models have several trainings that cannot be compared fold by fold."""
-    counts = count_trainings(trainings)
-    for pair in itertools.combinations(names, 2):
-        if min(counts[name] for name in pair) > 1 and common_folds(trainings, pair) is None:
-            yield (
-                f"{pair[0]} and {pair[1]}: the cases of their folds differ, so they are compared over cases only, not "
-                "over trainings."
-            )
-
-
-def _notes_on_power(n_cases: int, n_models: int, n_labels: int) -> Iterable[str]:
-    n_pairs = n_models * (n_models - 1) // 2
-    families = {MEAN if n_labels > 1 else "one structure": n_pairs}
-    if n_labels > 1:
-        families["single structures"] = n_pairs * n_labels
-    for family, tests in families.items():
-        least = min(1.0, smallest_p(n_cases) * tests)
-        if least > ALPHA:
-            yield (
-                f"{n_cases} cases cannot show a significant difference ({family}; Holm's correction for the number of "
-                f"tests: {tests}): even where one model is better in every case, the adjusted p-value is at least "
-                f"{least:.2g}. Read means and intervals only."
-            )

@@ -113,6 +113,18 @@ def test_other_folds_are_noted():
     )
 
 
+def test_a_training_that_is_given_twice_is_noted():
+    """Fold 1 of the second seed is a copy; NaN is the same as NaN. The same values of two models are none of one."""
+    tables = tables_of(2, 2)
+    first = tables[0][1]
+    first.loc[first["case"] == "case_01", "value"] = np.nan
+    copied = tables[1][1]["fold"] == "fold_1"
+    copy = tables[1][1].assign(value=tables[1][1]["value"].mask(copied, first["value"]))
+    assert not compare_tables([*tables, ("C", first)], ["dice", "hd95"]).notes
+    (note,) = compare_tables([tables[0], ("A", copy), *tables[2:]], ["dice", "hd95"]).notes
+    assert note.startswith("A: repetitions 1 and 2 have the same values in every case of fold_1. If they are one ")
+
+
 def test_a_fold_that_lacks_cases_in_a_seed_is_refused():
     tables = tables_of(4, 2, only=["fold_0", "fold_1"])
     damaged = tables[1][1].query("case != 'case_05'")
