@@ -19,6 +19,11 @@ class Spread:
     deviation: float
     df: int
 
+    @property
+    def limit(self) -> float:
+        """How far two trainings with this standard deviation stay apart 95 times in 100."""
+        return repeatability_limit(self.deviation, self.df)
+
 
 @dataclass(frozen=True)
 class TrainingMean:
@@ -53,10 +58,10 @@ class NoiseFloor:
     def limit(self) -> float | None:
         """How far two trainings of the same network stay apart 95 times in 100; None where nothing shows it.
 
-        By the larger one of ``all_seeds`` and ``all_folds``.
+        The larger of the limits by ``all_seeds`` and by ``all_folds``, as if all models varied alike: a network that
+        varies twice as much as the others together exceeds it in every third pair of its trainings.
         """
-        spreads = [spread for spread in (self.all_seeds, self.all_folds) if spread is not None]
-        return max((repeatability_limit(spread.deviation, spread.df) for spread in spreads), default=None)
+        return max((spread.limit for spread in (self.all_seeds, self.all_folds) if spread is not None), default=None)
 
     def as_dict(self) -> dict:
         """Give plain data, with nothing in it that JSON has not."""

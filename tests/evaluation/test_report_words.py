@@ -200,7 +200,8 @@ def test_a_finding_tells_noise_floor_networks_and_trainings_apart():
     assert finding(with_trainings()) == (
         "Dice, mean over structures, 12 cases: B has the highest mean, 0.8741 [0.8612, 0.8801]. Noise floor: standard "
         "deviation of the mean 0.00400 between seeds (2 df) and 0.00300 between folds (4 df); two trainings of the "
-        "same network are less than 0.02434 apart 95 times in 100. A and B, C and B are further apart. The "
+        "same network, if all vary alike, are less than 0.02434 apart 95 times in 100. A and B, C and B are further "
+        "apart. The "
         "networks, trained again (5 folds and seeds of 1 fold): B is significantly better than A (p = 0.0360). In all, "
         "1 of 2 pairs differ significantly. These trainings, on further cases: B is significantly better than A (p = "
         "0.0246) and C (p = 0.0246). In all, 2 of 3 pairs differ significantly."
@@ -211,12 +212,20 @@ def test_the_noise_floor_as_a_table():
     table = noise_table(comparison(with_trainings()))
     assert table.head == ("model", "trainings", "Dice: SD between seeds", "SD between folds", "limit")
     assert table.rows == (
-        ("A", "5", "0.00400 (2 df)", "0.01000 (4 df)", ""),
-        ("B", "5", "unknown", "0.02000 (4 df)", ""),
-        ("C", "5", "unknown", "unknown", ""),
+        ("A", "5", "0.00400 (2 df)", "0.01000 (4 df)", "0.02434"),
+        ("B", "5", "unknown", "0.02000 (4 df)", "unknown"),
+        ("C", "5", "unknown", "unknown", "unknown"),
         ("all models", "15", "0.00400 (2 df)", "0.00300 (4 df)", "0.02434"),
     )
     assert noise_table(comparison(structure())) is None
+
+
+def test_networks_that_vary_unlike_are_named_with_limits_of_their_own():
+    """By t with 2 and with 3 degrees of freedom; the pooled limit stands for all."""
+    seeds = {"B": Spread(0.0103, 2), "C": Spread(0.003, 2), "A": Spread(0.0008, 3)}
+    item = replace(with_trainings(), noise=replace(FLOOR, seeds=seeds))
+    assert "(4 df), 0.00080 (A) to 0.01030 (B) between seeds of single models; two trainings" in finding(item)
+    assert [row[-1] for row in noise_table(comparison(item)).rows] == ["0.00360", "0.06267", "0.01825", "0.02434"]
 
 
 def test_networks_in_pairs_as_a_table():

@@ -24,13 +24,14 @@ def noise_table(comparison: Comparison) -> Table | None:
         head += [f"{metric.heading}: SD between seeds", "SD between folds", "limit"]
         for own, of_all in ((noise.seeds, noise.all_seeds), (noise.folds, noise.all_folds)):
             columns.append([_spread(own.get(name), item) for name in comparison.names] + [_spread(of_all, item)])
-        limit = "unknown" if noise.limit is None else metric.precise(noise.limit)
-        columns.append([""] * len(comparison.names) + [limit])
+        own_limits = (noise.seeds[name].limit if name in noise.seeds else None for name in comparison.names)
+        columns.append(["unknown" if limit is None else metric.precise(limit) for limit in (*own_limits, noise.limit)])
     caption = (
         f"Noise floor, {items[0].structure}: standard deviation (SD) of a training's mean score, with its degrees of "
         "freedom. Between seeds: trainings of the same fold. Between folds: means over seeds; in the last row without "
         "what all models have in common in a fold (how difficult its cases are). Limit: two trainings of the same "
-        "network are less than this apart 95 times in 100"
+        "network are less than this apart 95 times in 100; of a model by its own seeds, in the last row as if all "
+        "models varied alike"
     )
     return Table(caption, tuple(head), tuple(zip(*columns, strict=True)))
 
@@ -59,7 +60,7 @@ def training_pairs(comparison: Comparison, metric: str) -> Table | None:
     caption = (
         f"{METRICS[metric].heading}, {item.structure}, the networks: trained again, on further cases. Mean difference "
         "with its 95 % confidence interval, t-test with the random effect of the training, degrees of freedom, the "
-        "p-value adjusted by Holm, and whether the difference is more than the limit of the noise floor"
+        "p-value adjusted by Holm, and whether the difference is more than the limit of the noise floor of all models"
     )
     significant = frozenset((row, len(head) - 1) for row, test in enumerate(tests) if test.significant)
     return Table(caption, head, rows, significant)

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from ...text import joined_by_and
 from ..comparison import Comparison, Pair, StructureComparison
+from ..metric import Metric
 from ..metrics import METRICS
+from ..noise_floor import NoiseFloor
 from ..training_tests import TrainingTest
 
 _NAMED = 3  # pairs that a sentence names; of more it gives the number
@@ -75,9 +77,19 @@ def noise_finding(item: StructureComparison) -> str:
     else:
         further = f"{len(more)} of {len(item.pairs)} pairs are" if more[_NAMED:] else f"{', '.join(more)} are"
     return (
-        f"Noise floor: standard deviation of the mean {joined_by_and(deviations)}; two trainings of the same network "
-        f"are less than {metric.precise(noise.limit)} apart 95 times in 100. {further} further apart."
+        f"Noise floor: standard deviation of the mean {joined_by_and(deviations)}{_unlike(noise, metric)}; two "
+        f"trainings of the same network, if all vary alike, are less than {metric.precise(noise.limit)} apart 95 times "
+        f"in 100. {further} further apart."
     )
+
+
+def _unlike(noise: NoiseFloor, metric: Metric) -> str:
+    """Write between which models' standard deviations the one between seeds lies."""
+    if len(noise.seeds) < 2:
+        return ""
+    by_deviation = sorted(noise.seeds, key=lambda name: noise.seeds[name].deviation)
+    ends = (f"{metric.precise(noise.seeds[name].deviation)} ({name})" for name in (by_deviation[0], by_deviation[-1]))
+    return f", {' to '.join(ends)} between seeds of single models"
 
 
 def _of_tests(tests: Sequence[Pair | TrainingTest], best: str, item: StructureComparison) -> str:
