@@ -52,7 +52,9 @@ def over_seeds(folds: Sequence[tuple[np.ndarray, np.ndarray]]) -> Difference:
     Seeds and cases are crossed random effects, seeds are nested in models: the analysis of variance of studies with
     several readers and cases, in which readers are trainings (Hillis, Statistics in Medicine 26, 596-619, 2007). The
     variances of the two models' trainings may differ (Welch, Biometrika 34, 28-35, 1947); degrees of freedom by
-    Satterthwaite (Biometrics Bulletin 2, 110-114, 1946). Each fold counts the same.
+    Satterthwaite (Biometrics Bulletin 2, 110-114, 1946), but at most twice those of the seeds of the model that has
+    fewer, which is Welch's most for equal numbers: where few seeds happen to lie close together, Satterthwaite's would
+    be those of the cases, and the test too liberal (benchmarks/null_experiment.py). Each fold counts the same.
 
     Args:
         folds: of each fold the values of the first and of the second model, (..., cases, seeds): the same cases, two
@@ -79,7 +81,8 @@ def over_seeds(folds: Sequence[tuple[np.ndarray, np.ndarray]]) -> Difference:
     total = parts.sum(-1)
     squares = (parts**2 / np.array(dfs)).sum(-1)
     df = np.divide(total**2, squares, out=np.full_like(total, float(sum(dfs))), where=squares > 0)
-    return _student(np.mean(means, axis=0), total, df)
+    of_seeds = [sum(values.shape[-1] - 1 for values in own) for own in zip(*folds, strict=True)]
+    return _student(np.mean(means, axis=0), total, np.minimum(df, 2.0 * min(of_seeds)))
 
 
 def repeatability_limit(deviation: float, df: float) -> float:

@@ -150,11 +150,11 @@ def _testing(comparison: Comparison) -> str:
         f"these are tied, by permutation of their signs (all up to 16 differences, else {SIGN_FLIPS} random ones). "
         "Above 50 it is the normal approximation with correction for ties and continuity. P-values were adjusted by "
         "Holm's method, for each metric in two families: all pairs on the mean over structures, and all pairs on all "
-        f"structures; metrics were not adjusted for each other. An adjusted p-value of at most {ALPHA} is called "
-        "significant. The effect size is the matched-pairs rank-biserial correlation, from -1 to 1, positive where the "
-        "first model is better. Wins are cases in which the first model is better. Ranks were taken within each case, "
-        "ties sharing the mean of their places, averaged over cases and ranked; their stability is that over "
-        f"{RESAMPLES} bootstrap samples of the cases. Computed with {with_versions}, Python "
+        f"structures; metrics were not adjusted for each other, nor were intervals. An adjusted p-value of at most "
+        f"{ALPHA} is called significant. The effect size is the matched-pairs rank-biserial correlation, from -1 to 1, "
+        "positive where the first model is better. Wins are cases in which the first model is better. Ranks were taken "
+        "within each case, ties sharing the mean of their places, averaged over cases and ranked; their stability is "
+        f"that over {RESAMPLES} bootstrap samples of the cases. Computed with {with_versions}, Python "
         f"{platform.python_version()}."
     )
 
@@ -168,7 +168,8 @@ def _testing_of_trainings(comparison: Comparison) -> list[str]:
     if any(test.over == "seeds" for test in tests):
         texts.append(
             "a t-test from an analysis of variance with seeds (nested in models) and cases as crossed random effects, "
-            "variances of the two models' trainings not assumed equal, degrees of freedom by Satterthwaite"
+            "variances of the two models' trainings not assumed equal, degrees of freedom by Satterthwaite, at most "
+            "twice those of the seeds of the model that has fewer"
         )
     if not texts:
         return []
@@ -177,8 +178,8 @@ def _testing_of_trainings(comparison: Comparison) -> list[str]:
         f"{'; where there were too few folds, by '.join(texts)}. Every fold counts the same; p-values were adjusted by "
         "Holm's method in the families named below, on their own. These tests speak of the networks, trained again on "
         "these training sets, and of further cases. The noise floor is the standard deviation of the mean score "
-        "between seeds of the same fold, and between folds without what the models have in common there; its limit is "
-        "the repeatability limit of two single trainings, from the larger one."
+        "between seeds of the same fold, and between folds without what the models have in common there, pooled over "
+        "models; its limit is the larger repeatability limit of two single trainings."
     ]
 
 
