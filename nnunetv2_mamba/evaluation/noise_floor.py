@@ -58,8 +58,8 @@ class NoiseFloor:
     def limit(self) -> float | None:
         """How far two trainings of the same network stay apart 95 times in 100; None where nothing shows it.
 
-        The larger of the limits by ``all_seeds`` and by ``all_folds``, as if all models varied alike: a network that
-        varies twice as much as the others together exceeds it in every third pair of its trainings.
+        The larger of the limits by ``all_seeds`` and by ``all_folds``, as if all models varied alike: a network with
+        twice the pooled standard deviation exceeds it in every third pair of its trainings.
         """
         return max((spread.limit for spread in (self.all_seeds, self.all_folds) if spread is not None), default=None)
 

@@ -150,7 +150,7 @@ def _testing(comparison: Comparison) -> str:
         f"these are tied, by permutation of their signs (all up to 16 differences, else {SIGN_FLIPS} random ones). "
         "Above 50 it is the normal approximation with correction for ties and continuity. P-values were adjusted by "
         "Holm's method, for each metric in two families: all pairs on the mean over structures, and all pairs on all "
-        f"structures; metrics were not adjusted for each other, nor were intervals. An adjusted p-value of at most "
+        "structures; metrics were not adjusted for each other, nor were intervals. An adjusted p-value of at most "
         f"{ALPHA} is called significant. The effect size is the matched-pairs rank-biserial correlation, from -1 to 1, "
         "positive where the first model is better. Wins are cases in which the first model is better. Ranks were taken "
         "within each case, ties sharing the mean of their places, averaged over cases and ranked; their stability is "
