@@ -1,4 +1,4 @@
-"""Tables of the study of small networks from what `keep.py` has kept: models, noise floor, pairs, learning curves.
+"""Tables of the study of small networks, of what `keep_trainings.py` has kept: models, noise floor, pairs, curves.
 
     python benchmarks/small_networks/report.py [MODEL ...] [--results benchmarks/results/small_networks.json]
 
@@ -19,7 +19,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pandas as pd
-from keep import RESULTS
 
 from nnunetv2_mamba.evaluation.compare_tables import compare_tables
 from nnunetv2_mamba.evaluation.comparison import Comparison, StructureComparison
@@ -31,6 +30,7 @@ from nnunetv2_mamba.evaluation.statistics import holm
 from nnunetv2_mamba.evaluation.training_statistics import over_folds
 from nnunetv2_mamba.files import read_json, read_json_object
 
+RESULTS = Path(__file__).parents[1] / "results" / "small_networks.json"
 NNUNETS = {"nnUNetSmallPlans": "PlainConvUNet", "nnUNetResEncUNetSmallPlans": "ResidualEncoderUNet"}
 STEPS = RESULTS.with_name("small_networks_step_time.json")
 TWIN = "NoMamba"  # after the network's name

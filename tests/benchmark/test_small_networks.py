@@ -22,7 +22,6 @@ CASES = 6
 @pytest.fixture
 def report(monkeypatch):
     monkeypatch.setattr(statistics, "RESAMPLES", 99)
-    monkeypatch.syspath_prepend(str(FOLDER))
     specification = importlib.util.spec_from_file_location("small_networks_report", FOLDER / "report.py")
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
