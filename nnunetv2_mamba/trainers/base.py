@@ -73,6 +73,8 @@ class nnUNetTrainerMamba(PreemptibleTraining, ResumableTrainer):
         self.precision.check_convolutions(self.bare_network())
         if self.recipe.activation_checkpointing:  # later than torch.compile's wrapper, which traces at the first call
             checkpoint_activations(self.bare_network())
+        if not self.continued:  # before -pretrained_weights of nnUNetv2_train, which have the last word
+            load_pretraining(self.bare_network(), self.plans_manager.plans, self.print_to_log_file)
 
     def _get_deep_supervision_scales(self) -> list[list[float]] | None:
         """Return the resolutions of the network's logits; nnU-Net's are the plan's, perhaps of another network."""
@@ -123,8 +125,6 @@ class nnUNetTrainerMamba(PreemptibleTraining, ResumableTrainer):
         for name, value in self.chosen_options().items():
             if planned.get(name, value) != value:
                 self.print_to_log_file(f"The plan's {name}={planned[name]!r} gives way to this trainer's {value!r}.")
-        if not self.continued:
-            load_pretraining(self.bare_network(), self.plans_manager.plans, self.print_to_log_file)
 
 
 def of_one_scale(loss: nn.Module) -> nn.Module:
