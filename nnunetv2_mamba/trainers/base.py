@@ -85,14 +85,18 @@ class nnUNetTrainerMamba(PreemptibleTraining, ResumableTrainer):
         return [list(scale) for scale in 1 / np.cumprod(strides, axis=0)[:-1]]
 
     def _build_loss(self) -> nn.Module:
-        """Build nnU-Net's loss, with a weight for the lowest head on several GPUs.
+        """Build nnU-Net's loss; the only head of a plan of two stages, and the lowest on several GPUs, have a weight.
 
-        Compiling, nnU-Net gives it none; uncompiled, which the network may become, DistributedDataParallel wants a
-        gradient for everything.
+        nnU-Net weighs the lowest head 0, and divides by the sum of the weights. On several GPUs it does so where it
+        compiles; uncompiled, which the network may become, DistributedDataParallel wants a gradient for everything.
         """
         loss = super()._build_loss()
-        if self.is_ddp and isinstance(loss, DeepSupervisionWrapper) and loss.weight_factors[-1] == 0:
-            loss.weight_factors = (*loss.weight_factors[:-1], _LOWEST_HEAD * loss.weight_factors[0])
+        if isinstance(loss, DeepSupervisionWrapper):
+            weights = loss.weight_factors
+            if len(weights) == 1:
+                loss.weight_factors = (1.0,)
+            elif self.is_ddp and weights[-1] == 0:
+                loss.weight_factors = (*weights[:-1], _LOWEST_HEAD * weights[0])
         return loss
 
     def get_tr_and_val_datasets(self) -> tuple[nnUNetBaseDataset, nnUNetBaseDataset]:
