@@ -77,7 +77,7 @@ def test_loss_gradients_and_step_are_those_of_the_joined_batch(group, name, conf
 
 
 def test_nan_in_one_process_lets_none_wait(two_processes):
-    """Where Dice is over the batch, the search for its origin takes a part of every process, whatever each has found."""
+    """Where Dice is over the batch, the search for its origin takes part of every process, whatever it has found."""
     first, second = (results["NaN"] for results in two_processes("ours"))
     assert first["skipped"] == second["skipped"] == 1
     assert math.isfinite(first["loss"]) and math.isfinite(second["loss"])
