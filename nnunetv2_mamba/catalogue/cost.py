@@ -73,5 +73,6 @@ class Costs:
             inference_memory(partial(build, False), (1, channels, *manager.patch_size), around=counter)
         except Exception as error:  # whatever any network may raise on a plan that is not for it
             return short_reason(error)
-        parameters = sum(parameter.numel() for parameter in built[0].parameters())
+        trained, _ = built
+        parameters = sum(parameter.numel() for parameter in trained.parameters())
         return Cost(parameters, counter.get_total_flops(), training.total)
