@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch import nn
 
 from nnunetv2_mamba.memory.estimate import inference_memory, training_memory
 from nnunetv2_mamba.nnunet.network_building import build_network, input_channels
@@ -59,15 +59,20 @@ class Costs:
     def _trace(self, trainer: type[nnUNetTrainer], optimizer: str, deep_supervision: bool) -> Cost | str:
         manager = self.plan.plans.get_configuration(self.plan.configuration)
         channels = input_channels(*self.plan)
-        build = partial(build_network, trainer, *self.plan)
+        built: list[nn.Module] = []
+
+        def build(deep_supervision: bool) -> nn.Module:
+            built.append(build_network(trainer, *self.plan, deep_supervision))
+            return built[-1]
+
         counter = flop_counter()
         try:
             training = training_memory(
                 partial(build, deep_supervision), (manager.batch_size, channels, *manager.patch_size), optimizer
             )
             inference_memory(partial(build, False), (1, channels, *manager.patch_size), around=counter)
-            with FakeTensorMode():
-                parameters = sum(parameter.numel() for parameter in build(deep_supervision).parameters())
         except Exception as error:  # whatever any network may raise on a plan that is not for it
             return short_reason(error)
+        trained, _ = built
+        parameters = sum(parameter.numel() for parameter in trained.parameters())
         return Cost(parameters, counter.get_total_flops(), training.total)

@@ -1,1 +1,1 @@
-"""Memory: what a step needs at its peak, traced without computing; what freed memory becomes; running out of it."""
+"""Memory: what a step needs at its peak, traced without computing; what freed memory becomes; what a process took."""

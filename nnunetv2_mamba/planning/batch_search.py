@@ -12,6 +12,7 @@ from nnunetv2_mamba.architectures.from_plans import stage_arguments, with_option
 from nnunetv2_mamba.architectures.topology import fitting_size
 from nnunetv2_mamba.memory.estimate import GIB, MemoryEstimate, architecture_memory, usable_bytes
 from nnunetv2_mamba.nnunet.largest_batch_planner import MIN_BATCH, UNLIMITED
+from nnunetv2_mamba.text import short_reason, times
 
 from .dataset_checks import channel_names, label_manager
 
@@ -105,7 +106,7 @@ class BatchSearch:
         if self.match is None and math.prod(patch) < min(_SMALLEST_PATCH[axes], math.prod(image[:axes])):
             raise ValueError(
                 f"{self.subject}: of the {self.budget / GIB:.1f} GiB that can be used, patches of "
-                f"{' x '.join(map(str, patch))} voxels are the largest at batch size {MIN_BATCH}, and they show too "
+                f"{times(patch)} voxels are the largest at batch size {MIN_BATCH}, and they show too "
                 "little of an image to learn from; give a larger --gpu-memory"
             )
 
@@ -152,7 +153,14 @@ class BatchSearch:
     def _memory(self, architecture: dict[str, Any], batch: int, patch: Sequence[int], optimizer: str) -> MemoryEstimate:
         description = self.planner.dataset_json
         shape = (batch, len(channel_names(description)), *patch)
-        return architecture_memory(architecture, shape, label_manager(description).num_segmentation_heads, optimizer)
+        heads = label_manager(description).num_segmentation_heads
+        try:
+            return architecture_memory(architecture, shape, heads, optimizer)
+        except Exception as error:  # whatever a network raises, that of another package too
+            network = architecture["network_class_name"].rpartition(".")[2]
+            raise ValueError(
+                f"{self.subject}: {network} on patches of {times(patch)} raises {short_reason(error, 500)}"
+            ) from error
 
     def _nothing_fits(self, patch: Sequence[int]) -> ValueError:
         if not self._traced:

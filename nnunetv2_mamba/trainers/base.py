@@ -73,6 +73,8 @@ class nnUNetTrainerMamba(PreemptibleTraining, ResumableTrainer):
         self.precision.check_convolutions(self.bare_network())
         if self.recipe.activation_checkpointing:  # later than torch.compile's wrapper, which traces at the first call
             checkpoint_activations(self.bare_network())
+        if not self.continued:  # before -pretrained_weights of nnUNetv2_train, which have the last word
+            load_pretraining(self.bare_network(), self.plans_manager.plans, self.print_to_log_file)
 
     def _get_deep_supervision_scales(self) -> list[list[float]] | None:
         """Return the resolutions of the network's logits; nnU-Net's are the plan's, perhaps of another network."""
@@ -83,14 +85,18 @@ class nnUNetTrainerMamba(PreemptibleTraining, ResumableTrainer):
         return [list(scale) for scale in 1 / np.cumprod(strides, axis=0)[:-1]]
 
     def _build_loss(self) -> nn.Module:
-        """Build nnU-Net's loss, with a weight for the lowest head on several GPUs.
+        """Build nnU-Net's loss; the only head of a plan of two stages, and the lowest on several GPUs, have a weight.
 
-        Compiling, nnU-Net gives it none; uncompiled, which the network may become, DistributedDataParallel wants a
-        gradient for everything.
+        nnU-Net weighs the lowest head 0, and divides by the sum of the weights. On several GPUs it does so where it
+        compiles; uncompiled, which the network may become, DistributedDataParallel wants a gradient for everything.
         """
         loss = super()._build_loss()
-        if self.is_ddp and isinstance(loss, DeepSupervisionWrapper) and loss.weight_factors[-1] == 0:
-            loss.weight_factors = (*loss.weight_factors[:-1], _LOWEST_HEAD * loss.weight_factors[0])
+        if isinstance(loss, DeepSupervisionWrapper):
+            weights = loss.weight_factors
+            if len(weights) == 1:
+                loss.weight_factors = (1.0,)
+            elif self.is_ddp and weights[-1] == 0:
+                loss.weight_factors = (*weights[:-1], _LOWEST_HEAD * weights[0])
         return loss
 
     def get_tr_and_val_datasets(self) -> tuple[nnUNetBaseDataset, nnUNetBaseDataset]:
@@ -123,8 +129,6 @@ class nnUNetTrainerMamba(PreemptibleTraining, ResumableTrainer):
         for name, value in self.chosen_options().items():
             if planned.get(name, value) != value:
                 self.print_to_log_file(f"The plan's {name}={planned[name]!r} gives way to this trainer's {value!r}.")
-        if not self.continued:
-            load_pretraining(self.bare_network(), self.plans_manager.plans, self.print_to_log_file)
 
 
 def of_one_scale(loss: nn.Module) -> nn.Module:

@@ -4,12 +4,15 @@ deep in the loss, on a GPU with a device-side assertion, when the case is drawn 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunetv2_mamba.files import read_json_object, write_json
@@ -17,6 +20,7 @@ from nnunetv2_mamba.nnunet.preprocessed_files import label_map_file
 from nnunetv2_mamba.text import first_few
 
 _KEPT = "label_values"  # a folder beside that of the cases, where nnU-Net allows no other files
+_MOST_AT_ONCE = 4  # each whole in memory; threads do, since neither unpacking nor counting holds Python's lock
 _OUTSIDE = -1  # nnU-Net's preprocessing writes it where the image is zero
 
 
@@ -58,7 +62,10 @@ def _values(dataset: nnUNetBaseDataset) -> dict[str, set[int]]:
     own = type(dataset)(dataset.source_folder, list(dataset.identifiers))
     stamps = {case: _stamp(folder, case) for case in own.identifiers}
     changed = [case for case, stamp in stamps.items() if not _is_of(kept.get(case), stamp)]
-    entries = {**kept, **{case: {"file": stamps[case], "values": _read(own, case)} for case in changed}}
+    workers = max(1, min(_MOST_AT_ONCE, get_allowed_n_proc_DA()))
+    with ThreadPoolExecutor(workers) as pool:  # on several GPUs the others wait, and NCCL gives up after ten minutes
+        values = dict(zip(changed, pool.map(partial(_read, own), changed), strict=True))
+    entries = {**kept, **{case: {"file": stamps[case], "values": found} for case, found in values.items()}}
     if changed:
         with suppress(OSError):  # a folder that only its owner may write
             file.parent.mkdir(exist_ok=True)

@@ -73,17 +73,18 @@ def first_non_finite(
         compute_loss: called once, with ``network`` as it is; returns the loss, scaled as in the step.
         named_parameters: all that is trained: the network's, and others such as the loss's own weights.
     """
-    if not finite(data):
-        return "the input batch (an image holds NaN or Inf; check the raw data and its preprocessing)"
     calls: list[tuple[str, bool]] = []
     with _watch_outputs(network, calls):
         loss = compute_loss()
+    names, parameters = zip(*named_parameters, strict=True)
+    # Both passes whatever is found: on several GPUs the sums of a Dice over the batch wait in both for every process.
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)  # unlike backward, runs no hooks of DDP
+    if not finite(data):
+        return "the input batch (an image holds NaN or Inf; check the raw data and its preprocessing)"
     bad = next((name for name, good in calls if not good), None)
     if bad is not None:
         return f"the output of {bad}, a {type(network.get_submodule(bad)).__name__}"
     if not finite(loss):
         return "the loss, from finite logits"
-    names, parameters = zip(*named_parameters, strict=True)
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)  # unlike backward, runs no hooks of DDP
     bad_gradients = [name for name, g in zip(names, gradients, strict=True) if g is not None and not finite(g)]
     return f"the gradient of {bad_gradients[-1]}" if bad_gradients else None

@@ -30,7 +30,7 @@ class ResumableTrainer(GuardedTrainer):
     Attributes:
         FIXED: settings that a checkpoint's tensors depend on.
         environment: what the training is computed with, once it is initialised.
-        continued: whether its state came from a checkpoint.
+        continued: whether its state comes from a checkpoint.
     """
 
     FIXED: ClassVar[tuple[str, ...]] = ("optimizer", "enable_deep_supervision")
@@ -84,13 +84,13 @@ class ResumableTrainer(GuardedTrainer):
                 whose tensors the checkpoint has not.
         """
         content = load_own_checkpoint(checkpoint) if isinstance(checkpoint, str) else checkpoint
+        self.continued = True
         self._adopt_settings(content.get(_SETTINGS_KEY, {}))
         if not self.was_initialized:
             self.initialize()
         for name, values in differences(content.get(_ENVIRONMENT_KEY, {}), self.environment).items():
             self.print_to_log_file(f"Computed with {name}: {values}")
         self.restore(content)
-        self.continued = True
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Take the state out of a checkpoint's content; the trainer is initialised."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from comparison import assert_close
@@ -86,8 +88,9 @@ def test_scan_of_block():
     assert [scan_of_block("serpentine", block) for block in (0, 5, 6)] == ["ss3d_0", "ss3d_5", "ss3d_0"]
     assert scan_of_block("serpentine+reverse", 1) == "ss3d_1"  # they have their reversals
     assert {scan_of_block("hilbert+reverse", block) for block in range(7)} == {"hilbert+reverse"}
-    with pytest.raises(ValueError, match="scan must be one of raster, .*; got 'snake'"):
-        scan_of_block("snake", 0)
+    for scan in ("snake", "ss3d_0", "serpentine+", ["raster"]):  # the second is what a layer takes
+        with pytest.raises(ValueError, match=re.escape(f"or one of them and +reverse; got {scan!r}")):
+            scan_of_block(scan, 0)
 
 
 def test_what_raster_was_called_is_raster():

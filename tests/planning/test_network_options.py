@@ -195,6 +195,7 @@ def test_every_network_has_options():
     [
         ({"options": {"n_tom_layers_per_stage": [1, 2]}}, "--option n_tom_.* makes no name .* with --plans-name"),
         ({"options": {"scan": "spiral"}}, "--option scan=spiral: scan must be one of raster, .*; got 'spiral'"),
+        ({"options": {"scan": "ss3d_0"}}, "--option scan=ss3d_0: scan must be one of raster, .*, or one of them and"),
         ({"options": {"scan": "hilbert+"}}, "--option scan=hilbert.: scan must be one of raster"),
         ({"options": {"scan": "hilbert", "fusion": "max"}}, "--option fusion=max: fusion must be one of sum, learned"),
         ({"options": {"mixer": "lstm"}}, "--option mixer=lstm: mixer must be one of mamba, mamba2, none, conv"),

@@ -12,6 +12,7 @@ from tiny_dataset import DATASET_ID, NAME
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunetv2_mamba import architectures
+from nnunetv2_mamba.architectures import SegMamba
 from nnunetv2_mamba.architectures.registry import NETWORKS
 from nnunetv2_mamba.memory.estimate import plan_memory, usable_bytes
 from nnunetv2_mamba.planning import command
@@ -72,6 +73,22 @@ def preprocessed_now(monkeypatch) -> list:
         command, "preprocess_dataset", lambda _, plans, configurations, counts: names.extend(configurations)
     )
     return names
+
+
+def test_a_network_that_cannot_be_built_is_named(invented_dataset, monkeypatch):
+    class Refusing(SegMamba):
+        def __init__(self, *planned, **options):
+            raise ValueError("no number of heads")
+
+    class RefusingPlanner(MambaPlanner):
+        trainer = type("nnUNetTrainerMine", (nnUNetTrainerSegMamba,), {"network_class": Refusing})
+
+    monkeypatch.setattr(architectures, "Refusing", Refusing, raising=False)
+    patch = r"\d+ x \d+ x \d+"
+    with pytest.raises(
+        ValueError, match=f"^Mine 3d_fullres: Refusing on .* {patch} .* ValueError: no number of heads$"
+    ):
+        RefusingPlanner(902).get_plans_for_configuration(np.ones(3), np.full(3, 32), "Mine_3d_fullres", 1e6, {})
 
 
 def test_every_configuration_is_planned_and_builds_in_the_stock_trainer(invented_dataset):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 from unittest.mock import patch
 
@@ -77,11 +78,24 @@ def batch(trainer: trainers.nnUNetTrainerSegMamba, samples: slice) -> dict[str, 
     return {"data": images[samples], "target": targets if trainer.enable_deep_supervision else targets[0]}
 
 
+def steps_with_and_without_nan(trainer: trainers.nnUNetTrainerSegMamba, rank: int) -> dict[str, object]:
+    """After a step for which an image of the first process alone holds NaN: how many were skipped, and the weights
+    after one more step."""
+    bad = batch(trainer, slice(rank, rank + 1))
+    if rank == 0:
+        bad["data"][0, 0, 0, 0] = float("nan")
+    trainer.train_step(bad)
+    skipped = trainer.non_finite.in_a_row
+    loss = trainer.train_step(batch(trainer, slice(rank, rank + 1)))["loss"]
+    return {"skipped": skipped, "loss": float(loss), "weights": trainer.bare_network().state_dict()}
+
+
 def main(rank: int, group: str, meeting_point: str, dataset_json: str, plans: str, output: str) -> None:
     torch.set_num_threads(1)
     os.environ["NNUNETV2_MAMBA_SETTINGS"] = ""
     made = make_trainers(group, Path(dataset_json), Path(plans))  # before: nnU-Net takes CUDA for granted afterwards
-    dist.init_process_group("gloo", init_method=f"file://{meeting_point}", rank=rank, world_size=2)
+    minute = timedelta(minutes=1)  # for a process that waits for what the other does not do
+    dist.init_process_group("gloo", init_method=f"file://{meeting_point}", rank=rank, world_size=2, timeout=minute)
     results = {}
     with patch(
         "nnunetv2.training.nnUNetTrainer.nnUNetTrainer.DDP",
@@ -90,6 +104,8 @@ def main(rank: int, group: str, meeting_point: str, dataset_json: str, plans: st
         for name, trainer in made.items():
             trainer.is_ddp, trainer.local_rank = True, rank
             results[name] = step(trainer, slice(rank, rank + 1))
+        if group == "ours":
+            results["NaN"] = steps_with_and_without_nan(made["SegMamba 2d"], rank)
     dist.destroy_process_group()
     torch.save(results, Path(output) / f"{rank}.pt")
 

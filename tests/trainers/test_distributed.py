@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -73,3 +74,11 @@ def test_loss_gradients_and_step_are_those_of_the_joined_batch(group, name, conf
     torch.testing.assert_close(first["weights"], second["weights"], rtol=0, atol=0)
     trained = {key: first["gradients"][key] for key in joined["gradients"]}
     torch.testing.assert_close(trained, joined["gradients"], rtol=1e-3, atol=2e-6)
+
+
+def test_nan_in_one_process_lets_none_wait(two_processes):
+    """Where Dice is over the batch, the search for its origin takes part of every process, whatever it has found."""
+    first, second = (results["NaN"] for results in two_processes("ours"))
+    assert first["skipped"] == second["skipped"] == 1
+    assert math.isfinite(first["loss"]) and math.isfinite(second["loss"])
+    torch.testing.assert_close(first["weights"], second["weights"], rtol=0, atol=0)

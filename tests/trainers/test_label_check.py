@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def test_files_are_read_once_until_they_change(tmp_path, monkeypatch):
     def check(*cases: str) -> list[str]:
         read.clear()
         check_labels([nnUNetDatasetBlosc2(str(folder), list(cases))], LabelManager(LABELS, None))
-        return list(read)
+        return sorted(read)
 
     assert check("c0", "c1") == ["c0", "c1"]
     assert check("c0") == check("c0", "c1") == []
@@ -119,6 +120,19 @@ def test_files_are_read_once_until_they_change(tmp_path, monkeypatch):
     monkeypatch.setattr(label_check, "write_json", lambda *_, **__: (_ for _ in ()).throw(PermissionError("read-only")))
     kept.unlink()
     assert check("c0") == ["c0"]
+
+
+def test_files_are_read_several_at_a_time(tmp_path, monkeypatch):
+    """With several GPUs the other processes wait, and NCCL gives up after ten minutes."""
+    monkeypatch.setenv("nnUNet_n_proc_DA", "2")
+    for case in ("c0", "c1"):
+        save(tmp_path, case, [0, 1])
+    both = Barrier(2, timeout=10)
+    read = label_check._read
+    monkeypatch.setattr(label_check, "_read", lambda *case: (both.wait(), read(*case))[1])
+    check_labels([nnUNetDatasetBlosc2(str(tmp_path), ["c0", "c1"])], LabelManager(LABELS, None))
+    kept = json.loads((tmp_path.parent / "label_values" / f"{tmp_path.name}.json").read_text())
+    assert {case: entry["values"] for case, entry in kept.items()} == {"c0": [0, 1], "c1": [0, 1]}
 
 
 def test_a_training_refuses_before_it_starts(make_trainer, tiny_dataset, tmp_path, monkeypatch):

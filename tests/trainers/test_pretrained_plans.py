@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from tiny_dataset import TinyDataset
 
 
@@ -42,6 +43,21 @@ def test_a_training_starts_from_the_pretrained_encoder(make_trainer, pretrained_
     )
     log = next(Path(trainer.output_folder).glob("training_log*.txt")).read_text()
     assert f"Encoder pre-trained by {file}. Not pre-trained: the decoder alone" in log
+
+
+def test_weights_given_to_the_command_come_after_the_plans(make_trainer, pretrained_plans, tmp_path):
+    """``nnUNetv2_train -pretrained_weights`` puts them into an initialised trainer."""
+    plans, _ = pretrained_plans("nnUNetTrainerUMambaBot")
+    other = make_trainer("nnUNetTrainerUMambaBot")
+    other.initialize()
+    other.save_checkpoint(str(tmp_path / "other.pth"))
+    trainer = make_trainer("nnUNetTrainerUMambaBot", plans=plans)
+    trainer.initialize()
+    load_pretrained_weights(trainer.network, str(tmp_path / "other.pth"))
+    trainer.on_train_start()
+    given = other.network.state_dict()
+    for key, value in trainer.network.state_dict().items():
+        assert ".seg_layers." in key or torch.equal(value, given[key]), key
 
 
 def test_continuing_needs_no_pretraining(make_trainer, pretrained_plans):

@@ -164,3 +164,16 @@ def test_two_dimensional_configuration_trains(make_trainer):
         trainer = make_trainer(name, configuration="2d")
         trainer.run_training()
         assert math.isfinite(trainer.logger.get_value("train_losses", step=-1))
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerSegMamba", "nnUNetTrainerMSDKMamba"])
+def test_plans_of_two_stages_train(name: str, make_trainer, tiny_dataset: TinyDataset):
+    """They have one head, to which nnU-Net's deep supervision gives the weight 0 / 0."""
+    plans = tiny_dataset.plans(f"tiny{trainers.FULL_LENGTH[name].network_class.__name__}Plans")
+    architecture = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    architecture.update({key: value[:2] for key, value in architecture.items() if isinstance(value, list)}, n_stages=2)
+    tiny_dataset.write_plans("two_stages", plans)
+    trainer = make_trainer(name, plans="two_stages")
+    trainer.run_training()
+    assert math.isfinite(trainer.logger.get_value("train_losses", step=-1))
+    assert math.isfinite(trainer.logger.get_value("val_losses", step=-1))

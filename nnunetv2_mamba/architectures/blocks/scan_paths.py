@@ -39,10 +39,12 @@ class ScanPaths(NamedTuple):
 
 # What a network takes; each with the reversals that it does not have yet, too.
 SCANS = ["raster", "bidirectional", "tri_oriented", "six_axes", "serpentine", "morton", "hilbert", "random"]
-# What a layer takes. ss3d_0 to ss3d_5 are MedSegMamba's six orientations.
+# MedSegMamba's six orientations, of which a layer has one: a network takes "serpentine".
+_OF_LAYERS = [f"ss3d_{orientation}" for orientation in range(ORIENTATIONS)]
+# What a layer takes.
 PATHS = {
     **{scan: ScanPaths(scan.replace("serpentine", "ss3d")) for name in SCANS for scan in (name, name + REVERSE)},
-    **{f"ss3d_{orientation}": ScanPaths("ss3d", (orientation,)) for orientation in range(ORIENTATIONS)},
+    **{name: ScanPaths("ss3d", (orientation,)) for orientation, name in enumerate(_OF_LAYERS)},
     "unidirectional": ScanPaths("raster"),  # as raster was called
 }
 
@@ -68,21 +70,21 @@ def register_scan(name: str, *orders: Callable[[Sequence[int]], np.ndarray]) -> 
 
 
 def scan_paths(scan: str) -> ScanPaths:
-    """The paths of this name.
+    """The paths of this name, those of a layer included.
 
     Raises:
         ValueError: if there are none.
     """
-    return PATHS[check_scan(scan)]
+    return PATHS[scan if scan in _OF_LAYERS else check_scan(scan)]
 
 
 def check_scan(scan: Any) -> str:
-    """Return ``scan`` if paths have that name.
+    """Return ``scan`` if it is what a network takes.
 
     Raises:
         ValueError: otherwise.
     """
-    if not isinstance(scan, str) or scan not in PATHS:
+    if not isinstance(scan, str) or scan not in PATHS or scan in _OF_LAYERS:
         raise ValueError(f"scan must be one of {', '.join(SCANS)}, or one of them and {REVERSE}; got {scan!r}")
     return scan
 

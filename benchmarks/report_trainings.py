@@ -1,11 +1,12 @@
-"""Tables of the study of small networks from what `keep.py` has kept: models, noise floor, pairs, learning curves.
+"""Tables of what `keep_trainings.py` has kept: models, noise floor, pairs, learning curves.
 
-    python benchmarks/small_networks/report.py [MODEL ...] [--results benchmarks/results/small_networks.json]
+    python benchmarks/report_trainings.py benchmarks/results/small_networks.json [MODEL ...] [--every EPOCHS]
 
 of all models, or of those named (patterns: 'SegMamba*'). Markdown, as in docs/results.md. Models are compared on the
 folds that all of them have by now, with all seeds of these; the first line says which, and which are left out. The
-networks with their twins without Mamba, what the study was made for, come first, as a family of their own for Holm's
-method. What a step costs is measured apart (`benchmarks/step_time.py`), because trainings ran beside other work.
+networks with their twins without Mamba, what the small networks are trained for, come first, as a family of their own
+for Holm's method. What a step costs is measured apart (`benchmarks/step_time.py`, kept beside the results as
+`..._step_time.json`), because trainings run beside other work.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pandas as pd
-from keep import RESULTS
 
 from nnunetv2_mamba.evaluation.compare_tables import compare_tables
 from nnunetv2_mamba.evaluation.comparison import Comparison, StructureComparison
@@ -31,16 +31,14 @@ from nnunetv2_mamba.evaluation.statistics import holm
 from nnunetv2_mamba.evaluation.training_statistics import over_folds
 from nnunetv2_mamba.files import read_json, read_json_object
 
-NNUNETS = {"nnUNetSmallPlans": "PlainConvUNet", "nnUNetResEncUNetSmallPlans": "ResidualEncoderUNet"}
-STEPS = RESULTS.with_name("small_networks_step_time.json")
 TWIN = "NoMamba"  # after the network's name
-EVERY = 10  # epochs of a curve
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("results", type=Path, help="JSON")
     parser.add_argument("models", nargs="*", default=["*"], metavar="MODEL", help="names or patterns; all by default")
+    parser.add_argument("--every", type=int, default=10, metavar="EPOCHS", help="of a curve (default: %(default)s)")
     arguments = parser.parse_args()
     trainings = {
         name: training
@@ -51,8 +49,9 @@ def main() -> None:
     if not compared:
         parser.error(f"no fold that all of these have: {', '.join(by_model(trainings)) or 'no model'}; name others")
     comparison = compare_tables(tables_of(compared))
+    steps = read_json(arguments.results.with_name(f"{arguments.results.stem}_step_time.json"))
     tables = [
-        summary(compared, comparison, {row["trainer"]: row["seconds_per_step"] for row in read_json(STEPS)}),
+        summary(compared, comparison, {row["trainer"]: row["seconds_per_step"] for row in steps}, arguments.every),
         overview(comparison),
         noise_table(comparison),
         *(twin_pairs(comparison, metric) for metric in DEFAULT_METRICS),
@@ -67,7 +66,7 @@ def model_of(training: Mapping) -> str:
     cost = training["cost"]
     scan = re.search(r"SmallScan(\w+)Plans", cost["plans"])
     own = cost["trainer"].removeprefix("nnUNetTrainer") + (f" {scan[1]}" if scan else "")
-    return NNUNETS.get(cost["plans"], own)
+    return own or ("ResidualEncoderUNet" if "ResEnc" in cost["plans"] else "PlainConvUNet")
 
 
 def by_model(trainings: Mapping[str, Mapping]) -> dict[str, list[Mapping]]:
@@ -155,21 +154,22 @@ def tables_of(trainings: Mapping[str, Mapping]) -> list[tuple[str, pd.DataFrame]
     return [(model, pd.DataFrame(own, columns=columns)) for (model, _), own in sorted(rows.items())]
 
 
-def summary(trainings: Mapping[str, Mapping], comparison: Comparison, steps: Mapping[str, float]) -> Table:
+def summary(trainings: Mapping[str, Mapping], comparison: Comparison, steps: Mapping[str, float], every: int) -> Table:
     """Size and cost of each model, its mean Dice and its curve of validation Dice.
 
     Args:
         trainings: those that are compared.
         steps: seconds by ``TRAINER@PLANS``.
+        every: epochs between the points of a curve, each the mean of the second half of these.
     """
     (dice,) = (item for item in comparison.overall if item.metric == "dice")
     means = dict(zip(comparison.names, dice.results, strict=True))
-    epochs = range(EVERY, max(len(training["curve"]) for training in trainings.values()) + 1, EVERY)
+    epochs = range(every, max(len(training["curve"]) for training in trainings.values()) + 1, every)
     rows = []
     for model, found in by_model(trainings).items():
         cost = found[0]["cost"]
         step, spread = steps.get(f"{cost['trainer']}@{cost['plans']}"), dice.noise.seeds.get(model)
-        points = (statistics.mean(statistics.mean(own["curve"][e - EVERY // 2 : e]) for own in found) for e in epochs)
+        points = (statistics.mean(statistics.mean(own["curve"][e - every // 2 : e]) for own in found) for e in epochs)
         rows.append(
             (
                 model,
@@ -185,7 +185,7 @@ def summary(trainings: Mapping[str, Mapping], comparison: Comparison, steps: Map
     head = ("network", "parameters, M", "GFLOP", "s / step", "trainings", "Dice", "SD between seeds", "curve")
     caption = (
         "Arithmetic of a patch forwards; a step alone, on an idle machine; trainings that are compared, and their mean "
-        f"Dice. Curve: validation Dice of patches, mean of the {EVERY // 2} epochs up to the {EVERY}th, {2 * EVERY}th, "
+        f"Dice. Curve: validation Dice of patches, mean of the {every // 2} epochs up to the {every}th, {2 * every}th, "
         "... and of these trainings"
     )
     return Table(caption, head, tuple(rows))

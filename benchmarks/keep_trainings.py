@@ -1,10 +1,9 @@
-"""Add the finished trainings of a sweep's folder to the study's results, which go on from machine to machine.
+"""Add the finished trainings of a sweep's folder to a file of results, which goes on from machine to machine.
 
-    python benchmarks/small_networks/keep.py FOLDER [--results benchmarks/results/small_networks.json]
+    python benchmarks/keep_trainings.py FOLDER benchmarks/results/small_networks.json
 
 Kept of each training: what cost.json says, the curve of validation Dice of patches, Dice, HD95 and NSD of each case and
-structure. A training that is there already is left as it is. Says which trainings of the sweeps beside this file are
-still to be made.
+structure. A training that is there already is left as it is. Says which of the sweep's are still to be made.
 """
 
 from __future__ import annotations
@@ -14,21 +13,17 @@ import json
 from pathlib import Path
 
 from nnunetv2_mamba.benchmark.conclusion import evaluate_models
-from nnunetv2_mamba.benchmark.sweep import read_sweep
 from nnunetv2_mamba.benchmark.training import Training
 from nnunetv2_mamba.evaluation.metrics import DEFAULT_METRICS
 from nnunetv2_mamba.evaluation.tables import read_metrics
 from nnunetv2_mamba.files import read_json_object
 from nnunetv2_mamba.results.trained_model import read_trained_model
 
-RESULTS = Path(__file__).parents[1] / "results" / "small_networks.json"
-SWEEPS = sorted(Path(__file__).parent.glob("*.toml"))
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="-o of nnunetv2_mamba benchmark")
-    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("results", type=Path, help="JSON")
     arguments = parser.parse_args()
     kept = read_json_object(arguments.results) if arguments.results.exists() else {}
     trainings = [Training.read(file) for file in sorted(arguments.folder.glob("jobs/*.json"))]
@@ -37,9 +32,7 @@ def main() -> None:
             kept[training.name] = results_of(training, arguments.folder)
     lines = [f"{json.dumps(name)}: {json.dumps(training)}" for name, training in sorted(kept.items())]
     arguments.results.write_text("{\n" + ",\n".join(lines) + "\n}\n")  # a training to a line
-    (dataset,) = {training.dataset for training in trainings}
-    planned = [training.name for file in SWEEPS for training in read_sweep(file, [dataset]).trainings]
-    waiting = [name for name in planned if name not in kept]
+    waiting = [training.name for training in trainings if training.name not in kept]
     print(f"{len(kept)} trainings in {arguments.results}; still to be made: {len(waiting)}")
     print("\n".join(waiting))
 

@@ -1,4 +1,4 @@
-"""What the report of the study of small networks compares, and says that it leaves out."""
+"""What the tables of kept trainings compare, and say that they leave out."""
 
 import importlib.util
 import json
@@ -13,7 +13,7 @@ from nnunetv2_mamba.evaluation import statistics
 from nnunetv2_mamba.evaluation.compare_tables import compare_tables
 from nnunetv2_mamba.evaluation.training_statistics import over_folds
 
-FOLDER = Path(__file__).parents[2] / "benchmarks" / "small_networks"
+FOLDER = Path(__file__).parents[2] / "benchmarks"
 PLANS = "nnUNetSegMambaSmallPlans"
 TRAINER = "nnUNetTrainerSegMamba"
 CASES = 6
@@ -22,8 +22,7 @@ CASES = 6
 @pytest.fixture
 def report(monkeypatch):
     monkeypatch.setattr(statistics, "RESAMPLES", 99)
-    monkeypatch.syspath_prepend(str(FOLDER))
-    specification = importlib.util.spec_from_file_location("small_networks_report", FOLDER / "report.py")
+    specification = importlib.util.spec_from_file_location("report_trainings", FOLDER / "report_trainings.py")
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     return module
@@ -52,7 +51,9 @@ def study(models=(TRAINER, f"{TRAINER}NoMamba"), folds=3):
 def printed(report, monkeypatch, capsys, tmp_path, trainings, *models):
     file = tmp_path / "results.json"
     file.write_text(json.dumps(trainings), encoding="utf-8")
-    monkeypatch.setattr(sys, "argv", ["report.py", *models, "--results", str(file)])
+    steps = [{"trainer": f"{TRAINER}@{PLANS}", "seconds_per_step": 0.25}]
+    file.with_name("results_step_time.json").write_text(json.dumps(steps), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["report_trainings.py", str(file), *models])
     report.main()
     return capsys.readouterr().out
 
@@ -137,7 +138,8 @@ def test_a_fold_counts_once_however_many_seeds_it_has(report):
 
 def test_both_sweeps_train_alike():
     """Their models are compared with each other."""
-    first, second = (read_sweep(FOLDER / name, [4]) for name in ("sweep.toml", "mixers_and_scans.toml"))
+    folder = FOLDER / "small_networks"
+    first, second = (read_sweep(folder / name, [4]) for name in ("sweep.toml", "mixers_and_scans.toml"))
     assert first.machine == second.machine
     (budget,) = {training.budget for training in (*first.trainings, *second.trainings)}
     assert budget.epochs * budget.iterations == 3000
