@@ -35,7 +35,10 @@ except ModuleNotFoundError as error:  # Windows; Python 3.10
     raise SystemExit(f"mutation testing needs Unix and Python 3.11 or newer ({error})") from error
 
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ("nnunetv2_mamba", "tests", "docs", "benchmarks", "dev.py", "README.md", "CONTRIBUTING.md", "pyproject.toml")
+COPIED = (
+    "nnunetv2_mamba", "tests", "docs", "benchmarks", "dev.py", "mkdocs_registry.py", "README.md", "CONTRIBUTING.md",
+    "pyproject.toml",
+)  # fmt: skip
 IMPORTED = (  # all but this package
     "torch nnunetv2.training.nnUNetTrainer.nnUNetTrainer monai.metrics pandas scipy.stats matplotlib.pyplot jinja2 "
     "SimpleITK nibabel hypothesis torch._dynamo"

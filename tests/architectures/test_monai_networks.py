@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from monai.networks.layers import DropPath
 from registered_networks import NETWORKS, OF_MONAI, small_arguments
 from test_networks import build
 from torch import nn
@@ -89,6 +90,38 @@ def test_parameter_counts(name, expected, published):
     parameters = sum(parameter.numel() for parameter in built.parameters())
     assert parameters == expected
     assert published is None or parameters == pytest.approx(1e6 * published, rel=0.01)
+
+
+def test_the_papers_numbers_that_no_parameter_counts():
+    """Heads of UNETR's attention, and the dropout of SegResNet."""
+    with torch.device("meta"):
+        unetr = NETWORKS["UNETR"].network_class(
+            input_channels=1,
+            num_classes=2,
+            **isotropic(5),
+            features_per_stage=[16, 32, 64, 128, 768],
+            patch_size=[16] * 3,
+        )
+        segresnet = NETWORKS["SegResNet"].network_class(
+            input_channels=1, num_classes=2, **isotropic(4), features_per_stage=[8, 16, 32, 64]
+        )
+    assert unetr.encoder.stages[0][0].attn.num_heads == 12
+    assert segresnet.encoder.stem[1].p == 0.2
+
+
+def test_stochastic_depth_of_swin_unetr_rises_to_the_rate_that_is_given():
+    planned = {**isotropic(6), "input_channels": 1, "num_classes": 2}
+    arguments = small_arguments("SwinUNETR", planned, (32, 32, 32))
+    network = NETWORKS["SwinUNETR"].network_class(**{**arguments, "depths": [1, 1, 1, 1], "drop_path": 0.3})
+    rates = [module.drop_prob for module in network.modules() if isinstance(module, DropPath)]
+    assert rates == pytest.approx([0.1, 0.2, 0.3])  # the first block is never dropped
+
+
+@pytest.mark.parametrize(("kernels", "own"), [([5, 5, 5], 5), ([3, 3, 3], 3), ([5, 3, 5], 3)])
+def test_mednext_has_large_kernels_where_the_plan_has_no_other(kernels, own):
+    network_class = NETWORKS["MedNeXt"].network_class
+    _, found = network_class.stages([[1] * 3, [2] * 3, [2] * 3], [[kernel] * 3 for kernel in kernels])
+    assert found == [[own] * 3] * 3
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from sweep_cases import GROUPS, TRAINING, pretend_finished, write_sweep
 from tiny_dataset import TinyDataset
 
 from nnunetv2_mamba.benchmark import command as module
+from nnunetv2_mamba.benchmark import conclusion
 from nnunetv2_mamba.benchmark.sweep import fold_differences
 from nnunetv2_mamba.benchmark.training import Training
 
@@ -116,6 +117,36 @@ def test_a_data_set_that_cannot_be_evaluated_keeps_no_other_from_it(preprocessed
     output = capsys.readouterr()
     assert "Dataset902_Other__3d_fullres is not compared" in output.err and "case_1" in output.err
     assert f"Report: {sweep / 'comparison' / 'Dataset901_Tiny__3d_fullres'}" in output.out
+
+
+def test_a_model_is_complete_when_all_its_folds_and_seeds_are_finished(tmp_path):
+    whole = [replace(TRAINING, fold=fold, seed=seed) for seed in (0, 1) for fold in (0, 1)]
+    part = [replace(training, **OURS) for training in whole]
+    elsewhere = [replace(training, dataset="Dataset902_Other") for training in part]
+    for training in (*whole, *part[:-1], *elsewhere):
+        pretend_finished(training, tmp_path)
+    found = conclusion.complete_models([*whole, *part, *elsewhere], tmp_path)
+    assert found == {
+        f"{own[0].dataset}__3d_fullres": {own[i].folder(tmp_path).parent: ["fold_0", "fold_1"] for i in (0, 2)}
+        for own in (whole, elsewhere)
+    }
+
+
+def test_seeds_are_compared_with_those_of_the_common_folds_that_they_have(tmp_path, monkeypatch):
+    compared = []
+    monkeypatch.setattr(conclusion, "compare_results", lambda *a, **k: compared.append((*a, k)))
+    monkeypatch.setattr(conclusion, "findings", lambda _: [])
+    names = ["nnUNetTrainer__nnUNetPlans__3d_fullres", "nnUNetTrainerSegMamba__nnUNetSegMambaPlans__3d_fullres"]
+    first, again, second = (
+        tmp_path / seed / name for seed, name in (("0", names[0]), ("1", names[0]), ("0", names[1]))
+    )
+    models = {first: ["fold_0", "fold_1"], again: ["fold_0"], second: ["fold_0", "fold_1", "fold_2"]}
+    said = conclusion.compare_models(models, tmp_path / "out")
+    assert said[0] == "Compared without fold_2, which not all models have"
+    ((paths, output, more),) = compared
+    assert (paths, output) == ([first, again, second], tmp_path / "out")
+    assert more["folds"] == [{"fold_0", "fold_1"}, {"fold_0"}, {"fold_0", "fold_1"}]
+    assert more["names"][0] == more["names"][1] != more["names"][2]
 
 
 def test_equal_folds_are_no_difference():

@@ -1,7 +1,11 @@
 """Operations of the networks, counted on tensors without data."""
 
+import math
+
 import pytest
 import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tiny_dataset import TinyDataset
 
 from nnunetv2_mamba.benchmark.checks import trainer_class
@@ -35,10 +39,23 @@ def test_mamba_2s_scan_is_counted():
     assert counter.get_total_flops() == batch * 2 * length * heads * (width * (5 * states + 3) + 2)
 
 
+def test_one_patch_is_counted_without_deep_supervision(tiny_dataset: TinyDataset):
+    supervised = []
+
+    class OneConvolution(nnUNetTrainer):
+        @staticmethod
+        def build_network_architecture(*arguments):
+            supervised.append(arguments[-1])
+            return torch.nn.Conv3d(2, 3, 1)
+
+    manager = PlansManager(tiny_dataset.plans("nnUNetPlans"))
+    flops = forward_flops(OneConvolution, manager, "3d_fullres", tiny_dataset.dataset_json())
+    assert flops == 2 * 2 * 3 * math.prod(manager.get_configuration("3d_fullres").patch_size)
+    assert supervised == [False]
+
+
 @pytest.mark.parametrize(("trainer", "plans"), [("nnUNetTrainer", "nnUNetPlans"), ("SegMamba", "tinySegMambaPlans")])
 def test_a_forward_pass_of_any_trainer(tiny_dataset: TinyDataset, trainer, plans):
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
     manager, description = PlansManager(tiny_dataset.plans(plans)), tiny_dataset.dataset_json()
     name = trainer if trainer.startswith("nnUNet") else f"nnUNetTrainer{trainer}"
     flops = forward_flops(trainer_class(name), manager, "3d_fullres", description)

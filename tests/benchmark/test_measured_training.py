@@ -4,6 +4,7 @@ import json
 import random
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +13,11 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from sweep_cases import TRAINING
 
 from nnunetv2_mamba import trainers
-from nnunetv2_mamba.benchmark import cost
+from nnunetv2_mamba.benchmark import cost, energy
 from nnunetv2_mamba.benchmark.cost import CostRecord
 from nnunetv2_mamba.benchmark.measured_training import MeasuredTraining, measured
 from nnunetv2_mamba.benchmark.training import Budget, Training
+from nnunetv2_mamba.memory import usage
 from nnunetv2_mamba.nnunet.preemptible_training import PreemptibleTraining
 
 NAMES = ("num_epochs", "num_iterations_per_epoch", "num_val_iterations_per_epoch", "save_every")
@@ -236,10 +238,70 @@ def test_a_network_that_cannot_be_traced_keeps_its_finished_training(make):
     assert "FLOPs cannot be counted: DataDependentOutputException" in Path(trainer.log_file).read_text()
 
 
+@pytest.mark.parametrize(("counter", "total"), [([0, 5, 5, 12, 20, 50], 42), ([0, 5, 5, None, 20, 50], None)])
+def test_what_a_finished_training_has_cost(make, monkeypatch, counter, total):
+    """Epochs of 1, 2 and 9 seconds and of 5, 7 and 30 joules, or of one it is not known."""
+    moments, joules = iter([0.0, 1.0, 10.0, 12.0, 20.0, 29.0]), iter(counter)
+    monkeypatch.setattr(cost, "time", SimpleNamespace(perf_counter=lambda: next(moments)))
+    monkeypatch.setattr(cost, "energy_counter", lambda _: lambda: next(joules))
+    monkeypatch.setattr(cost, "forward_flops", lambda *_: 11)
+    trainer = make(Drawing, run_with(20, 3, None, 5, seed=4), threads=1)
+    for _ in range(3):
+        trainer.epoch()
+    trainer.network = torch.nn.Conv3d(2, 3, 1)
+    trainer.perform_actual_validation()
+    written = json.loads((Path(trainer.output_folder) / "cost.json").read_text())
+    expected = {
+        "seconds_per_epoch": 2.0, "energy_joules": total, "flops": 11, "parameters": 9, "epochs": 20,
+        "iterations_per_epoch": 3, "batch_size": 5, "device_type": "cpu", "threads": 1, "fold": 0, "seed": 4,
+    }  # fmt: skip
+    assert expected.items() <= written.items()
+
+
+def test_the_peak_memory_of_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 3)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 5)
+    for device, expected in (("cuda", (3, 5)), ("cpu", (None, None))):
+        found = cost.peak_memory(torch.device(device))
+        assert (found["allocated_bytes"], found["reserved_bytes"]) == expected
+
+
+@pytest.mark.parametrize(("platform", "expected"), [("linux", 3 * 1024), ("darwin", 3)])
+def test_the_peak_memory_of_a_process_is_in_bytes(monkeypatch, platform, expected):
+    """Linux counts in KiB, macOS in bytes."""
+    resource = SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda _: SimpleNamespace(ru_maxrss=3))
+    monkeypatch.setattr(usage, "resource", resource)
+    monkeypatch.setattr(usage, "sys", SimpleNamespace(platform=platform))
+    assert usage.process_peak() == expected
+
+
+def test_the_energy_of_a_gpu_is_in_joules(monkeypatch):
+    """The driver counts millijoules. It knows GPUs that CUDA_VISIBLE_DEVICES hides, so torch's is found by UUID."""
+    asked, count = [], SimpleNamespace(millijoules=12_345)
+
+    class NVMLError(Exception):
+        pass
+
+    def consumption(handle):
+        if count.millijoules is None:
+            raise NVMLError
+        return count.millijoules
+
+    driver = SimpleNamespace(
+        NVMLError=NVMLError,
+        nvmlInit=lambda: None,
+        nvmlDeviceGetHandleByUUID=asked.append,
+        nvmlDeviceGetTotalEnergyConsumption=consumption,
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", driver)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"of-{index}"))
+    assert energy.energy_counter(torch.device("cuda"))() == 12.345 and asked == ["GPU-of-0"]
+    count.millijoules = None  # some GPUs have no counter
+    assert energy.energy_counter(torch.device("cuda"))() is None
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Linux's files, whose names cannot be there")
 def test_energy_counters_that_wrap(tmp_path, monkeypatch):
-    from nnunetv2_mamba.benchmark import energy
-
     for number in (0, 1):
         package = tmp_path / f"intel-rapl:{number}"
         package.mkdir()
@@ -256,5 +318,7 @@ def test_energy_counters_that_wrap(tmp_path, monkeypatch):
     assert before == pytest.approx(1.8)
     (tmp_path / "intel-rapl:0" / "energy_uj").write_text("100000")
     assert joules() - before == pytest.approx(0.2)
+    (tmp_path / "intel-rapl:0" / "energy_uj").write_text("50000")  # once more around
+    assert joules() - before == pytest.approx(1.15) == joules() - before
     monkeypatch.setattr(energy, "_RAPL", tmp_path / "none")
     assert energy.energy_counter(torch.device("cpu"))() is None

@@ -285,6 +285,14 @@ def test_tables(tmp_path):
     assert scores["dice"].tolist() == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.8, 0.8, 0.9, 0.9]
 
 
+def test_the_memory_of_a_model_is_the_gpus_where_there_is_one(tmp_path):
+    pretend_finished(TRAININGS[0], tmp_path)
+    file = TRAININGS[0].folder(tmp_path) / "cost.json"
+    peaks = {"allocated_bytes": 3 * 2**30, "reserved_bytes": 4 * 2**30, "process_bytes": 2**30}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"peak_memory": peaks}))
+    assert table_of_models(TRAININGS[:1], tmp_path).endswith("| 36.0 | 3.00 GiB |")
+
+
 def test_what_was_not_measured_is_unknown(tmp_path):
     for training in TRAININGS[:2]:
         pretend_finished(training, tmp_path)

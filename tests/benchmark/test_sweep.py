@@ -85,6 +85,8 @@ def test_data_sets_of_the_command_line_replace_those_of_the_file(tmp_path):
         ),
         ("datasets = [4]\nfolds = 0\n" + GROUP, r"\[\[group\]\] 1 folds: must be a list of numbers or names"),
         ("datasets = [4]\nfolds = ['five']\n" + GROUP, "folds are numbers from 0 or 'all'"),
+        ("datasets = [4]\nfolds = [-1]\n" + GROUP, "folds are numbers from 0 or 'all'"),
+        ("datasets = [4]\nseeds = [-1]\n" + GROUP, "seeds are numbers from 0 to 4294967295"),
         ("datasets = [4]\nfolds = [0, 'all']\n" + GROUP, "'all' trains on the other folds' validation cases"),
         ("datasets = [4]\nslurm = 3\n" + GROUP, r"\[slurm\]: must be a table"),
         ("datasets = [4]\nseeds = [1, 1]\n" + GROUP, "has something twice"),

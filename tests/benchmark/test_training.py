@@ -82,3 +82,8 @@ def test_what_was_measured_counts_its_epochs(tmp_path):
     TRAINING.folder(tmp_path).mkdir(parents=True)
     (TRAINING.folder(tmp_path) / "cost_partial.json").write_text(json.dumps({"epochs": {"0": {}, "1": {}}}))
     assert TRAINING.epochs_done(tmp_path) == 2
+
+
+@pytest.mark.parametrize(("epochs", "every"), [(1, 1), (19, 1), (40, 4), (500, 50), (1000, 50)])
+def test_ten_checkpoints_of_a_short_budget_and_nnunets_interval_of_a_long_one(epochs, every):
+    assert Budget(epochs).settings() == {"num_epochs": epochs, "save_every": every}

@@ -18,7 +18,7 @@ from tiny_dataset import DATASET_ID, NAME, TinyDataset
 
 from nnunetv2_mamba.benchmark import duration
 from nnunetv2_mamba.benchmark.checks import trainer_class
-from nnunetv2_mamba.benchmark.sweep import find_file, read_sweep
+from nnunetv2_mamba.benchmark.sweep import Machine, Sweep, find_file, read_sweep
 from nnunetv2_mamba.benchmark.training import Budget, Training
 
 # Augmentation in the process (of the tiny data set's environment) and one thread: then the scores are reproducible.
@@ -174,6 +174,64 @@ def test_an_epoch_has_the_batches_of_all_its_steps(tiny_dataset: TinyDataset, tr
     assert duration._epoch_flops(training, forward=1) == 2 * (3 * iterations + 50)
 
 
+def write_epochs(training: Training, sweep: Path, number: int) -> None:
+    """What a training that has measured so many epochs leaves."""
+    training.folder(sweep).mkdir(parents=True, exist_ok=True)
+    content = {"epochs": {str(epoch): {"seconds": 36.0} for epoch in range(number)}}
+    (training.folder(sweep) / "cost_partial.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("trainer", "budget", "machine", "seconds"),
+    [
+        # 2 of 3 epochs are left, of 10 training iterations (forward pass and twice as much) and 4 of validation, of 5
+        # patches of 1e9 operations; 1e11 a second and thread
+        ("nnUNetTrainer", Budget(3, 10, 4, 5), Machine("cpu", threads=2), 2 * 5e9 * (3 * 10 + 4) / 2e11),
+        ("nnUNetTrainer", Budget(3, 10, 4, 5), Machine("cpu"), 2 * 5e9 * (3 * 10 + 4) / 1e11),
+        ("nnUNetTrainer", Budget(3, 10, 4, 5), Machine(threads=2), 2 * 5e9 * (3 * 10 + 4) / 1e13),
+        ("nnUNetTrainer", Budget(3, 10, 4, 5), Machine("mps"), 2 * 5e9 * (3 * 10 + 4) / 1e12),
+        ("nnUNetTrainer", Budget(3, 10, 4, 5), Machine(flops_per_second=1e9), 2 * 5 * (3 * 10 + 4)),
+        # without a budget nnU-Net's numbers, and the plan's batch of 2
+        ("nnUNetTrainer", Budget(), Machine(), 999 * 2e9 * (3 * 250 + 50) / 1e13),
+        ("nnUNetTrainer_250epochs", Budget(), Machine(), 249 * 2e9 * (3 * 250 + 50) / 1e13),
+        ("nnUNetTrainer_1epoch", Budget(), Machine(), 0),
+        ("nnUNetTrainer_250epochs", Budget(3), Machine(), 2 * 2e9 * (3 * 250 + 50) / 1e13),
+    ],
+)
+def test_rough_estimates(tiny_dataset: TinyDataset, tmp_path, monkeypatch, trainer, budget, machine, seconds):
+    monkeypatch.setattr(duration, "forward_flops", lambda *_: 1_000_000_000)
+    training = Training(NAME, "3d_fullres", "nnUNetPlans", trainer, 0, 0, budget)
+    write_epochs(training, tmp_path, 1)
+    found = duration.estimate(Sweep(Path("a.toml"), (training,), machine, {}, None), tmp_path)[training.name]
+    assert found.seconds == pytest.approx(seconds) and found.source == "rough, from FLOPs"
+
+
+def test_an_estimate_is_the_median_of_what_was_measured_and_never_negative(tiny_dataset: TinyDataset, tmp_path):
+    trainings = [Training(NAME, "3d_fullres", "nnUNetPlans", "nnUNetTrainer", fold, 0, Budget(10)) for fold in range(5)]
+    for training, seconds in zip(trainings, (1.0, 2.0, 9.0), strict=False):
+        pretend_finished(training, tmp_path)
+        cost = {"device": "it", "device_type": "cuda", "seconds_per_epoch": seconds}
+        (training.folder(tmp_path) / "cost.json").write_text(json.dumps(cost))
+    write_epochs(trainings[3], tmp_path, 4)
+    write_epochs(trainings[4], tmp_path, 12)  # of a longer budget
+    found = duration.estimate(Sweep(Path("a.toml"), tuple(trainings), Machine(), {}, None), tmp_path)
+    assert [estimate.seconds for estimate in found.values()] == [6 * 2.0, 0]
+
+
+@pytest.mark.parametrize(
+    ("machine", "slurm", "said"),
+    [
+        (Machine(), None, "about 1.5 GPU hours left for training, 1 at a time"),
+        (Machine("mps", jobs=3), None, "about 1.5 GPU hours left for training, 3 at a time"),
+        (Machine("cpu"), {}, "about 1.5 CPU hours left for training, all at a time"),
+    ],
+)
+def test_hours_are_those_of_the_device(tmp_path, machine, slurm, said):
+    training = Training(NAME, "3d_fullres", "nnUNetPlans", "nnUNetTrainer", 0, 0, Budget(10))
+    sweep = Sweep(Path("a.toml"), (training,), machine, {training.name: 540.0}, slurm)
+    assert said in duration.describe(sweep, tmp_path)[-1]
+
+
 def test_dry_run_counts_what_is_left_by_what_was_measured_alike(tiny_dataset: TinyDataset, tmp_path, capsys):
     from nnunetv2_mamba.cli import main
 
@@ -187,9 +245,7 @@ def test_dry_run_counts_what_is_left_by_what_was_measured_alike(tiny_dataset: Ti
         pretend_finished(training, sweep)
         cost = {"device": f"the {device}", "device_type": device, "threads": threads, "seconds_per_epoch": seconds}
         (training.folder(sweep) / "cost.json").write_text(json.dumps(cost))
-    trainings[3].folder(sweep).mkdir()
-    epochs = {str(epoch): {"seconds": 36.0} for epoch in range(900)}
-    (trainings[3].folder(sweep) / "cost_partial.json").write_text(json.dumps({"epochs": epochs}))
+    write_epochs(trainings[3], sweep, 900)
     assert main(["benchmark", str(file), "-o", str(sweep), "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[3].endswith("  1.00 h (measured on the cpu)") and lines[4].endswith("  10.00 h (measured on the cpu)")
@@ -280,7 +336,7 @@ def test_many_runs_read_their_plans_once(tiny_dataset: TinyDataset, tmp_path, ca
         ('"nnUNetPlans"', '"nnUNetResEncUNetMPlans"', "nnUNetv2_plan_and_preprocess -d 901 -pl nnUNetPlannerResEncM"),
         (f"[{DATASET_ID}]", f'[{DATASET_ID}, "Dataset901_Tiny"]', "a data set stands there by two names"),
         (f"[{DATASET_ID}]", "[902]", "0 data sets 902 .*Dataset901_Tiny"),
-        ("folds = [0]", "folds = [7]", "has 5 folds, counted from 0; there is no 7"),
+        ("folds = [0]", "folds = [5]", "has 5 folds, counted from 0; there is no 5"),
         ("folds = [0]", 'folds = [0]\nconfigurations = ["3d_lowres"]', "has no 3d_lowres; it has 2d, 3d_fullres"),
         (
             "[machine]",

@@ -294,6 +294,13 @@ def test_a_label_is_measured_by_the_rule_of_the_options():
     assert [*measured.values()] != pytest.approx([*measure(reference, prediction, (1.0, 2.0, 1.0)).values()])
 
 
+def test_lesions_of_up_to_50_mm3_are_left_out_unless_something_else_is_asked_for():
+    """And a missed one is 374 mm away: BraTS 2023, gliomas."""
+    for n_voxels, distance in ((50, np.nan), (51, 374.0)):
+        line = box((3, 3, 60), (1, 1, 1), (2, 2, 1 + n_voxels))
+        assert measure(line, np.zeros_like(line))["hd95"] == pytest.approx(distance, nan_ok=True)
+
+
 @pytest.mark.parametrize(
     ("rule", "message"),
     [

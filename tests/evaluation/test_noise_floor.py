@@ -67,6 +67,12 @@ def test_other_folds_are_not_set_against_each_other():
     assert floor.all_folds is None and floor.folds.keys() == {"A"}
 
 
+def test_folds_of_one_model_alone_are_no_floor_of_all():
+    """What its folds' cases do cannot be told from what the training does."""
+    floor = noise_floor(means_of({"A": [[0.5, 0.6, 0.8]]}))
+    assert floor.folds["A"].df == 2 and floor.all_folds is None and floor.limit is None
+
+
 def test_it_is_plain_data():
     floor = noise_floor(means_of({"A": [[0.80, 0.7], [0.81, None]], "B": [[0.5, 0.6]]}))
     data = json.loads(json.dumps(floor.as_dict(), allow_nan=False))

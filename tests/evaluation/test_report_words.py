@@ -20,7 +20,7 @@ from nnunetv2_mamba.evaluation.report.summary_tables import (
 )
 from nnunetv2_mamba.evaluation.report.training_tables import noise_table, training_pairs
 from nnunetv2_mamba.evaluation.report.unknowns import paragraphs
-from nnunetv2_mamba.evaluation.report.wording import finding, findings, p_value, verdict, with_interval
+from nnunetv2_mamba.evaluation.report.wording import finding, findings, noise_finding, p_value, verdict, with_interval
 from nnunetv2_mamba.evaluation.statistics import ALPHA
 from nnunetv2_mamba.evaluation.training_tests import TrainingTest
 
@@ -206,6 +206,29 @@ def test_a_finding_tells_noise_floor_networks_and_trainings_apart():
         "1 of 2 pairs differ significantly. These trainings, on further cases: B is significantly better than A (p = "
         "0.0246) and C (p = 0.0246). In all, 2 of 3 pairs differ significantly."
     )
+
+
+def test_the_mean_over_trainings_is_what_may_exceed_the_limit():
+    """0.02434: every fold counts the same in it, however many cases it has."""
+    item = with_trainings()
+    for over_cases, over_trainings, exceeds in ((0.06, -0.01, False), (0.01, -0.06, True), (0.01, 0.06, True)):
+        test = replace(TEST, difference=over_trainings)
+        assert item.exceeds(replace(PAIR, difference=over_cases, trainings=test)) is exceeds
+    for over_cases in (0.06, -0.06):
+        assert item.exceeds(replace(PAIR, difference=over_cases, trainings=None)) is True
+
+
+@pytest.mark.parametrize(
+    ("exceeding", "said"),
+    [
+        (0, "No two models are further apart."),
+        (3, "A and B, A and B, A and B are further apart."),
+        (4, "4 of 5 pairs are further apart."),
+    ],
+)
+def test_pairs_beyond_the_limit_are_named_or_counted(exceeding, said):
+    pairs = [replace(PAIR, difference=0.03 if number < exceeding else 0.02) for number in range(5)]
+    assert noise_finding(structure(pairs=pairs, noise=FLOOR)).endswith(said)
 
 
 def test_the_noise_floor_as_a_table():

@@ -77,6 +77,23 @@ def test_the_variance_over_seeds_is_that_of_the_mean_difference():
     assert 0.02 < (found.p <= 0.05).mean() < 0.055
 
 
+@pytest.mark.parametrize(
+    ("case", "rest", "variance"), [(0.05, 0.03, (0.05**2 - 0.03**2) / 3), (0.03, 0.05, 0.0), (0.0, 0.0, 0.0)]
+)
+def test_the_rest_is_taken_out_of_the_variance_of_cases(case, rest, variance):
+    """Of the first model +-case in two of three cases and +-rest within them; of the second nothing varies.
+
+    The differences have a variance of case^2 over cases, the rest a mean square of 2 rest^2 with 2 degrees of freedom.
+    """
+    signs = np.array([[1.0], [-1.0], [0.0]])
+    first = 0.8 + case * signs + rest * signs * np.array([1.0, -1.0])
+    found = over_seeds([(first, np.full((3, 2), 0.7))])
+    assert found.mean == pytest.approx(0.1)
+    df = 2 if variance else 2 + 1 + 1  # of the cases alone, or, where nothing varies, all
+    assert found.df == pytest.approx(df)
+    assert found.high - found.mean == pytest.approx(stats.t.ppf(0.975, df) * variance**0.5, abs=1e-10)
+
+
 def test_no_variation_at_all():
     for values, p in (((0.5, 0.5), 1), ((0.5, 0.25), 0)):
         block = tuple(np.full((4, 2), value) for value in values)

@@ -91,6 +91,16 @@ def test_two_folds_are_tested_over_seeds_where_there_are_some(folds, seeds, over
     assert (test.over, test.n_folds) == (over, folds)
 
 
+def test_folds_of_a_single_case_are_not_tested_over_seeds():
+    """How much cases vary cannot be told from one."""
+    tables = [
+        (name, table.assign(value=table["value"].mask((table["fold"] == "fold_1") & (table["case"] != "case_01"))))
+        for name, table in tables_of(2, 2)
+    ]
+    test = first_pair(tables).trainings
+    assert (test.over, test.n_folds, test.df) == ("folds", 2, 1) and 0 < test.p < 1
+
+
 def test_single_trainings_are_not_tested():
     one, three = tables_of(1, 1), tables_of(1, 3)
     for tables in (one, [one[0], *three[3:]]):

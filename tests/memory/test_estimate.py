@@ -5,15 +5,18 @@ from functools import partial
 import pytest
 import torch
 from kept_storages import kept_bytes
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from planned_networks import NETWORKS, TOPOLOGY, fitting_shape
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunetv2_mamba.architectures import SegMamba
+from nnunetv2_mamba.memory import estimate
 from nnunetv2_mamba.memory.estimate import (
     GIB,
     autocast_as_on_cuda,
     inference_memory,
+    plan_memory,
     training_loss,
     training_memory,
     usable_bytes,
@@ -87,6 +90,19 @@ def test_nothing_fake_is_left_behind():
     network = SEGMAMBA()
     network(torch.randn(1, 2, 20, 12, 28))[0].sum().backward()
     assert all(type(p.grad) is torch.Tensor for p in network.parameters() if p.grad is not None)
+
+
+def test_a_plan_is_trained_with_its_batch_and_predicts_a_patch_at_a_time(tiny_dataset, monkeypatch):
+    training, prediction = [], []
+    monkeypatch.setattr(estimate, "_architecture_memory", estimate._architecture_memory.__wrapped__)  # no cache
+    monkeypatch.setattr(estimate, "training_memory", lambda build, *asked: training.append((build, *asked)))
+    monkeypatch.setattr(estimate, "inference_memory", lambda *asked: prediction.append(asked))
+    plans = tiny_dataset.plans("nnUNetPlans")
+    plans["configurations"]["3d_fullres"]["batch_size"] = 7
+    plan_memory(PlansManager(plans), "3d_fullres", tiny_dataset.dataset_json(), "adamw")
+    ((build, shape, optimizer),), ((build_for_prediction, one_patch),) = training, prediction
+    assert (shape, one_patch, optimizer) == ((7, 2, 16, 24, 20), (1, 2, 16, 24, 20), "adamw")
+    assert build().decoder.deep_supervision and not build_for_prediction().decoder.deep_supervision
 
 
 def test_unknown_optimizer():

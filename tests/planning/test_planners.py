@@ -1,7 +1,10 @@
 """Plans by nnU-Net's rules for our networks, and the command that makes them."""
 
 import json
+import math
 import pydoc
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from nnunetv2_mamba import architectures
 from nnunetv2_mamba.architectures import SegMamba
 from nnunetv2_mamba.architectures.registry import NETWORKS
-from nnunetv2_mamba.memory.estimate import plan_memory, usable_bytes
-from nnunetv2_mamba.planning import command
+from nnunetv2_mamba.memory.estimate import GIB, MemoryEstimate, plan_memory, usable_bytes
+from nnunetv2_mamba.planning import batch_search, command
 from nnunetv2_mamba.planning.planners import PLANNERS, MambaPlanner
 from nnunetv2_mamba.trainers import nnUNetTrainerSegMamba
 
@@ -120,6 +123,12 @@ STAGES = {
     "MSDKMamba": NNUNETS,
     "UMambaBot": NNUNETS,
     "UMambaEnc": NNUNETS,
+    "UMamba2": NNUNETS,
+    "UNETR": [16, 32, 64, 128, 768],
+    "SwinUNETR": [48, 48, 96, 192, 384, 768],
+    "MedNeXtL": [32, 64, 128, 256, 512],
+    "SegResNet": [32, 64, 128, 256],
+    "SegResNetDS": [32, 64, 128, 256, 512],
 }
 
 
@@ -142,9 +151,11 @@ def test_stages_and_widths_of_the_real_planners(invented_dataset, name):
     assert arguments["features_per_stage"] == STAGES[name] and arguments["n_stages"] == n_stages
     assert np.array_equal(arguments["strides"], [[1, 1, 1], *[[2, 2, 2]] * (n_stages - 1)])
     assert np.array_equal(arguments["kernel_sizes"], [[3, 3, 3]] * n_stages)
-    network = {"SegMambaBot": "MedSegMamba", "TABSurfer": "MedSegMamba"}.get(name, name)
+    network = {"SegMambaBot": "MedSegMamba", "TABSurfer": "MedSegMamba", "MedNeXtL": "MedNeXt"}.get(name, name)
     assert architecture["network_class_name"] == f"nnunetv2_mamba.architectures.{network}"
-    options = {"SegMambaBot": {"bottleneck": "tom"}, "TABSurfer": {"bottleneck": "transformer"}}.get(name, {})
+    options = {
+        "SegMambaBot": {"bottleneck": "tom"}, "TABSurfer": {"bottleneck": "transformer"}, "MedNeXtL": {"size": "L"},
+    }.get(name, {})  # fmt: skip
     assert options.items() <= arguments.items()
 
 
@@ -162,6 +173,92 @@ def test_more_memory_never_gives_less(invented_dataset, spacing):
     batches = [patch * plan["batch_size"] for patch, plan in zip(patches, plans, strict=True)]
     assert patches == sorted(patches) and patches[0] < patches[-1]
     assert batches == sorted(batches)
+
+
+@pytest.fixture
+def asked(monkeypatch) -> list[tuple]:
+    """What memory is asked for: architecture, batch, patch and optimiser.
+
+    2 GiB of weights and optimiser, 0.1 GiB besides, and 0.5 GiB for every sample of 64 x 64 x 64 voxels.
+    """
+    found = []
+
+    def memory(architecture, input_shape, classes, optimizer):
+        found.append((architecture, input_shape[0], input_shape[2:], optimizer))
+        return MemoryEstimate(GIB, GIB // 10, GIB, math.prod(input_shape) * GIB // (2 * 64**3), 0)
+
+    monkeypatch.setattr(batch_search, "architecture_memory", memory)
+    return found
+
+
+def test_the_largest_batch_fits_and_the_next_does_not(invented_dataset, asked):
+    """In the 6.7 GiB of 8 that are planned with by default; what is far too large is not traced."""
+    search = TinyPlanner(902).search_of("3d_fullres", (1.0, 1.0, 1.0))
+    found = {size: search.largest_batch((size,) * 3) for size in (64, 96, 112, 128)}
+    assert found == {64: 9, 96: 2, 112: 0, 128: 0}  # 2.1 + 9 x 0.5, 2.1 + 2 x 1.69, 2.1 + 2 x 2.68 GiB
+    assert {patch[0] for _, _, patch, _ in asked} == {32, 64, 96, 112}
+
+
+def test_memory_is_that_of_the_networks_own_optimiser(invented_dataset, asked):
+    planner = PLANNERS["MedSegMamba"](902)
+    planner.search_of("3d_fullres", (1.0, 1.0, 1.0)).largest_batch((64, 64, 64))
+    assert {optimizer for *_, optimizer in asked} == {"adamw"}
+
+
+def test_plans_to_match_say_memory_and_share_of_the_data_set(invented_dataset, asked):
+    """As nnU-Net trains them, by SGD; those of 3d_fullres where they lack a configuration."""
+    sizes = {"2d": (50, [64, 64]), "3d_fullres": (12, [40, 56, 40])}
+
+    def configuration(name):
+        batch, patch = sizes[name]
+        return SimpleNamespace(batch_size=batch, patch_size=patch, configuration={"architecture": name})
+
+    match = SimpleNamespace(available_configurations=[*sizes], get_configuration=configuration)
+    search = PLANNERS["MedSegMamba"](902, match=match).search_of("3d_lowres", (2.0, 2.0, 2.0))
+    assert asked == [("3d_fullres", 12, (40, 56, 40), "sgd")]
+    assert search.budget == pytest.approx((2.1 + 12 * 0.5 * 40 * 56 * 40 / 64**3) * GIB, rel=1e-6)
+    assert search.share_of_data_set(10 * 40 * 56 * 40) == pytest.approx(1.2)
+    assert search.share_of_data_set(1e12) == 0.05  # nnU-Net's
+
+
+@pytest.mark.parametrize(
+    ("patch", "image", "tiny"),
+    [
+        ((32, 32, 32), (320, 320, 320), False),
+        ((32, 32, 31), (320, 320, 320), True),
+        ((16, 24, 20), (16, 24, 20), False),  # all of the image
+        ((16, 24, 16), (16, 24, 20), True),
+        ((64, 64), (320, 320), False),
+        ((64, 63), (320, 320), True),
+    ],
+)
+def test_a_patch_is_too_small_where_the_image_is_larger(invented_dataset, patch, image, tiny):
+    search = TinyPlanner(902).search_of("2d" if len(patch) == 2 else "3d_fullres", (1.0,) * len(patch))
+    refused = pytest.raises(ValueError, match=" x ".join(map(str, patch)))
+    with refused if tiny else nullcontext():
+        search.refuse_tiny(patch, image)
+
+
+def test_widths_double_up_to_nnunets_largest(invented_dataset):
+    planner = TinyPlanner(902)
+    assert planner.widths(2, 7) == [32, 64, 128, 256, 512, 512, 512]
+    assert planner.widths(3, 7) == [32, 64, 128, 256, 320, 320, 320]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ({}, ["nnUNetPlans_2d", "nnUNetPlans_3d_fullres", "nnUNetTinyPlans_3d_lowres"]),
+        ({"suppress_transpose": True}, [f"nnUNetTinyPlans_{name}" for name in ("2d", "3d_fullres", "3d_lowres")]),
+        (
+            {"overwrite_target_spacing": [1.0, 1.0, 1.0]},
+            [f"nnUNetTinyPlans_{name}" for name in ("2d", "3d_fullres", "3d_lowres")],
+        ),
+    ],
+)
+def test_data_are_shared_with_nnunets_plans_where_they_are_the_same(invented_dataset, arguments, names):
+    planner = TinyPlanner(902, **arguments)
+    assert [planner.generate_data_identifier(name) for name in ("2d", "3d_fullres", "3d_lowres")] == names
 
 
 def test_a_gpu_too_small_for_any_patch(invented_dataset):
@@ -184,15 +281,38 @@ def test_images_too_small_for_two_stages(invented_dataset):
         TinyPlanner(902).get_plans_for_configuration(np.ones(2), np.array([6, 6]), "Tiny_2d", 1000, {})
 
 
-def test_data_preprocessed_in_another_way_are_left_alone(invented_dataset, capsys):
+PREPROCESSING = {
+    "preprocessor_name": "Another",
+    "spacing": [2.0, 2.0, 2.0],
+    "normalization_schemes": ["CTNormalization"],
+    "use_mask_for_norm": [True],
+    "resampling_fn_data": "another",
+    "resampling_fn_data_kwargs": {"order": 1},
+    "resampling_fn_seg": "another",
+    "resampling_fn_seg_kwargs": {"order": 0},
+}
+
+
+@pytest.mark.parametrize("key", PREPROCESSING)
+def test_data_preprocessed_in_another_way_are_left_alone(invented_dataset, capsys, key):
     planner = TinyPlanner(902)
-    mine = {"data_identifier": "nnUNetPlans_3d_fullres", "spacing": [1.0, 1.0, 1.0]}
-    other = {"configurations": {"3d_fullres": {**mine, "spacing": [2.0, 2.0, 2.0]}}}
+    mine = {"data_identifier": "nnUNetPlans_3d_fullres", **dict.fromkeys(PREPROCESSING, "as it is")}
+    other = {"configurations": {"3d_fullres": {**mine, key: PREPROCESSING[key]}}}
     (invented_dataset / "nnUNetPlans.json").write_text(json.dumps(other))
     planner.save_plans({"configurations": {"3d_fullres": mine}})
     written = json.loads((invented_dataset / "nnUNetTinyPlans.json").read_text())
     assert written["configurations"]["3d_fullres"]["data_identifier"] == "nnUNetTinyPlans_3d_fullres"
     assert "nnUNetPlans.json preprocesses nnUNetPlans_3d_fullres in another way" in capsys.readouterr().out
+
+
+def test_data_preprocessed_in_the_same_way_are_shared(invented_dataset, capsys):
+    mine = {"data_identifier": "nnUNetPlans_3d_fullres", **PREPROCESSING, "batch_size": 2}
+    (invented_dataset / "nnUNetPlans.json").write_text(
+        json.dumps({"configurations": {"3d_fullres": {**mine, "batch_size": 9}, "2d": {"data_identifier": "other"}}})
+    )
+    TinyPlanner(902).save_plans({"configurations": {"3d_fullres": dict(mine)}})
+    written = json.loads((invented_dataset / "nnUNetTinyPlans.json").read_text())
+    assert written["configurations"]["3d_fullres"] == mine and capsys.readouterr().out == ""
 
 
 def test_configurations_that_a_user_added_are_kept(invented_dataset):
@@ -217,6 +337,22 @@ def test_matching_the_memory_of_other_plans(tiny_dataset, tiny_planner, preproce
     for name in ("2d", "3d_fullres"):
         assert plan_memory(ours, name, description)[0].total <= plan_memory(theirs, name, description)[0].total
     assert ours.get_configuration("3d_fullres").batch_size > 2  # nnU-Net's 5 % would be 2
+
+
+@pytest.mark.parametrize(("budget", "over"), [(5 * GIB, ""), (5 * GIB - 1, "; MORE THAN PLANNED WITH")])
+def test_the_parts_of_the_memory_are_told(tiny_dataset, monkeypatch, budget, over):
+    """5 GiB, of which 2 are fixed."""
+    training, prediction = MemoryEstimate(GIB, GIB, GIB, GIB, GIB), MemoryEstimate(GIB, 0, 0, GIB // 4, 0)
+    monkeypatch.setattr(command, "plan_memory", lambda *_: (training, prediction))
+    plans = PlansManager(tiny_dataset.plans("nnUNetPlans"))
+    plan = plans.get_configuration("3d_fullres")
+    title, *lines = command.describe(plans, tiny_dataset.dataset_json(), budget=budget)
+    assert title == "nnUNetPlans, estimated peak of allocated GPU memory (5.0 GiB were to be used)"
+    assert lines[1] == (
+        f"  3d_fullres          patch 16 x 24 x 20, batch size {plan.batch_size}, {len(plan.pool_op_kernel_sizes)} "
+        "stages: training 5.00 GiB (2.00 weights and optimiser, 3.00 activations and gradients), prediction 1.25 GiB "
+        f"per patch{over}"
+    )
 
 
 def test_plans_to_match_run_no_code(tiny_dataset, monkeypatch):

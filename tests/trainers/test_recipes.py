@@ -55,6 +55,23 @@ def test_the_papers_numbers():
 
 
 @pytest.mark.parametrize(
+    ("name", "initial_lr", "weight_decay", "warmup_share", "deep_supervision"),
+    [
+        ("UNETR", 1e-4, 1e-5, 0.01, False),
+        ("SwinUNETR", 1e-4, 1e-5, 0.17, False),
+        ("SegResNet", 1e-4, 1e-5, 0, False),
+        ("SegResNetDS", 2e-4, 1e-5, 0.01, True),
+        *((f"MedNeXt{size}", 1e-3, 3e-5, 0, True) for size in ("", "B", "M", "L")),
+    ],
+)
+def test_numbers_of_the_networks_made_of_monais_blocks(name, initial_lr, weight_decay, warmup_share, deep_supervision):
+    """Their authors', but for MedNeXt's weight decay, which is nnU-Net's; docs/networks/monai.md has the sources."""
+    recipe = trainers.FULL_LENGTH[f"nnUNetTrainer{name}"].recipe
+    assert (recipe.optimizer, recipe.initial_lr, recipe.weight_decay) == ("adamw", initial_lr, weight_decay)
+    assert (recipe.warmup_share, recipe.enable_deep_supervision) == (warmup_share, deep_supervision)
+
+
+@pytest.mark.parametrize(
     ("name", "taken", "refused"),
     [
         ("num_epochs", (1, 1_000_000), (0, 1_000_001)),
