@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from statistics import median
 
@@ -34,7 +35,9 @@ def median_costs(costs: Iterable[dict]) -> dict[str, float]:
 
 
 def _number(cost: dict, key: str) -> float | None:
+    """Look a number up; None for what is none, NaN and infinity included, which no table, figure or JSON can hold."""
     value: object = cost
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
-    return value if isinstance(value, int | float) else None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and abs(value) <= sys.float_info.max else None
