@@ -39,5 +39,9 @@ def _number(cost: dict, key: str) -> float | None:
     value: object = cost
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if is_number and abs(value) <= sys.float_info.max else None
+    return value if is_number(value) else None
+
+
+def is_number(value: object) -> bool:
+    """Whether JSON says a number that is one to a reader: finite, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
