@@ -136,7 +136,7 @@ def _read_fold(folder: Path) -> Fold:
     except (OSError, ValueError, pickle.UnpicklingError) as error:
         unread_checkpoint = str(error)
     cost = read_optional_json(folder / COST)
-    if not isinstance(cost.get("versions", {}), dict):
+    if not isinstance(cost.get("versions") or {}, dict):
         raise ValueError(f"{folder / COST}: 'versions' must be an object; make the file again or delete it")
     logs = text_logs(folder)
     if not any(curves.values()) or checkpoint.name == LATEST_CHECKPOINT:  # epochs may have come after it

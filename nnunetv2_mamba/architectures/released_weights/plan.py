@@ -24,14 +24,16 @@ def plan_of(checkpoint: Mapping) -> dict[str, Any]:
     try:
         plan = _configuration(arguments["plans"]["configurations"], arguments["configuration"])
         planned = plan.get("architecture", {}).get("arch_kwargs", {})
-        strides, patch_size = planned.get("strides", plan.get("pool_op_kernel_sizes")), plan.get("patch_size")
+        strides = planned.get("strides", plan.get("pool_op_kernel_sizes"))
     except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"init_args of the checkpoint hold no plan of nnU-Net ({error!r})") from error
-    found = {"strides": strides, "patch_size": patch_size}
-    for name, sizes in {"strides": strides, "patch_size": None if patch_size is None else [patch_size]}.items():
-        if sizes is not None and not (isinstance(sizes, list | tuple) and all(map(_is_size, sizes))):
-            raise ValueError(f"the plan in the checkpoint's init_args has no sizes as {name}: {excerpt(found[name])}")
-    return {name: value for name, value in found.items() if value is not None}
+    found = {"strides": strides, "patch_size": plan.get("patch_size")}
+    found = {name: value for name, value in found.items() if value is not None}
+    for name, value in found.items():
+        sizes = [value] if name == "patch_size" else value
+        if not isinstance(sizes, list | tuple) or not all(map(_is_size, sizes)):
+            raise ValueError(f"the plan in the checkpoint's init_args has no sizes as {name}: {excerpt(value)}")
+    return found
 
 
 def _configuration(configurations: Mapping[str, Any], name: str) -> dict[str, Any]:
