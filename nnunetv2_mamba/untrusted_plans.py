@@ -87,6 +87,22 @@ def check_untrusted_plans(plans: Any, name: object) -> None:
         raise ValueError(f"{name}: {error}") from error
 
 
+def check_numbers(arguments: Mapping[str, Any]) -> None:
+    """Check that no argument of a network makes it absurdly large, before anything is built.
+
+    Args:
+        arguments: of the constructor, as JSON has them; what is neither a number nor holds some passes.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    _require(len(arguments) <= _LONGEST_LIST, f"the network has {len(arguments)} arguments")
+    for key, value in arguments.items():
+        largest = _LARGEST_WIDTH if _WIDTHS.search(str(key).lower()) else _LARGEST_NUMBER
+        largest = _MOST_STAGES if key == "n_stages" else largest
+        _check_number_or_list(key, value, largest)
+
+
 # As text
 
 
@@ -186,7 +202,7 @@ def _check_architecture(architecture: Any) -> None:
         _require(key in arguments, f"'arch_kwargs' has no {key!r}, which '_kw_requires_import' names")
         if arguments[key] is not None:
             _check_dotted(key, arguments[key], _OPERATOR_NAMES)
-    _check_numbers(arguments)
+    check_numbers(arguments)
 
 
 def _check_old_architecture(configuration: dict) -> None:
@@ -194,7 +210,7 @@ def _check_old_architecture(configuration: dict) -> None:
     _require(name in _OLD_CLASSES, f"'UNet_class_name' must be {' or '.join(_OLD_CLASSES)}, got {excerpt(name)}")
     missing = [key for key in (*_OLD_KEYS, "patch_size") if key not in configuration]
     _require(not missing, f"has neither an 'architecture' nor, as plans of before nnU-Net 2.4, {', '.join(missing)}")
-    _check_numbers({key: configuration[key] for key in _OLD_KEYS})
+    check_numbers({key: configuration[key] for key in _OLD_KEYS})
     for key in _OLD_KEYS:
         widths = key.endswith("num_features")
         valid = _is_whole(configuration[key]) if widths else isinstance(configuration[key], list)
@@ -203,17 +219,9 @@ def _check_old_architecture(configuration: dict) -> None:
     _require(stages <= _MOST_STAGES, f"'n_conv_per_stage_encoder' has {stages} stages")
 
 
-def _check_numbers(arguments: Mapping[str, Any]) -> None:
-    _require(len(arguments) <= _LONGEST_LIST, f"the network has {len(arguments)} arguments")
-    for key, value in arguments.items():
-        largest = _LARGEST_WIDTH if _WIDTHS.search(str(key).lower()) else _LARGEST_NUMBER
-        largest = _MOST_STAGES if key == "n_stages" else largest
-        _check_number_or_list(key, value, largest)
-
-
 def _check_number_or_list(key: str, value: Any, largest: int) -> None:
     if isinstance(value, dict):
-        _check_numbers(value)
+        check_numbers(value)
     elif isinstance(value, list):
         _require(len(value) <= _LONGEST_LIST, f"{key!r} is a list of {len(value)}")
         for inner in value:
@@ -222,7 +230,7 @@ def _check_number_or_list(key: str, value: Any, largest: int) -> None:
         if largest == _LARGEST_NUMBER:
             _require(sum(counts) <= 4 * _LARGEST_NUMBER, f"{key!r} adds up to {sum(counts)}")
     elif isinstance(value, int | float) and not isinstance(value, bool):
-        _require(_is_number(value) and abs(value) <= largest, f"{key!r} is absurd: {excerpt(value)}")
+        _require(_is_number(value) and abs(value) <= largest, f"{key!r} is absurd: {excerpt(value)}; at most {largest}")
 
 
 def _check_identifier(key: str, value: Any) -> None:

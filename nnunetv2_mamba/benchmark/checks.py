@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections import Counter
 from dataclasses import replace
 from functools import cache, lru_cache
@@ -120,7 +121,12 @@ def _check_plans(file: Path, training: Training) -> None:
 
 def _check_fold(file: Path, training: Training) -> None:
     splits = nnunet_folder("nnUNet_preprocessed") / training.dataset / "splits_final.json"
-    if training.fold != "all" and splits.is_file() and training.fold >= len(folds := read_json(splits)):
+    if training.fold == "all" or not splits.is_file():
+        return
+    folds = read_json(splits)
+    if not isinstance(folds, list):
+        raise SweepError(f"{file}, folds: {splits} must hold a list with an object for each fold")
+    if training.fold >= len(folds):
         known = f"{training.dataset} has {len(folds)} folds, counted from 0"
         raise SweepError(f"{file}, folds: {known}; there is no {training.fold}")
 
@@ -134,16 +140,24 @@ def _check_trainer(file: Path, training: Training) -> None:
 
 
 def _planning(plans: str, number: int) -> str:
-    """Return the command that makes plans of a known name."""
+    """Return the command that makes plans of this name, which ``planning.command`` may have chosen."""
     known = {f"nnUNetResEncUNet{size}Plans": f"nnUNetPlannerResEnc{size}" for size in ("M", "L", "XL")}
     if plans in known:
         return f"nnUNetv2_plan_and_preprocess -d {number} -pl {known[plans]}"
-    base, _, matched = plans.removeprefix("nnUNet").removesuffix("Plans").partition("As")
+    if plans == "nnUNetPlans":
+        return f"nnUNetv2_plan_and_preprocess -d {number}"
+    name, _, matched = plans.removeprefix("nnUNet").removesuffix("Plans").partition("As")
+    networks = {trainer.network_name or "" for trainer in trainers.FULL_LENGTH.values()}
+    network = max(filter(name.startswith, networks), key=len, default="")
+    if not network:
+        return f"nnUNetv2_plan_and_preprocess -d {number} -pl PLANNER, with the planner that writes {plans}"
+    options, memory = re.fullmatch(r"(.*?)(?:_?([\d.]+)G)?", name.removeprefix(network)).groups()
+    command = f"nnunetv2_mamba plan -d {number} --network {network}"
+    if memory:
+        command += f" --gpu-memory {memory}"
     if matched:
-        return f"nnunetv2_mamba plan -d {number} --network {base} --match nnUNet{matched}Plans"
-    if base:
-        return f"nnunetv2_mamba plan -d {number} --network {base}, or the planner that writes them"
-    return f"nnUNetv2_plan_and_preprocess -d {number}"
+        command += f" --match nnUNet{'' if matched == 'Default' else matched}Plans"
+    return f"{command} --option KEY=VALUE, with what {options} stands for" if options else command
 
 
 def recipe_of(training: Training) -> Recipe | None:

@@ -10,6 +10,7 @@ from nnunetv2_mamba.files import read_json_object, read_optional_json, write_jso
 from nnunetv2_mamba.nnunet.names import FINAL_CHECKPOINT
 from nnunetv2_mamba.results.folds import COST, SUMMARY
 from nnunetv2_mamba.results.model_names import ModelName
+from nnunetv2_mamba.text import short_reason
 
 MEASUREMENTS = "cost_partial.json"  # what was measured so far
 
@@ -114,6 +115,17 @@ class Training:
 
     @classmethod
     def read(cls, file: Path) -> Training:
-        """Read what ``write`` has written."""
-        content = read_json_object(file)
-        return cls(**{**content, "budget": Budget(**content["budget"])})
+        """Read what ``write`` has written.
+
+        Raises:
+            OSError: where it is missing or cannot be read.
+            ValueError: for what is no such file.
+        """
+        try:
+            content = read_json_object(file)
+            return cls(**{**content, "budget": Budget(**content["budget"])})
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{file} is not what nnunetv2_mamba benchmark writes ({short_reason(error)}); delete it, and give the "
+                "same command again"
+            ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,8 +10,12 @@ from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_datas
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from ..files import read_json_object
+from ..nnunet.network_building import input_channels
 from ..nnunet_folders import nnunet_folder
+from ..text import short_reason
 from ..untrusted_plans import check_untrusted_plans
+
+_MISUNDERSTOOD = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # nnU-Net's
 
 
 class Plan(NamedTuple):
@@ -42,4 +47,17 @@ def read_plan(plans: str, configuration: str, dataset_id: int | None = None) -> 
     manager = PlansManager(content)
     if configuration not in manager.available_configurations:
         raise ValueError(f"{file} has no configuration {configuration}; -c one of {manager.available_configurations}")
-    return Plan(manager, configuration, read_json_object(file.with_name("dataset.json")))
+    description_file = file.with_name("dataset.json")
+    plan = Plan(manager, configuration, read_json_object(description_file))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the plans are old
+            manager.get_configuration(configuration)
+    except _MISUNDERSTOOD as error:
+        raise ValueError(f"{file} holds no plans of nnU-Net: {short_reason(error)}") from error
+    try:
+        input_channels(*plan)
+        manager.get_label_manager(plan.dataset_json)
+    except _MISUNDERSTOOD as error:
+        raise ValueError(f"{description_file} is no dataset.json of nnU-Net: {short_reason(error)}") from error
+    return plan

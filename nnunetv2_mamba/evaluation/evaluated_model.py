@@ -46,12 +46,20 @@ def read_evaluated_model(path: Path, folds: Collection[str] | None = None) -> Ev
         try:
             evaluations[folder] = {**content.get("evaluation", {})}
             found = {
-                case["case"]: (Path(case["reference_file"]), Path(case["prediction_file"]))
+                case["case"]: (_path(case["reference_file"]), _path(case["prediction_file"]))
                 for case in content.get("metric_per_case", [])
             }
-        except (KeyError, TypeError) as error:
+            if not isinstance(evaluations[folder].get("versions", {}), dict):
+                raise ValueError("versions is no object")
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{folder / JSON} is not what evaluate writes ({error!r}); evaluate again") from error
         cases_of[folder] = list(found)
         cases |= found
     trained = read_trained_model(path, folds)
     return EvaluatedModel(**vars(trained), cases=cases, cases_of=cases_of, evaluations=evaluations)
+
+
+def _path(text: str) -> Path:
+    if "\0" in text:
+        raise ValueError("a name of a file has a zero in it")
+    return Path(text)

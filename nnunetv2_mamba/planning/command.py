@@ -18,7 +18,7 @@ from nnunetv2_mamba.memory.estimate import GIB, MemoryEstimate, plan_memory, usa
 from nnunetv2_mamba.nnunet.names import CONFIGURATIONS
 from nnunetv2_mamba.nnunet.preprocessed_files import is_complete
 
-from ..files import read_json_object
+from ..files import read_json_object, read_optional_json
 from ..nnunet_folders import nnunet_folder
 from ..text import times
 from ..untrusted_plans import check_untrusted_plans
@@ -29,6 +29,8 @@ from .planners import DEFAULT_GPU_MEMORY, PLANNERS
 from .raw_files import find_cases
 
 _PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}  # nnU-Net's
+_MOST_MEMORY = 100_000  # GiB; larger numbers are no GPU's
+_FINGERPRINT = ("spacings", "shapes_after_crop", "foreground_intensity_properties_per_channel")  # what nnU-Net reads
 
 
 def plan(
@@ -66,19 +68,21 @@ def plan(
         raise ValueError(f"no planner for a network {network!r}; there are {', '.join(PLANNERS)}")
     if gpu_memory is not None and match is not None:
         raise ValueError("--gpu-memory and --match both say how much memory there is; give one of them")
-    if gpu_memory is not None and not usable_bytes(gpu_memory) > 0:
+    if gpu_memory is not None and not 0 < usable_bytes(gpu_memory) <= usable_bytes(_MOST_MEMORY):
         raise ValueError(f"--gpu-memory must be GiB of a GPU, such as 8, 24, 40 or 80; got {gpu_memory:g}")
+    if processes is not None and processes < 1:
+        raise ValueError(f"-np must be at least 1, got {processes}")
     for configuration in configurations or ():
         if configuration not in (*CONFIGURATIONS, "3d_cascade_fullres"):
             raise ValueError(f"no configuration {configuration!r}; nnU-Net has {', '.join(CONFIGURATIONS)}")
     PLANNERS[network].check_options(options)
-    if options and plans_name is None:
-        plans_name = _plans_name(network + name_of_options(options), gpu_memory, match)
-    if plans_name is not None and not re.fullmatch(r"[\w-]*Plans[\w-]*", plans_name, re.ASCII):
+    if plans_name is None:
+        plans_name = _plans_name(network, name_of_options(options), gpu_memory, match)
+    elif not re.fullmatch(r"[\w-]*Plans[\w-]*", plans_name, re.ASCII):
         raise ValueError(f"--plans-name must be letters, digits, _ and -, with 'Plans' in it; got {plans_name!r}")
     raw, preprocessed = _folders(dataset_id)
-    if plans_name is not None:
-        _refuse_others_plans(preprocessed / f"{plans_name}.json", PLANNERS[network].__name__)
+    _refuse_others_plans(preprocessed / f"{plans_name}.json", PLANNERS[network].__name__)
+    _check_fingerprint(preprocessed / "dataset_fingerprint.json")
     matched = None if match is None else _plans_to_match(preprocessed, match, dataset_id)
     description = read_description(raw / "dataset.json")
     cases = find_cases(raw, description)
@@ -92,7 +96,7 @@ def plan(
     planner = PLANNERS[network](
         dataset_id,
         gpu_memory or DEFAULT_GPU_MEMORY,
-        plans_name=plans_name or _plans_name(network, gpu_memory, match),
+        plans_name=plans_name,
         match=matched,
         options=options,
     )
@@ -128,10 +132,19 @@ def _parts(estimate: MemoryEstimate) -> str:
     return f"{estimate.total / GIB:.2f} GiB ({fixed:.2f} weights and optimiser, {rest:.2f} activations and gradients)"
 
 
-def _plans_name(network: str, gpu_memory: float | None, match: str | None) -> str:
+def _plans_name(network: str, options: str, gpu_memory: float | None, match: str | None) -> str:
     if match is not None:
-        return f"nnUNet{network}As{match.removeprefix('nnUNet').removesuffix('Plans') or 'Default'}Plans"
-    return f"nnUNet{network}{'' if gpu_memory is None else f'{gpu_memory:g}G'}Plans"
+        return f"nnUNet{network}{options}As{match.removeprefix('nnUNet').removesuffix('Plans') or 'Default'}Plans"
+    if gpu_memory is None:
+        return f"nnUNet{network}{options}Plans"
+    gap = "_" if options[-1:].isdigit() else ""  # d_state=1 with 24 GiB and d_state=12 with 4 are two plans
+    return f"nnUNet{network}{options}{gap}{gpu_memory:g}GPlans"
+
+
+def _check_fingerprint(file: Path) -> None:
+    """nnU-Net takes the file that is there, also where a full disk or a killed process has left a part of it."""
+    if file.exists() and (missing := [key for key in _FINGERPRINT if key not in read_optional_json(file)]):
+        raise ValueError(f"{file} has no {', '.join(missing)}; delete it, and it is made again")
 
 
 def _refuse_others_plans(file: Path, planner: str) -> None:
@@ -162,7 +175,7 @@ def _folders(dataset_id: int) -> tuple[Path, Path]:
 
 def _plans_to_match(preprocessed: Path, name: str, dataset_id: int) -> PlansManager:
     file = preprocessed / f"{name}.json"
-    if not file.is_file():
+    if not file.is_file() or Path(name).name != name:
         there = ", ".join(sorted(path.stem for path in preprocessed.glob("*Plans.json"))) or "none"
         raise ValueError(
             f"no plans {name} of this data set to match (there are: {there}); make them first, ResEncUNetL for example "

@@ -12,6 +12,7 @@ from nnunetv2_mamba.architectures.blocks.fusion import check_fusion
 from nnunetv2_mamba.architectures.blocks.mixers import check_mixer
 from nnunetv2_mamba.architectures.blocks.scan_paths import check_scan
 from nnunetv2_mamba.architectures.blocks.sizes import check_size
+from nnunetv2_mamba.untrusted_plans import check_numbers
 
 WIDTHS = "features_per_stage"  # no option of a network, but of its plan: widths, and at most so many stages
 
@@ -48,7 +49,7 @@ def parse_options(pairs: Sequence[str]) -> dict[str, Any]:
             raise ValueError(f"--option {key} is given twice")
         try:
             options[key] = json.loads(value, parse_constant=_no_number)
-        except ValueError:
+        except (ValueError, RecursionError):
             if not _is_word(value):
                 raise ValueError(f"--option {pair}: the value is neither a word nor JSON") from None
             options[key] = value
@@ -94,8 +95,10 @@ def check_values(options: Mapping[str, Any]) -> None:
     Raises:
         ValueError: naming the option.
     """
-    for key in options.keys() & _CHECKS.keys():
+    for key, value in options.items():
         try:
-            _CHECKS[key](options[key])
+            if key in _CHECKS:
+                _CHECKS[key](value)
+            check_numbers({key: value})  # else plans could be made of which no other verb would read the model
         except ValueError as error:
-            raise ValueError(f"--option {key}={options[key]}: {error}") from None
+            raise ValueError(f"--option {key}={value}: {error}") from None

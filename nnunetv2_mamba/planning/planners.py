@@ -7,13 +7,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-from batchgenerators.utilities.file_and_folder_operations import load_json
 from nnunetv2.paths import nnUNet_preprocessed
 from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mamba.architectures.registry import NETWORKS, RegisteredNetwork
-from nnunetv2_mamba.files import write_json
+from nnunetv2_mamba.files import is_hidden, read_json_object, write_json
 from nnunetv2_mamba.nnunet.largest_batch_planner import UNLIMITED, LargestBatchPlanner
 from nnunetv2_mamba.nnunet.names import CONFIGURATIONS
 from nnunetv2_mamba.trainers import FULL_LENGTH
@@ -130,7 +129,7 @@ class MambaPlanner(LargestBatchPlanner):
             _use_own_folder_if_taken(configuration, folder, self.plans_identifier)
         if file.exists():
             planned = {*CONFIGURATIONS, "3d_cascade_fullres"}
-            old = load_json(str(file))["configurations"]
+            old = _configurations(file)
             plans["configurations"].update({name: kept for name, kept in old.items() if name not in planned})
         write_json(file, plans, indent=4)
 
@@ -139,15 +138,22 @@ def _use_own_folder_if_taken(configuration: dict[str, Any], folder: Path, plans_
     """Give a configuration preprocessed data of its own where another plan uses that name for other data."""
     identifier = configuration.get("data_identifier")
     wanted = [configuration.get(key) for key in _PREPROCESSING]
-    for other in sorted(folder.glob("*Plans.json")):
-        if identifier is None or other.stem == plans_name:
+    for other in sorted(folder.glob("*Plans*.json")):
+        if identifier is None or other.stem == plans_name or is_hidden(other):
             continue
-        for name, theirs in load_json(str(other)).get("configurations", {}).items():
+        for name, theirs in _configurations(other).items():
             same_data = theirs.get("data_identifier") == identifier
             if same_data and [theirs.get(key) for key in _PREPROCESSING] != wanted:
                 configuration["data_identifier"] = f"{plans_name}_{name}"
                 print(f"{other.name} preprocesses {identifier} in another way; using {plans_name}_{name} instead")
                 return
+
+
+def _configurations(file: Path) -> dict[str, dict[str, Any]]:
+    configurations = read_json_object(file).get("configurations")
+    if not isinstance(configurations, dict) or not all(isinstance(own, dict) for own in configurations.values()):
+        raise ValueError(f"{file} holds no plans of nnU-Net: it has no 'configurations'; correct it or move it away")
+    return configurations
 
 
 def planner_of(network: RegisteredNetwork) -> type[MambaPlanner]:

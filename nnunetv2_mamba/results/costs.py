@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from statistics import median
 
@@ -34,7 +35,13 @@ def median_costs(costs: Iterable[dict]) -> dict[str, float]:
 
 
 def _number(cost: dict, key: str) -> float | None:
+    """Look a number up; None for what is none, NaN and infinity included, which no table, figure or JSON can hold."""
     value: object = cost
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
-    return value if isinstance(value, int | float) else None
+    return value if is_number(value) else None
+
+
+def is_number(value: object) -> bool:
+    """Whether JSON says a number that is one to a reader: finite, and no truth value."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

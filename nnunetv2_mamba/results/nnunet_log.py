@@ -37,7 +37,8 @@ CURVES = {
 }
 Curves = dict[str, dict[int, float]]  # value by epoch, by the keys of CURVES
 _LINE = re.compile(rf"^[-\d]+ [:.\d]+: (Epoch|{'|'.join(curve.written for curve in CURVES.values())}) (.+)$")
-_NUMBER = re.compile(r"(?:nan|[-+.\de]+)(?=[,)\]])")  # in [np.float32(0.5), np.float32(nan)] and in [0.5, nan]
+# In [np.float32(0.5), np.float32(nan)] and in [0.5, nan]
+_NUMBER = re.compile(r"(?<![\w.+-])(?:nan|[-+]?\d+\.?\d*(?:e[-+]?\d+)?)(?=[,)\]])")
 
 
 def curves_of_checkpoint(file: Path) -> Curves:
@@ -76,7 +77,7 @@ def curves_of_text(logs: Sequence[Path]) -> Curves:
                 continue
             word, text = match.groups()
             if word == "Epoch":
-                epoch = int(text) if text.isdecimal() else epoch
+                epoch = int(text) if re.fullmatch(r"\d{1,9}", text) else epoch
                 continue
             numbers = [float(number) for number in _NUMBER.findall(f"{text},")]
             numbers = [number for number in numbers if not math.isnan(number)]  # of classes without voxels

@@ -10,6 +10,8 @@ from statistics import fmean
 
 from ..files import read_optional_json
 from ..nnunet.names import FINAL_CHECKPOINT, LATEST_CHECKPOINT
+from ..text import excerpt
+from .costs import is_number
 from .folds import COST, DEBUG, fold_folders
 from .model_names import ModelName
 from .nnunet_log import Curves, curves_of_checkpoint, curves_of_text, text_logs
@@ -75,13 +77,24 @@ class TrainedModel:
 
     @property
     def configuration(self) -> dict:
-        """What the plans say of the configuration, with what it inherits; what they do not have is left out."""
+        """What the plans say of the configuration, with what it inherits; what they do not have is left out.
+
+        Raises:
+            ValueError: for a patch size or a spacing that is no list of numbers, naming the file.
+        """
         configurations, found, seen = self.plans.get("configurations"), {}, set()
         key = self.name and self.name.configuration
         while isinstance(configurations, dict) and isinstance(own := configurations.get(key), dict) and key not in seen:
             seen.add(key)
             found = own | found
             key = own.get("inherits_from")
+        for key in ("patch_size", "spacing"):
+            sizes = found.get(key, [])
+            if not isinstance(sizes, list) or not all(map(is_number, sizes)):
+                raise ValueError(
+                    f"{self.path / 'plans.json'}: {key!r} must be a list of numbers, not {excerpt(sizes)}; take the "
+                    "file that the training left"
+                )
         return found
 
 
@@ -122,6 +135,9 @@ def _read_fold(folder: Path) -> Fold:
         curves = curves_of_checkpoint(checkpoint) if checkpoint else {}
     except (OSError, ValueError, pickle.UnpicklingError) as error:
         unread_checkpoint = str(error)
+    cost = read_optional_json(folder / COST)
+    if not isinstance(cost.get("versions") or {}, dict):
+        raise ValueError(f"{folder / COST}: 'versions' must be an object; make the file again or delete it")
     logs = text_logs(folder)
     if not any(curves.values()) or checkpoint.name == LATEST_CHECKPOINT:  # epochs may have come after it
         written = curves_of_text(logs)
@@ -129,7 +145,7 @@ def _read_fold(folder: Path) -> Fold:
     return Fold(
         name=folder.name.removeprefix("fold_"),
         curves=curves,
-        cost=read_optional_json(folder / COST),
+        cost=cost,
         debug=read_optional_json(folder / DEBUG),
         unread_logs=() if any(curves.values()) else tuple(logs),
         unread_checkpoint=unread_checkpoint,

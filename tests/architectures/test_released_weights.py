@@ -170,6 +170,29 @@ def test_umamba_needs_what_its_state_dict_does_not_say(umamba_checkpoint):
         build_from_released(state, strides=strides, patch_size=(16, 32, 32))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "hold no plan of nnU-Net .*'plans'"),
+        ({"plans": {"configurations": {}}, "configuration": "3d"}, "does not say its strides"),
+        ({"plans": 3, "configuration": "3d"}, "hold no plan of nnU-Net"),
+        ({"plans": {"configurations": {"3d": 3}}, "configuration": "3d"}, "hold no plan of nnU-Net"),
+        ({"plans": {"configurations": {"3d": {}}}, "configuration": ["3d"]}, "hold no plan of nnU-Net"),
+        ({"pool_op_kernel_sizes": 3}, "no sizes as strides: 3"),
+        ({"pool_op_kernel_sizes": [[1, 1, 1], [2, 2, "two"]]}, r"no sizes as strides: \[\[1, 1, 1\], \[2, 2, 'two'"),
+        ({"pool_op_kernel_sizes": [[1, 1, 1], [2, 2, 10**30]]}, "no sizes as strides"),
+        ({"patch_size": [8, 24, {}]}, "no sizes as patch_size: "),
+        ({"patch_size": 2.5}, "no sizes as patch_size: 2.5"),
+    ],
+)
+def test_a_plan_that_is_none_is_named(umamba_checkpoint, arguments, message):
+    if "plans" not in arguments and arguments:  # of the configuration
+        umamba_checkpoint["init_args"]["plans"]["configurations"]["3d_fullres"].update(arguments)
+        arguments = umamba_checkpoint["init_args"]
+    with pytest.raises(ValueError, match=message):
+        build_from_released(umamba_checkpoint | {"init_args": arguments})
+
+
 def test_every_key_of_umamba_is_needed_and_copies_are_compared(umamba_checkpoint):
     state = umamba_checkpoint["network_weights"]
     for key in [*list(state)[::37], "encoder.mamba_layers.1.mamba.D"]:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from sweep_cases import write_sweep
+from sweep_cases import TRAINING, write_sweep
 
 from nnunetv2_mamba.architectures.blocks.scan_paths import SCANS
 from nnunetv2_mamba.architectures.registry import MAMBA2, NETWORKS
@@ -218,6 +218,16 @@ def test_the_ablation_of_generations_has_every_mixer_of_every_network():
     plans = {training.plans for training in trainings if training.trainer == "nnUNetTrainerUMamba2"}
     assert plans == {"nnUNetUMamba2Plans", "nnUNetUMamba2MixerMambaPlans"}
     assert {"nnUNetTrainerUMamba2NoMamba", "nnUNetTrainerUMamba2Conv"} <= trainers
+
+
+def test_splits_that_are_no_list_of_folds_are_named(tmp_path, monkeypatch):
+    from nnunetv2_mamba.benchmark.checks import _check_fold
+
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    (tmp_path / TRAINING.dataset).mkdir()
+    (tmp_path / TRAINING.dataset / "splits_final.json").write_text("5")
+    with pytest.raises(SweepError, match="sweep.toml, folds: .*splits_final.json must hold a list"):
+        _check_fold(Path("sweep.toml"), TRAINING)
 
 
 OTHER_PLUGIN = """

@@ -52,6 +52,17 @@ def test_written_and_read_back(tmp_path):
     assert not list(tmp_path.rglob(".partial-*"))
 
 
+@pytest.mark.parametrize("content", ["", '{"dataset": "Dataset9', "{}", "[]", '{"budget": 3}', '{"budget": {"a": 1}}'])
+def test_half_a_file_of_a_job_is_named_and_may_be_deleted(tmp_path, content):
+    file = TRAINING.write(tmp_path)
+    TRAINING.folder(tmp_path).mkdir(parents=True)
+    file.write_text(content)
+    with pytest.raises(ValueError, match=f"{file.name} is not what nnunetv2_mamba benchmark writes .*delete it"):
+        TRAINING.write(tmp_path)
+    file.unlink()
+    assert Training.read(TRAINING.write(tmp_path)) == TRAINING
+
+
 def test_results_of_another_budget_are_not_continued(tmp_path):
     replace(TRAINING, budget=Budget(epochs=5)).write(tmp_path)
     other = replace(TRAINING, budget=Budget(epochs=6))

@@ -17,7 +17,7 @@ from sweep_cases import GROUPS, pretend_finished, write_sweep
 from tiny_dataset import DATASET_ID, NAME, TinyDataset
 
 from nnunetv2_mamba.benchmark import duration
-from nnunetv2_mamba.benchmark.checks import trainer_class
+from nnunetv2_mamba.benchmark.checks import _planning, trainer_class
 from nnunetv2_mamba.benchmark.sweep import Machine, Sweep, find_file, read_sweep
 from nnunetv2_mamba.benchmark.training import Budget, Training
 
@@ -332,7 +332,7 @@ def test_many_runs_read_their_plans_once(tiny_dataset: TinyDataset, tmp_path, ca
     ("old", "new", "message"),
     [
         ("nnUNetTrainerSegMamba", "nnUNetTrainerSegMmaba", "no trainer nnUNetTrainerSegMmaba; .*nnUNetTrainerSegMamba"),
-        ("tinySegMambaPlans", "nnUNetSegMambaPlans", "nnunetv2_mamba plan -d 901 --network SegMamba"),
+        ("tinySegMambaPlans", "nnUNetSegMambaPlans", "nnunetv2_mamba plan -d 901 --network SegMamba$"),
         ('"nnUNetPlans"', '"nnUNetResEncUNetMPlans"', "nnUNetv2_plan_and_preprocess -d 901 -pl nnUNetPlannerResEncM"),
         (f"[{DATASET_ID}]", f'[{DATASET_ID}, "Dataset901_Tiny"]', "a data set stands there by two names"),
         (f"[{DATASET_ID}]", "[902]", "0 data sets 902 .*Dataset901_Tiny"),
@@ -359,3 +359,25 @@ def test_what_is_not_there_is_told_at_once(tiny_dataset: TinyDataset, tmp_path, 
         (tiny_dataset.preprocessed / "Dataset901_Tiny" / "splits_final.json").unlink()
     error = capsys.readouterr().err
     assert re.search(message, error) and str(file) in error or "nnU-Net finds no trainer" in error
+
+
+@pytest.mark.parametrize(
+    ("plans", "command"),
+    [
+        ("nnUNetPlans", "nnUNetv2_plan_and_preprocess -d 4"),
+        ("nnUNetSegMambaPlans", "--network SegMamba"),
+        ("nnUNetUMamba224GPlans", "--network UMamba2 --gpu-memory 24"),
+        ("nnUNetSegMambaAsResEncUNetMPlans", "--network SegMamba --match nnUNetResEncUNetMPlans"),
+        (
+            "nnUNetUMambaBotScanHilbertAsDefaultPlans",
+            "--network UMambaBot --match nnUNetPlans --option KEY=VALUE, with what ScanHilbert stands for",
+        ),
+        (
+            "nnUNetSegMambaDState8_7.5GPlans",
+            "--network SegMamba --gpu-memory 7.5 --option KEY=VALUE, with what DState8 stands for",
+        ),
+        ("MyPlans", "nnUNetv2_plan_and_preprocess -d 4 -pl PLANNER, with the planner that writes MyPlans"),
+    ],
+)
+def test_the_command_that_makes_plans_of_a_name(plans, command):
+    assert _planning(plans, 4).removeprefix("nnunetv2_mamba plan -d 4 ") == command

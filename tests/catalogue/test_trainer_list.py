@@ -166,3 +166,25 @@ def test_the_verb(mine, broken, tiny_dataset, capsys, monkeypatch):
 def test_mistakes(arguments, message, tiny_dataset, capsys):
     assert cli.main(arguments) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "description",
+    [{}, {"channel_names": 3, "labels": {"background": 0}}, {"channel_names": {"0": "a"}, "labels": 3}],
+    ids=range(3),
+)
+def test_a_data_set_that_nnunet_does_not_understand_is_named(tiny_dataset, tmp_path, description):
+    (tmp_path / "plans.json").write_text(json.dumps(tiny_dataset.plans("nnUNetPlans")))
+    (tmp_path / "dataset.json").write_text(json.dumps(description))
+    with pytest.raises(ValueError, match=r"dataset.json is no dataset.json of nnU-Net: \w+Error"):
+        read_plan(str(tmp_path / "plans.json"), "3d_fullres")
+
+
+@pytest.mark.filterwarnings("error")
+def test_plans_without_a_network_are_named(tiny_dataset, tmp_path):
+    plans = tiny_dataset.plans("nnUNetPlans")
+    del plans["configurations"]["3d_fullres"]["architecture"]
+    (tmp_path / "plans.json").write_text(json.dumps(plans))
+    (tmp_path / "dataset.json").write_text(json.dumps(tiny_dataset.dataset_json()))
+    with pytest.raises(ValueError, match="plans.json holds no plans of nnU-Net: KeyError: 'UNet_class_name'"):
+        read_plan(str(tmp_path / "plans.json"), "3d_fullres")

@@ -363,3 +363,22 @@ def test_extreme_cases():
     assert extremes({"a": 0.9, "b": 0.1, "c": 0.5}) == {"worst": "b", "median": "c", "best": "a"}
     assert extremes({"a": 0.9, "b": 0.1}) == {"worst": "b", "best": "a"}
     assert extremes({"a": 0.9}) == {"worst": "a"}
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"evaluation": {"versions": None}},
+        {"evaluation": 3},
+        {"metric_per_case": [{"case": "a", "reference_file": "a\0b", "prediction_file": "c"}]},
+        {"metric_per_case": [{"case": "a", "reference_file": 3, "prediction_file": "c"}]},
+        {"metric_per_case": [{"case": ["a"], "reference_file": "b", "prediction_file": "c"}]},
+        {"metric_per_case": 3},
+    ],
+    ids=range(6),
+)
+def test_what_evaluate_does_not_write_is_named(tmp_path, content):
+    (tmp_path / "evaluation.csv").touch()
+    (tmp_path / "evaluation.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"evaluation.json is not what evaluate writes .*; evaluate again"):
+        read_evaluated_model(tmp_path)

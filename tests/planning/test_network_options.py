@@ -17,6 +17,7 @@ from nnunetv2_mamba.planning.network_options import name_of_options, of_stages, 
 from nnunetv2_mamba.planning.planners import PLANNERS
 
 PLANS = "nnUNetSegMambaGatePlans"
+SCAN = {"scan": "hilbert+reverse", "fusion": "learned"}
 
 
 @pytest.fixture
@@ -89,14 +90,17 @@ def test_what_makes_no_name(value):
 
 
 @pytest.mark.parametrize(
-    ("memory", "name"),
+    ("options", "memory", "name"),
     [
-        ({}, "nnUNetSegMambaFusionLearnedScanHilbertReversePlans"),
-        ({"gpu_memory": 24.0}, "nnUNetSegMambaFusionLearnedScanHilbertReverse24GPlans"),
-        ({"match": "nnUNetPlans"}, "nnUNetSegMambaFusionLearnedScanHilbertReverseAsDefaultPlans"),
+        (SCAN, {}, "nnUNetSegMambaFusionLearnedScanHilbertReversePlans"),
+        (SCAN, {"gpu_memory": 24.0}, "nnUNetSegMambaFusionLearnedScanHilbertReverse24GPlans"),
+        (SCAN, {"match": "nnUNetPlans"}, "nnUNetSegMambaFusionLearnedScanHilbertReverseAsDefaultPlans"),
+        (SCAN, {"gpu_memory": 7.5}, "nnUNetSegMambaFusionLearnedScanHilbertReverse7.5GPlans"),
+        # not those of d_state=82 and 4 GiB
+        ({"d_state": 8}, {"gpu_memory": 24.0}, "nnUNetSegMambaDState8_24GPlans"),
     ],
 )
-def test_a_scan_makes_plans_with_a_name_of_their_own(memory, name, tiny_dataset, monkeypatch):
+def test_options_make_plans_with_a_name_of_their_own(options, memory, name, tiny_dataset, monkeypatch):
     class MadeError(Exception):
         pass
 
@@ -105,7 +109,6 @@ def test_a_scan_makes_plans_with_a_name_of_their_own(memory, name, tiny_dataset,
 
     planner.check_options, planner.__name__ = PLANNERS["SegMamba"].check_options, PLANNERS["SegMamba"].__name__
     monkeypatch.setitem(command.PLANNERS, "SegMamba", planner)
-    options = {"scan": "hilbert+reverse", "fusion": "learned"}
     with pytest.raises(MadeError) as made:
         command.plan(DATASET_ID, "SegMamba", integrity_check=False, processes=1, options=options, **memory)
     assert made.value.args == (name, options)
@@ -121,6 +124,7 @@ def test_a_scan_makes_plans_with_a_name_of_their_own(memory, name, tiny_dataset,
         (["gate=add", "gate=multiply"], "--option gate is given twice"),
         (["layers=[1,"], "neither a word nor JSON"),
         (["dropout=[NaN]"], "neither a word nor JSON"),
+        (["layers=" + "[" * 100_000], "neither a word nor JSON"),
         (["gate=os.system('x')"], "neither a word nor JSON"),
     ],
 )
@@ -202,6 +206,10 @@ def test_every_network_has_options():
         ({"options": {"mixer": ["mamba"]}, "plans_name": PLANS}, r"--option mixer=.*: mixer must be one of mamba, "),
         ({"options": {"d_state": 0}}, "--option d_state=0: d_state must be a positive integer, got 0"),
         ({"options": {"headdim": 2.5}, "plans_name": PLANS}, "--option headdim=2.5: headdim must be a pos"),
+        ({"options": {"d_state": 512}}, "--option d_state=512: 'd_state' is absurd: 512; at most 256"),
+        ({"options": {"n_tom_layers_per_stage": 10**9}}, "--option n_tom_layers_per_stage=1000000000: .* at most 256"),
+        ({"options": {"n_tom_layers_per_stage": [1, float("inf")]}, "plans_name": PLANS}, "is absurd: inf; at most"),
+        ({"options": {"features_per_stage": [8, 10**11]}, "plans_name": PLANS}, "is absurd: 10.*; at most 16384"),
         ({"options": {"gates": 3}}, "--option gates"),
         ({"plans_name": "../Plans"}, "--plans-name must be letters, digits"),
         ({"plans_name": "mine"}, "with 'Plans' in it; got 'mine'"),

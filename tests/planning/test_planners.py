@@ -322,6 +322,31 @@ def test_configurations_that_a_user_added_are_kept(invented_dataset):
     assert json.loads(file.read_text())["configurations"] == {"2d": {"new": 1}, "mine": {"inherits_from": "2d"}}
 
 
+@pytest.mark.parametrize(
+    "content", ["{", "[]", "{}", '{"configurations": 3}', '{"configurations": {"2d": 3}}', "\0"], ids=range(6)
+)
+@pytest.mark.parametrize("name", ["nnUNetPlans.json", "nnUNetPlans_v2.json", "nnUNetTinyPlans.json"])
+def test_damaged_plans_beside_those_that_are_made(invented_dataset, name, content):
+    (invented_dataset / name).write_text(content)
+    plans = {"configurations": {"3d_fullres": {"data_identifier": "nnUNetPlans_3d_fullres"}}}
+    with pytest.raises(ValueError, match=name):
+        TinyPlanner(902).save_plans(plans)
+    assert (invented_dataset / name).read_text() == content
+    (invented_dataset / name).rename(invented_dataset / f"._{name}")  # as macOS leaves beside what it copies
+    TinyPlanner(902).save_plans(plans)
+    assert json.loads((invented_dataset / "nnUNetTinyPlans.json").read_text()) == plans
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "is no valid JSON"), ('{"spacings": [[1.0', "is no valid JSON"), ("{}", "has no spacings, shapes")],
+)
+def test_half_a_fingerprint(invented_dataset, content, message):
+    (invented_dataset / "dataset_fingerprint.json").write_text(content)
+    with pytest.raises(ValueError, match=f"dataset_fingerprint.json {message}.*; .*delete it"):
+        command.plan(902, "SegMamba")
+
+
 @pytest.mark.slow
 def test_matching_the_memory_of_other_plans(tiny_dataset, tiny_planner, preprocessed_now, capsys):
     """Plans with a batch far beyond nnU-Net's 5 % of the data set, as the planners of ResEnc networks make them."""
@@ -376,6 +401,10 @@ def test_plans_to_match_run_no_code(tiny_dataset, monkeypatch):
         ),
         ({"gpu_memory": 24, "match": "nnUNetPlans"}, "give one of them"),
         ({"gpu_memory": 0.5}, "GiB of a GPU, such as 8, 24, 40 or 80; got 0.5"),
+        ({"gpu_memory": float("inf")}, "GiB of a GPU, such as 8, 24, 40 or 80; got inf"),
+        ({"gpu_memory": 1e300}, r"GiB of a GPU, such as 8, 24, 40 or 80; got 1e\+300"),
+        ({"processes": 0}, "-np must be at least 1, got 0"),
+        ({"match": f"../{INVENTED}/dataset_fingerprint"}, "no plans .*dataset_fingerprint of this data set to match"),
         ({"configurations": ["3d_fulres"]}, "no configuration '3d_fulres'; nnU-Net has 2d, 3d_fullres, 3d_lowres"),
         ({"dataset_id": 903}, "no data set with ID 903 in nnUNet_raw="),
         (

@@ -20,6 +20,12 @@ def test_medians_over_the_folds_in_their_units():
     assert list(found.values()) == pytest.approx([3, 5, 11.5, 3, 4, 5, 2])
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf"), 10**400, True])
+def test_what_is_no_finite_number_is_not_known(number):
+    costs = [{"parameters": number, "peak_memory": {"process_bytes": number}}, {"parameters": 2e6}]
+    assert median_costs(costs) == {"parameters": 2}
+
+
 def test_what_is_not_known_is_left_out():
     assert median_costs([{"parameters": "many", "peak_memory": 7}]) == {}
     assert median_costs([{"parameters": 2e6, "flops": None, "peak_memory": None}]) == {"parameters": 2}

@@ -124,6 +124,8 @@ def test_lines_of_a_text_log(tmp_path):
         "2026-01-01 00:00:01.000000: Epoch 0", "2026-01-01 00:00:02.000000: train_loss -0.25",
         "2026-01-01 00:00:02.000000: val_loss nan", "2026-01-01 00:00:03.000000: Epoch 7",
         "2026-01-01 00:00:04.000000: train_loss -1.5e-1", "train_loss 5", "2026-01-01 00:00:05.000000: Epoch soon",
+        "2026-01-01 00:00:05.000000: train_loss -", "2026-01-01 00:00:05.000000: train_loss 1.2.3",
+        "2026-01-01 00:00:05.000000: val_loss e", f"2026-01-01 00:00:05.000000: Epoch {'9' * 5000}",
         "2026-01-01 00:00:06.000000: Pseudo dice [np.float32(0.5), np.float32(nan), np.float32(0.75)]",
     ]  # fmt: skip
     (tmp_path / "log").write_text("\n".join(lines))

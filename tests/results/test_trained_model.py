@@ -30,6 +30,21 @@ def test_what_the_folders_names_say(folder):
     assert (other.dataset, other.name, other.folds, other.plans) == (None, None, (), {})
 
 
+@pytest.mark.parametrize("value", ["no", 5, [1]])
+def test_versions_that_are_no_object_are_named(folder, value):
+    (folder / "fold_1" / "cost.json").write_text(json.dumps({"versions": value}))
+    with pytest.raises(ValueError, match="fold_1.cost.json: 'versions' must be an object; make the file again"):
+        read_trained_model(folder)
+
+
+@pytest.mark.parametrize("key", ["patch_size", "spacing"])
+@pytest.mark.parametrize("value", [None, "x", 5, ["a"], [True], [float("nan")], [10**400]])
+def test_sizes_in_plans_that_are_none_are_named(folder, key, value):
+    (folder / "plans.json").write_text(json.dumps({"configurations": {"3d_fullres": {key: value}}}))
+    with pytest.raises(ValueError, match=f"plans.json: '{key}' must be a list of numbers, not "):
+        read_trained_model(folder).configuration  # noqa: B018
+
+
 def test_curves_of_a_text_log_where_there_is_no_checkpoint(folder):
     (folder / "fold_0" / "training_log_2026_1_2_00_00_00.txt").write_text(  # continued from epoch 2
         "2026-01-02 00:00:00.000000: Epoch 2 \n2026-01-02 00:00:00.000000: train_loss -5.0 \n"
