@@ -18,7 +18,8 @@ class EvaluatedModel(TrainedModel):
     """A path given to ``compare``.
 
     Attributes:
-        cases: ``reference_file`` and ``prediction_file`` by case, where ``evaluate`` has written them.
+        cases: ``reference_file`` and ``prediction_file`` by case, where ``evaluate`` has written them; a prediction that
+            is no longer where it was recorded is looked for beside the table, whose folder may have been moved.
         cases_of: the cases, by the folder of the table.
         evaluations: how ``evaluate`` measured, by the folder of the table; empty where it is not recorded.
     """
@@ -46,7 +47,7 @@ def read_evaluated_model(path: Path, folds: Collection[str] | None = None) -> Ev
         try:
             evaluations[folder] = {**content.get("evaluation", {})}
             found = {
-                case["case"]: (_path(case["reference_file"]), _path(case["prediction_file"]))
+                case["case"]: (_path(case["reference_file"]), _moved(_path(case["prediction_file"]), folder))
                 for case in content.get("metric_per_case", [])
             }
             if not isinstance(evaluations[folder].get("versions", {}), dict):
@@ -63,3 +64,8 @@ def _path(text: str) -> Path:
     if "\0" in text:
         raise ValueError("a name of a file has a zero in it")
     return Path(text)
+
+
+def _moved(file: Path, folder: Path) -> Path:
+    beside = folder / file.name
+    return beside if beside.is_file() and not file.is_file() else file

@@ -88,8 +88,7 @@ def _shown(value: object) -> str:
 def _newer_predictions(folder: Path, model: EvaluatedModel) -> list[Path]:
     """Find the predictions of a folder's table that were written after it, where they still are."""
     written = (folder / CSV).stat().st_mtime
-    recorded = [model.cases[case][1] for case in model.cases_of.get(folder, ())]
-    files = [file if file.is_file() else folder / file.name for file in recorded]  # the folder may have been moved
+    files = (model.cases[case][1] for case in model.cases_of.get(folder, ()))
     return [file for file in files if file.is_file() and file.stat().st_mtime > written]
 
 

@@ -187,6 +187,13 @@ def test_other_versions_references_and_predictions_are_noted(recorded, tmp_path)
     assert notes[0].startswith(f"{moved[1]}/fold_1/validation/evaluation.csv is older than {moved[1]}/fold_1/")
 
 
+def test_predictions_of_a_folder_that_was_moved_are_found(recorded, tmp_path):
+    """The report shows them from there."""
+    folder = recorded[0][0].rename(tmp_path / "moved")
+    predictions = [prediction for _, prediction in read_evaluated_model(folder).cases.values()]
+    assert sorted(predictions) == sorted(folder.glob("fold_*/validation/*.nii.gz")) and predictions
+
+
 def test_logs_without_an_epoch_are_said(tmp_path):
     """nnU-Net may word its log in another way: then there are no curves, and not silently."""
     folders = [results_folder(tmp_path, name, table_of(seed=seed)) for seed, name in enumerate(("nnUNetTrainer", "B"))]
