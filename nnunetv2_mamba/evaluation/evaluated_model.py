@@ -18,8 +18,8 @@ class EvaluatedModel(TrainedModel):
     """A path given to ``compare``.
 
     Attributes:
-        cases: ``reference_file`` and ``prediction_file`` by case, where ``evaluate`` has written them; a prediction that
-            is no longer where it was recorded is looked for beside the table, whose folder may have been moved.
+        cases: ``reference_file`` and ``prediction_file`` by case, where ``evaluate`` has written them; a prediction
+            that is no longer where it was recorded is looked for beside the table, whose folder may have been moved.
         cases_of: the cases, by the folder of the table.
         evaluations: how ``evaluate`` measured, by the folder of the table; empty where it is not recorded.
     """
