@@ -6,7 +6,7 @@ of all models, or of those named (patterns: 'SegMamba*'). Markdown, as in docs/r
 folds that all of them have by now, with all seeds of these; the first line says which, and which are left out. The
 networks with their twins without Mamba, what the small networks are trained for, come first, as a family of their own
 for Holm's method. What a step costs is measured apart (`benchmarks/step_time.py`, kept beside the results as
-`..._step_time.json`), because trainings run beside other work.
+`..._step_time.json`, if at all), because trainings run beside other work.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def main() -> None:
     if not compared:
         parser.error(f"no fold that all of these have: {', '.join(by_model(trainings)) or 'no model'}; name others")
     comparison = compare_tables(tables_of(compared))
-    steps = read_json(arguments.results.with_name(f"{arguments.results.stem}_step_time.json"))
+    measured = arguments.results.with_name(f"{arguments.results.stem}_step_time.json")
+    steps = read_json(measured) if measured.exists() else []
     tables = [
         summary(compared, comparison, {row["trainer"]: row["seconds_per_step"] for row in steps}, arguments.every),
         overview(comparison),
