@@ -46,10 +46,9 @@ def notes_on_copies(joined: Sequence[pd.DataFrame], trainings: Sequence[Training
     """
     for model in dict.fromkeys(training.model for training in trainings):
         for cases, group in by_cases(trainings, model).items():
+            tables = [table.loc[table.index.isin(cases, level="case"), model] for table in joined]
             for one, other in itertools.combinations(group, 2):
-                columns = [(model, one.repetition), (model, other.repetition)]
-                values = [table.loc[table.index.isin(cases, level="case"), columns] for table in joined]
-                if all(table.iloc[:, 0].equals(table.iloc[:, 1]) for table in values):
+                if all(table[one.repetition].equals(table[other.repetition]) for table in tables):
                     where = f" of {one.fold}" if one.fold else ""
                     yield (
                         f"{model}: repetitions {one.repetition + 1} and {other.repetition + 1} have the same values in "

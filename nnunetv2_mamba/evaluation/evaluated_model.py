@@ -68,4 +68,4 @@ def _path(text: str) -> Path:
 
 def _moved(file: Path, folder: Path) -> Path:
     beside = folder / file.name
-    return beside if beside.is_file() and not file.is_file() else file
+    return file if file.is_file() or not beside.is_file() else beside
