@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from drawings import blocks, costs, house, networks, report, small_networks
+from drawings import blocks, house, networks, report, small_networks
 
 from nnunetv2_mamba.ops.scan_order import picture as scan_orders
 
@@ -16,7 +16,7 @@ def pictures() -> Iterator[tuple[str, str]]:
     """Yield the place of each picture below ``images``, and the picture; those of scan orders the package draws."""
     for name in networks.NAMES:
         yield f"networks/{name}.svg", networks.drawing(name).svg()
-    for room in (blocks, house, costs, report, small_networks):
+    for room in (blocks, house, report, small_networks):
         for name, drawing in room.PICTURES.items():
             yield f"{room.__name__.removeprefix('drawings.')}/{name}.svg", drawing().svg()
 

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 from zipfile import Path as ZipPath
 
 from .files import parse_json, write_json
+from .json_numbers import is_finite_number
 
 NAME = "temperature.json"
 _BYTES = 1 << 20
@@ -44,6 +44,6 @@ def read_temperature(model: Path | ZipPath) -> float:
     with file.open("rb") as stream:
         content = parse_json(stream.read(_BYTES), file)
     temperature = content.get("temperature") if isinstance(content, dict) else None
-    if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+    if not is_finite_number(temperature) or temperature <= 0:
         raise ValueError(f"{file} has no 'temperature' above 0; make it again with nnunetv2_mamba calibrate")
     return float(temperature)

@@ -22,7 +22,7 @@ from nnunetv2_mamba.architectures.registry import NETWORKS, RegisteredNetwork, r
 from nnunetv2_mamba.catalogue.trainers import list_trainers
 from nnunetv2_mamba.doctor import computation, registration
 from nnunetv2_mamba.ops.scan_order import named_paths, table
-from nnunetv2_mamba.untrusted_plans import check_untrusted_plans
+from nnunetv2_mamba.untrusted.plans import check_untrusted_plans
 
 REGISTRIES = (scan_paths.PATHS, named_paths._NAMED, NETWORKS, extensions.PROBLEMS)
 

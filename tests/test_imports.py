@@ -12,11 +12,12 @@ import nnunetv2_mamba
 PACKAGE = Path(nnunetv2_mamba.__file__).parent
 # Which rooms of the package the code of a room may import; a module at the top counts as a room.
 # Everybody may use what knows nothing of the package.
-COMMON = {"extensions", "files", "forked_children", "nnunet_folders", "processes", "text", "versions"}
+COMMON = {"extensions", "files", "forked_children", "json_numbers", "nnunet_folders", "processes", "text", "versions"}
 ALLOWED = {
     "extensions": set(),
     "files": set(),
     "forked_children": set(),
+    "json_numbers": set(),
     "nnunet_folders": set(),
     "processes": set(),
     "text": set(),
@@ -24,28 +25,26 @@ ALLOWED = {
     "image_files": set(),
     "regions": set(),
     "temperature_file": set(),
-    "untrusted_plans": set(),
     "__init__": {"architectures", "ops"},
     "__main__": {"cli"},
     "_register": set(),
     "discovery": {"trainers"},
     "ops": set(),
-    "architectures": {"ops", "untrusted_checkpoints"},
+    "architectures": {"ops", "untrusted"},
     "losses": set(),
     "memory": set(),
     "nnunet": set(),
-    "trainers": {"architectures", "losses", "memory", "nnunet", "ops", "regions", "untrusted_checkpoints"},
+    "trainers": {"architectures", "losses", "memory", "nnunet", "ops", "regions", "untrusted"},
     "doctor": {"_register", "architectures", "nnunet", "ops", "trainers"},
-    "planning": {"architectures", "image_files", "memory", "nnunet", "regions", "trainers", "untrusted_plans"},
+    "planning": {"architectures", "image_files", "memory", "nnunet", "regions", "trainers", "untrusted"},
     "evaluation": {"image_files", "regions", "results"},
-    "results": {"nnunet", "untrusted_checkpoints"},
-    "untrusted_checkpoints": set(),
-    "benchmark": {"_register", "evaluation", "memory", "nnunet", "ops", "results", "trainers", "untrusted_plans"},
-    "freesurfer": {"image_files", "regions", "untrusted_plans"},
-    "packaging": {"architectures", "evaluation", "image_files", "memory", "ops", "temperature_file"}
-    | {"untrusted_checkpoints", "untrusted_plans"},
+    "results": {"nnunet", "untrusted"},
+    "untrusted": set(),
+    "benchmark": {"_register", "evaluation", "memory", "nnunet", "ops", "results", "trainers", "untrusted"},
+    "freesurfer": {"image_files", "regions", "untrusted"},
+    "packaging": {"architectures", "evaluation", "image_files", "memory", "ops", "temperature_file", "untrusted"},
     "demo": {"_register"},
-    "catalogue": {"_register", "architectures", "memory", "nnunet", "ops", "trainers", "untrusted_plans"},
+    "catalogue": {"_register", "architectures", "memory", "nnunet", "ops", "trainers", "untrusted"},
     "commands": {
         "architectures",
         "benchmark",

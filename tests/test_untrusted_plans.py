@@ -6,7 +6,7 @@ from copy import deepcopy
 import pytest
 
 from nnunetv2_mamba.files import parse_json
-from nnunetv2_mamba.untrusted_plans import check_untrusted_plans
+from nnunetv2_mamba.untrusted.plans import check_untrusted_plans
 
 UNET = "dynamic_network_architectures.architectures.unet.PlainConvUNet"
 RESAMPLING = {"is_seg": False, "order": 1, "order_z": 0, "force_separate_z": None}
@@ -263,6 +263,7 @@ def nested(depth: int) -> list:
         (plans_of(spacing=[0, 1, 1]), "'spacing' must be"),
         (plans_of(spacing=[1, 1]), "'spacing' must be"),
         (plans_of(spacing=[float("inf"), 1, 1]), "'spacing' must be"),
+        (plans_of(spacing=[10**400, 1, 1]), "'spacing' must be"),
         (plans_of(normalization_schemes=["os.system"]), "'normalization_schemes' must be"),
         (plans_of(normalization_schemes=["np"]), "'np', which nnU-Net has not"),
         (plans_of(normalization_schemes="ZScoreNormalization"), "no list"),
@@ -284,7 +285,7 @@ def nested(depth: int) -> list:
             "has neither an 'architecture' nor",
         ),
     ],
-    ids=range(62),
+    ids=range(63),
 )
 def test_plans_of_other_types_and_absurd_sizes(plans, message):
     with pytest.raises(ValueError, match=f"^plans.json: .*{message}"):

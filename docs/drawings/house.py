@@ -14,8 +14,7 @@ _SMALL = {
     "_register",
     "regions",
     "image_files",
-    "untrusted_checkpoints",
-    "untrusted_plans",
+    "untrusted",
     "discovery",
     "temperature_file",
 }

@@ -1,4 +1,4 @@
-"""The small networks of the study: every training of the first fold, and the learning curves."""
+"""The small networks of the study: every training of the first fold, the learning curves, and what a step costs."""
 
 from __future__ import annotations
 
@@ -16,6 +16,12 @@ from .svg import Drawing
 _NNUNETS = {"nnUNetSmallPlans": "nnU-Net", "nnUNetResEncUNetSmallPlans": "nnU-Net, ResEnc"}
 _NETWORKS = ("SegMamba", "MedSegMamba", "MSDKMamba", "UMambaBot", "UMamba2")
 _MODELS = (*_NNUNETS.values(), *(network + twin for network in _NETWORKS for twin in ("NoMamba", "")))
+# Where names stand in the picture of costs: so many pixels right of the dot and below it, and whether they end there
+_NAMES = {
+    "nnU-Net": (0, -9, "middle"),
+    "nnU-Net, ResEnc": (-8, 5, "end"),
+    **dict.fromkeys(_NETWORKS, (0, 17, "middle")),
+}
 _ROW = 20  # pixels
 _SMOOTHED = 5  # epochs
 _LEGEND = ((70, "first", "without Mamba"), (200, "second", "with Mamba"))
@@ -64,15 +70,47 @@ def curves() -> Drawing:
     return picture
 
 
+def cost_and_dice() -> Drawing:
+    """Mean Dice over the time of a step; from each network's twin without Mamba a line leads to the network."""
+    dice = {model: np.mean([_mean_dice(training) for training in found]) for model, found in _by_model().items()}
+    seconds = {}
+    for row in results("small_networks_step_time"):
+        trainer, plans = row["trainer"].split("@")
+        seconds[_model(trainer, plans)] = row["seconds_per_step"]
+    picture = Drawing("Mean Dice over seconds per training step, a point for each of the small networks")
+    picture.text(10, 20, "Hippocampus, fold 0, mean of three trainings", style="bold")
+    picture.text(10, 36, "Lines lead from a network's twin without Mamba to the network.")
+    picture.text(10, 54, "mean Dice")
+    plot = Plot(picture, 46, 62, 318, 250, (0, 0.3), (0.833, 0.844))
+    plot.axes((0, 0.1, 0.2, 0.3), (0.834, 0.836, 0.838, 0.84, 0.842, 0.844), "seconds per step, one CPU core")
+
+    def point(model: str) -> tuple[float, float]:
+        return round(plot.x(seconds[model]), 1), round(plot.y(dice[model]), 1)
+
+    for network in _NETWORKS:
+        picture.line([point(f"{network}NoMamba"), point(network)])
+    for model in _MODELS:
+        picture.dot(*point(model), _kind(model))
+    for model, (right, down, anchor) in _NAMES.items():
+        x, y = point(model)
+        picture.text(x + right, y + down, model, anchor)
+    legend(picture, 362, _LEGEND)
+    return picture
+
+
 def _by_model() -> dict[str, list[Mapping]]:
     """The trainings of fold 0, by the network's name in the pictures."""
     found: dict[str, list[Mapping]] = {model: [] for model in _MODELS}
     for training in results("small_networks").values():
         cost = training["cost"]
-        model = _NNUNETS.get(cost["plans"], cost["trainer"].removeprefix("nnUNetTrainer"))
+        model = _model(cost["trainer"], cost["plans"])
         if cost["fold"] == 0 and model in found and "Scan" not in cost["plans"]:
             found[model].append(training)
     return {model: own for model, own in found.items() if own}
+
+
+def _model(trainer: str, plans: str) -> str:
+    return _NNUNETS.get(plans, trainer.removeprefix("nnUNetTrainer"))
 
 
 def _mean_dice(training: Mapping) -> float:
@@ -83,4 +121,4 @@ def _kind(model: str) -> str:
     return "second" if model in _NETWORKS else "first"
 
 
-PICTURES = {"trainings": trainings, "curves": curves}
+PICTURES = {"trainings": trainings, "curves": curves, "cost_and_dice": cost_and_dice}

@@ -21,7 +21,7 @@ from nnunetv2_mamba.nnunet_folders import nnunet_folder
 from nnunetv2_mamba.trainers.recipe import Recipe
 from nnunetv2_mamba.trainers.settings import with_settings
 
-from ..untrusted_plans import check_untrusted_plans
+from ..untrusted.plans import check_untrusted_plans
 from .sweep import Sweep, SweepError
 from .training import Training
 

@@ -6,13 +6,14 @@ import difflib
 import itertools
 import math
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from nnunetv2_mamba.files import parse_toml, read_bytes
+from nnunetv2_mamba.json_numbers import is_finite_number
+from nnunetv2_mamba.text import excerpt
 
 from .training import Budget, Training
 
@@ -182,16 +183,16 @@ def _check_axis(values: Any, types: tuple[type, ...], key: str, name: str) -> No
         raise SweepError(f"{key}: no data set; write datasets = [ID] or give -d ID on the command line")
     kind = " or ".join({"int": "numbers", "str": "names"}[t.__name__] for t in types)
     if not isinstance(values, list) or not values or not all(type(value) in types for value in values):
-        raise SweepError(f"{key}: must be a list of {kind} with at least one in it, got {values!r}")
+        raise SweepError(f"{key}: must be a list of {kind} with at least one in it, got {excerpt(values)}")
     for value in values:
         if isinstance(value, str) and not _NAME.fullmatch(value):
             raise SweepError(f"{key}: {value!r} is no name; it must be one of nnU-Net's, not a path")
     if name == "folds" and not all(value == "all" if isinstance(value, str) else value >= 0 for value in values):
-        raise SweepError(f"{key}: folds are numbers from 0 or 'all', got {values!r}")
+        raise SweepError(f"{key}: folds are numbers from 0 or 'all', got {excerpt(values)}")
     if name == "folds" and "all" in values and len(values) > 1:
         raise SweepError(f"{key}: 'all' trains on the other folds' validation cases; take one or the other: {values!r}")
     if name == "seeds" and not 0 <= min(values) <= max(values) < _SEEDS:
-        raise SweepError(f"{key}: seeds are numbers from 0 to {_SEEDS - 1}, got {values!r}")
+        raise SweepError(f"{key}: seeds are numbers from 0 to {_SEEDS - 1}, got {excerpt(values)}")
     if len(set(values)) < len(values):
         raise SweepError(f"{key}: {values!r} has something twice; write it once")
 
@@ -201,10 +202,10 @@ def _budget(table: Any) -> Budget:
     for name, value in table.items():
         if name == "mirroring":
             if not isinstance(value, bool):
-                raise SweepError(f"[budget] mirroring: must be true or false, got {value!r}")
+                raise SweepError(f"[budget] mirroring: must be true or false, got {excerpt(value)}")
         elif name == "schedule":
             if value not in ("epoch", "iteration"):
-                raise SweepError(f"[budget] schedule: must be 'epoch' or 'iteration', got {value!r}")
+                raise SweepError(f"[budget] schedule: must be 'epoch' or 'iteration', got {excerpt(value)}")
         else:
             _check_count(value, f"[budget] {name}")
     return Budget(**table)
@@ -213,8 +214,8 @@ def _budget(table: Any) -> Budget:
 def _settings(table: Any, key: str, budget: Budget) -> dict[str, Any]:
     _check_table(table, key)
     for name, value in table.items():
-        if not isinstance(value, bool | int | float | str) or (isinstance(value, float) and not math.isfinite(value)):
-            raise SweepError(f"{key} {name}: must be a number, a text, true or false, got {value!r}")
+        if not isinstance(value, bool | str) and not is_finite_number(value):
+            raise SweepError(f"{key} {name}: must be a number, a text, true or false, got {excerpt(value)}")
         if name in budget.settings():
             raise SweepError(f"{key} {name}: is set in [budget] for every trainer already; take it out here")
     return table
@@ -223,13 +224,13 @@ def _settings(table: Any, key: str, budget: Budget) -> dict[str, Any]:
 def _machine(table: Any) -> Machine:
     _check_keys(table, [entry.name for entry in fields(Machine)], "[machine]")
     if table.get("device", "cuda") not in DEVICES:
-        raise SweepError(f"[machine] device: must be one of {', '.join(DEVICES)}, got {table['device']!r}")
+        raise SweepError(f"[machine] device: must be one of {', '.join(DEVICES)}, got {excerpt(table['device'])}")
     for name in ("jobs", "threads"):
         if name in table:
             _check_count(table[name], f"[machine] {name}")
     gpus = table.get("gpus", [])
     if not isinstance(gpus, list) or not all(type(gpu) is int and gpu >= 0 for gpu in gpus):
-        raise SweepError(f"[machine] gpus: must be a list of the GPUs' numbers, got {gpus!r}")
+        raise SweepError(f"[machine] gpus: must be a list of the GPUs' numbers, got {excerpt(gpus)}")
     environment = table.get("environment", {})
     _check_table(environment, "[machine] environment")
     for name in _OWN_VARIABLES:
@@ -262,7 +263,7 @@ def _tables(document: dict[str, Any], key: str) -> list[dict[str, Any]]:
 
 def _check_table(table: Any, key: str) -> None:
     if not isinstance(table, dict):
-        raise SweepError(f"{key}: must be a table of name = value, got {table!r}")
+        raise SweepError(f"{key}: must be a table of name = value, got {excerpt(table)}")
 
 
 def _check_keys(table: Any, allowed: Sequence[str], key: str) -> None:
@@ -276,10 +277,10 @@ def _check_keys(table: Any, allowed: Sequence[str], key: str) -> None:
 
 def _check_count(value: Any, key: str) -> None:
     if type(value) is not int or not 1 <= value <= _MOST:
-        raise SweepError(f"{key}: must be a whole number of at least 1 and at most {_MOST}, got {value!r}")
+        raise SweepError(f"{key}: must be a whole number of at least 1 and at most {_MOST}, got {excerpt(value)}")
 
 
 def _positive(value: Any, key: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
-        raise SweepError(f"{key}: must be a number above 0, got {value!r}")
+    if not is_finite_number(value) or value <= 0:
+        raise SweepError(f"{key}: must be a number above 0, got {excerpt(value)}")
     return float(value)

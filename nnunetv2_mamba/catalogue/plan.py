@@ -13,7 +13,7 @@ from ..files import read_json_object
 from ..nnunet.network_building import input_channels
 from ..nnunet_folders import nnunet_folder
 from ..text import short_reason
-from ..untrusted_plans import check_untrusted_plans
+from ..untrusted.plans import check_untrusted_plans
 
 _MISUNDERSTOOD = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # nnU-Net's
 

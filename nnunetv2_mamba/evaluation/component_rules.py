@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..files import read_json_object
+from ..json_numbers import is_finite_number
+from ..text import excerpt
 
 FILE = "component_filter.json"
 NEIGHBOURS = 26  # of a voxel of a component, also by a corner, as for nnU-Net
@@ -27,9 +28,8 @@ class ComponentRule:
     largest: int | None = None
 
     def __post_init__(self):
-        number = isinstance(self.smallest_mm3, int | float) and not isinstance(self.smallest_mm3, bool)
-        if not number or not 0 <= self.smallest_mm3 < math.inf:
-            raise ValueError(f"smallest_mm3 must be mm3 from 0 on, got {self.smallest_mm3!r}")
+        if not is_finite_number(self.smallest_mm3) or self.smallest_mm3 < 0:
+            raise ValueError(f"smallest_mm3 must be mm3 from 0 on, got {excerpt(self.smallest_mm3)}")
         if self.largest is not None and (type(self.largest) is not int or self.largest < 1):
             raise ValueError(f"largest must be a number of components from 1 on, or null, got {self.largest!r}")
 

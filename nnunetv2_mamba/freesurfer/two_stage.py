@@ -14,7 +14,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from ..files import read_json_object
 from ..regions import values_of
 from ..text import times
-from ..untrusted_plans import check_untrusted_plans
+from ..untrusted.plans import check_untrusted_plans
 from .roi import Box, box_of_size, box_with_margin, largest_parts
 from .scans import Scan, read_scan
 

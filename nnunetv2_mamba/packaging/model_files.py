@@ -21,11 +21,11 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mamba.architectures.origins import modules_of_parts
-from nnunetv2_mamba.untrusted_checkpoints import read_plain
+from nnunetv2_mamba.untrusted.checkpoints import read_plain
 
 from ..evaluation.measured_labels import read_labels
 from ..files import JSON_BYTES, parse_json, read_bytes
-from ..untrusted_plans import check_untrusted_plans
+from ..untrusted.plans import check_untrusted_plans
 from .model_checks import channels_of, check_configuration, check_dataset, check_mirroring
 
 # Names go into a Dockerfile, YAML and scripts.

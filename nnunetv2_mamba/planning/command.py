@@ -21,7 +21,7 @@ from nnunetv2_mamba.nnunet.preprocessed_files import is_complete
 from ..files import read_json_object, read_optional_json
 from ..nnunet_folders import nnunet_folder
 from ..text import times
-from ..untrusted_plans import check_untrusted_plans
+from ..untrusted.plans import check_untrusted_plans
 from .dataset_checks import read_description
 from .integrity import check_integrity
 from .network_options import name_of_options

@@ -12,7 +12,7 @@ from nnunetv2_mamba.architectures.blocks.fusion import check_fusion
 from nnunetv2_mamba.architectures.blocks.mixers import check_mixer
 from nnunetv2_mamba.architectures.blocks.scan_paths import check_scan
 from nnunetv2_mamba.architectures.blocks.sizes import check_size
-from nnunetv2_mamba.untrusted_plans import check_numbers
+from nnunetv2_mamba.untrusted.network_arguments import check_numbers
 
 WIDTHS = "features_per_stage"  # no option of a network, but of its plan: widths, and at most so many stages
 

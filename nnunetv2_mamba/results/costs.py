@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from statistics import median
+
+from ..json_numbers import is_finite_number
 
 # Keys in the file, what they mean, and how many of the file's units are one of the reader's
 COSTS = {
@@ -39,9 +40,4 @@ def _number(cost: dict, key: str) -> float | None:
     value: object = cost
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
-    return value if is_number(value) else None
-
-
-def is_number(value: object) -> bool:
-    """Whether JSON says a number that is one to a reader: finite, and no truth value."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return value if is_finite_number(value) else None

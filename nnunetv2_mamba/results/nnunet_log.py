@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
 
-from ..untrusted_checkpoints import read_plain
+from ..untrusted.checkpoints import read_plain
 
 
 class Curve(NamedTuple):

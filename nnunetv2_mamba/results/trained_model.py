@@ -9,9 +9,9 @@ from pathlib import Path
 from statistics import fmean
 
 from ..files import read_optional_json
+from ..json_numbers import is_finite_number
 from ..nnunet.names import FINAL_CHECKPOINT, LATEST_CHECKPOINT
 from ..text import excerpt
-from .costs import is_number
 from .folds import COST, DEBUG, fold_folders
 from .model_names import ModelName
 from .nnunet_log import Curves, curves_of_checkpoint, curves_of_text, text_logs
@@ -90,7 +90,7 @@ class TrainedModel:
             key = own.get("inherits_from")
         for key in ("patch_size", "spacing"):
             sizes = found.get(key, [])
-            if not isinstance(sizes, list) or not all(map(is_number, sizes)):
+            if not isinstance(sizes, list) or not all(map(is_finite_number, sizes)):
                 raise ValueError(
                     f"{self.path / 'plans.json'}: {key!r} must be a list of numbers, not {excerpt(sizes)}; take the "
                     "file that the training left"

@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunetv2_mamba.architectures.contract import PlannedNetwork
 from nnunetv2_mamba.architectures.pretrained_encoder import load_pretrained_encoder
-from nnunetv2_mamba.untrusted_checkpoints import read_plain
+from nnunetv2_mamba.untrusted.checkpoints import read_plain
 
 
 def load_pretraining(network: PlannedNetwork, plans: Mapping[str, Any], log: Callable[..., None]) -> None:

@@ -117,6 +117,7 @@ def test_data_sets_of_the_command_line_replace_those_of_the_file(tmp_path):
         ("datasets = [4]\n[machine]\nthreads = 99999999999\n" + GROUP, r"threads: .* at most 1000000"),
         ("datasets = [4]\nseeds = [4294967296]\n" + GROUP, "seeds are numbers from 0 to 4294967295"),
         ("datasets = [4]\n[settings]\ninitial_lr = nan\n" + GROUP, "initial_lr: must be a number, a text"),
+        (f"datasets = [4]\n[settings]\ninitial_lr = 1{'0' * 400}\n" + GROUP, "initial_lr: must be a number, a text"),
         ("datasets = [4]\n[settings]\nstart = 2026-01-01\n" + GROUP, "start: must be a number, a text"),
         ("datasets = ['../Dataset004_X']\n" + GROUP, r"datasets: '\.\./Dataset004_X' is no name; .* not a path"),
         ("datasets = [4]\nconfigurations = ['../x']\n" + GROUP, r"configurations: '\.\./x' is no name"),

@@ -140,7 +140,11 @@ def test_folds_that_share_cases_are_refused(results, capsys):
 def test_only_a_temperature_is_read(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"{NAME} is missing: make it with nnunetv2_mamba calibrate"):
         read_temperature(tmp_path)
-    for content in ("{}", "[1]", '{"temperature": 0}', '{"temperature": "2"}', '{"temperature": NaN}', "{"):
+    for value in ("0", '"2"', "NaN", 10**400):
+        (tmp_path / NAME).write_text(f'{{"temperature": {value}}}')
+        with pytest.raises(ValueError, match=f"{NAME} (has no 'temperature' above 0|is no valid JSON)"):
+            read_temperature(tmp_path)
+    for content in ("{}", "[1]", "{"):
         (tmp_path / NAME).write_text(content)
         with pytest.raises(ValueError, match=f"{NAME} (has no 'temperature' above 0|is no valid JSON)"):
             read_temperature(tmp_path)

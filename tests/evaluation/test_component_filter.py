@@ -98,6 +98,7 @@ def test_a_file_gives_back_the_filter(tmp_path):
         ({"rules": {"left": {"smallest": 1}}}, "it is no filter"),
         ({"rules": {"left": {"smallest_mm3": -1}}}, "smallest_mm3 must be mm3 from 0 on, got -1"),
         ({"rules": {"left": {"smallest_mm3": True}}}, "smallest_mm3 must be"),
+        ({"rules": {"left": {"smallest_mm3": 10**400}}}, "smallest_mm3 must be mm3 from 0 on, got 10{99}\\.\\.\\."),
         ({"rules": {"left": {"smallest_mm3": "1"}}}, "smallest_mm3 must be"),
         ({"rules": {"left": {"largest": 0}}}, "largest must be a number of components from 1 on, or null, got 0"),
         ({"rules": {"left": {"largest": 1.5}}}, "largest must be"),

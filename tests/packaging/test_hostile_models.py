@@ -18,7 +18,7 @@ from nnunetv2_mamba.packaging.case_predictor import CasePredictor
 from nnunetv2_mamba.packaging.container import main as run_container
 from nnunetv2_mamba.packaging.inference_settings import Choices, InferenceSettings
 from nnunetv2_mamba.packaging.model_files import copy_for_inference, open_model
-from nnunetv2_mamba.untrusted_checkpoints import read_plain
+from nnunetv2_mamba.untrusted.checkpoints import read_plain
 
 
 @pytest.fixture(autouse=True)

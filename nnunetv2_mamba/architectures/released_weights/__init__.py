@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from nnunetv2_mamba.untrusted_checkpoints import read_plain
+from nnunetv2_mamba.untrusted.checkpoints import read_plain
 
 from ...files import written_whole
 from ..contract import PlannedNetwork

@@ -1,0 +1,48 @@
+"""How large a network's arguments may be, before anything is built."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ..json_numbers import is_finite_number
+from ..text import excerpt
+from .allowed_names import require
+
+# Keys whose numbers are widths or sizes; all other numbers count something, or are a kernel, a stride or a share.
+_WIDTHS = re.compile("feature|channel|dim|size|shape|width|grid|tokens")
+_LARGEST_WIDTH, _LARGEST_NUMBER, LONGEST_LIST = 1 << 14, 256, 64
+MOST_STAGES = 16  # each halves the patch
+
+
+def check_numbers(arguments: Mapping[str, Any]) -> None:
+    """Check that no argument of a network makes it absurdly large, before anything is built.
+
+    Args:
+        arguments: of the constructor, as JSON has them; what is neither a number nor holds some passes.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    require(len(arguments) <= LONGEST_LIST, f"the network has {len(arguments)} arguments")
+    for key, value in arguments.items():
+        largest = _LARGEST_WIDTH if _WIDTHS.search(str(key).lower()) else _LARGEST_NUMBER
+        largest = MOST_STAGES if key == "n_stages" else largest
+        _check_number_or_list(key, value, largest)
+
+
+def _check_number_or_list(key: str, value: Any, largest: int) -> None:
+    if isinstance(value, dict):
+        check_numbers(value)
+    elif isinstance(value, list):
+        require(len(value) <= LONGEST_LIST, f"{key!r} is a list of {len(value)}")
+        for inner in value:
+            _check_number_or_list(key, inner, largest)
+        counts = [inner for inner in value if type(inner) is int]
+        if largest == _LARGEST_NUMBER:
+            require(sum(counts) <= 4 * _LARGEST_NUMBER, f"{key!r} adds up to {sum(counts)}")
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        require(
+            is_finite_number(value) and abs(value) <= largest, f"{key!r} is absurd: {excerpt(value)}; at most {largest}"
+        )
