@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Collection
+from collections import defaultdict
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -119,9 +120,17 @@ def read_trained_model(path: Path, folds: Collection[str] | None = None) -> Trai
     )
 
 
-def mean_curve(folds: list[Fold], name: str) -> dict[int, float]:
-    """Take the mean over the folds that have reached an epoch, by epoch."""
-    curves = [fold.curves[name] for fold in folds]
+def curves_of_folds(trainings: Iterable[TrainedModel], name: str) -> list[dict[int, float]]:
+    """Take each fold's curve, in which a fold's trainings with several seeds are one: their mean."""
+    by_fold = defaultdict(list)
+    for training in trainings:
+        for fold in training.folds:
+            by_fold[fold.name].append(fold.curves[name])
+    return [mean_curve(seeds) for seeds in by_fold.values()]
+
+
+def mean_curve(curves: Collection[dict[int, float]]) -> dict[int, float]:
+    """Take the mean over the curves that have reached an epoch, by epoch."""
     epochs = sorted({epoch for curve in curves for epoch in curve})
     return {epoch: fmean(curve[epoch] for curve in curves if epoch in curve) for epoch in epochs}
 

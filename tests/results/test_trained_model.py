@@ -2,13 +2,14 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from made_up_models import results_folder, table_of
 
 from nnunetv2_mamba.results.nnunet_log import CURVES
-from nnunetv2_mamba.results.trained_model import Fold, mean_curve, read_trained_model
+from nnunetv2_mamba.results.trained_model import Fold, TrainedModel, curves_of_folds, mean_curve, read_trained_model
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_curves_of_a_text_log_where_there_is_no_checkpoint(folder):
     first = model.folds[0].curves
     assert first["train_loss"] == {0: 0, 1: -0.1, 2: -5, 3: -0.001}
     assert first["dice"] == {0: 0, 1: 0.3, 2: pytest.approx(0.6)}  # nan: a class without voxels
-    assert mean_curve(list(model.folds), "train_loss")[2] == pytest.approx((-5 - 0.2) / 2)
+    assert mean_curve([fold.curves["train_loss"] for fold in model.folds])[2] == pytest.approx((-5 - 0.2) / 2)
 
 
 def test_the_final_checkpoint_holds_all_epochs(folder):
@@ -109,10 +110,18 @@ def test_logs_in_which_no_epoch_is_found(folder):
     assert read_trained_model(folder).folds[0].unread_logs == ()
 
 
-def test_a_curve_is_the_mean_of_the_folds_that_have_come_so_far():
-    folds = [Fold("0", {"val_loss": {0: 1.0, 1: 3.0}}, {}, {}), Fold("1", {"val_loss": {2: 5.0, 0: 2.0}}, {}, {})]
-    assert mean_curve(folds, "val_loss") == {0: 1.5, 1: 3.0, 2: 5.0}
-    assert list(mean_curve(folds, "val_loss")) == [0, 1, 2]
+def test_a_curve_is_the_mean_of_those_that_have_come_so_far():
+    mean = mean_curve([{0: 1.0, 1: 3.0}, {2: 5.0, 0: 2.0}])
+    assert mean == {0: 1.5, 1: 3.0, 2: 5.0}
+    assert list(mean) == [0, 1, 2]
+
+
+def test_a_fold_with_several_seeds_counts_once():
+    trainings = [
+        TrainedModel(Path(), None, None, {}, {}, tuple(Fold(name, {"dice": curve}, {}, {}) for name, curve in folds))
+        for folds in ([("0", {0: 1.0}), ("1", {0: 5.0})], [("0", {0: 3.0, 1: 4.0})])
+    ]
+    assert curves_of_folds(trainings, "dice") == [{0: 2.0, 1: 4.0}, {0: 5.0}]
 
 
 def test_what_is_known_of_a_training():

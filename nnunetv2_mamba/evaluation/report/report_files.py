@@ -9,7 +9,7 @@ from pathlib import Path
 from ...files import written_whole
 from ...results.costs import median_costs
 from ...results.nnunet_log import CURVES
-from ...results.trained_model import mean_curve
+from ...results.trained_model import curves_of_folds, mean_curve
 from ...text import as_cell, printable
 from ..comparison import Comparison
 from ..evaluated_model import Repetitions
@@ -30,7 +30,10 @@ _MATRIX = (
     "below stand for the rows' models."
 )
 _COST = "Mean and its 95 % confidence interval; costs as in the table."
-_CURVES = "Means over the folds that have reached an epoch; thin: single folds. Dice of random patches, not of cases."
+_CURVES = (
+    "Means over the folds that have reached an epoch; thin: the folds, means of their seeds. Dice of random patches, "
+    "not of cases."
+)
 
 
 def make_files(
@@ -150,10 +153,10 @@ def _cost(comparison: Comparison, cost: dict[str, dict[str, float]]) -> Section:
 
 
 def _curves(models: Repetitions) -> Section:
-    curves = {}
-    for name, own in models.items():
-        folds = [fold for model in own for fold in model.folds]
-        curves[name] = {key: [mean_curve(folds, key), *(fold.curves[key] for fold in folds)] for key in CURVES}
+    curves: dict[str, dict[str, list[dict[int, float]]]] = {}
+    for name, trainings in models.items():
+        folds = {key: curves_of_folds(trainings, key) for key in CURVES}
+        curves[name] = {key: [mean_curve(found), *found] for key, found in folds.items()}
     drawn = figures.learning_curves(curves)
     if drawn is None:
         return Section("Learning curves", ("No learning curves: there are no training logs beside the results.",))
