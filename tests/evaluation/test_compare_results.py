@@ -105,7 +105,7 @@ def test_a_comparison_on_training_cases_says_so(tmp_path, no_report):
 RECORD = {
     "labels": {"1": "Anterior", "2": "Posterior"},
     "nsd_tolerance_mm": 1.0,
-    "empty": ["NaN", "infinite"],
+    "empty_distance": "inf",
     "versions": {"monai": "1.5", "scipy": "1.17"},
 }
 
@@ -145,8 +145,8 @@ def test_tables_measured_alike_need_no_note(recorded, tmp_path):
     ("changes", "metric", "message"),
     [
         ({"nsd_tolerance_mm": 3.0}, "nsd", "the tolerance of NSD .mm. differs: 1.0 "),
-        ({"empty": ["NaN", "diagonal"]}, "hd95", "the rule for a structure in one image only differs: NaN; infinite "),
-        ({"empty": ["NaN", "diagonal"]}, "assd", "rule for a structure"),
+        ({"empty_distance": "diagonal"}, "hd95", "the distance to an empty mask differs: inf "),
+        ({"empty_distance": "diagonal"}, "assd", "the distance to an empty mask"),
         ({"labels": {"1": "Posterior", "2": "Anterior"}}, "dice", "the labels .* 1 Anterior, 2 Posterior "),
     ],
 )
