@@ -187,9 +187,10 @@ def test_other_versions_references_and_predictions_are_noted(recorded, tmp_path)
     assert notes[0].startswith(f"{moved[1]}/fold_1/validation/evaluation.csv is older than {moved[1]}/fold_1/")
 
 
-def test_predictions_of_a_folder_that_was_moved_are_found(recorded, tmp_path):
-    """The report shows them from there."""
-    folder = recorded[0][0].rename(tmp_path / "moved")
+@pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
+def test_predictions_of_a_folder_that_was_moved_are_found(move, recorded, tmp_path):
+    """The report shows them from there, whatever was predicted at the old place since."""
+    folder = Path(move(recorded[0][0], tmp_path / "moved"))
     predictions = [prediction for _, prediction in read_evaluated_model(folder).cases.values()]
     assert sorted(predictions) == sorted(folder.glob("fold_*/validation/*.nii.gz")) and predictions
 

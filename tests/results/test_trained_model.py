@@ -2,6 +2,7 @@
 
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,6 +29,13 @@ def test_what_the_folders_names_say(folder):
     assert [fold.name for fold in read_trained_model(folder, ["fold_1"]).folds] == ["1"]
     other = read_trained_model(folder / "fold_0")
     assert (other.dataset, other.name, other.folds, other.plans) == (None, None, (), {})
+
+
+def test_a_folder_is_given_from_near_it(folder, monkeypatch):
+    for start, given in ((folder, "."), (folder.parent, folder.name), (folder / "fold_0", "../../" + folder.name)):
+        monkeypatch.chdir(start)
+        model = read_trained_model(Path(given))
+        assert model.dataset == "Dataset998_MadeUp" and model.name.trainer == "nnUNetTrainer" and len(model.folds) == 2
 
 
 @pytest.mark.parametrize("value", ["no", 5, [1]])

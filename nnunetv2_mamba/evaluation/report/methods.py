@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable
 
+from ...results.model_names import spelled_out
 from ...text import times
 from ...versions import installed_version
 from ..comparison import RULES, Comparison
@@ -89,7 +90,7 @@ def _training(comparison: Comparison, models: Repetitions) -> str:
 
 
 def _trainer(model: EvaluatedModel) -> str:
-    return model.name.trainer if model.name else model.path.name
+    return model.name.trainer if model.name else spelled_out(model.path).name
 
 
 def _details(models: list[EvaluatedModel]) -> str:
