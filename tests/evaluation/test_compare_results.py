@@ -287,6 +287,18 @@ def test_killed_while_it_writes_over_another_comparison(fatal, written):
     assert texts(output) == {name: f"newer {name}" for name in texts(output)} and len(texts(output)) == 4
 
 
+def test_figures_of_another_comparison_go(tmp_path):
+    """Of metrics and cases that are no longer there; what somebody else has put there stays."""
+    mine = ("figures/paired_dice.pdf", "figures/boxes_dice.png")
+    others = ("figures/notes.png", "figures/boxes_dice_final.png", "figures/paired_dice.svg")
+    gone = ("figures/paired_lesion_f1.png", "figures/case_median.pdf", "figures/curves.png", "figures/cost.pdf")
+    (tmp_path / "figures").mkdir()
+    for name in (*mine, *others, *gone):
+        (tmp_path / name).write_text("old")
+    write_files(dict.fromkeys(mine, b"new"), tmp_path)
+    assert texts(tmp_path) == dict.fromkeys(mine, "new") | dict.fromkeys(others, "old")
+
+
 def test_a_full_disk_is_named_with_its_file(written, monkeypatch):
     output, again = written
 
