@@ -16,7 +16,7 @@ from nnunetv2_mamba.benchmark.conclusion import evaluate_models
 from nnunetv2_mamba.benchmark.training import Training
 from nnunetv2_mamba.evaluation.metrics import DEFAULT_METRICS
 from nnunetv2_mamba.evaluation.tables import read_metrics
-from nnunetv2_mamba.files import read_json_object
+from nnunetv2_mamba.files import read_json_object, write_text
 from nnunetv2_mamba.results.trained_model import read_trained_model
 
 
@@ -31,7 +31,7 @@ def main() -> None:
         if training.name not in kept and training.finished(arguments.folder):
             kept[training.name] = results_of(training, arguments.folder)
     lines = [f"{json.dumps(name)}: {json.dumps(training)}" for name, training in sorted(kept.items())]
-    arguments.results.write_text("{\n" + ",\n".join(lines) + "\n}\n")  # a training to a line
+    write_text(arguments.results, "{\n" + ",\n".join(lines) + "\n}\n")  # a training to a line
     waiting = [training.name for training in trainings if training.name not in kept]
     print(f"{len(kept)} trainings in {arguments.results}; still to be made: {len(waiting)}")
     print("\n".join(waiting))
@@ -46,7 +46,7 @@ def results_of(training: Training, folder: Path) -> dict:
     values: dict[str, dict[str, dict[str, float]]] = {}
     for row in table.itertuples():
         values.setdefault(row.case, {}).setdefault(row.label, {})[row.metric] = round(row.value, 5)
-    (trained,) = (found for found in read_trained_model(model).folds if found.name == str(training.fold))
+    (trained,) = read_trained_model(model, [fold.name]).folds
     curve = [round(value, 4) for _, value in sorted(trained.curves["dice"].items())]
     return {"cost": trained.cost, "curve": curve, "cases": values}
 

@@ -40,6 +40,8 @@ def main() -> None:
     parser.add_argument("models", nargs="*", default=["*"], metavar="MODEL", help="names or patterns; all by default")
     parser.add_argument("--every", type=int, default=10, metavar="EPOCHS", help="of a curve (default: %(default)s)")
     arguments = parser.parse_args()
+    if arguments.every < 2:
+        parser.error(f"--every must be 2 epochs or more, got {arguments.every}")
     trainings = {
         name: training
         for name, training in read_json_object(arguments.results).items()
@@ -48,6 +50,8 @@ def main() -> None:
     compared = in_common(trainings)
     if not compared:
         parser.error(f"no fold that all of these have: {', '.join(by_model(trainings)) or 'no model'}; name others")
+    if len(budgets := {str(training["cost"].get("budget")) for training in compared.values()}) > 1:
+        parser.error(f"trainings of different budgets are not compared: {'; '.join(sorted(budgets))}")
     comparison = compare_tables(tables_of(compared))
     measured = arguments.results.with_name(f"{arguments.results.stem}_step_time.json")
     steps = read_json(measured) if measured.exists() else []

@@ -45,6 +45,10 @@ class CostRecord:
         """Start the clock of an epoch."""
         self._began, self._joules_before = time.perf_counter(), self._joules()
 
+    def look(self) -> None:
+        """Read the energy counter within an epoch: one that goes round must be read once in every round."""
+        self._joules()
+
     def end_epoch(self, epoch: int) -> None:
         """Note the epoch of this number, which ``begin_epoch`` began."""
         joules = self._joules()

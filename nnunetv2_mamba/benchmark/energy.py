@@ -16,7 +16,8 @@ def energy_counter(device: torch.device) -> Callable[[], float | None]:
     Counters are of whole devices: what other processes use at the same time is in it.
 
     Returns:
-        A function that says how many joules were used since a fixed moment; None where the driver does not tell.
+        A function that says how many joules were used since a fixed moment; None where the driver does not tell. That
+        of the CPU must be called more often than the counter goes round, which takes minutes to an hour.
     """
     return (_gpu_counter() if device.type == "cuda" else _cpu_counter()) or (lambda: None)
 

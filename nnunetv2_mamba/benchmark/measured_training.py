@@ -75,7 +75,12 @@ class MeasuredTraining(PreemptibleTraining):
         if self._sweep_training.budget.schedule == "iteration":
             self.lr_scheduler.step(self.current_epoch + self._sweep_iteration / self.num_iterations_per_epoch)
             self._sweep_iteration += 1
+        self._sweep_cost.look()
         return super().train_step(batch)
+
+    def validation_step(self, batch: dict) -> dict:
+        self._sweep_cost.look()
+        return super().validation_step(batch)
 
     def on_epoch_start(self) -> None:
         seed_everything(self._sweep_training.seed, self.current_epoch + 1)

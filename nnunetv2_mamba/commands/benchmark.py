@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from ..benchmark.sweep import ready_made
+
 HELP = "train, evaluate and compare a sweep of data sets, plans, trainers, folds and seeds"
 EXAMPLES = (
     "nnunetv2_mamba benchmark mamba_vs_nnunet.toml -d 4 --dry-run",
@@ -14,7 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file",
         metavar="FILE.toml",
-        help="the sweep (docs/benchmarking.md); also mamba_vs_nnunet.toml or medsegmamba_paper.toml, which are ready",
+        help=f"the sweep (docs/benchmarking.md), or one that is ready: {', '.join(ready_made())}",
     )
     parser.add_argument(
         "-o", dest="output", type=Path, metavar="FOLDER", help="for all results (default: named like FILE); resumes"

@@ -12,17 +12,23 @@ EXAMPLES = ("nnunetv2_mamba choose-filter Dataset004_Hippocampus/nnUNetTrainerSe
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "model", type=Path, metavar="MODEL_FOLDER", help="TRAINER__PLANS__CONFIGURATION in nnU-Net's results, validated"
+        "model",
+        type=Path,
+        metavar="MODEL_FOLDER",
+        help="TRAINER__PLANS__CONFIGURATION in nnU-Net's results, validated, or a fold in it",
     )
-    parser.add_argument("-o", dest="output", type=Path, metavar="FILE", help=f"(default: MODEL_FOLDER/{FILE})")
+    parser.add_argument(
+        "-o", dest="output", type=Path, metavar="FILE", help=f"(default: {FILE} in the folder of the model)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from ..evaluation.component_validation import choose_filter
-    from ..evaluation.pairings import from_results, shared_cases
+    from ..evaluation.pairings import from_results
     from ..files import write_json
+    from ..results.folds import note_on_left_out
     from ..text import printable
 
     pairings = from_results(args.model)
@@ -34,9 +40,9 @@ def run(args: argparse.Namespace) -> int:
         )
         for line in _lines(found.get("held_out", {})):
             print(printable(f"  {line}"))
-    if note := shared_cases(pairings):
+    if note := note_on_left_out(args.model):
         print(printable(f"Note: {note}."))
-    output = args.output or args.model / FILE
+    output = args.output or pairings[0].output.parent.parent / FILE
     write_json(output, {**asdict(chosen), "report": report})
     print(printable(f"written: {output}"))
     return 0

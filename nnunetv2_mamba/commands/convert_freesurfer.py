@@ -1,6 +1,7 @@
 """The verb ``convert-freesurfer`` of the command ``nnunetv2_mamba``."""
 
 import argparse
+import re
 from pathlib import Path
 
 HELP = "turn FreeSurfer subjects into an nnU-Net data set with MedSegMamba's structures"
@@ -48,6 +49,8 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"-d must be from 1 to 999, got {args.dataset_id}")
     if args.processes is not None and args.processes < 1:
         raise ValueError(f"-np must be at least 1, got {args.processes}")
+    if args.name and not re.fullmatch(r"[\w.-]+", args.name):
+        raise ValueError(f"--name must be of letters, digits, '_', '-' and '.', got {args.name!r}")
     raw = nnunet_folder("nnUNet_raw")
     name = f"Dataset{args.dataset_id:03d}_{args.name or TASKS[args.task].dataset_name}"
     others = [other for other in find_candidate_datasets(args.dataset_id) if other != name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from ..text import first_few, printable
+from ..text import printable
 from .calibration import TEMPERATURES, at_temperature, fit_temperature, has_logits, losses
 from .held_out import HeldOutCase, held_out_cases
 from .pairings import Pairing, check_probabilities
@@ -121,10 +120,10 @@ def calibrate(pairings: Sequence[Pairing]) -> Calibration:
     Parts are those of ``held_out_cases``. One case is in memory at a time, and each is read twice.
 
     Raises:
-        ValueError: for a validation of training cases, cases that several folds have, one case only, files of
-            probabilities that are missing, and whatever is wrong with a file.
+        ValueError: as ``held_out_cases``; for missing files of probabilities, and whatever is wrong with a file.
     """
-    cases = _cases(pairings)
+    cases = held_out_cases(pairings)
+    check_probabilities(pairings)
     likelihoods = [_losses(case) for case in tqdm(cases, desc="fit", unit="case")]
     parts = list(dict.fromkeys(case.part for case in cases))
     of_parts = {
@@ -134,23 +133,6 @@ def calibrate(pairings: Sequence[Pairing]) -> Calibration:
     measured = [_measure(case, of_parts[case.part]) for case in tqdm(cases, desc="measure", unit="case")]
     before, after = (_scores(sums) for sums in zip(*measured, strict=True))
     return Calibration(fit_temperature(sum(likelihoods)), of_parts, before, after, len(cases))
-
-
-def _cases(pairings: Sequence[Pairing]) -> list[HeldOutCase]:
-    for pairing in pairings:
-        if pairing.training_cases:
-            raise ValueError(f"{pairing.output} is of cases that the model was trained on; it takes a fold 0, 1, ...")
-    cases = held_out_cases(pairings)
-    twice = [name for name, count in Counter(case.name for case in cases).items() if count > 1]
-    if twice:
-        raise ValueError(
-            f"{first_few(twice, 3)} of more than one fold, so that none has cases of its own to be measured on: name "
-            "the folder of one fold"
-        )
-    if len(cases) < 2:
-        raise ValueError(f"{pairings[0].output} has one case; a second one is needed to measure on")
-    check_probabilities(pairings)
-    return cases
 
 
 def _losses(case: HeldOutCase) -> np.ndarray:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..text import printable
 from ..versions import installed_version
-from .metric_options import ONE_EMPTY, MetricOptions
+from .metric_options import MetricOptions
 from .metrics import METRICS, NEITHER, metrics_of, rule_for_one_empty
 from .pairings import Pairing
 from .tables import COLUMNS
@@ -39,7 +39,7 @@ def evaluation_json(pairing: Pairing, options: MetricOptions, results: dict[str,
         for case, (reference, prediction) in pairing.cases.items()
     ]
     measured = metrics_of(options.groups)
-    settings = dict.fromkeys(setting for metric in measured.values() for setting in metric.depends_on)
+    settings = dict.fromkeys(setting for metric in measured.values() for setting in metric.settings)
     keys = [label.key for label in pairing.labels.measured]
     names = list(per_case[0]["metrics"][keys[0]])
     with warnings.catch_warnings():
@@ -59,7 +59,7 @@ def evaluation_json(pairing: Pairing, options: MetricOptions, results: dict[str,
             "notes": list(pairing.notes),
             "definitions": {name: metric.definition for name, metric in measured.items()},
             **{setting.key: setting.chosen(options) for setting in settings},
-            ONE_EMPTY.key: [NEITHER, rule_for_one_empty(options)],
+            "empty": [NEITHER, rule_for_one_empty(options)],
             "means": _MEANS,
             "spacing": "mm, in the order of the array's axes, slowest first; axes of one voxel are not measured along",
             "reader": pairing.reader.__name__,

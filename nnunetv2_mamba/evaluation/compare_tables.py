@@ -39,8 +39,8 @@ def compare_tables(
         seed: of the bootstrap.
 
     Raises:
-        ValueError: for fewer than two models, unknown metrics, and cases or structures that some models lack (all are
-            listed).
+        ValueError: for fewer than two models, unknown metrics, a seed below 0, and cases or structures that some models
+            lack (all are listed).
     """
     names = tuple(dict.fromkeys(name for name, _ in tables))
     metrics = tuple(dict.fromkeys(metrics))
@@ -49,6 +49,8 @@ def compare_tables(
     unknown = [metric for metric in metrics if metric not in METRICS]
     if unknown or not metrics:
         raise ValueError(f"no metric {', '.join(unknown) or 'given'}; there are {', '.join(METRICS)}")
+    if seed < 0:
+        raise ValueError(f"--seed must be 0 or more, got {seed}")
     _check_measured(tables, metrics)
     trainings = find_trainings(tables)
     wide = {metric: join_tables(tables, trainings, metric) for metric in metrics}

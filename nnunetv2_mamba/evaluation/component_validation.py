@@ -38,9 +38,9 @@ def choose_filter(pairings: Sequence[Pairing]) -> tuple[ComponentFilter, dict]:
         ``evaluate`` measures them, with the image's diagonal as distance to an empty mask.
 
     Raises:
-        ValueError: for files that cannot be measured, naming them; for fewer than two cases; for training cases.
+        ValueError: for files that cannot be measured, naming them, and as ``held_out_cases``.
     """
-    cases = _cases(pairings)
+    cases = held_out_cases(pairings)
     labels = pairings[0].labels
     found: dict[str, dict[str, list]] = {label.name: {} for label in labels.measured}
     for case in tqdm(cases, desc="components", unit="case"):
@@ -53,18 +53,6 @@ def choose_filter(pairings: Sequence[Pairing]) -> tuple[ComponentFilter, dict]:
         for name, held_out in _measure(cases, {name: choices[name] for name in rules}).items():
             report[name]["held_out"] = held_out
     return ComponentFilter(rules), report
-
-
-def _cases(pairings: Sequence[Pairing]) -> list[HeldOutCase]:
-    if any(pairing.training_cases for pairing in pairings):
-        raise ValueError("the validation of fold_all is on the cases it was trained on: name a model with other folds")
-    cases = held_out_cases(pairings)
-    if len(pairings) > 1:
-        return cases
-    if len(cases) < 2:
-        raise ValueError(f"{pairings[0].output} has one case: what is chosen on it could not be tried on another")
-    parts = len({case.part for case in cases})
-    return [case._replace(part=f"{case.part} of {parts}") for case in cases]
 
 
 def _measure(cases: Sequence[HeldOutCase], choices: dict[str, LabelChoice]) -> dict[str, dict[str, dict]]:

@@ -18,8 +18,8 @@ class EvaluatedModel(TrainedModel):
     """A path given to ``compare``.
 
     Attributes:
-        cases: ``reference_file`` and ``prediction_file`` by case, where ``evaluate`` has written them; a prediction
-            that is no longer where it was recorded is looked for beside the table, whose folder may have been moved.
+        cases: ``reference_file`` and ``prediction_file`` by case, where ``evaluate`` has written them. A prediction
+            beside the table is the one that was measured, also where the folder was moved or copied since.
         cases_of: the cases, by the folder of the table.
         evaluations: how ``evaluate`` measured, by the folder of the table; empty where it is not recorded.
     """
@@ -47,7 +47,7 @@ def read_evaluated_model(path: Path, folds: Collection[str] | None = None) -> Ev
         try:
             evaluations[folder] = {**content.get("evaluation", {})}
             found = {
-                case["case"]: (_path(case["reference_file"]), _moved(_path(case["prediction_file"]), folder))
+                case["case"]: (_path(case["reference_file"]), _beside(folder, _path(case["prediction_file"])))
                 for case in content.get("metric_per_case", [])
             }
             if not isinstance(evaluations[folder].get("versions", {}), dict):
@@ -66,6 +66,6 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
-def _moved(file: Path, folder: Path) -> Path:
+def _beside(folder: Path, file: Path) -> Path:
     beside = folder / file.name
-    return file if file.is_file() or not beside.is_file() else beside
+    return beside if beside.is_file() else file

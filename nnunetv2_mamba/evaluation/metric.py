@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal
 
-from .metric_options import ONE_EMPTY, MetricOptions, Setting
+from .metric_options import EMPTY_DISTANCE, MetricOptions, Setting
 
 if TYPE_CHECKING:
     from .mask_pair import MaskPair
@@ -61,7 +61,7 @@ class Metric:
     @property
     def settings(self) -> tuple[Setting, ...]:
         """All settings that the value depends on, besides the labels."""
-        return (*self.depends_on, ONE_EMPTY) if self.one_empty == "distance" else self.depends_on
+        return (*self.depends_on, EMPTY_DISTANCE) if self.one_empty == "distance" else self.depends_on
 
     @property
     def heading(self) -> str:

@@ -80,7 +80,7 @@ class Setting:
         key: under ``evaluation`` in ``evaluation.json``.
         name: in sentences.
         unit: of a number.
-        option: where it stands in ``MetricOptions``; empty where it is no option alone.
+        option: where it stands in ``MetricOptions``; empty where it is no option.
     """
 
     key: str
@@ -99,5 +99,5 @@ LESION_DILATION = Setting("lesion_dilation", "how often lesions are dilated", ""
 LESION_SMALLEST = Setting("lesion_volume_mm3", "the volume up to which lesions are left out", "mm3", "lesions.smallest")
 LESION_PENALTY = Setting("lesion_penalty_mm", "the distance of missed and invented lesions", "mm", "lesions.penalty")
 LESION_IOU = Setting("lesion_iou", "the least IoU of matched lesions", "", "lesions.iou")
-ONE_EMPTY = Setting("empty", "the rule for a structure in one image only")
+EMPTY_DISTANCE = Setting("empty_distance", "the distance to an empty mask", "", "empty_distance")
 LABELS = Setting("labels", "the labels behind the structures' names")  # every metric depends on them

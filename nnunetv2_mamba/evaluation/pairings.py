@@ -11,6 +11,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from ..files import is_hidden, read_json
 from ..results.folds import is_of_training_cases, validations
+from ..results.model_names import spelled_out
 from ..text import first_few
 from .data_set import DataSet, name_in, read_data_set
 from .measured_labels import Labels
@@ -57,6 +58,7 @@ def from_folders(
     Raises:
         ValueError: a folder or ``dataset.json`` is missing, or a case is in one folder only (all of them are named).
     """
+    references, predictions = spelled_out(references), spelled_out(predictions)  # they are recorded
     for folder in (references, predictions):
         if not folder.is_dir():
             raise ValueError(f"{folder} is no folder")
@@ -88,6 +90,7 @@ def from_results(results: Path, output: Path | None = None) -> list[Pairing]:
         ValueError: for what is missing: files of nnU-Net, the validation of every fold, or cases (all are named); and
             for files of nnU-Net that cannot be understood.
     """
+    results = spelled_out(results)
     top, folds = (results.parent, [results]) if results.name.startswith("fold_") else (results, _folds(results))
     for name in ("dataset.json", "plans.json"):
         if not (top / name).is_file():

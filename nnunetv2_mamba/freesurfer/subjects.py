@@ -47,12 +47,14 @@ def find_subjects(
             for folder in subjects_dir.glob("*/mri")
             if folder.is_dir() and not folder.parent.name.startswith("fsaverage") and not is_hidden(folder.parent)
         )
-    names = list(dict.fromkeys(names))
+    names = list(dict.fromkeys(str(Path(name)) for name in names))  # without a slash at the end
     if not names:
         raise ValueError(f"no folder in {subjects_dir} has a folder mri, as a FreeSurfer subject has")
     subjects, problems = [], []
     for name in names:
         try:
+            if Path(name).name != name:
+                raise ValueError("--subjects takes the names of folders in SUBJECTS_DIR, which name the cases")
             subjects.append(_subject(subjects_dir / name, image, subfields_pattern))
         except (OSError, ValueError) as error:
             problems.append(f"{name}: {error}")

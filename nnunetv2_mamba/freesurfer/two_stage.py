@@ -12,8 +12,9 @@ from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from ..files import read_json_object
+from ..json_numbers import is_finite_number
 from ..regions import values_of
-from ..text import times
+from ..text import excerpt, times
 from ..untrusted.plans import check_untrusted_plans
 from .roi import Box, box_of_size, box_with_margin, largest_parts
 from .scans import Scan, read_scan
@@ -149,10 +150,19 @@ class Stage:
         """Find the edges of the boxes the model was trained on, else of its patch, in the order of nnU-Net's axes.
 
         Raises:
-            ValueError: where neither is known, as of a 2D model.
+            ValueError: where neither is known, as of a 2D model, or ``roi_box_mm`` is no box.
         """
-        if "roi_box_mm" in self.dataset_json:
-            return list(self.dataset_json["roi_box_mm"])
+        box = self.dataset_json.get("roi_box_mm")
+        if box is not None:
+            if (
+                not isinstance(box, list)
+                or len(box) != 3
+                or not all(is_finite_number(edge) and edge > 0 for edge in box)
+            ):
+                raise ValueError(
+                    f"roi_box_mm in the model's dataset.json must be three lengths above 0, not {excerpt(box)}"
+                )
+            return box
         configuration = self.predictor.configuration_manager
         if len(configuration.patch_size) != 3:
             raise ValueError("the second model is 2D, so its patch gives no box; use --box or --margin")
@@ -183,13 +193,15 @@ class TwoStage:
         """Check that the models fit together; returns the number of their input channels.
 
         Raises:
-            ValueError: where they take different numbers of channels, or lack structures or ids.
+            ValueError: where they take different numbers of channels, or lack structures, ids or a box.
         """
         n_channels = self.first.n_channels
         if n_channels != self.second.n_channels:
             raise ValueError(f"the first model takes {n_channels} channel(s), the second {self.second.n_channels}")
         self.first.values(self.structures)
         self.second.freesurfer_ids()
+        if self.box_mm is None and self.margin_mm is None:
+            self.second.trained_box_mm()
         return n_channels
 
     def segment(self, files: Sequence[Path]) -> tuple[np.ndarray, list[str]]:

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+
+
+def spelled_out(path: Path) -> Path:
+    """Write a path without ``.`` and ``..``, so that its parts are names; links stay, as they may have the names."""
+    return Path(os.path.abspath(path))  # noqa: PTH100  (Path.absolute leaves the dots)
 
 
 class ModelName(NamedTuple):
@@ -22,7 +28,7 @@ class ModelName(NamedTuple):
     @classmethod
     def of_folder(cls, path: Path) -> ModelName | None:
         """Split the name of a folder; None where the path is no folder of a model with a fold in it."""
-        parts = path.name.split("__")
+        parts = spelled_out(path).name.split("__")
         return cls(*parts) if len(parts) == 3 and any(path.glob("fold_*")) else None
 
 
@@ -39,8 +45,8 @@ def short_names(paths: Sequence[Path]) -> list[str]:
         # SegMamba is enough for nnUNetTrainerSegMamba; nnUNetTrainer_5epochs stays
         names = [re.sub(r"^nnUNetTrainer(?=[A-Z])", "", name) for name in names]
     else:
-        resolved = [path.resolve() for path in paths]
-        names = [path.parent.name if path.stem == "evaluation" else path.stem for path in resolved]
+        spelled = map(spelled_out, paths)
+        names = [path.parent.name if path.stem == "evaluation" else path.stem for path in spelled]
     if len(set(names)) < len(names):
         raise ValueError(
             f"several results would be called the same ({', '.join(names)}): give --names, one for each; the same name "

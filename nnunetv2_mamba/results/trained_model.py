@@ -14,7 +14,7 @@ from ..json_numbers import is_finite_number
 from ..nnunet.names import FINAL_CHECKPOINT, LATEST_CHECKPOINT
 from ..text import excerpt
 from .folds import COST, DEBUG, fold_folders
-from .model_names import ModelName
+from .model_names import ModelName, spelled_out
 from .nnunet_log import Curves, curves_of_checkpoint, curves_of_text, text_logs
 
 
@@ -112,7 +112,7 @@ def read_trained_model(path: Path, folds: Collection[str] | None = None) -> Trai
     name = ModelName.of_folder(path)
     return TrainedModel(
         path=path,
-        dataset=path.parent.name if name else None,
+        dataset=spelled_out(path).parent.name if name else None,
         name=name,
         plans=read_optional_json(path / "plans.json"),
         dataset_json=read_optional_json(path / "dataset.json"),

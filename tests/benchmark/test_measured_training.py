@@ -300,7 +300,35 @@ def test_the_energy_of_a_gpu_is_in_joules(monkeypatch):
     assert energy.energy_counter(torch.device("cuda"))() is None
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Linux's files, whose names cannot be there")
+LINUX_NAMES = pytest.mark.skipif(sys.platform == "win32", reason="Linux's files, whose names cannot be there")
+
+
+@LINUX_NAMES
+@pytest.mark.parametrize("step", ["train_step", "validation_step"])
+def test_a_counter_may_wrap_several_times_in_an_epoch(make, tmp_path, monkeypatch, step):
+    """It goes round after 1 J, and every step takes 0.6."""
+    (tmp_path / "intel-rapl:0").mkdir()
+    files = {name: tmp_path / "intel-rapl:0" / name for name in ("name", "max_energy_range_uj", "energy_uj")}
+    for file, text in zip(files.values(), ("package-0", "1000000", "0"), strict=True):
+        file.write_text(text)
+    monkeypatch.setattr(energy, "_RAPL", tmp_path)
+
+    class Using(Drawing):
+        def train_step(self, batch):
+            files["energy_uj"].write_text(str((int(files["energy_uj"].read_text()) + 600_000) % 1_000_000))
+
+        validation_step = train_step
+
+    trainer = make(Using, run_with())
+    trainer.on_epoch_start()
+    for _ in range(10):
+        getattr(trainer, step)({})
+    trainer.on_epoch_end()
+    content = json.loads((Path(trainer.output_folder) / "cost_partial.json").read_text())
+    assert content["epochs"]["0"]["joules"] == pytest.approx(6)
+
+
+@LINUX_NAMES
 def test_energy_counters_that_wrap(tmp_path, monkeypatch):
     for number in (0, 1):
         package = tmp_path / f"intel-rapl:{number}"

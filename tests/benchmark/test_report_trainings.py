@@ -79,6 +79,19 @@ def test_no_common_fold_is_one_line(report, monkeypatch, capsys, tmp_path):
     assert "no fold that all of these have: SegMamba, SegMambaNoMamba" in capsys.readouterr().err
 
 
+def test_what_cannot_be_reported_is_one_line(report, monkeypatch, capsys, tmp_path):
+    trainings = study()
+    for training, epochs in zip(trainings.values(), [60, *[20] * 9], strict=True):
+        training["cost"]["budget"] = {"epochs": epochs}
+    for words, message in (
+        ((), "trainings of different budgets are not compared: {'epochs': 20}; {'epochs': 60}"),
+        (("--every", "1"), "--every must be 2 epochs or more, got 1"),
+    ):
+        with pytest.raises(SystemExit):
+            printed(report, monkeypatch, capsys, tmp_path, trainings, *words)
+        assert message in capsys.readouterr().err
+
+
 def test_twins_are_a_family_of_their_own(report):
     other = "nnUNetTrainerUMamba2"
     trainings = study((TRAINER, f"{TRAINER}NoMamba", other, f"{other}NoMamba"))

@@ -12,6 +12,7 @@ from nnunetv2_mamba.architectures.registry import MAMBA2, NETWORKS
 from nnunetv2_mamba.benchmark.checks import trainer_class
 from nnunetv2_mamba.benchmark.sweep import SweepError, find_file, read_sweep, ready_made
 from nnunetv2_mamba.benchmark.training import Budget
+from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.planning.network_options import name_of_options
 
 GROUP = '[[group]]\ntrainers = ["nnUNetTrainer"]\nplans = ["nnUNetPlans"]\n'
@@ -161,9 +162,12 @@ def test_the_examples_of_the_documentation(tmp_path):
     assert len(sweep.trainings) == 3 and sweep.slurm["timeout_min"] == 2880 and sweep.machine.gpus == (0, 1)
 
 
-def test_ready_made_files():
+def test_ready_made_files(capsys):
     ready = ["mamba_generations.toml", "mamba_vs_nnunet.toml", "medsegmamba_paper.toml", "scan_orders.toml"]
     assert list(ready_made()) == ready
+    with pytest.raises(SystemExit):
+        main(["benchmark", "--help"])
+    assert f"one that is ready: {', '.join(ready)}" in " ".join(capsys.readouterr().out.split())
     trainings = read_sweep(find_file("mamba_vs_nnunet.toml"), [4]).trainings
     assert {training.fold for training in trainings} == {0, 1, 2, 3, 4}
     trainers = {training.trainer for training in trainings}

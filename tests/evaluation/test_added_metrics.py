@@ -1,6 +1,7 @@
 """``evaluate --add`` as a whole: files of nnU-Net's own export, what is recorded, compared and refused."""
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from nnunetv2_mamba.evaluation.compare_tables import compare_tables
 from nnunetv2_mamba.evaluation.evaluated_model import read_evaluated_model
 from nnunetv2_mamba.evaluation.metric_options import GROUPS
 from nnunetv2_mamba.evaluation.metrics import METRICS, metrics_of
+from nnunetv2_mamba.evaluation.provenance import check_alike
 from nnunetv2_mamba.evaluation.report.methods import paragraphs
 from nnunetv2_mamba.evaluation.tables import read_metrics
 
@@ -204,7 +206,8 @@ def test_models_are_compared_by_added_metrics(two_models):
         assert [(result.name, result.rank) for result in item.results] == [("A", 1), ("B", 2)], item.metric
         assert item.pairs[0].better == "A" and item.pairs[0].rank_biserial > 0.5
     measuring = paragraphs(comparison, {model.name: [read_evaluated_model(model)] for model in models})[1]
-    assert "Lesion-wise F1: 2 TP / (" in measuring and "The least IoU of matched lesions is 0.25" in measuring
+    assert "Lesion-wise F1: 2 TP / (" in measuring and "The least IoU of matched lesions is 0.25." in measuring
+    assert "The distance to an empty mask is inf." in measuring
     assert "The volume up to which lesions are left out is 5.0 mm3." in measuring
 
 
@@ -219,6 +222,18 @@ def test_models_are_compared_if_measured_alike(two_models, tmp_path, capsys):
     assert evaluate([references, second]) == 0
     assert main(compare) == 1
     assert "B has no lesion_f1, lesion_dice: nnunetv2_mamba evaluate ... --add lesions" in error_line(capsys)
+
+
+def test_metrics_added_to_one_model_keep_no_others_from_being_compared(two_models):
+    """Unless the rule for empty masks is another one, which is recorded by itself."""
+    references, (first, second) = two_models
+    models = [read_evaluated_model(first), None]
+    for options, alike in (((), True), (("--empty-distance", "diagonal"), False)):
+        assert evaluate([references, second], *options) == 0
+        models[1] = read_evaluated_model(second)
+        check_alike(models, ["dice", "nsd"])
+        with nullcontext() if alike else pytest.raises(ValueError, match="the distance to an empty mask differs: inf"):
+            check_alike(models, ["hd95"])
 
 
 # --- refusals

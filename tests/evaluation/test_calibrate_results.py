@@ -66,7 +66,7 @@ def test_a_part_is_measured_at_the_temperature_of_the_others(results):
     fold = results / "fold_0"
     assert main(["calibrate", str(fold)]) == 0
     first = json.loads((results / NAME).read_text())
-    assert [*first["fitted_without"]] == ["part 1", "part 2"] and first["n_cases"] == 2
+    assert [*first["fitted_without"]] == ["part 1 of 2", "part 2 of 2"] and first["n_cases"] == 2
     file = fold / "validation" / "b.npz"
     with np.load(file) as stored:
         probabilities = stored["probabilities"]
@@ -76,8 +76,10 @@ def test_a_part_is_measured_at_the_temperature_of_the_others(results):
     np.savez_compressed(file, probabilities=softer)
     assert main(["calibrate", str(fold)]) == 0
     second = json.loads((results / NAME).read_text())
-    assert second["fitted_without"]["part 2"] == first["fitted_without"]["part 2"]
-    assert second["fitted_without"]["part 1"] == pytest.approx(first["fitted_without"]["part 1"] / 2, rel=0.01)
+    assert second["fitted_without"]["part 2 of 2"] == first["fitted_without"]["part 2 of 2"]
+    assert second["fitted_without"]["part 1 of 2"] == pytest.approx(
+        first["fitted_without"]["part 1 of 2"] / 2, rel=0.01
+    )
 
 
 def test_a_temperature_that_does_not_help_is_not_used(results, capsys):

@@ -105,7 +105,7 @@ def test_a_comparison_on_training_cases_says_so(tmp_path, no_report):
 RECORD = {
     "labels": {"1": "Anterior", "2": "Posterior"},
     "nsd_tolerance_mm": 1.0,
-    "empty": ["NaN", "infinite"],
+    "empty_distance": "inf",
     "versions": {"monai": "1.5", "scipy": "1.17"},
 }
 
@@ -145,8 +145,8 @@ def test_tables_measured_alike_need_no_note(recorded, tmp_path):
     ("changes", "metric", "message"),
     [
         ({"nsd_tolerance_mm": 3.0}, "nsd", "the tolerance of NSD .mm. differs: 1.0 "),
-        ({"empty": ["NaN", "diagonal"]}, "hd95", "the rule for a structure in one image only differs: NaN; infinite "),
-        ({"empty": ["NaN", "diagonal"]}, "assd", "rule for a structure"),
+        ({"empty_distance": "diagonal"}, "hd95", "the distance to an empty mask differs: inf "),
+        ({"empty_distance": "diagonal"}, "assd", "the distance to an empty mask"),
         ({"labels": {"1": "Posterior", "2": "Anterior"}}, "dice", "the labels .* 1 Anterior, 2 Posterior "),
     ],
 )
@@ -187,9 +187,10 @@ def test_other_versions_references_and_predictions_are_noted(recorded, tmp_path)
     assert notes[0].startswith(f"{moved[1]}/fold_1/validation/evaluation.csv is older than {moved[1]}/fold_1/")
 
 
-def test_predictions_of_a_folder_that_was_moved_are_found(recorded, tmp_path):
-    """The report shows them from there."""
-    folder = recorded[0][0].rename(tmp_path / "moved")
+@pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
+def test_predictions_of_a_folder_that_was_moved_are_found(move, recorded, tmp_path):
+    """The report shows them from there, whatever was predicted at the old place since."""
+    folder = Path(move(recorded[0][0], tmp_path / "moved"))
     predictions = [prediction for _, prediction in read_evaluated_model(folder).cases.values()]
     assert sorted(predictions) == sorted(folder.glob("fold_*/validation/*.nii.gz")) and predictions
 
@@ -284,6 +285,18 @@ def test_killed_while_it_writes_over_another_comparison(fatal, written):
     assert len([text for text in texts(output).values() if text.startswith("new ")]) == fatal + 1  # one is temporary
     again("newer")
     assert texts(output) == {name: f"newer {name}" for name in texts(output)} and len(texts(output)) == 4
+
+
+def test_figures_of_another_comparison_go(tmp_path):
+    """Of metrics and cases that are no longer there; what somebody else has put there stays."""
+    mine = ("figures/paired_dice.pdf", "figures/boxes_dice.png")
+    others = ("figures/notes.png", "figures/boxes_dice_final.png", "figures/paired_dice.svg")
+    gone = ("figures/paired_lesion_f1.png", "figures/case_median.pdf", "figures/curves.png", "figures/cost.pdf")
+    (tmp_path / "figures").mkdir()
+    for name in (*mine, *others, *gone):
+        (tmp_path / name).write_text("old")
+    write_files(dict.fromkeys(mine, b"new"), tmp_path)
+    assert texts(tmp_path) == dict.fromkeys(mine, "new") | dict.fromkeys(others, "old")
 
 
 def test_a_full_disk_is_named_with_its_file(written, monkeypatch):

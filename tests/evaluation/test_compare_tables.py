@@ -182,6 +182,11 @@ def test_what_cannot_be_compared(names, metrics, message):
         compare_tables([(name, table_of()) for name in names], metrics)
 
 
+def test_a_seed_is_not_below_0():
+    with pytest.raises(ValueError, match="--seed must be 0 or more, got -1"):
+        compare_tables([(name, table_of()) for name in "AB"], ["dice"], seed=-1)
+
+
 def test_too_few_cases_are_said():
     comparison = compare_tables([("A", table_of(0, 1, cases=5)), ("B", table_of(0.1, 2, cases=5))], ["dice"])
     assert comparison.notes[0].startswith("5 cases cannot show a significant difference (mean over structures;")

@@ -1,6 +1,7 @@
 """A component filter chosen on folds: scores by brute force, choices by hand, and the verb ``choose-filter``."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -144,10 +145,15 @@ def test_choose_filter(results, capsys):
 
 
 def test_one_fold_is_divided(results, tmp_path, capsys):
-    assert main(["choose-filter", str(results / "fold_0"), "-o", str(tmp_path / "filter.json")]) == 0
+    """The filter is the model's, wherever it was chosen; that ``fold_all`` is left out is said."""
+    (results / "fold_1").rename(results / "fold_all")
+    for folder, *options in ((results, "-o", tmp_path / "filter.json"), (results / "fold_0",)):
+        assert main(["choose-filter", str(folder), *map(str, options)]) == 0
     said = capsys.readouterr().out
+    assert said.count("Note: ") == said.count("fold_all is left out beside the other folds") == 1
     assert "  part 1 of 2: 1 components removed, 1 of 1 cases changed" in said
-    assert ComponentFilter.read(tmp_path / "filter.json").rules == {"left": ComponentRule(17.6)}
+    for file in (tmp_path / "filter.json", results / "component_filter.json"):
+        assert ComponentFilter.read(file).rules == {"left": ComponentRule(17.6)}
 
 
 def test_regions_are_all_reported(results, capsys):
@@ -174,11 +180,20 @@ def test_cases_that_the_model_was_trained_on_are_refused(results, capsys):
         file.rename(results / "fold_all/validation" / file.name)
     (results / "fold_1/validation").rmdir()
     assert main(["choose-filter", str(results)]) == 1
-    assert "fold_all is on the cases it was trained on" in capsys.readouterr().err
+    assert "fold_all/validation is of cases that the model was trained on" in capsys.readouterr().err
+
+
+def test_folds_that_share_cases_are_refused(results, capsys):
+    """None of these would be held out."""
+    splits = results.parents[2] / "preprocessed" / PLANS["dataset_name"] / "splits_final.json"
+    write_json(splits, [{"val": ["a", "b"]}, {"val": ["a", "c", "d"]}])
+    shutil.copy(results / "fold_0/validation/a.nii.gz", results / "fold_1/validation")
+    assert main(["choose-filter", str(results)]) == 1
+    assert "a of more than one fold" in capsys.readouterr().err
 
 
 def test_one_case_is_too_few(results, capsys):
     write_json(results.parents[2] / "preprocessed" / PLANS["dataset_name"] / "splits_final.json", [{"val": ["a"]}])
     (results / "fold_0/validation/b.nii.gz").unlink()
     assert main(["choose-filter", str(results / "fold_0")]) == 1
-    assert "has one case: what is chosen on it could not be tried on another" in capsys.readouterr().err
+    assert "has one case; a second one is needed to measure on" in capsys.readouterr().err

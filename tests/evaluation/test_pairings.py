@@ -241,6 +241,22 @@ def test_the_reader_is_chosen_by_a_file_that_is_whole(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
+def test_folders_are_given_from_within_them(results, tmp_path, monkeypatch):
+    """What is recorded of the files does not depend on where the command ran."""
+    expected = from_results(results)
+    for start, given, found in (
+        (results, ".", expected),
+        (results / "fold_1", "..", expected),
+        (results / "fold_1", ".", expected[1:]),
+        (results / "fold_1" / "validation", "..", expected[1:]),
+    ):
+        monkeypatch.chdir(start)
+        assert from_results(Path(given)) == found
+    references, predictions = write_folders(tmp_path, ["a"])
+    monkeypatch.chdir(references)
+    assert from_folders(Path(), Path("../predictions")) == from_folders(references, predictions)
+
+
 def test_no_results(tmp_path):
     with pytest.raises(ValueError, match="no fold_.*/validation; .*REF_DIR PRED_DIR"):
         from_results(tmp_path)

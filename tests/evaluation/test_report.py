@@ -22,6 +22,7 @@ from nnunetv2_mamba.evaluation.compare_tables import compare_tables
 from nnunetv2_mamba.evaluation.evaluated_model import read_evaluated_model
 from nnunetv2_mamba.evaluation.report.case_images import section_of_cases
 from nnunetv2_mamba.evaluation.report.html import Illustration, data_uri
+from nnunetv2_mamba.evaluation.report.report_files import _FIGURE
 from nnunetv2_mamba.evaluation.tables import read_metrics
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -100,6 +101,7 @@ def test_everything_is_there(output):
     assert {path.name for path in (output / "figures").iterdir()} == {
         f"{name}.{ending}" for name in figures for ending in ("png", "pdf")
     }
+    assert all(_FIGURE.fullmatch(path.name) for path in (output / "figures").iterdir())
     content = json.loads((output / "comparison.json").read_text())
     assert content["costs"][NAMES[0]] == {
         "parameters": 5, "seconds_per_epoch": 2.5, "peak_memory.process_bytes": 2, "energy_joules": 1.5,

@@ -323,6 +323,22 @@ def test_several_processes_write_the_same(subjects_dir):
         )
 
 
+def test_subjects_are_folders_of_the_one_that_is_given(subjects_dir, capsys):
+    """Sessions of the same name, in folders of their own, would be one case."""
+    aseg = synthetic_aseg()
+    for folder in (subjects_dir, subjects_dir / "one", subjects_dir / "two"):
+        write_subject(folder, "session", synthetic_image(aseg), aseg)
+    convert(subjects_dir, "--subjects", "one/session", "two/session", code=1)
+    assert "one/session: --subjects takes the names of folders in SUBJECTS_DIR" in capsys.readouterr().err
+    dataset = convert(subjects_dir, "--subjects", "session/", "session")
+    assert [file.name for file in (dataset / "labelsTr").iterdir()] == ["session.nii.gz"]
+
+
+def test_a_name_is_no_path(subjects_dir, capsys):
+    convert(subjects_dir, "--name", "../raw", code=1)
+    assert "--name must be of letters, digits, '_', '-' and '.', got '../raw'" in capsys.readouterr().err
+
+
 def test_an_id_that_is_taken_is_refused(subjects_dir, tmp_path, capsys):
     (tmp_path / "raw" / "Dataset077_Other").mkdir()
     convert(subjects_dir, code=1)

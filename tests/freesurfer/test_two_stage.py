@@ -108,12 +108,33 @@ def test_the_box_can_be_chosen(tmp_path, options, shape):
     assert two_stage.second.predictor.seen[0][0].shape == shape
 
 
-def test_a_model_that_knows_no_box_has_that_of_its_patch(tmp_path):
-    two_stage = models(second=FakePredictor({"left": 1}, patch=(6, 10, 14), orientation="LIA"))
+@pytest.mark.parametrize(("backward", "shape"), [([0, 1, 2], (6, 16, 14)), ([2, 0, 1], (14, 6, 16))])
+def test_a_model_that_knows_no_box_has_that_of_its_patch(tmp_path, backward, shape):
+    """The plans may have other axes than the images: the patch of the images' first axis is their last here."""
+    two_stage = models(second=FakePredictor({"left": 1}, patch=(6, 16, 14), orientation="LIA"))
+    two_stage.second.predictor.plans_manager.transpose_backward = backward
     predict(tmp_path, scene(), two_stage=two_stage)
-    assert two_stage.second.predictor.seen[0][0].shape == (6, 10, 14)
-    with pytest.raises(ValueError, match="--box"):
-        Stage(FakePredictor({"left": 1}, patch=(6, 10))).trained_box_mm()
+    assert two_stage.second.predictor.seen[0][0].shape == shape
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"patch": (6, 10)}, "is 2D, so its patch gives no box; use --box or --margin"),
+        ({"roi_box_mm": 96}, "roi_box_mm in the model's dataset.json must be three lengths above 0, not 96"),
+        ({"roi_box_mm": [96, 96]}, "must be three lengths above 0"),
+        ({"roi_box_mm": [96, 96, "96"]}, "must be three lengths above 0"),
+        ({"roi_box_mm": [96, 0, 96]}, "must be three lengths above 0"),
+    ],
+)
+def test_a_model_without_a_box_is_refused_before_the_first_case(tmp_path, model, said):
+    """Unless the user gives one."""
+    labels = {"left": 1, "right": 2}
+    without, given = (models(second=FakePredictor(labels, **model), margin_mm=margin) for margin in (None, 2.0))
+    with pytest.raises(ValueError, match=said):
+        predict(tmp_path, scene(), two_stage=without)
+    assert not without.first.predictor.seen
+    predict(tmp_path, scene(), two_stage=given)
 
 
 def test_plain_labels_and_models_without_ids(tmp_path):

@@ -1,5 +1,7 @@
 """nnU-Net's names of folders, and the short ones of reports."""
 
+from pathlib import Path
+
 import pytest
 from nnunetv2.utilities.file_path_utilities import (
     convert_identifier_to_trainer_plans_config,
@@ -36,10 +38,14 @@ def test_short_names_say_what_differs(tmp_path):
     assert short_names([second, planned]) == ["nnUNetPlans", "Large"]
 
 
-def test_short_names_of_other_paths(tmp_path):
+def test_short_names_of_other_paths(tmp_path, monkeypatch):
     (tmp_path / "predictions").mkdir()
     paths = [tmp_path / "first.csv", tmp_path / "predictions" / "evaluation.csv", model_folder(tmp_path)]
     assert short_names(paths) == ["first", "predictions", "nnUNetTrainer__nnUNetPlans__3d_fullres"]
+    for link in ("one", "other"):
+        (tmp_path / link).symlink_to(tmp_path / "predictions")
+    monkeypatch.chdir(tmp_path / "predictions")
+    assert short_names([Path(), Path("../one"), tmp_path / "other"]) == ["predictions", "one", "other"]
 
 
 def test_the_same_name_twice(tmp_path):

@@ -31,6 +31,13 @@ def test_what_the_folders_names_say(folder):
     assert (other.dataset, other.name, other.folds, other.plans) == (None, None, (), {})
 
 
+def test_a_folder_is_given_from_near_it(folder, monkeypatch):
+    for start, given in ((folder, "."), (folder.parent, folder.name), (folder / "fold_0", "../../" + folder.name)):
+        monkeypatch.chdir(start)
+        model = read_trained_model(Path(given))
+        assert model.dataset == "Dataset998_MadeUp" and model.name.trainer == "nnUNetTrainer" and len(model.folds) == 2
+
+
 @pytest.mark.parametrize("value", ["no", 5, [1]])
 def test_versions_that_are_no_object_are_named(folder, value):
     (folder / "fold_1" / "cost.json").write_text(json.dumps({"versions": value}))

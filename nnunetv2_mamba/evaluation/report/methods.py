@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Iterable
 
+from ...results.model_names import spelled_out
 from ...text import times
 from ...versions import installed_version
 from ..comparison import RULES, Comparison
@@ -89,7 +90,7 @@ def _training(comparison: Comparison, models: Repetitions) -> str:
 
 
 def _trainer(model: EvaluatedModel) -> str:
-    return model.name.trainer if model.name else model.path.name
+    return model.name.trainer if model.name else spelled_out(model.path).name
 
 
 def _details(models: list[EvaluatedModel]) -> str:
@@ -118,15 +119,15 @@ def _measuring(models: Repetitions) -> str:
         setting
         for name, metric in METRICS.items()
         if name in defined or not metric.group
-        for setting in metric.depends_on
+        for setting in metric.settings
     )
     texts = [
         "Every case was evaluated at its own spacing in the geometry of its reference. Definitions: "
         + "; ".join(f"{_title(key)}: {text}" for key, text in defined.items())
         + ".",
         *(
-            f"{setting.name[0].upper()}{setting.name[1:]} is {_set(record.get(setting.key) for record in found)} "
-            f"{setting.unit}."
+            f"{setting.name[0].upper()}{setting.name[1:]} is {_set(record.get(setting.key) for record in found)}"
+            f"{setting.unit and f' {setting.unit}'}."
             for setting in settings
         ),
         f"Measured with {_set(_versions(item.get('versions', {})) for item in found)}.",

@@ -32,11 +32,11 @@ class ShownCase:
 def overlay(case: ShownCase, labels: dict[int, str], captions: dict[str, str]) -> tuple[Figure, str]:
     """Draw a case: planes are rows; image, reference and predictions are columns.
 
-    The slices are those with most of the reference's foreground, whatever the predictions look like there. Anatomical
-    left is on the right, as in radiology.
+    The slices are those with most of the reference's labels, whatever the predictions look like there. Anatomical left
+    is on the right, as in radiology.
 
     Args:
-        labels: names by value, without the background.
+        labels: names by value, without the background and the label to be ignored.
         captions: a line below the name of each model, such as its Dice in this case.
 
     Raises:
@@ -49,10 +49,11 @@ def overlay(case: ShownCase, labels: dict[int, str], captions: dict[str, str]) -
         if array.shape != reference.shape:
             raise ValueError(f"{case.name}: {name} has the shape {array.shape}, the reference {reference.shape}")
     columns = {"image": None, "reference": reference, **predictions}
-    shown = reference if reference.any() else next((a for a in predictions.values() if a.any()), reference + 1)
+    values = sorted(labels)
+    masks = (np.isin(array, values) for array in (reference, *predictions.values()))
+    shown = next((mask for mask in masks if mask.any()), np.ones(reference.shape, dtype=bool))
     planes = [0, 1, 2] if min(reference.shape) > 1 else [int(np.argmin(reference.shape))]  # an image of one slice
     box = _box(shown)
-    values = sorted(labels)
     colours = ListedColormap([colour(place) for place in range(len(values))])
 
     sizes = [(side.stop - side.start) * length for side, length in zip(box, spacing, strict=True)]
@@ -63,7 +64,7 @@ def overlay(case: ShownCase, labels: dict[int, str], captions: dict[str, str]) -
     axes = figure.subplots(len(planes), len(columns), squeeze=False, gridspec_kw={"height_ratios": heights})
     for number, (row, axis) in enumerate(zip(axes, planes, strict=True)):
         rest = tuple(other for other in range(3) if other != axis)
-        index = int((shown > 0).sum(axis=rest).argmax())
+        index = int(shown.sum(axis=rest).argmax())
         cut = tuple(index if other == axis else box[other] for other in range(3))
         look = {"aspect": spacing[rest[0]] / spacing[rest[1]], "origin": "upper" if axis == 0 else "lower"}
         for panel, (name, mask) in zip(row, columns.items(), strict=True):
@@ -113,7 +114,7 @@ def _window(image: np.ndarray) -> np.ndarray:
 
 def _box(mask: np.ndarray) -> tuple[slice, ...]:
     """Find a box around all structures, with a margin."""
-    (bounds,) = find_objects((mask != 0).astype(np.uint8))
+    (bounds,) = find_objects(mask.astype(np.uint8))
     sides = []
     for side, length in zip(bounds, mask.shape, strict=True):
         margin = 3 + int(_MARGIN * (side.stop - 1 - side.start))

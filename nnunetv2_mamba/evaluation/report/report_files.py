@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import date
 from pathlib import Path
 
@@ -33,6 +34,10 @@ _COST = "Mean and its 95 % confidence interval; costs as in the table."
 _CURVES = (
     "Means over the folds that have reached an epoch; thin: the folds, means of their seeds. Dice of random patches, "
     "not of cases."
+)
+# All figures that there may be
+_FIGURE = re.compile(
+    rf"((paired|boxes|significance)_({'|'.join(METRICS)})|cost|curves|case_(worst|median|best))\.(png|pdf)"
 )
 
 
@@ -90,12 +95,15 @@ def make_files(
 
 
 def write_files(files: dict[str, bytes], output: Path) -> None:
-    """Write into ``output``, over the files of an earlier comparison there.
+    """Write into ``output``, over the files of an earlier comparison there; its other figures are removed.
 
     The report goes first and comes back last, so that it never stands beside the tables of another comparison.
     """
     (output / "figures").mkdir(parents=True, exist_ok=True)
     (output / "report.html").unlink(missing_ok=True)
+    for figure in (output / "figures").iterdir():
+        if _FIGURE.fullmatch(figure.name) and f"figures/{figure.name}" not in files:
+            figure.unlink()
     for name, content in files.items():
         with written_whole(output / name) as temporary:
             temporary.write_bytes(content)
