@@ -121,9 +121,9 @@ def _check_plans(file: Path, training: Training) -> None:
 
 def _check_fold(file: Path, training: Training) -> None:
     splits = nnunet_folder("nnUNet_preprocessed") / training.dataset / "splits_final.json"
-    if training.fold == "all" or not splits.is_file():
+    if training.fold == "all":
         return
-    folds = read_json(splits)
+    folds = read_json(splits) if splits.is_file() else [*range(5)]  # nnU-Net makes five
     if not isinstance(folds, list):
         raise SweepError(f"{file}, folds: {splits} must hold a list with an object for each fold")
     if training.fold >= len(folds):

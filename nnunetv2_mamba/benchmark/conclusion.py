@@ -54,7 +54,9 @@ def compare_models(models: Models, output: Path) -> list[str]:
     Raises:
         ValueError, OSError: as ``evaluation.compare_results``.
     """
-    first = {model.name: model for model in reversed(models)}  # of each model one seed
+    first: dict[str, Path] = {}  # of each model one seed
+    for model in models:
+        first.setdefault(model.name, model)
     if len(first) < 2:
         return [f"{', '.join(first)}: nothing to compare with"]
     folds = {name: {fold for model, own in models.items() if model.name == name for fold in own} for name in first}

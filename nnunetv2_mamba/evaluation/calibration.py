@@ -69,7 +69,12 @@ def losses(
 
 
 def fit_temperature(sums: np.ndarray) -> float:
-    """Find the temperature where the losses, known at ``TEMPERATURES``, are smallest; at most the range's ends."""
+    """Find the temperature where the losses, known at ``TEMPERATURES``, are smallest; at most the range's ends.
+
+    Where no voxel counted, so that all are 0, it is 1.
+    """
+    if not sums.any():
+        return 1.0
     spline = CubicSpline(np.log(TEMPERATURES), sums)
     turns = spline.derivative().roots(extrapolate=False)
     candidates = [*TEMPERATURES[[0, -1]], *np.exp(turns[np.isfinite(turns)])]

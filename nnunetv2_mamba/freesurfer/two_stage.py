@@ -142,8 +142,8 @@ class Stage:
         return table
 
     def _labels(self) -> dict[str, tuple[int, ...]]:
-        """Read every structure's values, without the background's."""
-        labels = {name: values_of(value) for name, value in self.dataset_json["labels"].items()}
+        """Read every structure's values; neither the background nor what the training ignored is one."""
+        labels = {name: values_of(value) for name, value in self.dataset_json["labels"].items() if name != "ignore"}
         return {name: values for name, values in labels.items() if values != (0,)}
 
     def trained_box_mm(self) -> list[float]:

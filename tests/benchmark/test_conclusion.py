@@ -147,6 +147,8 @@ def test_seeds_are_compared_with_those_of_the_common_folds_that_they_have(tmp_pa
     assert (paths, output) == ([first, again, second], tmp_path / "out")
     assert more["folds"] == [{"fold_0", "fold_1"}, {"fold_0"}, {"fold_0", "fold_1"}]
     assert more["names"][0] == more["names"][1] != more["names"][2]
+    alone = conclusion.compare_models({first: ["fold_0"], second: ["fold_1"]}, tmp_path / "out")
+    assert alone == [f"{names[0]}, {names[1]}: have no fold in common, so they are not compared"]
 
 
 def test_equal_folds_are_no_difference():

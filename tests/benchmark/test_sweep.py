@@ -2,6 +2,7 @@
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -233,6 +234,16 @@ def test_splits_that_are_no_list_of_folds_are_named(tmp_path, monkeypatch):
     (tmp_path / TRAINING.dataset / "splits_final.json").write_text("5")
     with pytest.raises(SweepError, match="sweep.toml, folds: .*splits_final.json must hold a list"):
         _check_fold(Path("sweep.toml"), TRAINING)
+
+
+def test_folds_that_nnunet_will_not_make_are_refused(tmp_path, monkeypatch):
+    """Without splits_final.json it makes five, and of a sixth a random split that no table of folds knows."""
+    from nnunetv2_mamba.benchmark.checks import _check_fold
+
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    _check_fold(Path("sweep.toml"), replace(TRAINING, fold=4))
+    with pytest.raises(SweepError, match="sweep.toml, folds: .* has 5 folds, counted from 0; there is no 5"):
+        _check_fold(Path("sweep.toml"), replace(TRAINING, fold=5))
 
 
 OTHER_PLUGIN = """

@@ -51,6 +51,10 @@ def test_regions_have_one_temperature():
     assert sums[0] == pytest.approx(sum(losses(probabilities[i : i + 1], member[:1], True, (1,))[0] for i in (0, 1)))
 
 
+def test_without_a_voxel_that_counts_probabilities_stay():
+    assert fitted(np.empty((2, 0)), np.empty((2, 0), dtype=bool), False) == 1
+
+
 # --- by definition
 
 

@@ -169,6 +169,13 @@ def test_structures_by_name_or_number():
             stage.values([wrong])
 
 
+def test_what_is_ignored_in_training_is_no_structure():
+    stage = Stage(FakePredictor({"left": 1, "ignore": 2}, freesurfer_ids={"left": 17}))
+    assert stage.freesurfer_ids().tolist() == [0, 17]
+    with pytest.raises(ValueError, match="no structure 'ignore'; it has left$"):
+        stage.values(["ignore"])
+
+
 def test_more_labels_than_a_byte_has_are_kept(tmp_path):
     array = scene()
     many = FakePredictor({f"s{value}": value for value in range(1, 301)})
