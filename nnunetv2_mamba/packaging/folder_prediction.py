@@ -81,9 +81,9 @@ def predict_folder(
             f"{models[0]} is of images that nnU-Net's {reader.__name__} reads; use nnUNetv2_predict for them"
         )
     cases = numbered_cases(input_folder, output_folder, loaded.n_channels, loaded.dataset["file_ending"])
-    _check_outputs(cases)
     if previous_folder is not None:
         cases = [replace(case, previous=previous_folder / case.output.name) for case in cases]
+    _check_outputs(cases)
     for name, document in (("dataset", loaded.dataset), ("plans", loaded.plans.plans)):
         write_json(output_folder / f"{name}.json", document)
     if for_nnunet:
@@ -121,6 +121,9 @@ def _with_nnunets_files(case: CaseFiles) -> CaseFiles:
 
 def _check_outputs(cases: Sequence[CaseFiles]) -> None:
     images = {image.resolve() for case in cases for image in case.images}
+    previous = {case.previous.resolve() for case in cases if case.previous}
     for case in cases:
         if case.output.resolve() in images:
             raise ValueError(f"{case.output} is an image of the input; choose another -o")
+        if case.output.resolve() in previous:
+            raise ValueError(f"{case.output} is a segmentation of -prev_stage_predictions; choose another -o")
