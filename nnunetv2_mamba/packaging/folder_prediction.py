@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import SimpleITK
-import torch
 
 from ..evaluation.measured_labels import Labels
 from ..files import write_json
@@ -31,8 +30,8 @@ def predict_folder(
     input_folder: Path,
     output_folder: Path,
     choices: Choices,
+    device: str,
     folds: Sequence[str] | None = None,
-    device: str | None = None,
     overwrite: bool = True,
     previous_folder: Path | None = None,
     calibrated: bool = False,
@@ -48,8 +47,8 @@ def predict_folder(
     Args:
         models: folders or ZIPs, as of ``open_model``; the predictions of several are averaged.
         choices: how they are run; its ``folds`` and ``members`` are not used.
+        device: ``cuda``, ``cpu`` or ``mps``.
         folds: as of ``find_folds``, of each model.
-        device: ``cuda``, ``cpu`` or ``mps``; None for CUDA where there is a GPU.
         overwrite: predict also what ``output_folder`` has.
         previous_folder: has the cases as the first model of a cascade segmented them, where the model is the second.
         calibrated: whether each model has its temperature, as of ``read_temperature``.
@@ -71,7 +70,6 @@ def predict_folder(
     ]
     choices = replace(choices, members=tuple(members))
     check_writable(output_folder)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     progress = sys.stderr.isatty()
     predictor = CasePredictor(sources, choices, device, names=models, scratch=output_folder, progress=progress)
     loaded = predictor.model

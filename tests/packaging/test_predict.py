@@ -70,9 +70,13 @@ def test_a_model_is_named_as_for_nnunet(trained_model, folders, monkeypatch, cap
         (["-m", "{model}", "-step_size", "0"], "step_size must be above 0 and at most 1, got 0.0"),
         (["-m", "{model}", "-o", "{images}/case_0_0000.nii.gz"], "nothing can be written to"),
         (["-m", "{model}", "-i", "{model}"], "has no CASE_0000.nii.gz"),
+        (["-m", "{model}", "-device", "mps"], "-device mps: PyTorch sees no such device here; give -device cpu"),
+        (["-m", "{model}", "-device", "cuda"], "-device cuda: PyTorch sees no such device here; give -device cpu"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(arguments, message, trained_model, folders, capsys):
+def test_what_cannot_be_done_is_one_line(arguments, message, trained_model, folders, capsys, monkeypatch):
+    for kind in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(kind, "is_available", lambda: False)
     common, images, _ = folders
     given = [argument.format(model=trained_model.folder, images=images) for argument in arguments]
     assert main(["predict", *common, *given]) == 1
