@@ -71,6 +71,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ..packaging.folder_prediction import predict_folder
 
+    if args.models and (args.dataset or args.configuration):
+        raise ValueError("-m names the model by its folder, -d and -c by its names: give one or the other")
     return predict_folder(
         args.models or [_folder_in_results(args)],
         args.input,

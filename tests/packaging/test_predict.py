@@ -65,6 +65,7 @@ def test_a_model_is_named_as_for_nnunet(trained_model, folders, monkeypatch, cap
     [
         ([], "say which model: -m MODEL_FOLDER, or -d DATASET and -c CONFIGURATION"),
         (["-d", "1"], "say which model"),
+        (["-m", "{model}", "-d", "1"], "give one or the other"),
         (["-m", "nowhere"], "nowhere does not exist"),
         (["-m", "{model}", "-f", "3"], "fold_3/checkpoint_final.pth is missing; folds with it: 0, 1"),
         (["-m", "{model}", "-step_size", "0"], "step_size must be above 0 and at most 1, got 0.0"),
