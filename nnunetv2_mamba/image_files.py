@@ -190,8 +190,8 @@ def _check_meta(file: Path) -> None:
     fields = {}
     with file.open("rb") as stream:
         while "ElementDataFile" not in fields and (line := stream.readline(_LINE)):
-            key, value, *_ = [*re.split("[=:]", line.decode("latin-1"), maxsplit=1), ""]
-            fields[key.strip()] = value.strip()
+            key, *value = re.split("[=:]", line.decode("latin-1"), maxsplit=1)
+            fields[key.strip()] = "".join(value).strip()
         where = fields.get("ElementDataFile", "")
         if where.upper() == "LOCAL":
             voxels, offset = file, stream.tell()

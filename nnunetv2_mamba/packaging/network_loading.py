@@ -63,7 +63,7 @@ def load_model(model: ModelContent) -> LoadedModel:
     for file, content in reversed(model.checkpoints.items()):  # those of the first last
         _load_weights(network, content["network_weights"], f"{model.name}/{file}")
     weights = [content["network_weights"] for content in model.checkpoints.values()]
-    # nnU-Net takes the largest of the axes, which none have not
+    # None for an empty list, of which nnU-Net would take the largest axis
     mirroring = next(iter(model.checkpoints.values()))["inference_allowed_mirroring_axes"] or None
     return LoadedModel(network, plans, configuration, weights, model.dataset, model.trainer, mirroring)
 
