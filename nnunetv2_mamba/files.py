@@ -28,7 +28,7 @@ else:
     import tomli as tomllib
 
 _PREFIX = ".partial-"
-_LONGEST_NAME = 120  # of the final name's end, kept in the temporary one: file systems allow 255 bytes in all
+_LONGEST_END = 120  # bytes of the final name's end, kept in the temporary one: file systems allow 255 in all
 _ABANDONED_S = 24 * 3600.0  # after which another machine's temporary file counts as left behind
 JSON_BYTES = 64 << 20
 _numbers = itertools.count()
@@ -89,7 +89,7 @@ def write_json(path: Path, content: Any, indent: int | None = 2) -> None:
 
 def remove_left_behind(path: Path) -> list[Path]:
     """Remove the temporary files and folders of ``path`` whose process is gone; returns what was removed."""
-    pattern = re.compile(f"{re.escape(_PREFIX)}(.+)-([0-9]+)-[0-9]+-{re.escape(path.name[-_LONGEST_NAME:])}")
+    pattern = re.compile(f"{re.escape(_PREFIX)}(.+)-([0-9]+)-[0-9]+-{re.escape(_end_of_name(path))}")
     try:
         names = os.listdir(path.parent)  # noqa: PTH208  (names only: folders of many cases)
     except OSError:  # no such folder, or not to be read: whoever writes there says so
@@ -170,8 +170,11 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def _temporary(path: Path) -> Path:
-    name = path.name[-_LONGEST_NAME:]
-    return path.with_name(f"{_PREFIX}{_host()}-{os.getpid()}-{next(_numbers)}-{name}")
+    return path.with_name(f"{_PREFIX}{_host()}-{os.getpid()}-{next(_numbers)}-{_end_of_name(path)}")
+
+
+def _end_of_name(path: Path) -> str:
+    return os.fsencode(path.name)[-_LONGEST_END:].decode("utf-8", "ignore")
 
 
 def _host() -> str:

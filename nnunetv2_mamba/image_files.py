@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import math
 import os
+import re
 import stat
 import struct
 import zlib
@@ -32,9 +33,10 @@ _LINE = 1 << 16  # of a text header
 _GIPL_HEADER = 256
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+# What our checks and the libraries raise of a header that cannot be true; tifffile calculates with what it says.
 _DAMAGE = (
-    EOFError, OSError, OverflowError, RuntimeError, ValueError, struct.error, zlib.error, HeaderDataError,
-    TiffFileError, WrapStructError,
+    ArithmeticError, AssertionError, AttributeError, EOFError, LookupError, OSError, RuntimeError, TypeError,
+    ValueError, struct.error, zlib.error, HeaderDataError, TiffFileError, WrapStructError,
 )  # fmt: skip
 
 
@@ -188,8 +190,8 @@ def _check_meta(file: Path) -> None:
     fields = {}
     with file.open("rb") as stream:
         while "ElementDataFile" not in fields and (line := stream.readline(_LINE)):
-            key, _, value = line.decode("latin-1").replace(":", "=", 1).partition("=")
-            fields[key.strip()] = value.strip()
+            key, *value = re.split("[=:]", line.decode("latin-1"), maxsplit=1)
+            fields[key.strip()] = "".join(value).strip()
         where = fields.get("ElementDataFile", "")
         if where.upper() == "LOCAL":
             voxels, offset = file, stream.tell()
@@ -273,6 +275,8 @@ def _check_png(file: Path) -> None:
         if stream.read(8) != b"\x89PNG\r\n\x1a\n" or stream.read(8)[4:] != b"IHDR":
             raise EOFError("it has no header of PNG")
         width, height, depth, colour, _, _, interlaced = struct.unpack(">IIBBBBB", stream.read(13))
+        if colour not in _PNG_CHANNELS:
+            raise HeaderDataError(f"its header says a type of colours that is unknown: {colour}")
         stream.read(4)
         size = _decompressed_size(_png_data(stream))
         if b"IEND\xaeB`\x82" not in stream.read():

@@ -59,8 +59,10 @@ def test_a_missing_folder_is_named_by_the_final_file(tmp_path):
     assert files._PREFIX not in str(raised.value)
 
 
-def test_a_name_as_long_as_the_file_system_allows(tmp_path):
-    file = tmp_path / f"{'x' * 251}.txt"
+@pytest.mark.parametrize("start", ["x" * 251, "患" * 83])
+def test_a_name_as_long_as_the_file_system_allows(tmp_path, start):
+    """255 bytes; of a letter of Japanese, three each."""
+    file = tmp_path / f"{start}.txt"
     write_text(file, "text")
     assert names(tmp_path) == [file.name]
 

@@ -1,6 +1,7 @@
 """Image files that are cut short or have a header that cannot be true, and label maps without whole numbers."""
 
 import gzip
+import itertools
 import os
 import struct
 import zlib
@@ -141,6 +142,43 @@ def test_what_is_called_compressed_and_is_not(tmp_path):
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(ValueError, match="is damaged"):
         check_complete(file)
+
+
+@pytest.mark.parametrize("tag", [256, 257, 258, 259, 262, 273, 277, 278, 279])
+def test_a_tiff_with_a_number_that_cannot_be_true(tag, tmp_path):
+    """The library may divide by it, or wait for one number where there are two: all that is damaged is named."""
+    file, _ = write(tmp_path, "raw.tif")
+    whole = file.read_bytes()
+    (start,) = struct.unpack_from("<I", whole, 4)
+    entries = range(start + 2, start + 2 + 12 * struct.unpack_from("<H", whole, start)[0], 12)
+    (entry,) = [entry for entry in entries if struct.unpack_from("<H", whole, entry)[0] == tag]
+    for count, value in itertools.product((0, 1, 2), (0, 7, 2**32 - 1)):
+        content = bytearray(whole)
+        struct.pack_into("<HII", content, entry + 2, 4, count, value)
+        file.write_bytes(content)
+        try:
+            check_complete(file)
+        except ValueError as error:
+            assert str(error).startswith(f"{file} is damaged: ")
+
+
+def test_a_png_of_unknown_colours(tmp_path):
+    file, _ = write(tmp_path, "a.png")
+    content = bytearray(file.read_bytes())
+    content[25] = 5
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match="a.png is damaged: its header says a type of colours that is unknown: 5"):
+        check_complete(file)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such names there")
+def test_voxels_in_a_file_with_a_colon_in_its_name(tmp_path):
+    """ITK takes the first of = and : for the one between key and value."""
+    file, voxels = write(tmp_path, "raw.mhd")
+    voxels.rename(tmp_path / "12:30.raw")
+    file.write_text(file.read_text().replace("= raw.raw", "= 12:30.raw"))
+    assert (SimpleITK.GetArrayFromImage(SimpleITK.ReadImage(str(file))) == VOLUME).all()
+    check_complete(file)
 
 
 def nifti(folder, **fields):

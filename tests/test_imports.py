@@ -42,7 +42,8 @@ ALLOWED = {
     "untrusted": set(),
     "benchmark": {"_register", "evaluation", "memory", "nnunet", "ops", "results", "trainers", "untrusted"},
     "freesurfer": {"image_files", "regions", "untrusted"},
-    "packaging": {"architectures", "evaluation", "image_files", "memory", "ops", "temperature_file", "untrusted"},
+    "packaging": {"architectures", "evaluation", "image_files", "memory", "nnunet", "ops", "temperature_file"}
+    | {"untrusted"},
     "demo": {"_register"},
     "catalogue": {"_register", "architectures", "memory", "nnunet", "ops", "trainers", "untrusted"},
     "commands": {

@@ -117,8 +117,9 @@ OURS = {"arch_kwargs": TOPOLOGY, "_kw_requires_import": ["conv_op"]}
         old_plans(UNet_class_name="ResidualEncoderUNet"),
         plans_of(normalization_schemes=["RGBTo01Normalization", "NoNormalization"]),
         plans_of(resampling_fn_data="resample_torch_fornnunet", resampling_fn_data_kwargs={"is_seg": False}),
+        {**PLANS, "transpose_forward": [2, 0, 1], "transpose_backward": [1, 2, 0]},
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_what_nnunet_and_this_package_plan_is_taken(plans):
     given = deepcopy(plans)
@@ -237,6 +238,11 @@ def nested(depth: int) -> list:
         ({**PLANS, "image_reader_writer": []}, "'image_reader_writer' must be"),
         ({**PLANS, "transpose_forward": [0, 1, 3]}, "no order of axes"),
         ({**PLANS, "transpose_backward": "012"}, "no order of axes"),
+        (
+            {**PLANS, "transpose_forward": [2, 0, 1], "transpose_backward": [2, 0, 1]},
+            r"'transpose_backward' \[2, 0, 1\] does not undo 'transpose_forward' \[2, 0, 1\]",
+        ),
+        ({**PLANS, "transpose_forward": [0, 1]}, "does not undo"),
         ({**PLANS, "foreground_intensity_properties_per_channel": {"0": 1}}, "a JSON object for each channel"),
         (plans_of({"arch_kwargs": None}), "'arch_kwargs' is no JSON object"),
         (plans_of({"_kw_requires_import": "conv_op"}), "no list of keys"),
@@ -276,6 +282,7 @@ def nested(depth: int) -> list:
         (plans_of(resampling_fn_seg="torch"), "which nnU-Net has not"),
         (plans_of(resampling_fn_data_kwargs={"folder": "/"}), "'resampling_fn_data_kwargs' does not fit"),
         (plans_of(resampling_fn_data_kwargs=[]), "no JSON object"),
+        (plans_of(resampling_fn_seg_kwargs={"num_threads": 10**6}), "'num_threads' is absurd"),
         (old_plans(UNet_class_name="os.system"), "'UNet_class_name' must be PlainConvUNet or ResidualEncoderUNet"),
         (old_plans(UNet_base_num_features=10**9), "'UNet_base_num_features' is absurd"),
         (old_plans(n_conv_per_stage_encoder=[1] * 60), "has 60 stages"),
@@ -285,7 +292,7 @@ def nested(depth: int) -> list:
             "has neither an 'architecture' nor",
         ),
     ],
-    ids=range(63),
+    ids=range(66),
 )
 def test_plans_of_other_types_and_absurd_sizes(plans, message):
     with pytest.raises(ValueError, match=f"^plans.json: .*{message}"):

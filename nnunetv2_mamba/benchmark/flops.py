@@ -20,9 +20,9 @@ def forward_flops(trainer: type[nnUNetTrainer], plans: PlansManager, configurati
     Raises:
         Exception: whatever the network raises on tensors without data.
     """
-    channels = input_channels(plans, configuration, dataset_json)
+    channels, manager = input_channels(plans, configuration, dataset_json), plans.get_configuration(configuration)
     with FakeTensorMode():
-        network = build_network(trainer, plans, configuration, dataset_json, False).eval()
+        network = build_network(trainer, plans, manager, dataset_json, False).eval()
         with flop_counter() as counter, torch.no_grad():
-            network(torch.empty(1, channels, *plans.get_configuration(configuration).patch_size))
+            network(torch.empty(1, channels, *manager.patch_size))
     return counter.get_total_flops()

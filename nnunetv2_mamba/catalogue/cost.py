@@ -62,7 +62,7 @@ class Costs:
         built: list[nn.Module] = []
 
         def build(deep_supervision: bool) -> nn.Module:
-            built.append(build_network(trainer, *self.plan, deep_supervision))
+            built.append(build_network(trainer, self.plan.plans, manager, self.plan.dataset_json, deep_supervision))
             return built[-1]
 
         counter = flop_counter()

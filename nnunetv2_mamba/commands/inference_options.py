@@ -1,4 +1,4 @@
-"""Arguments that say how a model is run, alike in the verbs ``predict`` and ``package``."""
+"""Arguments that say how a model is run, alike in several of the verbs ``predict``, ``predict-roi`` and ``package``."""
 
 from __future__ import annotations
 
@@ -41,6 +41,26 @@ def add_inference_options(parser: argparse._ActionsContainer) -> None:
         metavar="FILE",
         help="of nnunetv2_mamba choose-filter: components of the segmentations that are removed",
     )
+
+
+def add_device_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="(default: cuda where there is one, else cpu)")
+
+
+def device_of(args: argparse.Namespace) -> str:
+    """The device that was asked for, or the best one.
+
+    Raises:
+        ValueError: for one that PyTorch does not have here, which would else fail in every case.
+    """
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if args.device is None:
+        return "cuda" if there["cuda"] else "cpu"
+    if not there[args.device]:
+        raise ValueError(f"-device {args.device}: PyTorch sees no such device here; give -device cpu")
+    return args.device
 
 
 def choices_of(args: argparse.Namespace) -> Choices:

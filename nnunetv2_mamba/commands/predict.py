@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from .inference_options import add_inference_options, choices_of
+from .inference_options import add_device_option, add_inference_options, choices_of, device_of
 
 HELP = "predict as nnUNetv2_predict does, with little memory and in one process: for images that it cannot hold"
 EXAMPLES = (
@@ -65,19 +65,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="OUT/CASE.npz and .pkl of all labels, as nnU-Net's, for nnUNetv2_ensemble and evaluate",
     )
     outputs.add_argument("--volumes", action="store_true", help="OUT/volumes.json: ml of each case and label or region")
-    parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="(default: cuda where there is one, else cpu)")
+    add_device_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     from ..packaging.folder_prediction import predict_folder
 
+    if args.models and (args.dataset or args.configuration):
+        raise ValueError("-m names the model by its folder, -d and -c by its names: give one or the other")
     return predict_folder(
         args.models or [_folder_in_results(args)],
         args.input,
         args.output,
         choices_of(args),
+        device_of(args),
         args.folds,
-        args.device,
         overwrite=not args.continue_prediction,
         previous_folder=args.previous,
         calibrated=args.calibrated,

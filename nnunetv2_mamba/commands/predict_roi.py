@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from ..text import printable
+from .inference_options import add_device_option, device_of
 
 HELP = "predict in two stages: one model finds a region, a second one segments a box around it"
 EXAMPLES = ("nnunetv2_mamba predict-roi -i IMAGES -o OUT --stage1 FINDER_MODEL --stage2 BOX_MODEL --margin 8",)
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--disable_tta", action="store_true", help="no mirroring")
     parser.add_argument("--plain-labels", action="store_true", help="stage two's labels, not FreeSurfer's ids")
     parser.add_argument("--continue_prediction", action="store_true", help="leave cases out that OUT has already")
-    parser.add_argument("-device", choices=("cuda", "cpu", "mps"), help="(default: cuda where there is one, else cpu)")
+    add_device_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,11 +64,10 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--box must be three lengths above 0")
     if args.margin is not None and not 0 <= args.margin < math.inf:
         raise ValueError(f"--margin must not be negative, got {args.margin:g}")
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     options = {
         "tile_step_size": args.step_size,
         "use_mirroring": not args.disable_tta,
-        "device": torch.device(device),
+        "device": torch.device(device_of(args)),
     }
     models = TwoStage(
         Stage.load(args.stage1, args.folds, args.checkpoint, **options),

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def input_channels(plans: PlansManager, configuration: str, dataset_json: Mappin
 def build_network(
     trainer: type[nnUNetTrainer],
     plans: PlansManager,
-    configuration: str,
+    configuration: ConfigurationManager,
     dataset_json: Mapping[str, Any],
     deep_supervision: bool,
 ) -> nn.Module:
@@ -31,15 +31,15 @@ def build_network(
     Raises:
         Exception: whatever the network raises.
     """
-    manager, build = plans.get_configuration(configuration), trainer.build_network_architecture
-    channels = input_channels(plans, configuration, dataset_json)
+    build = trainer.build_network_architecture
+    channels = determine_num_input_channels(plans, configuration, dataset_json)
     outputs = plans.get_label_manager(dataset_json).num_segmentation_heads
     if "plans_manager" in inspect.signature(build).parameters:
-        return build(plans, manager, channels, outputs, deep_supervision)
+        return build(plans, configuration, channels, outputs, deep_supervision)
     return build(
-        manager.network_arch_class_name,
-        manager.network_arch_init_kwargs,
-        manager.network_arch_init_kwargs_req_import,
+        configuration.network_arch_class_name,
+        configuration.network_arch_init_kwargs,
+        configuration.network_arch_init_kwargs_req_import,
         channels,
         outputs,
         deep_supervision,

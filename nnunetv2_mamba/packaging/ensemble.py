@@ -67,11 +67,21 @@ class Ensemble:
         return self.members[0].tiles.label_manager.has_regions
 
     def warm_up(self) -> None:
-        """Run a pass of each model, for what is compiled or chosen on first use; times them for the budget."""
-        seconds = [member.tiles.time_a_pass() for member in self.members]
+        """Run a pass of each model, for what is compiled or chosen on first use; times them for the budget.
+
+        Of several a second pass is timed: the first ones would say which model has more to compile.
+        """
+        seconds = [self._warm_up(member) for member in self.members]
         self._pass_seconds = seconds[0]
         for member, own in zip(self.members, seconds, strict=True):
             member.tiles.cost_of_a_pass = own / seconds[0] if seconds[0] else 1.0
+
+    def _warm_up(self, member: Member) -> float:
+        seconds = member.tiles.time_a_pass()
+        if len(self.members) > 1:
+            seconds = member.tiles.time_a_pass()
+            member.leave_the_device()
+        return seconds
 
     @contextmanager
     def predict(

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import SimpleITK
-import torch
 
 from ..evaluation.measured_labels import Labels
 from ..files import write_json
@@ -31,8 +30,8 @@ def predict_folder(
     input_folder: Path,
     output_folder: Path,
     choices: Choices,
+    device: str,
     folds: Sequence[str] | None = None,
-    device: str | None = None,
     overwrite: bool = True,
     previous_folder: Path | None = None,
     calibrated: bool = False,
@@ -48,8 +47,8 @@ def predict_folder(
     Args:
         models: folders or ZIPs, as of ``open_model``; the predictions of several are averaged.
         choices: how they are run; its ``folds`` and ``members`` are not used.
+        device: ``cuda``, ``cpu`` or ``mps``.
         folds: as of ``find_folds``, of each model.
-        device: ``cuda``, ``cpu`` or ``mps``; None for CUDA where there is a GPU.
         overwrite: predict also what ``output_folder`` has.
         previous_folder: has the cases as the first model of a cascade segmented them, where the model is the second.
         calibrated: whether each model has its temperature, as of ``read_temperature``.
@@ -71,7 +70,6 @@ def predict_folder(
     ]
     choices = replace(choices, members=tuple(members))
     check_writable(output_folder)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     progress = sys.stderr.isatty()
     predictor = CasePredictor(sources, choices, device, names=models, scratch=output_folder, progress=progress)
     loaded = predictor.model
@@ -81,9 +79,9 @@ def predict_folder(
             f"{models[0]} is of images that nnU-Net's {reader.__name__} reads; use nnUNetv2_predict for them"
         )
     cases = numbered_cases(input_folder, output_folder, loaded.n_channels, loaded.dataset["file_ending"])
-    _check_outputs(cases)
     if previous_folder is not None:
         cases = [replace(case, previous=previous_folder / case.output.name) for case in cases]
+    _check_outputs(cases)
     for name, document in (("dataset", loaded.dataset), ("plans", loaded.plans.plans)):
         write_json(output_folder / f"{name}.json", document)
     if for_nnunet:
@@ -121,6 +119,9 @@ def _with_nnunets_files(case: CaseFiles) -> CaseFiles:
 
 def _check_outputs(cases: Sequence[CaseFiles]) -> None:
     images = {image.resolve() for case in cases for image in case.images}
+    previous = {case.previous.resolve() for case in cases if case.previous}
     for case in cases:
         if case.output.resolve() in images:
             raise ValueError(f"{case.output} is an image of the input; choose another -o")
+        if case.output.resolve() in previous:
+            raise ValueError(f"{case.output} is a segmentation of -prev_stage_predictions; choose another -o")

@@ -62,6 +62,8 @@ class Choices:
     average: str = PROBABILITIES
 
     def __post_init__(self):
+        if not isinstance(self.mirroring, bool):  # "false", in quotes, would be true
+            raise ValueError(f"mirroring must be true or false, got {self.mirroring!r}")
         if not 0 < self.step_size <= 1:
             raise ValueError(f"step_size must be above 0 and at most 1, got {self.step_size}")
         if self.precision not in PRECISIONS:

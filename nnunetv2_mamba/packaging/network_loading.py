@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from nnunetv2_mamba.architectures.released_weights.state import misfit
 
+from ..nnunet import network_building
 from ..text import short_reason
 from .model_checks import channels_of
 from .model_files import ModelContent
@@ -62,7 +63,8 @@ def load_model(model: ModelContent) -> LoadedModel:
     for file, content in reversed(model.checkpoints.items()):  # those of the first last
         _load_weights(network, content["network_weights"], f"{model.name}/{file}")
     weights = [content["network_weights"] for content in model.checkpoints.values()]
-    mirroring = next(iter(model.checkpoints.values()))["inference_allowed_mirroring_axes"]
+    # None for an empty list, of which nnU-Net would take the largest axis
+    mirroring = next(iter(model.checkpoints.values()))["inference_allowed_mirroring_axes"] or None
     return LoadedModel(network, plans, configuration, weights, model.dataset, model.trainer, mirroring)
 
 
@@ -70,13 +72,8 @@ def build_network(
     trainer: str, plans: PlansManager, configuration: ConfigurationManager, dataset: dict[str, Any]
 ) -> nn.Module:
     """The network that a trainer predicts with; raises what the network's constructor raises."""
-    return recursive_find_trainer_class_by_name(trainer).build_network_architecture(
-        plans,
-        configuration,
-        determine_num_input_channels(plans, configuration, dataset),
-        plans.get_label_manager(dataset).num_segmentation_heads,
-        enable_deep_supervision=False,
-    )
+    found = recursive_find_trainer_class_by_name(trainer)
+    return network_building.build_network(found, plans, configuration, dataset, deep_supervision=False)
 
 
 def _load_weights(network: nn.Module, weights: dict[str, Tensor], file: str) -> None:

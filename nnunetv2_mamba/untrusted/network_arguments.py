@@ -1,4 +1,4 @@
-"""How large a network's arguments may be, before anything is built."""
+"""How large the arguments of a network or a resampling function may be, before anything is built."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ MOST_STAGES = 16  # each halves the patch
 
 
 def check_numbers(arguments: Mapping[str, Any]) -> None:
-    """Check that no argument of a network makes it absurdly large, before anything is built.
+    """Check that no argument asks for something absurdly large, before anything is called.
 
     Args:
-        arguments: of the constructor, as JSON has them; what is neither a number nor holds some passes.
+        arguments: of a network's constructor or another function, as JSON has them; what is neither a number nor holds
+            some passes.
 
     Raises:
         ValueError: naming the argument.
     """
-    require(len(arguments) <= LONGEST_LIST, f"the network has {len(arguments)} arguments")
+    require(len(arguments) <= LONGEST_LIST, f"there are {len(arguments)} arguments in one place")
     for key, value in arguments.items():
         largest = _LARGEST_WIDTH if _WIDTHS.search(str(key).lower()) else _LARGEST_NUMBER
         largest = MOST_STAGES if key == "n_stages" else largest

@@ -34,7 +34,9 @@ def check_text(configuration: dict) -> None:
         check_identifier(key, name)
     require(isinstance(configuration.get("use_mask_for_norm", []), list), "'use_mask_for_norm' is no list")
     for key in RESAMPLING:
-        require(isinstance(configuration.get(f"{key}_kwargs", {}), dict), f"'{key}_kwargs' is no JSON object")
+        arguments = configuration.get(f"{key}_kwargs", {})
+        require(isinstance(arguments, dict), f"'{key}_kwargs' is no JSON object")
+        check_numbers(arguments)
     if "architecture" in configuration:
         _check_architecture(configuration["architecture"])
     elif "UNet_class_name" in configuration:

@@ -54,10 +54,15 @@ def _check_document(plans: Any) -> dict[str, dict]:
     require(0 < len(configurations) <= _MOST_CONFIGURATIONS, f"has {len(configurations)} configurations")
     for key, name in named(plans, OF_PLANS):
         check_identifier(key, name)
-    for key in ("transpose_forward", "transpose_backward"):
-        value = plans.get(key, [0, 1, 2])
+    orders = [plans.get(key, [0, 1, 2]) for key in ("transpose_forward", "transpose_backward")]
+    for key, value in zip(("transpose_forward", "transpose_backward"), orders, strict=True):
         whole = isinstance(value, list) and all(isinstance(axis, int) for axis in value)
         require(whole and sorted(value) == list(range(len(value))), f"{key!r} is no order of axes: {excerpt(value)}")
+    forward, backward = orders
+    require(
+        len(forward) == len(backward) and all(forward[axis] == place for place, axis in enumerate(backward)),
+        f"'transpose_backward' {backward} does not undo 'transpose_forward' {forward}",
+    )
     for key in ("foreground_intensity_properties_per_channel", "foreground_intensity_properties_by_modality"):
         value = plans.get(key, {})
         valid = isinstance(value, dict) and all(isinstance(channel, dict) for channel in value.values())

@@ -33,11 +33,13 @@ run = partial(
         (("--margin", "-1"), "--margin"),
         (("--margin", "inf"), "--margin"),
         (("--step-size", "nan"), "--step-size"),
+        (("-device", "mps"), "-device mps: PyTorch sees no such device here; give -device cpu"),
         ((), "one"),
     ],
 )
 def test_wrong_arguments_are_one_line(arguments, named, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert main(["predict-roi", *FOLDERS, "-device", "cpu", *arguments]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("nnunetv2_mamba predict-roi: ") and named in line

@@ -63,6 +63,19 @@ def test_a_reader_that_knows_nifti_only_gets_nifti(trained_model, tmp_path):
     assert layouts.geometry(tmp_path / "organs.mha") == layouts.geometry(files[0])
 
 
+def test_a_model_with_no_axes_to_mirror_over(trained_model, tmp_path):
+    """nnU-Net's ``max(mirror_axes)`` would fail in every case; without mirroring it would not be seen before."""
+    folder = shutil.copytree(trained_model.folder, tmp_path / "model")
+    for file in folder.glob("fold_*/checkpoint_final.pth"):
+        torch.save({**torch.load(file, weights_only=False), "inference_allowed_mirroring_axes": []}, file)
+    of_none = CasePredictor(folder, Choices(("0", "1")), "cpu")
+    unmirrored = CasePredictor(trained_model.folder, Choices(("0", "1"), mirroring=False), "cpu")
+    labels = [
+        SimpleITK.GetArrayFromImage(each.segment(trained_model.cases["case_0"]).image) for each in (of_none, unmirrored)
+    ]
+    np.testing.assert_array_equal(*labels)
+
+
 def change(file, function):
     image = SimpleITK.ReadImage(file)
     SimpleITK.WriteImage(function(image) or image, file)

@@ -1,6 +1,7 @@
 """The entry point as its own process, with nothing of this environment but the packages."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -160,21 +161,34 @@ def test_no_model(settings, trained_model, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "[]",
-        "[" * 100_000,
-        "{}",
-        '"text"',
-        '{"platform": "flare", "channels": [], "choices": {"fold": [0]}}',
-        '{"platform": "xyz", "channels": [], "choices": {"folds": [0]}}',
-        '{"platform": ["flare"], "channels": [], "choices": {"folds": [0]}}',
-        '{"platform": "flare", "channels": [], "n_channels": 0, "choices": {"folds": [0]}}',
-        '{"platform": "flare", "channels": [], "choices": {"folds": [0], "time_budget": NaN}}',
-    ],
+    "text", ["", "[]", "[" * 100_000, "{}", '"text"', '{"platform": "flare", "choices": {"folds": [0]}}']
 )
 def test_settings_that_are_none(tmp_path, capsys, text):
     (tmp_path / "inference.json").write_text(text)
     assert main([str(tmp_path / "inference.json")]) == 1
     assert f"{tmp_path / 'inference.json'} is not a container's settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "of_choices", "message"),
+    [
+        ({"platform": "xyz"}, {}, "its platform is none of "),
+        ({"platform": ["flare"]}, {}, "platform must be a name"),
+        ({"n_channels": 0}, {}, "n_channels must be at least 1, got 0"),
+        ({"colour": 1}, {}, "unexpected keyword argument 'colour'"),
+        ({}, {"fold": [0]}, "unexpected keyword argument 'fold'"),
+        ({}, {"folds": 0}, "TypeError"),
+        ({}, {"time_budget": math.nan}, "time_budget must be above 0 seconds, got nan"),
+        ({}, {"mirroring": "false"}, "mirroring must be true or false, got 'false'"),
+        ({}, {"step_size": "half"}, "TypeError"),
+        ({}, {"members": [{"name": "1", "folds": ["0"], "temperature": 0}]}, "temperature must be above 0, got 0"),
+    ],
+)
+def test_settings_that_were_changed_wrongly(tmp_path, capsys, changes, of_choices, message):
+    file = tmp_path / "inference.json"
+    InferenceSettings("flare").write(file)
+    written = json.loads(file.read_text())
+    file.write_text(json.dumps({**written, **changes, "choices": {**written["choices"], **of_choices}}))
+    assert main([str(file)]) == 1
+    said = capsys.readouterr().err
+    assert f"{file} is not a container's settings" in said and message in said

@@ -38,8 +38,8 @@ def rewrite(file, **changes):
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
 
 
-def zipped(folder, file):
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+def zipped(folder, file, compression=zipfile.ZIP_DEFLATED):
+    with zipfile.ZipFile(file, "w", compression) as archive:
         for path in sorted(folder.rglob("*")):
             archive.write(path, f"D/{folder.name}/{path.relative_to(folder).as_posix()}")
     return file
@@ -203,8 +203,9 @@ def test_a_zip_of_too_many_members(tmp_path, monkeypatch):
         open_model(tmp_path / "m.zip")
 
 
-def test_a_damaged_member_is_named(model, tmp_path):
-    file = zipped(model, tmp_path / "m.zip")
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_damaged_member_is_named(model, tmp_path, compression):
+    file = zipped(model, tmp_path / "m.zip", compression)
     with zipfile.ZipFile(file) as archive:
         member = next(member for member in archive.infolist() if member.filename.endswith("plans.json"))
     content = bytearray(file.read_bytes())

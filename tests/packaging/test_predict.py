@@ -13,7 +13,8 @@ from tiny_dataset import NAME
 
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.cli import main
-from nnunetv2_mamba.packaging.network_loading import build_network
+from nnunetv2_mamba.packaging.model_files import read_model
+from nnunetv2_mamba.packaging.network_loading import build_network, load_model
 
 
 @pytest.fixture(autouse=True)
@@ -64,14 +65,19 @@ def test_a_model_is_named_as_for_nnunet(trained_model, folders, monkeypatch, cap
     [
         ([], "say which model: -m MODEL_FOLDER, or -d DATASET and -c CONFIGURATION"),
         (["-d", "1"], "say which model"),
+        (["-m", "{model}", "-d", "1"], "give one or the other"),
         (["-m", "nowhere"], "nowhere does not exist"),
         (["-m", "{model}", "-f", "3"], "fold_3/checkpoint_final.pth is missing; folds with it: 0, 1"),
         (["-m", "{model}", "-step_size", "0"], "step_size must be above 0 and at most 1, got 0.0"),
         (["-m", "{model}", "-o", "{images}/case_0_0000.nii.gz"], "nothing can be written to"),
         (["-m", "{model}", "-i", "{model}"], "has no CASE_0000.nii.gz"),
+        (["-m", "{model}", "-device", "mps"], "-device mps: PyTorch sees no such device here; give -device cpu"),
+        (["-m", "{model}", "-device", "cuda"], "-device cuda: PyTorch sees no such device here; give -device cpu"),
     ],
 )
-def test_what_cannot_be_done_is_one_line(arguments, message, trained_model, folders, capsys):
+def test_what_cannot_be_done_is_one_line(arguments, message, trained_model, folders, capsys, monkeypatch):
+    for kind in (torch.cuda, torch.backends.mps):
+        monkeypatch.setattr(kind, "is_available", lambda: False)
     common, images, _ = folders
     given = [argument.format(model=trained_model.folder, images=images) for argument in arguments]
     assert main(["predict", *common, *given]) == 1
@@ -86,12 +92,44 @@ def test_no_image_is_written_over(trained_model, folders, capsys):
     assert f"{images / 'case_0_0000.nii.gz'} is an image of the input; choose another -o" in capsys.readouterr().err
 
 
+def test_no_segmentation_of_the_first_model_is_written_over(second_stage, trained_model, folders, capsys):
+    arguments, _, output = folders
+    output.mkdir()
+    shutil.copy(trained_model.references["case_0"], output / "case_0.nii.gz")
+    given = ["-m", str(second_stage), "-f", "0", "-prev_stage_predictions", str(output)]
+    assert main(["predict", *arguments, *given]) == 1
+    said = capsys.readouterr().err
+    assert f"{output / 'case_0.nii.gz'} is a segmentation of -prev_stage_predictions; choose another -o" in said
+    assert (output / "case_0.nii.gz").read_bytes() == trained_model.references["case_0"].read_bytes()
+
+
 def test_models_of_other_images_are_left_to_nnunet(trained_model, folders, tmp_path, capsys):
     model = shutil.copytree(trained_model.folder, tmp_path / "model")
     plans = json.loads((model / "plans.json").read_text())
     (model / "plans.json").write_text(json.dumps({**plans, "image_reader_writer": "Tiff3DIO"}))
     assert main(["predict", *folders[0], "-m", str(model)]) == 1
     assert "is of images that nnU-Net's Tiff3DIO reads; use nnUNetv2_predict" in capsys.readouterr().err
+
+
+def test_a_trainer_of_before_nnunet_2_8_builds_its_network(trained_model, tmp_path, monkeypatch):
+    """By the arguments that it then had, as nnU-Net's predictor still calls it."""
+    (tmp_path / "old_trainer.py").write_text(
+        "from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer\n"
+        "from nnunetv2.utilities.get_network_from_plans import get_network_from_plans\n\n\n"
+        "class nnUNetTrainerOld(nnUNetTrainer):\n"
+        "    @staticmethod\n"
+        "    def build_network_architecture(name, kwargs, imports, inputs, outputs, enable_deep_supervision=True):\n"
+        "        return get_network_from_plans(\n"
+        "            name, kwargs, imports, inputs, outputs, deep_supervision=enable_deep_supervision\n"
+        "        )\n"
+    )
+    monkeypatch.setenv("nnUNet_extTrainer", str(tmp_path))
+    content = read_model(trained_model.folder, ["0"], "checkpoint_final.pth")
+    network = load_model(content._replace(trainer="nnUNetTrainerOld")).network
+    (weights,) = [checkpoint["network_weights"] for checkpoint in content.checkpoints.values()]
+    loaded = network.state_dict()
+    assert loaded.keys() < weights.keys()  # without the heads of deep supervision
+    assert all(torch.equal(loaded[name], weights[name]) for name in loaded)
 
 
 @pytest.fixture
@@ -142,5 +180,6 @@ def test_labels_of_a_first_model_go_to_a_second_one_only(second_stage, trained_m
     arguments, _, output = folders
     assert main(["predict", *arguments, "-m", str(second_stage), "-f", "0"]) == 1
     assert "the model takes the segmentations of 3d_lowres; see -prev_stage_predictions" in capsys.readouterr().err
-    assert main(["predict", *arguments, "-m", str(trained_model.folder), "-prev_stage_predictions", str(output)]) == 1
+    before = str(output.with_name("before"))
+    assert main(["predict", *arguments, "-m", str(trained_model.folder), "-prev_stage_predictions", before]) == 1
     assert "the model takes no segmentation of another model" in capsys.readouterr().err

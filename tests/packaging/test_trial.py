@@ -64,7 +64,7 @@ def schemes(name, **intensities):
             r"'spacing' \[1e-09, 1, 1\] does not fit the training data",
         ),
         (lambda plans, it: it.update(spacing=[1, 1, 1000]), r"'spacing' .* does not fit"),
-        (lambda plans, it: plans.update(transpose_forward=[1, 2, 0]), "turned the axes"),
+        (lambda plans, it: plans.update(transpose_forward=[1, 2, 0]), "does not undo .transpose_forward."),
     ],
     ids=range(11),
 )
