@@ -51,6 +51,7 @@ def _set_up() -> bool:
     sources = _fingerprint()
     if STAMP.exists() and STAMP.read_text() == sources:
         return True
+    STAMP.unlink(missing_ok=True)  # what pip leaves when it fails is of neither sources
     print("Installing the package and what it needs (the first time about 8 GB with PyTorch)", flush=True)
     if _run("-m", "pip", "install", f"{ROOT}[dev]"):
         _fail(f"pip could not install the package; its message is above. If {VENV} is damaged, delete it")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from ..files import JSON_BYTES, parse_json, read_json_object, write_json, write_text
+from ..json_numbers import is_finite_number
 from ..text import printable
 from .inference_settings import InferenceSettings
 from .model_checks import channels_of
@@ -131,7 +131,7 @@ def _in_images_order(plans: Mapping[str, Any], key: str) -> list[float] | None:
     if not isinstance(values, list) or len(values) != 3 or sorted(axes) != [0, 1, 2]:
         return None
     numbers = [values[axis] for axis in reversed(axes)]
-    return numbers if all(isinstance(each, int | float) and 0 < each < math.inf for each in numbers) else None
+    return numbers if all(is_finite_number(each) and each > 0 for each in numbers) else None
 
 
 def _validation(folder: Path | zipfile.Path, names: Mapping[str, str]) -> dict[str, Any] | None:
@@ -155,9 +155,7 @@ def _validation(folder: Path | zipfile.Path, names: Mapping[str, str]) -> dict[s
 def _numbers_only(means: Mapping[str, Any]) -> dict[str, float]:
     """Without counts of voxels, and NaN and infinity, which JSON has not."""
     return {
-        str(name): value
-        for name, value in means.items()
-        if name not in _NNUNETS_COUNTS and isinstance(value, int | float) and math.isfinite(value)
+        str(name): value for name, value in means.items() if name not in _NNUNETS_COUNTS and is_finite_number(value)
     }
 
 

@@ -22,6 +22,7 @@ from nnunetv2_mamba.memory.estimate import GIB, inference_memory
 from nnunetv2_mamba.ops.backend_selection import ENVIRONMENT_VARIABLE
 from nnunetv2_mamba.ops.flops import flop_counter
 
+from ..json_numbers import is_finite_number
 from ..text import excerpt, short_reason, times
 from .case_predictor import CasePredictor
 from .inference_settings import InferenceSettings
@@ -146,7 +147,5 @@ def _write_noise(model: LoadedModel, folder: Path) -> list[Path]:
 
 def _is_spacing(value: object) -> bool:
     return (
-        isinstance(value, Sequence)
-        and len(value) == 3
-        and all(isinstance(each, int | float) and math.isfinite(each) and each > 0 for each in value)
+        isinstance(value, Sequence) and len(value) == 3 and all(is_finite_number(each) and each > 0 for each in value)
     )

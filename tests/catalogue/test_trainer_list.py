@@ -157,6 +157,7 @@ def test_the_verb(mine, broken, tiny_dataset, capsys, monkeypatch):
     [
         (["trainers", "NoSuchNetwork"], "nnU-Net finds no trainer 'NoSuchNetwork'"),
         (["trainers", "-d", "901"], "give their name with -p"),
+        (["trainers", "-c", "2d"], "give the plans with -p"),
         (["trainers", "-p", "no_such_file.json"], "there is no no_such_file.json; give -p"),
         (["trainers", "-d", "901", "-p", "tinySegMambaPlans", "-c", "3d_lowres"], "has no configuration 3d_lowres"),
         (["networks", "SegMamab"], "no network 'SegMamab'; there are"),

@@ -11,11 +11,12 @@ from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.packaging import build_context
 from nnunetv2_mamba.packaging.build_context import Request, write_context
 from nnunetv2_mamba.packaging.checksums import check_files
+from nnunetv2_mamba.packaging.inference_settings import Choices
 from nnunetv2_mamba.packaging.model_card import add_measurement
 
 SUMMARY = {
     "foreground_mean": {"Dice": 0.75, "FN": 12.5},
-    "mean": {"1": {"Dice": 0.5, "TP": 3.0}, "2": {"Dice": 1.0, "HD95": float("nan")}},
+    "mean": {"1": {"Dice": 0.5, "TP": 3.0}, "2": {"Dice": 1.0, "HD95": float("nan"), "ASSD": 10**400}},
     "metric_per_case": [{}, {}, {}],
 }
 
@@ -36,9 +37,9 @@ def model(trained_model, tmp_path, monkeypatch):
 def packaged(model, built_wheel, tmp_path, monkeypatch):
     monkeypatch.setattr(build_context, "write_wheel", lambda folder: Path(shutil.copy(built_wheel, folder)))
 
-    def package():
+    def package(**request):
         folder = tmp_path / "context"
-        write_context(Request(model, "flare"), folder)
+        write_context(Request(model, "flare", **request), folder)
         return folder, json.loads((folder / "model_card.json").read_text()), (folder / "MODEL_CARD.md").read_text()
 
     return package
@@ -74,11 +75,19 @@ def test_it_says_what_trained_it_and_how_good_it_was(packaged):
     assert first["validation"] == {
         "cases": 3,
         "mean": {"Dice": 0.75},
-        "labels": {"large": {"Dice": 0.5}, "small": {"Dice": 1.0}},  # JSON has no NaN
+        "labels": {"large": {"Dice": 0.5}, "small": {"Dice": 1.0}},  # JSON has no NaN, a float no 1e400
     }
     assert second["validation"] is None
     assert "Fold 0 on its 3 validation cases" in text
     assert row(text, "mean of the labels") == "Dice 0.75"
+
+
+def test_a_validation_of_other_weights_is_said_to_be(model, packaged):
+    """nnU-Net validates with the final checkpoint, whichever is packaged."""
+    for fold in ("fold_0", "fold_1"):
+        shutil.copy(model / fold / "checkpoint_final.pth", model / fold / "checkpoint_best.pth")
+    said = "with checkpoint_final.pth, while checkpoint_best.pth is packaged"
+    assert said in packaged(choices=Choices(checkpoint="checkpoint_best.pth"))[2]
 
 
 def test_regions_have_their_names(model, packaged):
