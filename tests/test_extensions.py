@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from functools import partial
 from importlib.metadata import EntryPoint
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ from nnunetv2_mamba.architectures.origins import modules_of_parts
 from nnunetv2_mamba.architectures.registry import NETWORKS, RegisteredNetwork, register
 from nnunetv2_mamba.catalogue.trainers import list_trainers
 from nnunetv2_mamba.doctor import computation, registration
-from nnunetv2_mamba.ops.scan_order import named_paths, table
+from nnunetv2_mamba.ops.scan_order import morton, named_paths, serpentine, table
 from nnunetv2_mamba.untrusted.plans import check_untrusted_plans
 
 REGISTRIES = (scan_paths.PATHS, named_paths._NAMED, NETWORKS, extensions.PROBLEMS)
@@ -270,8 +271,13 @@ def test_what_is_no_mixer_is_not_registered(mixer):
     assert "mine" not in MIXERS
 
 
-def test_the_modules_of_parts():
-    scan_paths.register_scan("mine", columns_first)
+ORDERS = {"mine": columns_first, "ours": morton, "partial": partial(serpentine, axes=(1, 0))}
+
+
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
+def test_the_modules_of_parts(order):
+    """A scan order is of the module that registers it, which a container would lack; its functions may be ours."""
+    scan_paths.register_scan("mine", order)
     modules = modules_of_parts(Elsewhere, {"scan": "mine", "mixer": "mamba2", "d_state": 16})
     assert modules == {
         "network Elsewhere": __name__,

@@ -31,9 +31,7 @@ def load_pretrained_encoder(network: PlannedNetwork, checkpoint: Mapping[str, An
     Raises:
         ValueError: if the checkpoint has another form, none of the encoder's tensors, or some of another shape.
     """
-    weights, plan = checkpoint.get("network_weights"), checkpoint.get("nnssl_adaptation_plan")
-    if not isinstance(weights, Mapping) or not isinstance(plan, Mapping):
-        raise ValueError("not a checkpoint of nnssl: it has no network_weights or no nnssl_adaptation_plan")
+    weights, plan = _parts(checkpoint)
     wanted = _sources(network, plan)
     found: dict[str, Tensor] = {}
     misfits = []
@@ -58,6 +56,18 @@ def load_pretrained_encoder(network: PlannedNetwork, checkpoint: Mapping[str, An
         )
     network.load_state_dict(found, strict=False)
     return [name for name in wanted if name not in found]
+
+
+def _parts(checkpoint: Any) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+    """Return the tensors and the plan of what a file held."""
+    found = checkpoint if isinstance(checkpoint, Mapping) else {}
+    weights, plan = found.get("network_weights"), found.get("nnssl_adaptation_plan")
+    if not isinstance(weights, Mapping) or not isinstance(plan, Mapping):
+        raise ValueError("not a checkpoint of nnssl: it has no network_weights or no nnssl_adaptation_plan")
+    for key in ("key_to_encoder", "key_to_stem", "key_to_lpe"):
+        if not isinstance(plan.get(key), str | None):
+            raise ValueError(f"not a checkpoint of nnssl: in nnssl_adaptation_plan, {key} is no name: {plan[key]!r}")
+    return {name: value for name, value in weights.items() if isinstance(value, Tensor)}, plan
 
 
 def _sources(network: PlannedNetwork, plan: Mapping[str, Any]) -> dict[str, str]:

@@ -107,12 +107,17 @@ class Topology:
 
 def _per_stage_and_axis(name: str, value: int | Sequence, n_stages: int, dims: int) -> tuple[tuple[int, ...], ...]:
     """Expand dynamic-network-architectures' shorthands (an int; an int per stage) to one tuple per stage."""
-    stages = per_stage(name, value, n_stages)
-    expanded = tuple((stage,) * dims if isinstance(stage, int) else tuple(int(v) for v in stage) for stage in stages)
-    for stage in expanded:
-        if len(stage) != dims or min(stage) < 1:
-            raise ValueError(f"{name} must hold {dims} positive integers per stage, got {stage}")
-    return expanded
+    expanded = []
+    for stage in per_stage(name, value, n_stages):
+        given = (stage,) * dims if isinstance(stage, int) else stage
+        try:
+            sizes = tuple(int(size) for size in given)
+        except (TypeError, ValueError, OverflowError):  # of what is no sequence, or no number
+            sizes = ()
+        if len(sizes) != dims or sizes != tuple(given) or min(sizes) < 1:
+            raise ValueError(f"{name} must hold {dims} positive integers per stage, got {stage!r}")
+        expanded.append(sizes)
+    return tuple(expanded)
 
 
 def per_stage(name: str, value: int | Sequence, n_stages: int) -> list:
@@ -159,8 +164,8 @@ def make_topology(
     dims = spatial_dims(conv_op)
     if dims == 1:
         raise ValueError("conv_op must be torch.nn.Conv2d or torch.nn.Conv3d, got torch.nn.Conv1d")
-    if n_stages < 2:
-        raise ValueError(f"n_stages must be at least 2, got {n_stages}")
+    if type(n_stages) is not int or n_stages < 2:
+        raise ValueError(f"n_stages must be a whole number of at least 2, got {n_stages!r}")
     features = sizes_per_stage("features_per_stage", features_per_stage, n_stages)
     kernels = _per_stage_and_axis("kernel_sizes", kernel_sizes, n_stages, dims)
     if any(k % 2 == 0 for stage in kernels for k in stage):

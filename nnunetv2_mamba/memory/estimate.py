@@ -32,7 +32,7 @@ from .tracker import AllocationTracker
 
 GIB = 2**30
 _CONTEXT = 0.5 * GIB  # of CUDA and its libraries
-_SHARE = 0.9  # of the rest; workspaces and fragmentation take what is left
+_SHARE = 0.9  # of all; workspaces and fragmentation take the rest
 
 _OPTIMIZERS = {
     "sgd": partial(torch.optim.SGD, lr=1e-2, momentum=0.99, nesterov=True, fused=True),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -104,9 +105,16 @@ class nnUNetTrainerMamba(PreemptibleTraining, ResumableTrainer):
 
         Raises:
             FileNotFoundError: naming the cases of the split that are not preprocessed.
-            ValueError: naming those with labels that the network has no output for.
+            ValueError: for a fold without cases; naming those with labels that the network has no output for.
         """
         datasets = super().get_tr_and_val_datasets()
+        for purpose, dataset in zip(("training", "validation"), datasets, strict=True):
+            if len(dataset.identifiers) == 0:
+                splits = Path(self.preprocessed_dataset_folder_base, "splits_final.json")
+                raise ValueError(
+                    f"fold {self.fold} has no {purpose} cases; list some in {splits}, or give fold all, which trains "
+                    "with every preprocessed case"
+                )
         there = set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
         missing = sorted({case for dataset in datasets for case in dataset.identifiers} - there)
         if missing:

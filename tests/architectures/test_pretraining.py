@@ -105,6 +105,8 @@ def test_deeper_networks_keep_what_the_pretraining_had_not():
         del checkpoint["network_weights"][key]
     target, _ = build("umamba bot")
     assert load_pretrained_encoder(target, checkpoint) == dropped
+    checkpoint["network_weights"][dropped[0]] = [0.5]  # no tensor
+    assert load_pretrained_encoder(target, checkpoint) == dropped
 
 
 @pytest.mark.parametrize(
@@ -113,6 +115,7 @@ def test_deeper_networks_keep_what_the_pretraining_had_not():
         (lambda c: c.pop("network_weights"), "not a checkpoint of nnssl"),
         (lambda c: c.pop("nnssl_adaptation_plan"), "not a checkpoint of nnssl"),
         (lambda c: c["nnssl_adaptation_plan"].update(key_to_encoder="trunk", key_to_stem="stem"), "no tensor of SegM"),
+        (lambda c: c["nnssl_adaptation_plan"].update(key_to_stem=3), "adaptation_plan, key_to_stem is no name: 3"),
         (lambda c: c.update(network_weights=pretrained(build("segmamba", features_per_stage=[16, 16, 16])[0])[
             "network_weights"]), r"do not fit SegMamba: encoder\.\S+ \(16, .* for encoder\.\S+ \(8, .* and \d+ more"),
     ],
@@ -126,6 +129,11 @@ def test_what_does_not_fit_is_named_and_nothing_is_copied(change, message):
         load_pretrained_encoder(target, checkpoint)
     for key, value in target.state_dict().items():
         assert torch.equal(value, before[key])
+
+
+def test_a_file_of_something_else_is_no_pretraining():
+    with pytest.raises(ValueError, match="not a checkpoint of nnssl: it has no network_weights"):
+        load_pretrained_encoder(build("segmamba")[0], torch.zeros(3))
 
 
 @pytest.mark.skipif(

@@ -68,6 +68,36 @@ def test_other_shapes_are_refused(segmamba_state):
         build_from_released(segmamba_state | {key: torch.zeros(1, 1, 1, 1, 1)})
 
 
+@pytest.mark.parametrize(
+    ("file", "key", "change", "message"),
+    [
+        ("segmamba", "vit.stages.0.0.mamba.D_b", lambda t: t[:1], r"mamba.D_b has shape \(1,\), but .*mamba.D \(16,\)"),
+        ("segmamba", "vit.stages.0.0.mamba.A_s_log", torch.flatten, r"A_s_log has shape .256,., but .*A_log .16, 16.$"),
+        ("medsegmamba", "bottleneck.blocks.0.self_attention.Ds", lambda t: t[:9], "Ds has 9 rows, which 8 directions"),
+    ],
+)
+def test_directions_of_other_shapes_are_named(file, key, change, message):
+    state = GoldenFile(file).state_dict()
+    with pytest.raises(ValueError, match=message):
+        build_from_released(state | {key: change(state[key])})
+
+
+def test_umamba_without_its_first_stage_is_refused():
+    golden = GoldenFile("umamba_bot_2d")
+    state = {key: value for key, value in golden.state_dict().items() if key != "encoder.stages.0.0.conv1.weight"}
+    with pytest.raises(ValueError, match="n_stages must be a whole number of at least 2, got 0"):
+        build_from_released(state, strides=golden.config["strides"])
+
+
+def test_a_checkpoint_that_holds_itself_ends(tmp_path):
+    """A pickle may, and tensors are looked for in ever deeper dictionaries."""
+    inside, outside = {"epoch": 3}, {"epoch": 3}
+    inside["module"], outside["state_dict"] = outside, inside
+    torch.save(outside, tmp_path / "circle.pt")
+    with pytest.raises(ValueError, match="no state_dict found"):
+        convert(tmp_path / "circle.pt", tmp_path / "out.pth")
+
+
 def test_older_eras_are_told_apart(segmamba_state):
     no_slices = {key: value for key, value in segmamba_state.items() if "_s" not in key.split("mamba.")[-1]}
     with pytest.raises(ValueError, match="before 26 March 2024"):

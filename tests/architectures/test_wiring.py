@@ -377,7 +377,7 @@ def test_shapes_that_a_network_takes():
     for channels in (1, 3):
         with pytest.raises(ValueError, match=f"input has {channels} channels, the network was built for 2"):
             flat.check_input(torch.empty(1, channels, 4, 4), 2)
-    with pytest.raises(ValueError, match=r"kernel_sizes must hold 3 positive integers per stage, got \(3, 3\)"):
+    with pytest.raises(ValueError, match=r"kernel_sizes must hold 3 positive integers per stage, got \[3, 3\]"):
         make_topology(2, [4, 8], nn.Conv3d, [[3, 3, 3], [3, 3]], 2)
 
 

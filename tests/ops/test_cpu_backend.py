@@ -72,6 +72,19 @@ def test_number_of_threads_does_not_matter(threads, number, state_size, make):
 
 
 @needs_kernels
+@pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+def test_zero_states_survive_growing_modes_from_segment_to_segment(threads, make):
+    """A > 0 overflows over a segment; one thread, which has no segments, multiplies nothing by that."""
+    case = make(batch=1, directions=1, length=LONG, D=False, z=False, delta_bias=False, delta_softplus=False)
+    with torch.no_grad():
+        case.tensors["A"].fill_(1.0)
+        case.tensors["delta"].fill_(3.0)
+        case.tensors["u"].zero_()
+    threads(64)
+    assert not case.run("cpu").any()
+
+
+@needs_kernels
 @pytest.mark.parametrize("instruction_set", cpu_library.loaded().supported() if cpu.available() is None else [])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_every_instruction_set(fresh_library, monkeypatch, instruction_set, dtype):

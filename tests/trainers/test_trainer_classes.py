@@ -55,6 +55,18 @@ def test_trains_saves_and_predicts(name: str, make_trainer, tiny_dataset: TinyDa
     assert logits.shape == (3, *SHAPE) and torch.isfinite(logits).all()
 
 
+@pytest.mark.parametrize("name", ["nnUNetTrainerSegMamba", "nnUNetTrainerMedSegMambaPaper"])
+@pytest.mark.parametrize("purpose", ["training", "validation"])
+def test_a_fold_without_cases_is_named(make_trainer, monkeypatch, name, purpose):
+    """nnU-Net's loaders say that 'a' cannot be empty; scans that come over and over would be waited for without end."""
+    trainer = make_trainer(name)
+    training, validation = trainer.do_split()
+    split = ([], validation) if purpose == "training" else (training, [])
+    monkeypatch.setattr(trainer, "do_split", lambda: split)
+    with pytest.raises(ValueError, match=f"fold 0 has no {purpose} cases; list some in .*splits_final.json, or give"):
+        trainer.on_train_start()
+
+
 @pytest.mark.parametrize("name", [name for name in FULL_LENGTH if "Paper" not in name and _mixes(name)])
 def test_name_says_what_mixes(name: str, make_trainer):
     trainer = make_trainer(name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ class ScanPaths(NamedTuple):
     Attributes:
         name: of a table of ``ops.scan_order``.
         options: of that table.
-        module: where it is defined.
+        module: what registered it.
     """
 
     name: str
@@ -66,7 +67,8 @@ def register_scan(name: str, *orders: Callable[[Sequence[int]], np.ndarray]) -> 
         raise ValueError(f"two scan orders are named {name}; give yours another name")
     register_paths(name, *orders)
     SCANS.append(name)
-    PATHS.update({scan: ScanPaths(scan, module=orders[0].__module__) for scan in (name, name + REVERSE)})
+    module = sys._getframe(1).f_globals["__name__"]  # of the caller: the functions may be this package's, or partials
+    PATHS.update({scan: ScanPaths(scan, module=module) for scan in (name, name + REVERSE)})
 
 
 def scan_paths(scan: str) -> ScanPaths:

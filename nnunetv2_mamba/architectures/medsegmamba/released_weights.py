@@ -91,9 +91,11 @@ def _stack_directions(state: State, n_blocks: int) -> None:
     for i in range(n_blocks):
         for theirs, ours in SS3D_PARAMETERS.items():
             key = f"bottleneck.blocks.{i}.self_attention.{theirs}"
-            shape_of(state, key)
+            rows = shape_of(state, key)[0]
             value = state.pop(key)
             if theirs in ("A_logs", "Ds"):
+                if rows % DIRECTIONS:
+                    raise ValueError(f"{key} has {rows} rows, which {DIRECTIONS} directions cannot share")
                 value = value.unflatten(0, (DIRECTIONS, -1))
             state[f"bottleneck.blocks.{i}.self_attention.ssm.{ours}"] = value
 

@@ -38,12 +38,15 @@ def stack_directions(
         names: ``MAMBA`` or ``MAMBA2``.
 
     Raises:
-        ValueError: if a tensor is missing, or its convolution's is none of one dimension.
+        ValueError: if a tensor is missing, its convolution's is none of one dimension, or the directions' differ in
+            shape.
     """
     for ours, theirs in names.items():
         keys = [prefix + theirs.format(suffix) for suffix in suffixes]
         for key in keys:
-            shape_of(state, key, *([3] if ours == "conv_weight" else []))
+            shape = shape_of(state, key, *([3] if ours == "conv_weight" else []))
+            if shape != state[keys[0]].shape:
+                raise ValueError(f"{key} has shape {tuple(shape)}, but {keys[0]} {tuple(state[keys[0]].shape)}")
         tensors = [state.pop(key) for key in keys]
         if ours == "conv_weight":
             tensors = [tensor.squeeze(1) for tensor in tensors]

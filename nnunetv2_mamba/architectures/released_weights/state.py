@@ -18,13 +18,15 @@ def unwrap(checkpoint: Mapping) -> State:
     Raises:
         ValueError: if there is none.
     """
+    outer: list[Mapping] = []
     while not all(isinstance(value, torch.Tensor) for value in checkpoint.values()):
         inner = next((checkpoint[key] for key in WRAPPERS if isinstance(checkpoint.get(key), Mapping)), None)
-        if inner is None:
+        if inner is None or any(inner is other for other in outer):  # a pickle may hold itself
             raise ValueError(
                 f"no state_dict found: expected tensors, or a dictionary under one of {', '.join(WRAPPERS)}; found the "
                 f"keys {', '.join(map(str, list(checkpoint)[:8]))}"
             )
+        outer.append(inner)
         checkpoint = inner
     state = dict(checkpoint)
     for key, tensor in state.items():

@@ -27,6 +27,7 @@ def build_umamba(
     decoder_stages = [f"decoder.stages.{i}" for i in range(n_stages - 1)]
     n_blocks, n_blocks_decoder = ([_blocks(state, stage) for stage in part] for part in (stages, decoder_stages))
     kernels = [tuple(shape_of(state, f"{stage}.0.conv1.weight")[2:]) for stage in stages]
+    _, input_channels, *stem_kernel = shape_of(state, "encoder.stem.0.conv1.weight", 4, 5)
     options: dict[str, Any] = {}
     if "mamba_layer.norm.weight" in state:
         network_class = UMambaBot
@@ -42,10 +43,10 @@ def build_umamba(
         names = [f"encoder.mamba_layers.{i}" for i in range(n_stages)]
         layers = {name: name for name in names if f"{name}.norm.weight" in state}
     network = network_class(
-        input_channels=shape_of(state, "encoder.stem.0.conv1.weight", 4, 5)[1],
+        input_channels=input_channels,
         n_stages=n_stages,
         features_per_stage=[shape_of(state, f"{stage}.0.conv1.weight")[0] for stage in stages],
-        conv_op=convert_dim_to_conv_op(len(kernels[0])),
+        conv_op=convert_dim_to_conv_op(len(stem_kernel)),
         kernel_sizes=kernels,
         strides=strides,
         num_classes=shape_of(state, "decoder.seg_layers.0.weight")[0],

@@ -187,7 +187,9 @@ struct PassedOn {
             for (int64_t c = 0; c < a.channels; c++) {
               const int64_t row = (k * a.state_size + j) * a.channels + c;
               const T decay = std::exp(decay_rate(a, k, c, j) * steps[from * step_rows + k * a.channels + c]);
-              entering[to * rows + row] = leaving[from * rows + row] + decay * entering[from * rows + row];
+              const T before = entering[from * rows + row];
+              // Over a segment a growing mode (A > 0) overflows, which must not touch a state that is still zero.
+              entering[to * rows + row] = leaving[from * rows + row] + (before == 0 ? T(0) : decay * before);
             }
       }
   }
