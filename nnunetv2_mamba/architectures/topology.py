@@ -108,7 +108,7 @@ class Topology:
 def _per_stage_and_axis(name: str, value: int | Sequence, n_stages: int, dims: int) -> tuple[tuple[int, ...], ...]:
     """Expand dynamic-network-architectures' shorthands (an int; an int per stage) to one tuple per stage."""
     expanded = []
-    for stage in per_stage(name, value, n_stages):
+    for stage in _per_stage(name, value, n_stages):
         given = (stage,) * dims if isinstance(stage, int) else stage
         try:
             sizes = tuple(int(size) for size in given)
@@ -120,7 +120,7 @@ def _per_stage_and_axis(name: str, value: int | Sequence, n_stages: int, dims: i
     return tuple(expanded)
 
 
-def per_stage(name: str, value: int | Sequence, n_stages: int) -> list:
+def _per_stage(name: str, value: int | Sequence, n_stages: int) -> list:
     """Return an argument's entries, one per stage.
 
     Args:
@@ -139,14 +139,14 @@ def per_stage(name: str, value: int | Sequence, n_stages: int) -> list:
     return entries
 
 
-def sizes_per_stage(name: str, value: int | Sequence[int], n_stages: int) -> list[int]:
-    """Return :func:`per_stage` of an argument that holds numbers of channels, blocks, ...
+def sizes_per_stage(name: str, value: int | Sequence[int], n_stages: int, least: int = 1) -> list[int]:
+    """Return :func:`_per_stage` of an argument that holds numbers of channels, blocks, ...
 
     Raises:
-        ValueError: also where one of them is no positive integer.
+        ValueError: also where one of them is no integer of at least ``least``, 0 or 1.
     """
-    entries = per_stage(name, value, n_stages)
-    return [check_size(f"{name}[{stage}]", entry) for stage, entry in enumerate(entries)]
+    entries = _per_stage(name, value, n_stages)
+    return [check_size(f"{name}[{stage}]", entry, least) for stage, entry in enumerate(entries)]
 
 
 def make_topology(

@@ -241,6 +241,17 @@ def test_another_patch_size_than_built_for(name):
         ("segmamba", dict(features_per_stage=[8, 16]), "features_per_stage has 2 entries"),
         ("segmamba", dict(features_per_stage=[8, 2.5, 16]), r"features_per_stage\[1\] must be a positive"),
         ("segmamba", dict(n_tom_layers_per_stage=2.5), "n_tom_layers_per_stage must be a number or a list .* got 2.5"),
+        (
+            "segmamba",
+            dict(n_tom_layers_per_stage=[1, 2.5]),
+            r"n_tom_layers_per_stage\[1\] must be an integer from 0 on",
+        ),
+        ("segmamba", dict(n_tom_layers_per_stage=-1), r"n_tom_layers_per_stage\[0\] must be .* from 0 on, got -1"),
+        (
+            "msd-kmamba",
+            dict(n_mamba_layers_per_stage=[-1, 2]),
+            r"n_mamba_layers_per_stage\[0\] must be an integer from",
+        ),
         ("segmamba", dict(n_tom_layers_per_stage=[1]), "n_tom_layers_per_stage has 1 entries"),
         ("segmamba", dict(conv_op=nn.Conv1d), "conv_op"),
         ("ss3d", dict(bottleneck="lstm"), "bottleneck must be one of"),

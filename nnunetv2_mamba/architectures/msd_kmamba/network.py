@@ -19,7 +19,7 @@ from ..blocks.tokens import to_tokens, to_volume
 from ..contract import PlannedNetwork
 from ..segmamba.gated_spatial_conv import GatedSpatialConv
 from ..segmamba.network import SegMamba, SegMambaEncoder, decoder_level
-from ..topology import Topology, per_stage
+from ..topology import Topology, sizes_per_stage
 from .fused_head import FusedHead
 from .kan import kan_block
 
@@ -192,7 +192,9 @@ class MSDKMamba(PlannedNetwork):
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}; got {value!r}")
         super().__init__(*planned, **planned_by_name)
         topology, conv_op = self.topology, self.conv_op
-        n_mamba_layers = per_stage("n_mamba_layers_per_stage", n_mamba_layers_per_stage, topology.n_stages - 1)
+        n_mamba_layers = sizes_per_stage(
+            "n_mamba_layers_per_stage", n_mamba_layers_per_stage, topology.n_stages - 1, least=0
+        )
 
         def make_stage(level: int, downsample: nn.Module, width: int) -> BSAStage:
             kernel = topology.kernel_sizes[level]

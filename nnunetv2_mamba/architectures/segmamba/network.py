@@ -15,7 +15,7 @@ from ..blocks.half_precision import saturate_layers
 from ..blocks.recompute import recomputed
 from ..blocks.scan_paths import scans_of_stages
 from ..contract import PlannedNetwork
-from ..topology import Topology, per_stage
+from ..topology import Topology, sizes_per_stage
 from .feature_uncertainty import FeatureLevelUncertaintyEstimation
 from .gated_spatial_conv import GatedSpatialConv
 from .tri_oriented_mamba import TriOrientedMambaLayer
@@ -160,7 +160,7 @@ class SegMamba(PlannedNetwork):
     ):
         super().__init__(*planned, **planned_by_name)
         topology, conv_op = self.topology, self.conv_op
-        n_tom_layers = per_stage("n_tom_layers_per_stage", n_tom_layers_per_stage, topology.n_stages - 1)
+        n_tom_layers = sizes_per_stage("n_tom_layers_per_stage", n_tom_layers_per_stage, topology.n_stages - 1, least=0)
         scans = scans_of_stages(scan, n_tom_layers)
         tom_options = {"residual": tom_residual, "dt_init": dt_init, "mixer": mixer, "fusion": fusion}
         tom_options |= {"d_state": d_state, "headdim": headdim}
