@@ -16,6 +16,11 @@ TRAINERS = "nnunetv2_mamba.trainers"  # trainers, by the names for -tr
 PROBLEMS: dict[str, str] = {}  # by entry point of PARTS: why what it registers is missing
 
 
+def module_of_caller() -> str:
+    """The module whose code called the function that asks: what registers a network or a scan order."""
+    return sys._getframe(2).f_globals["__name__"]
+
+
 def load_parts() -> None:
     """Import the modules of ``PARTS``.
 

@@ -229,6 +229,7 @@ def test_plans_name_a_network_that_is_registered_and_no_other():
     with pytest.raises(ValueError, match="no network of .*; if it is another package's, install that here"):
         check_untrusted_plans(plans, "plans.json")
     register(RegisteredNetwork("Elsewhere", Elsewhere, "of another package"))
+    assert NETWORKS["Elsewhere"].module == __name__
     check_untrusted_plans(plans, "plans.json")
 
 

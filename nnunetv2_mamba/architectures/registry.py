@@ -7,10 +7,11 @@ A network is a folder beside this file whose ``__init__`` registers it, or a mod
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from ..extensions import module_of_caller
 from .contract import PlannedNetwork
 
 
@@ -56,6 +57,7 @@ class RegisteredNetwork:
         training: a sentence or two on how it is trained, and why so.
         small: options that make a small instance, for tests of the installation and of the code;
             ``features_per_stage`` is among them where the widths follow a rule.
+        module: which registered it, as ``register`` notes.
 
     Raises:
         ValueError: if ``network_class`` is no :class:`PlannedNetwork`.
@@ -72,6 +74,7 @@ class RegisteredNetwork:
     recipe: Mapping[str, Any] = field(default_factory=dict)
     training: str = "With nnU-Net's recipe: SGD 1e-2, Nesterov momentum 0.99, polynomial decay, deep supervision."
     small: Mapping[str, Any] = field(default_factory=dict)
+    module: str = ""
 
     def __post_init__(self) -> None:
         if not (isinstance(self.network_class, type) and issubclass(self.network_class, PlannedNetwork)):
@@ -99,4 +102,4 @@ def register(network: RegisteredNetwork) -> None:
     named_as_the_class = network if network.name == class_name else NETWORKS.get(class_name)
     if named_as_the_class is None or named_as_the_class.network_class is not network.network_class:
         raise ValueError(f"{network.name} is of the class {class_name}; register that under its own name first")
-    NETWORKS[network.name] = network
+    NETWORKS[network.name] = replace(network, module=module_of_caller())

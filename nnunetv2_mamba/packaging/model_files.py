@@ -20,6 +20,7 @@ from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mamba.architectures.origins import modules_of_parts
+from nnunetv2_mamba.architectures.registry import NETWORKS
 from nnunetv2_mamba.untrusted.checkpoints import read_plain
 
 from ..evaluation.measured_labels import read_labels
@@ -241,7 +242,10 @@ def check_trainer(model: ModelContent) -> None:
     planned = PlansManager(model.plans).get_configuration(model.configuration)
     network_class = getattr(trainer, "network_class", None) or pydoc.locate(planned.network_arch_class_name)
     options = {**planned.network_arch_init_kwargs, **getattr(trainer, "network_options", {})}
-    for part, module in modules_of_parts(network_class, options).items():
+    modules = modules_of_parts(network_class, options)
+    if registered := NETWORKS.get(getattr(trainer, "network_name", None)):  # another package's may be of our class
+        modules[f"registration of the network {registered.name}"] = registered.module
+    for part, module in modules.items():
         if not _in_the_container(module):
             raise ValueError(f"the {part} comes from {module}{_NOT_THERE}")
 

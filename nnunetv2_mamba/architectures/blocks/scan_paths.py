@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from itertools import count
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from nnunetv2_mamba.extensions import module_of_caller
 from nnunetv2_mamba.ops import scan_order
 from nnunetv2_mamba.ops.scan_order.named_paths import REVERSE, register_paths
 
@@ -67,7 +67,7 @@ def register_scan(name: str, *orders: Callable[[Sequence[int]], np.ndarray]) -> 
         raise ValueError(f"two scan orders are named {name}; give yours another name")
     register_paths(name, *orders)
     SCANS.append(name)
-    module = sys._getframe(1).f_globals["__name__"]  # of the caller: the functions may be this package's, or partials
+    module = module_of_caller()  # the functions may be this package's, or partials
     PATHS.update({scan: ScanPaths(scan, module=module) for scan in (name, name + REVERSE)})
 
 
