@@ -55,7 +55,7 @@ class Stage:
         """Load a model as nnU-Net does, which unpickles its checkpoints: only models that you trust.
 
         Args:
-            use_folds: None for all that have such a checkpoint.
+            use_folds: None for all numbered ones that have such a checkpoint, else ``all``.
             predictor_options: of nnU-Net's predictor, such as ``device`` and ``use_mirroring``.
 
         Raises:
@@ -65,6 +65,8 @@ class Stage:
         """
         predictor = nnUNetPredictor(**predictor_options)
         folds = use_folds or predictor.auto_detect_available_folds(str(folder), checkpoint_name)
+        if not folds and (folder / "fold_all" / checkpoint_name).is_file():
+            folds = ["all"]
         if not folds:
             raise FileNotFoundError(
                 f"{folder} has no folder fold_0, fold_1, ... with {checkpoint_name}; see -f and -chk"

@@ -51,6 +51,7 @@ def test_wrong_arguments_are_one_line(arguments, named, tmp_path, monkeypatch, c
         ({"fold_0/checkpoint_final.pth": ""}, ("-f", "1"), "one has no fold_1/checkpoint_final.pth; see -f and -chk"),
         ({"fold_0/checkpoint_final.pth": ""}, ("-f", "x"), "one has no fold_x/checkpoint_final.pth; see -f and -chk"),
         ({"fold_0/checkpoint_best.pth": ""}, (), "one has no folder fold_0, fold_1, ... with checkpoint_final.pth"),
+        ({"fold_all/checkpoint_final.pth": "", "dataset.json": "{,"}, (), "one/dataset.json is no valid JSON"),
         ({"fold_0/checkpoint_final.pth": "", "dataset.json": "{,"}, (), "one/dataset.json is no valid JSON"),
         ({"fold_0/checkpoint_final.pth": "", "plans.json": "[]"}, (), "one/plans.json holds no JSON object"),
         ({"fold_0/checkpoint_final.pth": "", "dataset.json": "{}"}, (), "plans.json"),
