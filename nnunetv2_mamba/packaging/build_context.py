@@ -85,7 +85,7 @@ def write_context(request: Request, output: Path) -> ModelDescription:
     """
     with _made_or_filled(output) as context:
         model = _write(request, context)
-        _let_everybody_read(context)
+        let_everybody_read(context)
     return model
 
 
@@ -252,7 +252,7 @@ def _settings(
 
 def _to_tarball(folder: Path, file: Path) -> None:
     """Pack a folder's contents, readable by everybody, and remove the folder."""
-    _let_everybody_read(folder)
+    let_everybody_read(folder)
     with tarfile.open(file, "w:gz", compresslevel=1) as archive:  # weights hardly compress
         for path in sorted(folder.iterdir()):
             archive.add(path, path.name, filter=_anonymous)
@@ -265,6 +265,7 @@ def _anonymous(member: tarfile.TarInfo) -> tarfile.TarInfo:
     return member
 
 
-def _let_everybody_read(folder: Path) -> None:
+def let_everybody_read(folder: Path) -> None:
+    """Give other users the right to read a folder that this program has made: containers run as another one."""
     for path in (folder, *folder.rglob("*")):
         path.chmod(path.stat().st_mode | (0o755 if path.is_dir() else 0o644))

@@ -14,6 +14,7 @@ import SimpleITK
 
 from ..files import read_json_object
 from ..processes import end_group, start_group
+from .build_context import let_everybody_read
 from .case_report import read_lines
 from .device_line import START
 from .image_io import read_geometry
@@ -71,6 +72,7 @@ def check_container(context: Path, engine: str, given: Path | None = None) -> di
             inputs = Path(scratch) / "input"
             inputs.mkdir()
             platform.lay_out(_write_noise(card, Path(scratch)), inputs, settings)
+            let_everybody_read(inputs)
         lines = _run([context / "test_run.sh", inputs, output], engine)
         for case in platform.find_cases(inputs, output, settings):
             if case.problem:

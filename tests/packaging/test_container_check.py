@@ -2,6 +2,7 @@
 ``test_built_containers.py``."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -78,6 +79,15 @@ def test_what_a_run_took_is_in_the_card_and_the_card_in_the_image(engine, packag
     build = f"build --platform=linux/amd64 --tag nnunetv2-mamba {tmp_path / 'context'}"
     assert log.read_text().splitlines()[-1] == build
     assert "Checked by docker version 1.2: 1 case(s), see MODEL_CARD.md" in capsys.readouterr().out
+
+
+def test_the_noise_can_be_read_by_the_containers_user(engine, package):
+    engine(run='[ -z "$(find "$input" ! -perm -o=r)" ] && ' + SEGMENT)
+    before = os.umask(0o077)
+    try:
+        assert package() == 0
+    finally:
+        os.umask(before)
 
 
 def test_a_folder_as_the_platform_gives_it(engine, package, trained_model, tmp_path):

@@ -72,6 +72,18 @@ def test_flare(docker, tmp_path):
     assert (tmp_path / "new/output").stat().st_mode & 0o007 == 0o007
 
 
+@pytest.mark.parametrize("hidden", ["scan.nii.gz", "case"])
+def test_data_that_the_containers_user_cannot_read_stay_as_they_are(docker, tmp_path, hidden):
+    """Nobody is given the right to read a patient's images by a test of a container."""
+    (tmp_path / "all inputs" / "case").mkdir()
+    (tmp_path / "all inputs" / "scan.nii.gz").touch()
+    path = tmp_path / "all inputs" / hidden
+    path.chmod(0o700)
+    with pytest.raises(AssertionError, match=f"all inputs/{hidden} cannot be read by the container's user: chmod"):
+        docker("flare")
+    assert path.stat().st_mode & 0o777 == 0o700 and not (tmp_path / "log").exists()
+
+
 @pytest.mark.parametrize(
     ("year", "mounts", "arguments"),
     [
