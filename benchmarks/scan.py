@@ -28,6 +28,7 @@ import torch.nn.functional as F  # noqa: N812
 from scan_peers import PEERS, channels_first
 from torch import Tensor
 
+from nnunetv2_mamba.memory.allocator import keep_freed_memory
 from nnunetv2_mamba.ops import directional_scan, scan_order
 from nnunetv2_mamba.ops.backends import cpu_build
 
@@ -205,17 +206,8 @@ def against_the_roofline(run: Run, memory: str = "fresh memory") -> list[Row]:
 
 
 def against_the_roofline_in_kept_memory(run: Run) -> list[Row]:
-    """Without the operating system's work of mapping new pages for every output, which no ceiling has.
-
-    As with an allocator that keeps freed memory (jemalloc, tcmalloc); glibc returns large pieces at once.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, TypeError, OSError):  # not glibc
-        return []
-    m_trim_threshold, m_mmap_max = -1, -4
-    mallopt(m_trim_threshold, 2**31 - 1), mallopt(m_mmap_max, 0)
-    return against_the_roofline(run, "kept memory")
+    """Without the operating system's work of mapping new pages for every output, which no ceiling has."""
+    return against_the_roofline(run, "kept memory") if keep_freed_memory() else []
 
 
 def against_copies(run: Run) -> list[Row]:

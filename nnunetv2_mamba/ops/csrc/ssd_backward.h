@@ -84,7 +84,7 @@ struct Backward : Walk<T> {
             this->template take_decays<false>(k, head);
             take_gradients_of(head);
           });
-          retreat(bundle);
+          retreat(k, bundle, tokens, p > item.begin ? TILE : 0);
         });
         for (int64_t i = 0; i < heads * TILE; i++) steps[i / TILE] += this->dl[i];
       }
@@ -129,7 +129,7 @@ struct Backward : Walk<T> {
       memcpy(after, after - this->state_rows(), this->state_rows() * sizeof(V));
       this->each_bundle([&](int64_t bundle) {
         this->each_head(bundle, [&](const Head& head) { this->template take_decays<false>(k, head); });
-        this->advance(bundle, after, this->prefetcher(k, tile_tokens + TILE, next, bundle, a.u));
+        this->advance(bundle, after, k, tile_tokens + TILE, next, a.B);
       });
     }
   }
@@ -166,11 +166,13 @@ struct Backward : Walk<T> {
     }
   }
 
-  // The gradient of a bundle's state from after the tile to before it.
-  void retreat(int64_t bundle) {
-    this->pass_on(bundle, this->C, g_from_start, dh, [](int64_t) {});
+  // The gradient of a bundle's state from after the tile to before it; C of the `earlier` tokens that are next is
+  // prefetched.
+  void retreat(int64_t k, int64_t bundle, const int32_t* tokens, int earlier) {
+    this->pass_on(bundle, this->C, g_from_start, dh, this->state_prefetcher(k, tokens - TILE, earlier, bundle, a.C));
   }
 
+  // `earlier`: tokens of the tile that is swept next, which lie before these.
   void sweep_tile(int64_t k, const V* before, const int32_t* tokens, int count, int earlier) {
     this->take_rows(this->B, a.B, k, tokens, count);
     this->take_rows(this->C, a.C, k, tokens, count);
@@ -181,11 +183,10 @@ struct Backward : Walk<T> {
     memset(dproducts, 0, groups * TILE * TILE * sizeof(T));
     this->each_bundle([&](int64_t bundle) { sweep_bundle(k, bundle, before, tokens, count, earlier); });
     give_rows(before, count);
-    this->each_bundle([&](int64_t bundle) { retreat(bundle); });
+    this->each_bundle([&](int64_t bundle) { retreat(k, bundle, tokens, earlier); });
     give_gradients(k, tokens, count);
   }
 
-  // `earlier`: tokens of the tile that is swept next, which lie before these.
   void sweep_bundle(int64_t k, int64_t bundle, const V* before, const int32_t* tokens, int count, int earlier) {
     // What goes through the states: y so far, and the gradient of x from all that follows the tile.
     this->contract(this->C, bundle, before, this->carried, this->prefetcher(k, tokens, count, bundle, a.du, a.dz));

@@ -39,7 +39,7 @@ struct Forward : Walk<T> {
         this->take_steps(k, tokens, count);
         this->each_bundle([&](int64_t bundle) {
           this->each_head(bundle, [&](const Head& head) { this->template take_decays<false>(k, head); });
-          this->advance(bundle, h, this->prefetcher(k, tokens + TILE, next, bundle, a.u));
+          this->advance(bundle, h, k, tokens + TILE, next, a.B);
         });
         for (int64_t i = 0; i < heads * TILE; i++) steps[i / TILE] += this->dl[i];
       }
@@ -67,7 +67,7 @@ struct Forward : Walk<T> {
             this->template take_decays<true>(k, head);
             this->give_y(head, y);
           });
-          this->advance(bundle, h, this->prefetcher(k, tokens + TILE, next, bundle, a.u));
+          this->advance(bundle, h, k, tokens + TILE, next, a.B, a.C);
         });
         give_output(k, tokens, count);
       }

@@ -324,10 +324,26 @@ struct Walk {
     };
   }
 
-  // The state of a bundle from before the tile to after it.
-  template <class Ahead>
-  NM_INLINED void advance(int64_t bundle, V* state, Ahead ahead) const {
-    pass_on(bundle, B, x_to_end, state, ahead);
+  // The same of rows of states: of all `count` tokens the piece that holds state `from` on, once for each group.
+  template <class... Views>
+  NM_INLINED auto state_prefetcher(int64_t k, const int32_t* tokens, int count, int64_t bundle, Views... rows) const {
+    constexpr int64_t piece = 64 / sizeof(T);
+    const int64_t group = group_of_bundle(bundle), first = (group_begin + group) * a.state_size;
+    if (bundle && group == group_of_bundle(bundle - 1)) count = 0;
+    return [=](int64_t from) NM_INLINED {
+      if (from % piece) return;
+      for (int64_t t = 0; t < count; t++)
+        (__builtin_prefetch(rows.row(item.batch, k, tokens[t]) + first + from), ...);
+    };
+  }
+
+  // The state of a bundle from before the tile to after it. Of the next tile's `count` tokens, u and rows of states are
+  // prefetched.
+  template <class... Views>
+  NM_INLINED void advance(int64_t bundle, V* state, int64_t k, const int32_t* next, int count, Views... rows) const {
+    const auto of_channels = prefetcher(k, next, count, bundle, a.u);
+    const auto of_states = state_prefetcher(k, next, count, bundle, rows...);
+    pass_on(bundle, B, x_to_end, state, [&](int64_t from) NM_INLINED { of_channels(from), of_states(from); });
   }
 
   // state = decay of the tile state + sum over the tile's tokens of factors[t] rows[t], of a bundle.
