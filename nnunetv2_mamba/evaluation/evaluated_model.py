@@ -8,9 +8,7 @@ from pathlib import Path
 
 from ..files import read_optional_json
 from ..results.trained_model import TrainedModel, read_trained_model
-from .tables import JSON, folders_of_tables
-
-_EVALUATION_BYTES = 1 << 32  # a thousand cases of a hundred labels take 50 MB
+from .tables import JSON, JSON_BYTES, folders_of_tables
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ def read_evaluated_model(path: Path, folds: Collection[str] | None = None) -> Ev
     """
     cases, cases_of, evaluations = {}, {}, {}
     for folder in folders_of_tables(path, folds):
-        content = read_optional_json(folder / JSON, _EVALUATION_BYTES)
+        content = read_optional_json(folder / JSON, JSON_BYTES)
         try:
             evaluations[folder] = {**content.get("evaluation", {})}
             found = {
