@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
@@ -115,7 +116,7 @@ def recorded(tmp_path, no_report):
     """Two models of two folds with predictions and ``evaluation.json``; and a function that changes a fold's record."""
     folders = [results_folder(tmp_path, name, table_of(0, i)) for i, name in enumerate(("First", "Second"))]
 
-    def record(model, fold, references="gt", **changes):
+    def record(model, fold, references="gt", holding=None, **changes):
         validation = folders[model] / f"fold_{fold}" / "validation"
         cases = sorted(read_metrics(validation)["case"].unique())
         per_case = []
@@ -125,6 +126,8 @@ def recorded(tmp_path, no_report):
             per_case.append(
                 {"case": case, "reference_file": f"{references}/{case}.nii.gz", "prediction_file": str(prediction)}
             )
+            if holding is not None:
+                per_case[-1] |= {"reference_sha256": holding, "prediction_sha256": hashlib.sha256(b"").hexdigest()}
         content = {"metric_per_case": per_case, "evaluation": RECORD | changes}
         (validation / "evaluation.json").write_text(json.dumps(content))
         (validation / "evaluation.csv").touch()
@@ -185,6 +188,36 @@ def test_other_versions_references_and_predictions_are_noted(recorded, tmp_path)
     moved = [folder.rename(folder.with_name(f"moved_{folder.name}")) for folder in folders]
     notes = compare_results(moved, tmp_path / "out", metrics=["dice"]).notes
     assert notes[0].startswith(f"{moved[1]}/fold_1/validation/evaluation.csv is older than {moved[1]}/fold_1/")
+
+
+def test_copies_need_no_note_and_what_has_changed_has_one(recorded, tmp_path):
+    """Where it is recorded what was measured: whatever the files' times and places, their content counts."""
+    folders, record = recorded
+
+    def said():
+        return compare_results(folders, tmp_path / "out", metrics=["dice"]).notes
+
+    for model in range(2):
+        for fold in range(2):
+            record(model, fold, references=f"gt{model}", holding="same")
+    predictions = sorted(folders[1].glob("fold_1/validation/*.nii.gz"))
+    table = predictions[0].with_name("evaluation.csv")
+    for prediction in predictions:
+        os.utime(prediction, ns=(0, table.stat().st_mtime_ns + 10**9))
+    assert said() == ()
+    predictions[2].write_bytes(b"predicted again")
+    os.utime(predictions[2], ns=(0, table.stat().st_mtime_ns + 10**9))
+    assert said() == (f"{table} is older than {predictions[2]}: if that was predicted again, evaluate again.",)
+    record(1, 1, references="gt0", holding="corrected since")
+    predictions[2].write_bytes(b"")
+    file = Path("gt0/case_01.nii.gz").resolve()
+    assert said() == (
+        f"measured against references that differ: case case_01: {file}, and 5 more cases: evaluate all against the "
+        "same ones.",
+    )
+    record(1, 1, references="gt1")  # by an older version
+    (note,) = said()
+    assert note.startswith("measured against different reference files (copies, if all is well): case case_01: ")
 
 
 @pytest.mark.parametrize("move", [shutil.move, shutil.copytree])

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import hashlib
 import io
 import json
 import multiprocessing
@@ -9,6 +10,7 @@ import os
 import signal
 import sys
 from multiprocessing.pool import ThreadPool
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -96,6 +98,10 @@ def test_the_table_is_what_is_in_the_json(folders):
     assert (predictions / "evaluation.csv").read_text().startswith("case,label,metric,value\na,left,dice,0.")
     assert "a,never there,hd95,nan" in (predictions / "evaluation.csv").read_text()
     assert content["metric_per_case"][0]["spacing"] == pytest.approx([2.0, 0.8, 1.1])
+    for case in content["metric_per_case"]:
+        for name in ("reference", "prediction"):
+            digest = hashlib.sha256(Path(case[f"{name}_file"]).read_bytes()).hexdigest()
+            assert case[f"{name}_sha256"] == digest
     about = content["evaluation"]
     assert about["nsd_tolerance_mm"] == 2 and set(about["definitions"]) == set(metrics_of())
     assert "monai" in about["versions"] and any("infinite" in rule for rule in about["empty"])
