@@ -87,6 +87,8 @@ def test_overview():
     )
     assert table.bold == {(1, 1), (0, 3)}
     assert table.caption.startswith("Mean over structures: mean over 12 cases")
+    fewer = overview(comparison(structure(cases=9), structure("nsd", cases=11)))  # of 12, of which some lack all
+    assert fewer.caption.startswith("Mean over structures: mean over 9 to 11 cases")
 
 
 def test_structures_are_rows_and_models_columns():
@@ -206,6 +208,29 @@ def test_a_finding_tells_noise_floor_networks_and_trainings_apart():
         "1 of 2 pairs differ significantly. These trainings, on further cases: B is significantly better than A (p = "
         "0.0246) and C (p = 0.0246). In all, 2 of 3 pairs differ significantly."
     )
+
+
+def test_findings_over_trainings_speak_of_the_models_that_were_tested():
+    """The best mean may be that of a single training; a pair says nothing of the others."""
+    item = with_trainings()
+    single = replace(item, pairs=(item.pairs[0], OPEN, replace(PAIR, first="C")))
+    best = replace(single, results=(*item.results[:2], replace(item.results[2], mean=0.9)))
+    assert "(5 folds): B is significantly better than A (p = 0.0360). These trainings" in finding(best)
+    level = replace(OPEN, trainings=LEVEL)
+    one = finding(replace(item, pairs=(PAIR, replace(level, second="C"), replace(PAIR, first="C"))))
+    assert "(seeds of 1 fold): No significant difference between A and C was found (p = 0.60" in one
+    two = [replace(level, trainings=replace(LEVEL, first=name)) for name in "AB"]
+    assert "between A and C, nor B and C was found (smallest p" in finding(replace(item, pairs=(*two, OPEN)))
+    many = finding(replace(item, pairs=(*two, *two, OPEN)))
+    assert "of any of the 4 pairs, of 5, that have trainings to compare was found" in many
+
+
+def test_what_trainings_did_not_show_is_not_said_to_be_absent():
+    """Also where every test over cases has found something."""
+    found = structure(pairs=(replace(PAIR, trainings=TEST),))
+    assert len(findings(comparison(found))) == 1
+    open_ = structure(pairs=(replace(PAIR, trainings=replace(TEST, p_holm=0.06)),))
+    assert findings(comparison(open_))[1].startswith("A difference that is not significant is not shown to be absent")
 
 
 def test_the_mean_over_trainings_is_what_may_exceed_the_limit():
