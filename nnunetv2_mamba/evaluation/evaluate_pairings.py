@@ -159,8 +159,10 @@ def _key(pairing: Pairing, options: MetricOptions, contents: dict[Path, str]) ->
 
 def _write(pairing: Pairing, options: MetricOptions, results: dict[str, dict]) -> pd.DataFrame:
     table = evaluation_table(pairing, options, results)
-    csv = pairing.output / CSV
-    csv.unlink(missing_ok=True)  # never an old table beside a new evaluation.json
+    csv, text = pairing.output / CSV, format_metrics(table)
+    # Never an old table beside a new evaluation.json; one that stays as it is may be read meanwhile by another process
+    if csv.is_file() and csv.read_bytes() != text.encode():
+        csv.unlink()
     write_json(pairing.output / JSON, evaluation_json(pairing, options, results), indent=1)
-    write_text(csv, format_metrics(table))
+    write_text(csv, text)
     return table

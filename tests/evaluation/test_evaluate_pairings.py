@@ -179,6 +179,22 @@ def test_finished_cases_are_not_measured_again(folders, measured, monkeypatch):
     assert again() == ["a"]
 
 
+def test_a_table_that_stays_as_it_is_can_be_read_meanwhile(folders, monkeypatch):
+    """Two sweeps in one folder end together: each evaluates, and compares while the other still evaluates."""
+    table, seen, write = folders[1] / "evaluation.csv", [], module.write_json
+
+    def look(path, *arguments, **options):
+        if path.name == "evaluation.json":
+            seen.append(table.is_file())
+        write(path, *arguments, **options)
+
+    monkeypatch.setattr(module, "write_json", look)
+    assert evaluate(folders) == 0 and evaluate(folders) == 0
+    write_cases(folders[1], ["b"], 3)
+    assert evaluate(folders) == 0
+    assert seen == [False, True, False]
+
+
 @pytest.mark.skipif(os.name == "nt", reason="forks, and kills")
 @pytest.mark.parametrize("moment", ["measuring", "writing"])
 def test_killed_and_started_again(moment, folders, tmp_path, measured):
