@@ -371,7 +371,7 @@ def test_values_are_no_formulas_for_a_spreadsheet(tmp_path):
 def test_no_difference_is_said_to_be_none_and_not_equality():
     comparison = compare_tables([("A", table_of(0, 1)), ("B", table_of(0, 2))], ["dice"])
     text = findings(comparison)
-    assert "No significant difference between the two models was found (p = " in text[0]
+    assert "No significant difference between the two models was found (adjusted p = " in text[0]
     assert "leave room for mean differences of up to 0.0" in text[0]
     assert "is not shown to be absent" in text[1]
     assert "better" not in text[0]
@@ -381,7 +381,7 @@ def test_a_difference_is_said_with_its_p_value():
     tables = [("A", table_of(0, 1)), ("B", table_of(0.05, 2)), ("C", table_of(0.05, 3))]
     text = findings(compare_tables(tables, ["hd95"]))[0]
     assert "lowest mean" in text
-    assert "significantly better than A (p = 0.00" in text
+    assert "significantly better than A (adjusted p = 0.00" in text
     assert (
         "No significant difference between B and" in text
         or "No significant difference between C and" in text

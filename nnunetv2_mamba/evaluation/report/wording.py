@@ -169,7 +169,7 @@ def findings(comparison: Comparison) -> list[str]:
 
 
 def _against(pair: Pair | TrainingTest, best: str) -> str:
-    return f"{pair.second if pair.first == best else pair.first} (p {_p(pair.p_holm)})"
+    return f"{pair.second if pair.first == best else pair.first} (adjusted p {_p(pair.p_holm)})"
 
 
 def _p(p: float) -> str:
@@ -181,7 +181,7 @@ def _open(pairs: Sequence[Pair | TrainingTest], metric: str) -> str:
     """Say how large the differences may be that were not found."""
     least = min(pair.p_holm for pair in pairs)
     ends = [abs(end) for pair in pairs for end in (pair.low, pair.high) if not math.isnan(end)]
-    p = f"{'smallest ' if len(pairs) > 1 else ''}p {_p(least)}"
+    p = f"{'smallest ' if len(pairs) > 1 else ''}adjusted p {_p(least)}"
     if not ends:
         return p
     return f"{p}; the intervals leave room for mean differences of up to {METRICS[metric].number(max(ends))}"
