@@ -57,8 +57,8 @@ class CostRecord:
             "joules": None if joules is None else joules - self._joules_before,
         }
         for name, value in peak_memory(self.device).items():
-            before = self.content["peak_memory"].get(name)
-            self.content["peak_memory"][name] = value if before is None else max(value, before)
+            known = [peak for peak in (self.content["peak_memory"].get(name), value) if peak is not None]
+            self.content["peak_memory"][name] = max(known, default=None)
         write_json(self.folder / MEASUREMENTS, self.content)
 
     def write(self, trainer: nnUNetTrainer, training: Training, threads: int | None) -> None:

@@ -206,6 +206,16 @@ def test_measurements_outlive_interruptions_and_count_an_epoch_once(make, monkey
     assert content["peak_memory"] == {"allocated_bytes": None, "process_bytes": 400}
 
 
+def test_a_training_may_go_on_with_another_device(tmp_path, monkeypatch):
+    """Begun on a GPU, whose memory the CPU does not tell of, and resumed there."""
+    for peak in (7, None, 5):
+        monkeypatch.setattr(cost, "peak_memory", lambda _, peak=peak: {"allocated_bytes": peak})
+        record = CostRecord(tmp_path, torch.device("cpu"))
+        record.begin_epoch()
+        record.end_epoch(0)
+    assert record.content["peak_memory"] == {"allocated_bytes": 7}
+
+
 def test_what_a_trainer_does_around_an_epoch_is_not_measured(make, monkeypatch):
     calls = []
 
