@@ -64,7 +64,7 @@ def notes(models: Sequence[EvaluatedModel]) -> list[str]:
         found.append(f"measured with different versions: {_with_places(versions)}")
     changed, elsewhere = _other_references(models)
     if changed:
-        found.append(f"measured against references that differ: {changed}: evaluate all against the same ones")
+        found.append(f"measured against references that differ, byte for byte: {changed}: if labels do, evaluate again")
     if elsewhere:
         found.append(f"measured against different reference files (copies, if all is well): {elsewhere}")
     return [f"{note}." for note in found if note]

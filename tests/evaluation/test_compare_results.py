@@ -212,8 +212,8 @@ def test_copies_need_no_note_and_what_has_changed_has_one(recorded, tmp_path):
     predictions[2].write_bytes(b"")
     file = Path("gt0/case_01.nii.gz").resolve()
     assert said() == (
-        f"measured against references that differ: case case_01: {file}, and 5 more cases: evaluate all against the "
-        "same ones.",
+        f"measured against references that differ, byte for byte: case case_01: {file}, and 5 more cases: if labels "
+        "do, evaluate again.",
     )
     record(1, 1, references="gt1")  # by an older version
     (note,) = said()
