@@ -3,7 +3,8 @@
     python benchmarks/keep_trainings.py FOLDER benchmarks/results/small_networks.json
 
 Kept of each training: what cost.json says, the curve of validation Dice of patches, Dice, HD95 and NSD of each case and
-structure. A training that is there already is left as it is. Says which of the sweep's are still to be made.
+structure, measured with the default options. A training that is there already is left as it is. Says which of the
+sweep's are still to be made.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from pathlib import Path
 
 from nnunetv2_mamba.benchmark.conclusion import evaluate_models
 from nnunetv2_mamba.benchmark.training import Training
+from nnunetv2_mamba.evaluation.measured_otherwise import measured_otherwise
+from nnunetv2_mamba.evaluation.metric_options import MetricOptions
 from nnunetv2_mamba.evaluation.metrics import DEFAULT_METRICS
 from nnunetv2_mamba.evaluation.tables import read_metrics
 from nnunetv2_mamba.files import read_json_object, write_text
@@ -38,9 +41,18 @@ def main() -> None:
 
 
 def results_of(training: Training, folder: Path) -> dict:
-    """Plain data of a finished training; it is evaluated first."""
+    """Plain data of a finished training; it is evaluated first.
+
+    Raises:
+        SystemExit: somebody has measured what is kept in another way, and keeps that.
+    """
     fold, model = training.folder(folder), training.folder(folder).parent
     evaluate_models({model: [fold.name]})
+    if other := {*measured_otherwise(fold / "validation", MetricOptions())} & {*DEFAULT_METRICS}:
+        raise SystemExit(
+            f"{fold}: {', '.join(sorted(other))} was measured with other options than the default; "
+            f"evaluate again: nnunetv2_mamba evaluate {fold}"
+        )
     table = read_metrics(fold / "validation")
     table = table[table["metric"].isin(DEFAULT_METRICS)]
     values: dict[str, dict[str, dict[str, float]]] = {}

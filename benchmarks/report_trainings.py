@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import re
 import statistics
+from collections import Counter
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
@@ -44,12 +45,12 @@ def main() -> None:
         parser.error(f"--every must be 2 epochs or more, got {arguments.every}")
     trainings = {
         name: training
-        for name, training in read_json_object(arguments.results).items()
-        if any(fnmatch(model_of(training), pattern) for pattern in arguments.models)
+        for name, training in with_models(read_json_object(arguments.results)).items()
+        if any(fnmatch(training["model"], pattern) for pattern in arguments.models)
     }
     compared = in_common(trainings)
     if not compared:
-        parser.error(f"no fold that all of these have: {', '.join(by_model(trainings)) or 'no model'}; name others")
+        parser.error(f"no fold that all of these have: {'; '.join(by_model(trainings)) or 'no model'}; name others")
     if len(budgets := {str(training["cost"].get("budget")) for training in compared.values()}) > 1:
         parser.error(f"trainings of different budgets are not compared: {'; '.join(sorted(budgets))}")
     comparison = compare_tables(tables_of(compared))
@@ -66,19 +67,27 @@ def main() -> None:
     print("\n".join(markdown(table) for table in tables if table is not None))
 
 
-def model_of(training: Mapping) -> str:
-    """The name of the network in the tables."""
-    cost = training["cost"]
-    scan = re.search(r"SmallScan(\w+)Plans", cost["plans"])
-    own = cost["trainer"].removeprefix("nnUNetTrainer") + (f" {scan[1]}" if scan else "")
-    return own or ("ResidualEncoderUNet" if "ResEnc" in cost["plans"] else "PlainConvUNet")
+def with_models(trainings: Mapping[str, Mapping]) -> dict[str, Mapping]:
+    """Give each training the name of its `model` in the tables, which tells those of other plans apart."""
+    models = {name: (training["cost"]["trainer"], training["cost"]["plans"]) for name, training in trainings.items()}
+    names = {model: network_of(*model) for model in models.values()}
+    shared = {name for name, count in Counter(names.values()).items() if count > 1}
+    names = {model: f"{name}, {model[1]}" if name in shared else name for model, name in names.items()}
+    return {name: {**training, "model": names[models[name]]} for name, training in trainings.items()}
+
+
+def network_of(trainer: str, plans: str) -> str:
+    """The name of the network, with the scan order where the small plans are called after one."""
+    own = trainer.removeprefix("nnUNetTrainer") or ("ResidualEncoderUNet" if "ResEnc" in plans else "PlainConvUNet")
+    scan = re.search(r"SmallScan(\w+)Plans", plans)
+    return f"{own}, {'_'.join(re.findall('[A-Z][a-z]*', scan[1])).lower()}" if scan else own
 
 
 def by_model(trainings: Mapping[str, Mapping]) -> dict[str, list[Mapping]]:
     """The trainings of each model, by its name."""
     models: dict[str, list[Mapping]] = {}
-    for training in sorted(trainings.values(), key=model_of):
-        models.setdefault(model_of(training), []).append(training)
+    for training in sorted(trainings.values(), key=lambda training: training["model"]):
+        models.setdefault(training["model"], []).append(training)
     return models
 
 
@@ -100,8 +109,8 @@ def folds_compared(trainings: Mapping[str, Mapping]) -> str:
     text = f"Compared on folds {', '.join(map(str, sorted(common)))}."
     if every == common:
         return text
-    lacking = ", ".join(model for model, own in folds.items() if own != every)
-    return f"{text} Left out: {', '.join(map(str, sorted(every - common)))}, of which {lacking} lack some."
+    lacking = "; ".join(model for model, own in folds.items() if own != every)
+    return f"{text} Left out: {', '.join(map(str, sorted(every - common)))}, of which these lack some: {lacking}."
 
 
 def twin_pairs(comparison: Comparison, metric: str) -> Table | None:
@@ -149,7 +158,7 @@ def tables_of(trainings: Mapping[str, Mapping]) -> list[tuple[str, pd.DataFrame]
     rows: dict[tuple[str, int], list[tuple]] = {}
     for training in trainings.values():
         cost = training["cost"]
-        rows.setdefault((model_of(training), cost["seed"]), []).extend(
+        rows.setdefault((training["model"], cost["seed"]), []).extend(
             (case, label, metric, value, f"fold_{cost['fold']}")
             for case, labels in training["cases"].items()
             for label, metrics in labels.items()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nnunetv2_mamba.evaluation.compare_results import compare_results
 from nnunetv2_mamba.evaluation.evaluate_pairings import evaluate_pairings
+from nnunetv2_mamba.evaluation.measured_otherwise import measured_otherwise
 from nnunetv2_mamba.evaluation.metric_options import MetricOptions
 from nnunetv2_mamba.evaluation.pairings import from_results
 from nnunetv2_mamba.evaluation.report.wording import findings
@@ -36,11 +37,16 @@ def complete_models(trainings: Iterable[Training], folder: Path) -> dict[str, Mo
 def evaluate_models(models: Models) -> None:
     """Write ``evaluation.csv`` and ``.json`` into the validation folders of the models' folds; resumes.
 
+    A fold that a user has evaluated in another way, with ``--add`` or another tolerance, is left as it is.
+
     Raises:
         ValueError, OSError: as ``from_results`` and ``evaluate_pairings``.
     """
+    options = MetricOptions()
     folds = [model / fold for model, names in models.items() for fold in names]
-    evaluate_pairings([pairing for fold in folds for pairing in from_results(fold)], MetricOptions())
+    pairings = [pairing for fold in folds for pairing in from_results(fold)]
+    if own := [pairing for pairing in pairings if not measured_otherwise(pairing.output, options)]:
+        evaluate_pairings(own, options)
 
 
 def compare_models(models: Models, output: Path) -> list[str]:

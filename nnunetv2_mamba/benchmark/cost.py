@@ -40,6 +40,7 @@ class CostRecord:
         kept = read_optional_json(folder / MEASUREMENTS)
         self.content: dict[str, Any] = kept or {"epochs": {}, "peak_memory": {}}
         self._joules = energy_counter(device)
+        self._device = {"device": _device_name(device), "device_type": device.type}
 
     def begin_epoch(self) -> None:
         """Start the clock of an epoch."""
@@ -55,16 +56,22 @@ class CostRecord:
         self.content["epochs"][str(epoch)] = {
             "seconds": time.perf_counter() - self._began,
             "joules": None if joules is None else joules - self._joules_before,
+            **self._device,
         }
         for name, value in peak_memory(self.device).items():
-            before = self.content["peak_memory"].get(name)
-            self.content["peak_memory"][name] = value if before is None else max(value, before)
+            known = [peak for peak in (self.content["peak_memory"].get(name), value) if peak is not None]
+            self.content["peak_memory"][name] = max(known, default=None)
         write_json(self.folder / MEASUREMENTS, self.content)
 
     def write(self, trainer: nnUNetTrainer, training: Training, threads: int | None) -> None:
         """Write ``cost.json`` beside the checkpoints; see docs/benchmarking.md for what is in it."""
         epochs = list(self.content["epochs"].values())
         joules = [epoch["joules"] for epoch in epochs]
+        # That of the epochs: this process may have validated only. An interrupted training may have had several
+        devices = {
+            key: ", ".join(dict.fromkeys(epoch.get(key, now) for epoch in epochs) or (now,))
+            for key, now in self._device.items()
+        }
         content = {
             **asdict(training),
             "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
@@ -75,8 +82,7 @@ class CostRecord:
             "batch_size": trainer.configuration_manager.batch_size,
             "peak_memory": self.content["peak_memory"],
             "energy_joules": None if not joules or None in joules else sum(joules),
-            "device": _device_name(self.device),
-            "device_type": self.device.type,
+            **devices,
             "threads": threads,
             "versions": _software(),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,7 +45,8 @@ def table_of_models(trainings: Iterable[Training], folder: Path) -> str:
     """Write a Markdown table: Dice over the finished folds and seeds of each model, and its cost (medians).
 
     Mean Dice: over folds, of means over seeds, so that a fold with more seeds counts once, as in ``compare``.
-    SD: standard deviations of a training's mean Dice, between seeds of the same fold and between folds.
+    SD: standard deviations of a training's mean Dice, between seeds of the same fold and between folds. What a fold
+    makes unknown, nnU-Net's NaN for a label that none of its cases has, is not told of the others alone.
     """
     costs: dict[tuple[str, ...], list[dict]] = {}
     for training in trainings:
@@ -61,11 +63,11 @@ def table_of_models(trainings: Iterable[Training], folder: Path) -> str:
         "|---" * 12 + "|",
     ]
     for model, own in means.groupby(_MODEL, sort=False):
-        dice = own.groupby("fold")["dice"].mean().mean()
+        dice = own.groupby("fold")["dice"].mean().mean() if own["dice"].notna().all() else None
         cost = median_costs(costs[model])
         memory = cost.get("peak_memory.allocated_bytes") or cost.get("peak_memory.process_bytes")  # of a GPU, if any
         lines.append(
-            f"| {' | '.join(model)} | {len(own)} | {dice:.4f} "
+            f"| {' | '.join(model)} | {len(own)} | {_known(dice, '.4f')} "
             f"| {_deviation(noise.seeds, model)} | {_deviation(noise.folds, model)} "
             f"| {_known(cost.get('parameters'), '.1f', ' M')} | {_known(cost.get('flops'), '.1f')} "
             f"| {_known(cost.get('seconds_per_epoch'), '.1f')} | {_known(memory, '.2f', ' GiB')} |"
@@ -95,7 +97,7 @@ def _noise(means: pd.DataFrame) -> NoiseFloor:
 
 def _deviation(spreads: dict[str, Spread], model: tuple[str, ...]) -> str:
     spread = spreads.get(" ".join(model))
-    return "unknown" if spread is None else f"{spread.deviation:.4f}"
+    return "unknown" if spread is None or math.isnan(spread.deviation) else f"{spread.deviation:.4f}"
 
 
 def _known(value: float | None, form: str, unit: str = "") -> str:

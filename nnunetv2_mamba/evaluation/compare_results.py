@@ -44,7 +44,7 @@ def compare_results(
     if names is not None and len(names) != len(paths):
         raise ValueError(f"--names has {len(names)} names for {len(paths)} results; give one for each")
     which = [None] * len(paths) if folds is None else folds
-    tables = [read_metrics(path, own) for path, own in zip(paths, which, strict=True)]
+    tables = [read_metrics(path, own, metrics) for path, own in zip(paths, which, strict=True)]
     models = [read_evaluated_model(path, own) for path, own in zip(paths, which, strict=True)]
     check_alike(models, metrics)
     names = short_names(paths) if names is None else list(names)

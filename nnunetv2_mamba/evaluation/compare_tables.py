@@ -57,15 +57,18 @@ def compare_tables(
     cases, labels = (tuple(wide[metrics[0]].index.unique(level)) for level in ("case", "label"))
 
     structures: list[StructureComparison] = []
+    power, missing = [], []
+    for metric in metrics:
+        found, lacking = _compare_metric(wide[metric], metric, labels, trainings, seed)
+        structures += found
+        power += notes_on_power(found)
+        missing += lacking
     notes = [
-        *notes_on_power(len(cases), len(names), len(labels)),
+        *dict.fromkeys(power),
         *notes_on_folds(trainings, names),
         *notes_on_copies([*wide.values()], trainings),
+        *missing,
     ]
-    for metric in metrics:
-        found, missing = _compare_metric(wide[metric], metric, labels, trainings, seed)
-        structures += found
-        notes += missing
     repetitions = {name: sum(other == name for other, _ in tables) for name in names}
     return Comparison(
         names, repetitions, count_trainings(trainings), metrics, cases, labels, seed, tuple(structures), tuple(notes)

@@ -22,7 +22,7 @@ RULES = (
     "distance or another error of 0).",
     "An infinite distance or relative error (only one of reference and prediction has the structure) counts as twice "
     "the largest finite one of this structure in the comparison, at least 1 (mm), also where none is finite, which is "
-    "worse than all others; the number of such failures is given.",
+    "worse than all others; the number of such failures, of all repetitions together, is given.",
     "The mean over structures is taken within each case first.",
 )
 

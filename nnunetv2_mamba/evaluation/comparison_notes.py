@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from .comparison import MEAN
+from .comparison import MEAN, StructureComparison
 from .statistics import ALPHA, smallest_p
 from .trainings import Training, by_cases, common_folds, count_trainings
 
@@ -23,12 +23,19 @@ def notes_on_folds(trainings: tuple[Training, ...], names: tuple[str, ...]) -> I
             )
 
 
-def notes_on_power(n_cases: int, n_models: int, n_labels: int) -> Iterable[str]:
-    n_pairs = n_models * (n_models - 1) // 2
-    families = {MEAN if n_labels > 1 else "one structure": n_pairs}
-    if n_labels > 1:
-        families["single structures"] = n_pairs * n_labels
-    for family, tests in families.items():
+def notes_on_power(structures: Sequence[StructureComparison]) -> Iterable[str]:
+    """Tell of the families of tests over cases in which nothing can be significant.
+
+    Args:
+        structures: of one metric, as ``Comparison.of`` gives them.
+    """
+    several = len(structures) > 1
+    for family, items in (
+        (MEAN if several else "one structure", structures[:1]),
+        ("single structures", structures[1:]),
+    ):
+        tests = sum(len(item.pairs) for item in items)
+        n_cases = max((len(item.values) for item in items), default=0)
         least = min(1.0, smallest_p(n_cases) * tests)
         if least > ALPHA:
             yield (

@@ -98,13 +98,15 @@ def _result(pairing: Pairing, case: str, options: MetricOptions) -> dict | Value
     reference, prediction = pairing.cases[case]
     file = pairing.output / FINISHED / f"{case}.json"
     try:
-        key = _key(pairing, case, options)
+        contents = _contents(pairing, case, options)
+        key = _key(pairing, options, contents)
         kept = _read_kept(file, key)
         if kept is not None:
             return kept
         result = measure_files(
             reference, prediction, pairing.reader, pairing.labels, options, pairing.probabilities(case)
         )
+        result |= {"reference_sha256": contents[reference], "prediction_sha256": contents[prediction]}
         write_json(file, {"key": key, "digest": _digest(result), "result": result}, indent=None)
         return result
     except ValueError as error:
@@ -133,7 +135,15 @@ def _definitions() -> str:
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
 
 
-def _key(pairing: Pairing, case: str, options: MetricOptions) -> str:
+def _contents(pairing: Pairing, case: str, options: MetricOptions) -> dict[Path, str]:
+    """Make digests of the files of a case, empty where there is none."""
+    files = [name for file in pairing.cases[case] for name in (file, file.with_name(f"{case}.json"))]  # of a TIFF
+    if PROBABILITIES in options.groups:
+        files.append(pairing.probabilities(case))
+    return {file: hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else "" for file in files}
+
+
+def _key(pairing: Pairing, options: MetricOptions, contents: dict[Path, str]) -> str:
     """Make a digest of all that the result depends on."""
     settings = [
         asdict(pairing.labels),
@@ -142,20 +152,17 @@ def _key(pairing: Pairing, case: str, options: MetricOptions) -> str:
         pairing.reader.__name__,
         versions(),
         _definitions(),
+        [*contents.values()],
     ]
-    digest = hashlib.sha256(json.dumps(settings).encode())
-    files = [name for file in pairing.cases[case] for name in (file, file.with_name(f"{case}.json"))]  # of a TIFF
-    if PROBABILITIES in options.groups:
-        files.append(pairing.probabilities(case))
-    for file in files:
-        digest.update(hashlib.sha256(file.read_bytes()).digest() if file.is_file() else b"none")
-    return digest.hexdigest()
+    return hashlib.sha256(json.dumps(settings).encode()).hexdigest()
 
 
 def _write(pairing: Pairing, options: MetricOptions, results: dict[str, dict]) -> pd.DataFrame:
     table = evaluation_table(pairing, options, results)
-    csv = pairing.output / CSV
-    csv.unlink(missing_ok=True)  # never an old table beside a new evaluation.json
+    csv, text = pairing.output / CSV, format_metrics(table)
+    # Never an old table beside a new evaluation.json; one that stays as it is may be read meanwhile by another process
+    if csv.is_file() and csv.read_bytes() != text.encode():
+        csv.unlink()
     write_json(pairing.output / JSON, evaluation_json(pairing, options, results), indent=1)
-    write_text(csv, format_metrics(table))
+    write_text(csv, text)
     return table

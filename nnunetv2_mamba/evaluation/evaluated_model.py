@@ -8,9 +8,7 @@ from pathlib import Path
 
 from ..files import read_optional_json
 from ..results.trained_model import TrainedModel, read_trained_model
-from .tables import JSON, folders_of_tables
-
-_EVALUATION_BYTES = 1 << 32  # a thousand cases of a hundred labels take 50 MB
+from .tables import JSON, JSON_BYTES, folders_of_tables
 
 
 @dataclass(frozen=True)
@@ -20,11 +18,13 @@ class EvaluatedModel(TrainedModel):
     Attributes:
         cases: ``reference_file`` and ``prediction_file`` by case, where ``evaluate`` has written them. A prediction
             beside the table is the one that was measured, also where the folder was moved or copied since.
+        digests: SHA-256 of the same two as they were measured; empty where older versions have not written it.
         cases_of: the cases, by the folder of the table.
         evaluations: how ``evaluate`` measured, by the folder of the table; empty where it is not recorded.
     """
 
     cases: dict[str, tuple[Path, Path]]
+    digests: dict[str, tuple[str, str]]
     cases_of: dict[Path, list[str]]
     evaluations: dict[Path, dict]
 
@@ -41,14 +41,19 @@ def read_evaluated_model(path: Path, folds: Collection[str] | None = None) -> Ev
     Raises:
         ValueError: for a file that is damaged, naming it.
     """
-    cases, cases_of, evaluations = {}, {}, {}
+    cases, digests, cases_of, evaluations = {}, {}, {}, {}
     for folder in folders_of_tables(path, folds):
-        content = read_optional_json(folder / JSON, _EVALUATION_BYTES)
+        content = read_optional_json(folder / JSON, JSON_BYTES)
         try:
             evaluations[folder] = {**content.get("evaluation", {})}
+            per_case = content.get("metric_per_case", [])
             found = {
                 case["case"]: (_path(case["reference_file"]), _beside(folder, _path(case["prediction_file"])))
-                for case in content.get("metric_per_case", [])
+                for case in per_case
+            }
+            digests |= {
+                case["case"]: (str(case.get("reference_sha256", "")), str(case.get("prediction_sha256", "")))
+                for case in per_case
             }
             if not isinstance(evaluations[folder].get("versions", {}), dict):
                 raise ValueError("versions is no object")
@@ -57,7 +62,7 @@ def read_evaluated_model(path: Path, folds: Collection[str] | None = None) -> Ev
         cases_of[folder] = list(found)
         cases |= found
     trained = read_trained_model(path, folds)
-    return EvaluatedModel(**vars(trained), cases=cases, cases_of=cases_of, evaluations=evaluations)
+    return EvaluatedModel(**vars(trained), cases=cases, digests=digests, cases_of=cases_of, evaluations=evaluations)
 
 
 def _path(text: str) -> Path:

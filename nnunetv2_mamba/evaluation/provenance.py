@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -61,8 +62,11 @@ def notes(models: Sequence[EvaluatedModel]) -> list[str]:
     versions = _by_value(models, "versions")
     if len(versions) > 1:
         found.append(f"measured with different versions: {_with_places(versions)}")
-    if others := _other_references(models):
-        found.append(f"measured against different reference files (copies, if all is well): {others}")
+    changed, elsewhere = _other_references(models)
+    if changed:
+        found.append(f"measured against references that differ, byte for byte: {changed}: if labels do, evaluate again")
+    if elsewhere:
+        found.append(f"measured against different reference files (copies, if all is well): {elsewhere}")
     return [f"{note}." for note in found if note]
 
 
@@ -86,23 +90,45 @@ def _shown(value: object) -> str:
 
 
 def _newer_predictions(folder: Path, model: EvaluatedModel) -> list[Path]:
-    """Find the predictions of a folder's table that were written after it, where they still are."""
+    """Find the predictions of a folder's table that were written after it, where they still are.
+
+    Copies are as new as the copying; they are not meant where it is recorded what was measured.
+    """
     written = (folder / CSV).stat().st_mtime
-    files = (model.cases[case][1] for case in model.cases_of.get(folder, ()))
-    return [file for file in files if file.is_file() and file.stat().st_mtime > written]
+    return [
+        file
+        for case in model.cases_of.get(folder, ())
+        if (file := model.cases[case][1]).is_file()
+        and file.stat().st_mtime > written
+        and hashlib.sha256(file.read_bytes()).hexdigest() != model.digests[case][1]
+    ]
 
 
-def _other_references(models: Sequence[EvaluatedModel]) -> str:
-    """Name the first case whose reference is not the same file in all models, and say how many there are."""
-    files: dict[str, dict[Path, None]] = {}
+def _other_references(models: Sequence[EvaluatedModel]) -> tuple[str, str]:
+    """Name the first case whose reference was not the same in all models, and say how many there are.
+
+    Returns:
+        Of those that differ in what they hold; and of those that are other files and not known to hold the same.
+    """
+    measured: dict[str, list[tuple[Path, str]]] = {}
     for model in models:
         for case, (reference, _) in model.cases.items():
-            files.setdefault(case, {})[reference.resolve()] = None
-    differing = {case: [*found] for case, found in files.items() if len(found) > 1}
-    if not differing:
+            measured.setdefault(case, []).append((reference.resolve(), model.digests[case][0]))
+    changed, elsewhere = {}, {}
+    for case, own in measured.items():
+        files, digests = (list(dict.fromkeys(part)) for part in zip(*own, strict=True))
+        if len({*digests} - {""}) > 1:
+            changed[case] = files
+        elif len(files) > 1 and "" in digests:
+            elsewhere[case] = files
+    return _first_case(changed), _first_case(elsewhere)
+
+
+def _first_case(files: dict[str, list[Path]]) -> str:
+    if not files:
         return ""
-    case, found = next(iter(differing.items()))
-    more = f", and {len(differing) - 1} more cases" if differing.keys() - {case} else ""
+    case, found = next(iter(files.items()))
+    more = f", and {len(files) - 1} more cases" if files.keys() - {case} else ""
     return f"case {case}: {first_few(found, 3)}{more}"
 
 

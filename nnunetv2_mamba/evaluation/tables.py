@@ -21,9 +21,12 @@ FOLD = "fold"  # in what is read, not in the file, whose folder says it
 _NAMES = ["case", "label", "metric"]
 CSV = "evaluation.csv"
 JSON = "evaluation.json"  # beside it, how it was measured; see case_results
+JSON_BYTES = 1 << 32  # a thousand cases of a hundred labels take 50 MB
 
 
-def read_metrics(path: str | Path, folds: Collection[str] | None = None) -> pd.DataFrame:
+def read_metrics(
+    path: str | Path, folds: Collection[str] | None = None, metrics: Collection[str] | None = None
+) -> pd.DataFrame:
     """Read the table of one model.
 
     Args:
@@ -31,10 +34,11 @@ def read_metrics(path: str | Path, folds: Collection[str] | None = None) -> pd.D
             a trainer's results folder, whose folds are joined (``fold_all`` is left out beside others, see
             ``results.folds``).
         folds: names of those that are read of the last kind of folder; None for all.
+        metrics: those that all cases must have; None for all that some have.
 
     Returns:
         ``COLUMNS`` and ``fold`` (``fold_0``, ...; empty for predictions that lie elsewhere); every case has every
-        label and every metric, once.
+        label and each of these metrics, once.
 
     Raises:
         ValueError: for what is missing, there twice or no such table, with the remedy.
@@ -44,7 +48,9 @@ def read_metrics(path: str | Path, folds: Collection[str] | None = None) -> pd.D
     twice = table.loc[table.duplicated(_NAMES), "case"].unique()
     if len(twice):
         raise ValueError(f"{path}: more than one value for case {first_few(twice)}; a case belongs in one fold only")
-    expected = pd.MultiIndex.from_product([table[key].unique() for key in _NAMES], names=_NAMES)
+    cases, labels, measured = (table[key].unique() for key in _NAMES)
+    needed = [name for name in measured if metrics is None or name in metrics]
+    expected = pd.MultiIndex.from_product([cases, labels, needed], names=_NAMES)
     missing = expected.difference(pd.MultiIndex.from_frame(table[_NAMES]))
     if len(missing):
         rows = [" / ".join(row) for row in missing]

@@ -14,6 +14,9 @@ from nnunetv2_mamba.benchmark import command as module
 from nnunetv2_mamba.benchmark import conclusion
 from nnunetv2_mamba.benchmark.sweep import fold_differences
 from nnunetv2_mamba.benchmark.training import Training
+from nnunetv2_mamba.evaluation.evaluate_pairings import evaluate_pairings
+from nnunetv2_mamba.evaluation.metric_options import MetricOptions
+from nnunetv2_mamba.evaluation.pairings import from_results
 
 SPLITS = [["case_0", "case_1", "case_2"], ["case_3", "case_4"], ["case_5"]]
 OURS = {"trainer": "nnUNetTrainerSegMamba", "plans": "tinySegMambaPlans"}
@@ -117,6 +120,32 @@ def test_a_data_set_that_cannot_be_evaluated_keeps_no_other_from_it(preprocessed
     output = capsys.readouterr()
     assert "Dataset902_Other__3d_fullres is not compared" in output.err and "case_1" in output.err
     assert f"Report: {sweep / 'comparison' / 'Dataset901_Tiny__3d_fullres'}" in output.out
+
+
+@pytest.mark.parametrize("own", [{"groups": ("lesions",)}, {"nsd_tolerance": 2.0}, {}])
+def test_what_a_user_has_measured_in_a_fold_is_kept(own, preprocessed, tmp_path, monkeypatch):
+    """Resumed, the sweep measures what nobody has; it compares what was measured alike, and says what was not."""
+    trainings = [replace(TRAINING, fold=fold, **more) for more in ({}, OURS) for fold in (0, 1)]
+    for training in trainings:
+        pretend(training, tmp_path, preprocessed, right=training.trainer == TRAINING.trainer)
+    mine, *others = (training.folder(tmp_path) for training in trainings)
+    evaluate_pairings(from_results(mine), MetricOptions(**own))
+    files = [mine / "validation" / f"evaluation.{ending}" for ending in ("csv", "json")]
+    measured = [file.read_bytes() for file in files]
+    if not own:
+        files[0].write_text("a table that does not fit its record")
+    models = conclusion.complete_models(trainings, tmp_path)["Dataset901_Tiny__3d_fullres"]
+    conclusion.evaluate_models(models)
+    conclusion.evaluate_models({mine.parent: [mine.name]})  # of all that is asked for, nothing is to be measured
+    assert [file.read_bytes() for file in files] == measured
+    assert all((fold / "validation" / "evaluation.csv").is_file() for fold in others)
+    monkeypatch.setattr("nnunetv2_mamba.evaluation.compare_results.make_files", lambda *_: {})
+    monkeypatch.setattr("nnunetv2_mamba.evaluation.statistics.RESAMPLES", 99)
+    if "nsd_tolerance" in own:
+        with pytest.raises(ValueError, match="the tolerance of NSD .mm. differs: 2.0 "):
+            conclusion.compare_models(models, tmp_path / "out")
+    else:
+        assert "2 folds" in conclusion.compare_models(models, tmp_path / "out")[0]
 
 
 def test_a_model_is_complete_when_all_its_folds_and_seeds_are_finished(tmp_path):

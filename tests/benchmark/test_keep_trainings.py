@@ -64,6 +64,20 @@ def test_finished_trainings_are_added_one_by_one(keep, capsys):
     assert [*both] == [first.name, second.name] and both[first.name] == kept
 
 
+def test_what_was_measured_in_another_way_is_not_kept(keep):
+    """The NSD of another tolerance does not go beside the others'; further metrics may be there."""
+    sweep, call = keep
+    finish(TRAININGS[0], sweep)
+    fold = TRAININGS[0].folder(sweep)
+    record = {"definitions": {"nsd": "", "lesion_f1": ""}, "nsd_tolerance_mm": 2.0}
+    (fold / "validation" / "evaluation.json").write_text(json.dumps({"evaluation": record}))
+    with pytest.raises(SystemExit, match=f"{fold}: nsd was measured with other options .* evaluate {fold}"):
+        call()
+    record["nsd_tolerance_mm"] = 1.0
+    (fold / "validation" / "evaluation.json").write_text(json.dumps({"evaluation": record}))
+    assert [*call()] == [TRAININGS[0].name]
+
+
 def test_a_full_disk_costs_no_results(keep, monkeypatch):
     sweep, call = keep
     finish(TRAININGS[0], sweep)

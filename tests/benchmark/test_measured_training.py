@@ -206,6 +206,32 @@ def test_measurements_outlive_interruptions_and_count_an_epoch_once(make, monkey
     assert content["peak_memory"] == {"allocated_bytes": None, "process_bytes": 400}
 
 
+def test_a_training_may_go_on_with_another_device(tmp_path, monkeypatch):
+    """Begun on a GPU, whose memory the CPU does not tell of, and resumed there."""
+    for peak in (7, None, 5):
+        monkeypatch.setattr(cost, "peak_memory", lambda _, peak=peak: {"allocated_bytes": peak})
+        record = CostRecord(tmp_path, torch.device("cpu"))
+        record.begin_epoch()
+        record.end_epoch(0)
+    assert record.content["peak_memory"] == {"allocated_bytes": 7}
+
+
+def test_the_device_is_that_of_the_epochs(make, monkeypatch):
+    """And not of the process that was left to validate; all are named where the training went from one to another."""
+    names = iter(["A100", "V100", "T4"])
+    monkeypatch.setattr(cost, "_device_name", lambda _: next(names))
+    monkeypatch.setattr(cost, "forward_flops", lambda *_: 11)
+    for epochs, expected in ((1, "A100"), (1, "A100, V100"), (0, "A100, V100")):
+        trainer = make(Drawing, run_with())
+        trainer.current_epoch = len(trainer._sweep_cost.content["epochs"])
+        for _ in range(epochs):
+            trainer.epoch()
+        trainer.network = torch.nn.Conv3d(2, 3, 1)
+        trainer.perform_actual_validation()
+        written = json.loads((Path(trainer.output_folder) / "cost.json").read_text())
+        assert (written["device"], written["device_type"]) == (expected, "cpu")
+
+
 def test_what_a_trainer_does_around_an_epoch_is_not_measured(make, monkeypatch):
     calls = []
 

@@ -63,12 +63,30 @@ def test_models_that_lack_folds_are_named(report, monkeypatch, capsys, tmp_path)
     trainings = study()
     rng = np.random.default_rng(1)
     for seed in range(3):
-        trainings[f"raster {seed}"] = trained(rng, 0, seed, plans="nnUNetSegMambaSmallScanRasterPlans")
+        trainings[f"six axes {seed}"] = trained(rng, 0, seed, plans="nnUNetSegMambaSmallScanSixAxesPlans")
     everything = printed(report, monkeypatch, capsys, tmp_path, trainings)
-    assert everything.startswith("Compared on folds 0. Left out: 1, 2, of which SegMamba Raster lack some.\n\n")
+    assert everything.startswith(
+        "Compared on folds 0. Left out: 1, 2, of which these lack some: SegMamba, six_axes.\n\n"
+    )
     assert "seeds of 1 fold" in everything and "3 folds" not in everything
     named = printed(report, monkeypatch, capsys, tmp_path, trainings, "SegMamba", "SegMambaNoMamba")
     assert named.startswith("Compared on folds 0, 1, 2.\n\n") and "3 folds, 2 df" in named
+
+
+def test_plans_of_one_trainer_are_models_of_their_own(report, monkeypatch, capsys, tmp_path):
+    """Their trainings would be taken for further seeds or folds of one model."""
+    rng, trainings = np.random.default_rng(3), study((TRAINER,), folds=1)
+    for seed in range(3, 6):
+        trainings[f"large {seed}"] = trained(rng, 0, seed, plans="nnUNetSegMambaPlans")
+        trainings[f"hilbert {seed}"] = trained(rng, 0, seed, plans="nnUNetSegMambaSmallScanHilbertPlans")
+        trainings[f"plain {seed}"] = trained(rng, 0, seed, "nnUNetTrainer", "nnUNetSmallPlans")
+    text = printed(report, monkeypatch, capsys, tmp_path, trainings, "SegMamba*")
+    rows = [line.split(" | ") for line in text.split("\n\n")[1].splitlines()[2:]]
+    assert [(row[0], row[4]) for row in rows] == [
+        ("| SegMamba, hilbert", "3"),
+        ("| SegMamba, nnUNetSegMambaPlans", "3"),
+        ("| SegMamba, nnUNetSegMambaSmallPlans", "3"),
+    ]
 
 
 def test_no_common_fold_is_one_line(report, monkeypatch, capsys, tmp_path):
@@ -76,7 +94,7 @@ def test_no_common_fold_is_one_line(report, monkeypatch, capsys, tmp_path):
     apart = {"a": trained(rng, 0, 0), "b": trained(rng, 1, 0, f"{TRAINER}NoMamba")}
     with pytest.raises(SystemExit):
         printed(report, monkeypatch, capsys, tmp_path, apart)
-    assert "no fold that all of these have: SegMamba, SegMambaNoMamba" in capsys.readouterr().err
+    assert "no fold that all of these have: SegMamba; SegMambaNoMamba" in capsys.readouterr().err
 
 
 def test_what_cannot_be_reported_is_one_line(report, monkeypatch, capsys, tmp_path):
@@ -95,7 +113,7 @@ def test_what_cannot_be_reported_is_one_line(report, monkeypatch, capsys, tmp_pa
 def test_twins_are_a_family_of_their_own(report):
     other = "nnUNetTrainerUMamba2"
     trainings = study((TRAINER, f"{TRAINER}NoMamba", other, f"{other}NoMamba"))
-    comparison = compare_tables(report.tables_of(report.in_common(trainings)))
+    comparison = compare_tables(report.tables_of(report.in_common(report.with_models(trainings))))
     pairs = report.twins_only(comparison).of("dice")[0].pairs
     assert [(pair.first, pair.second) for pair in pairs] == [
         ("SegMamba", "SegMambaNoMamba"),
@@ -120,19 +138,19 @@ def test_all_twins_together_differ_by_the_mean_of_the_pairs_in_each_fold(report)
     expected = over_folds(
         np.array([sum(s * of_fold(name, fold) for s, name in zip(signs, names, strict=True)) for fold in range(3)])
     )
-    comparison = compare_tables(report.tables_of(trainings))
+    comparison = compare_tables(report.tables_of(report.with_models(trainings)))
     row = report.twin_pairs(comparison, "dice").rows[-1]
     assert row[:2] == ("mean of all", "of all twins")
     assert row[2] == report.with_interval(*map(float, expected[:3]), "dice")
     assert row[3] == "3 folds, 2 df" and row[4] == report.p_value(float(expected.p))
     on_fold_0 = {name: own for name, own in trainings.items() if own["cost"]["fold"] == 0}
-    assert len(report.twin_pairs(compare_tables(report.tables_of(on_fold_0)), "dice").rows) == 2
-    assert len(report.twin_pairs(compare_tables(report.tables_of(study())), "dice").rows) == 1
+    assert len(report.twin_pairs(compare_tables(report.tables_of(report.with_models(on_fold_0))), "dice").rows) == 2
+    assert len(report.twin_pairs(compare_tables(report.tables_of(report.with_models(study()))), "dice").rows) == 1
 
 
 def test_models_without_twins_have_no_table_of_them(report):
     trainings = study((TRAINER, "nnUNetTrainerUMamba2"))
-    assert report.twin_pairs(compare_tables(report.tables_of(trainings)), "dice") is None
+    assert report.twin_pairs(compare_tables(report.tables_of(report.with_models(trainings))), "dice") is None
 
 
 def test_a_fold_counts_once_however_many_seeds_it_has(report):
@@ -144,7 +162,7 @@ def test_a_fold_counts_once_however_many_seeds_it_has(report):
         for trainer in (TRAINER, f"{TRAINER}NoMamba")
     ]
     expected = over_folds(np.subtract(*of_models))
-    (pair,) = report.twins_only(compare_tables(report.tables_of(trainings))).of("dice")[0].pairs
+    (pair,) = report.twins_only(compare_tables(report.tables_of(report.with_models(trainings)))).of("dice")[0].pairs
     found = pair.trainings
     assert (found.difference, found.low, found.high, found.p) == pytest.approx(tuple(map(float, expected[:4])))
 

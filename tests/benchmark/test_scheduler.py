@@ -285,6 +285,13 @@ def test_tables(tmp_path):
     assert scores["dice"].tolist() == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.8, 0.8, 0.9, 0.9]
 
 
+def test_the_mean_of_a_model_is_not_that_of_some_folds(tmp_path):
+    """nnU-Net's mean of a fold is NaN where none of its cases has a label."""
+    for training, dice in zip(TRAININGS[:3], (0.8, 0.9, float("nan")), strict=True):
+        pretend_finished(training, tmp_path, dice)
+    assert "| nnUNetTrainer | 3 | unknown | unknown | unknown | 1.0 M" in table_of_models(TRAININGS[:3], tmp_path)
+
+
 def test_the_memory_of_a_model_is_the_gpus_where_there_is_one(tmp_path):
     pretend_finished(TRAININGS[0], tmp_path)
     file = TRAININGS[0].folder(tmp_path) / "cost.json"

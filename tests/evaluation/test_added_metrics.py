@@ -27,7 +27,7 @@ from nnunetv2_mamba.evaluation.evaluated_model import read_evaluated_model
 from nnunetv2_mamba.evaluation.metric_options import GROUPS
 from nnunetv2_mamba.evaluation.metrics import METRICS, metrics_of
 from nnunetv2_mamba.evaluation.provenance import check_alike
-from nnunetv2_mamba.evaluation.report.methods import paragraphs
+from nnunetv2_mamba.evaluation.report.methods import _measuring, paragraphs
 from nnunetv2_mamba.evaluation.tables import read_metrics
 
 CASES = ["a", "b"]
@@ -234,6 +234,8 @@ def test_metrics_added_to_one_model_keep_no_others_from_being_compared(two_model
         check_alike(models, ["dice", "nsd"])
         with nullcontext() if alike else pytest.raises(ValueError, match="the distance to an empty mask differs: inf"):
             check_alike(models, ["hd95"])
+    measuring = _measuring({model.path.name: [model] for model in models})
+    assert "Dice: 2 TP" in measuring and "esion" not in measuring  # nobody compares them
 
 
 # --- refusals

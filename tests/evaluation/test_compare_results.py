@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
@@ -115,7 +116,7 @@ def recorded(tmp_path, no_report):
     """Two models of two folds with predictions and ``evaluation.json``; and a function that changes a fold's record."""
     folders = [results_folder(tmp_path, name, table_of(0, i)) for i, name in enumerate(("First", "Second"))]
 
-    def record(model, fold, references="gt", **changes):
+    def record(model, fold, references="gt", holding=None, **changes):
         validation = folders[model] / f"fold_{fold}" / "validation"
         cases = sorted(read_metrics(validation)["case"].unique())
         per_case = []
@@ -125,6 +126,8 @@ def recorded(tmp_path, no_report):
             per_case.append(
                 {"case": case, "reference_file": f"{references}/{case}.nii.gz", "prediction_file": str(prediction)}
             )
+            if holding is not None:
+                per_case[-1] |= {"reference_sha256": holding, "prediction_sha256": hashlib.sha256(b"").hexdigest()}
         content = {"metric_per_case": per_case, "evaluation": RECORD | changes}
         (validation / "evaluation.json").write_text(json.dumps(content))
         (validation / "evaluation.csv").touch()
@@ -185,6 +188,36 @@ def test_other_versions_references_and_predictions_are_noted(recorded, tmp_path)
     moved = [folder.rename(folder.with_name(f"moved_{folder.name}")) for folder in folders]
     notes = compare_results(moved, tmp_path / "out", metrics=["dice"]).notes
     assert notes[0].startswith(f"{moved[1]}/fold_1/validation/evaluation.csv is older than {moved[1]}/fold_1/")
+
+
+def test_copies_need_no_note_and_what_has_changed_has_one(recorded, tmp_path):
+    """Where it is recorded what was measured: whatever the files' times and places, their content counts."""
+    folders, record = recorded
+
+    def said():
+        return compare_results(folders, tmp_path / "out", metrics=["dice"]).notes
+
+    for model in range(2):
+        for fold in range(2):
+            record(model, fold, references=f"gt{model}", holding="same")
+    predictions = sorted(folders[1].glob("fold_1/validation/*.nii.gz"))
+    table = predictions[0].with_name("evaluation.csv")
+    for prediction in predictions:
+        os.utime(prediction, ns=(0, table.stat().st_mtime_ns + 10**9))
+    assert said() == ()
+    predictions[2].write_bytes(b"predicted again")
+    os.utime(predictions[2], ns=(0, table.stat().st_mtime_ns + 10**9))
+    assert said() == (f"{table} is older than {predictions[2]}: if that was predicted again, evaluate again.",)
+    record(1, 1, references="gt0", holding="corrected since")
+    predictions[2].write_bytes(b"")
+    file = Path("gt0/case_01.nii.gz").resolve()
+    assert said() == (
+        f"measured against references that differ, byte for byte: case case_01: {file}, and 5 more cases: if labels "
+        "do, evaluate again.",
+    )
+    record(1, 1, references="gt1")  # by an older version
+    (note,) = said()
+    assert note.startswith("measured against different reference files (copies, if all is well): case case_01: ")
 
 
 @pytest.mark.parametrize("move", [shutil.move, shutil.copytree])
@@ -338,7 +371,7 @@ def test_values_are_no_formulas_for_a_spreadsheet(tmp_path):
 def test_no_difference_is_said_to_be_none_and_not_equality():
     comparison = compare_tables([("A", table_of(0, 1)), ("B", table_of(0, 2))], ["dice"])
     text = findings(comparison)
-    assert "No significant difference between the two models was found (p = " in text[0]
+    assert "No significant difference between the two models was found (adjusted p = " in text[0]
     assert "leave room for mean differences of up to 0.0" in text[0]
     assert "is not shown to be absent" in text[1]
     assert "better" not in text[0]
@@ -348,7 +381,7 @@ def test_a_difference_is_said_with_its_p_value():
     tables = [("A", table_of(0, 1)), ("B", table_of(0.05, 2)), ("C", table_of(0.05, 3))]
     text = findings(compare_tables(tables, ["hd95"]))[0]
     assert "lowest mean" in text
-    assert "significantly better than A (p = 0.00" in text
+    assert "significantly better than A (adjusted p = 0.00" in text
     assert (
         "No significant difference between B and" in text
         or "No significant difference between C and" in text

@@ -193,6 +193,8 @@ def test_too_few_cases_are_said():
     assert "at least 0.062" in comparison.notes[0] and "at least 0.12" in comparison.notes[1]
     enough = compare_tables([("A", table_of(0, 1, cases=7)), ("B", table_of(0.1, 2, cases=7))], ["dice"])
     assert not enough.notes and enough.structures[0].pairs[0].significant
+    nowhere = [(name, with_values(table_of(0, i, cases=6), [np.nan] * 6)) for i, name in enumerate("AB")]
+    assert [note.split()[:2] for note in compare_tables(nowhere, ["dice"]).notes] == [["Anterior", "is"]]  # one test
 
 
 def test_repetitions_are_averaged_within_cases():

@@ -2,6 +2,7 @@
 
 import csv
 import errno
+import hashlib
 import io
 import json
 import multiprocessing
@@ -9,6 +10,7 @@ import os
 import signal
 import sys
 from multiprocessing.pool import ThreadPool
+from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import patch
 
@@ -96,6 +98,10 @@ def test_the_table_is_what_is_in_the_json(folders):
     assert (predictions / "evaluation.csv").read_text().startswith("case,label,metric,value\na,left,dice,0.")
     assert "a,never there,hd95,nan" in (predictions / "evaluation.csv").read_text()
     assert content["metric_per_case"][0]["spacing"] == pytest.approx([2.0, 0.8, 1.1])
+    for case in content["metric_per_case"]:
+        for name in ("reference", "prediction"):
+            digest = hashlib.sha256(Path(case[f"{name}_file"]).read_bytes()).hexdigest()
+            assert case[f"{name}_sha256"] == digest
     about = content["evaluation"]
     assert about["nsd_tolerance_mm"] == 2 and set(about["definitions"]) == set(metrics_of())
     assert "monai" in about["versions"] and any("infinite" in rule for rule in about["empty"])
@@ -171,6 +177,22 @@ def test_finished_cases_are_not_measured_again(folders, measured, monkeypatch):
     assert again() == CASES
     (predictions / "evaluation_cases" / "a.json").write_text('{"key": ')
     assert again() == ["a"]
+
+
+def test_a_table_that_stays_as_it_is_can_be_read_meanwhile(folders, monkeypatch):
+    """Two sweeps in one folder end together: each evaluates, and compares while the other still evaluates."""
+    table, seen, write = folders[1] / "evaluation.csv", [], module.write_json
+
+    def look(path, *arguments, **options):
+        if path.name == "evaluation.json":
+            seen.append(table.is_file())
+        write(path, *arguments, **options)
+
+    monkeypatch.setattr(module, "write_json", look)
+    assert evaluate(folders) == 0 and evaluate(folders) == 0
+    write_cases(folders[1], ["b"], 3)
+    assert evaluate(folders) == 0
+    assert seen == [False, True, False]
 
 
 @pytest.mark.skipif(os.name == "nt", reason="forks, and kills")

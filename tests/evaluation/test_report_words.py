@@ -87,6 +87,8 @@ def test_overview():
     )
     assert table.bold == {(1, 1), (0, 3)}
     assert table.caption.startswith("Mean over structures: mean over 12 cases")
+    fewer = overview(comparison(structure(cases=9), structure("nsd", cases=11)))  # of 12, of which some lack all
+    assert fewer.caption.startswith("Mean over structures: mean over 9 to 11 cases")
 
 
 def test_structures_are_rows_and_models_columns():
@@ -133,9 +135,9 @@ def test_a_finding_of_three_models():
     pairs = (pair("A", "B", -0.9, 0.01), pair("A", "C", 0.5, 0.9), pair("B", "C", 0.3, 0.2, high=0.0567))
     assert finding(structure(results=(A, B, C), pairs=pairs)) == (
         "Dice, mean over structures, 12 cases: B has the highest mean, 0.7000 [0.6900, 0.7100]. How much trainings "
-        "vary is not known. These trainings, on further cases: B is significantly better than A (p = 0.0100). No "
-        "significant difference between B and C was found (p = 0.20; the intervals leave room for mean differences "
-        "of up to 0.0567). In all, 1 of 3 pairs differ significantly."
+        "vary is not known. These trainings, on further cases: B is significantly better than A (adjusted p = 0.0100). "
+        "No significant difference between B and C was found (adjusted p = 0.20; the intervals leave room for mean "
+        "differences of up to 0.0567). In all, 1 of 3 pairs differ significantly."
     )
 
 
@@ -144,7 +146,7 @@ def test_a_finding_against_the_best_mean():
     pairs = (pair("A", "B", -0.9, 0.00001), pair("A", "C", -0.9, 0.04), pair("B", "C", 0.1, 0.8))
     text = finding(structure("hd95", results=(A, B, C), pairs=pairs))
     assert "HD95 [mm], mean over structures, 12 cases: A has the lowest mean, 0.50 [0.49, 0.51]." in text
-    assert "the test speaks against A and for B (p < 0.0001) and C (p = 0.0400): look" in text
+    assert "the test speaks against A and for B (adjusted p < 0.0001) and C (adjusted p = 0.0400): look" in text
     assert "better than" not in text and "between A and" not in text
     assert text.endswith("In all, 2 of 3 pairs differ significantly.")
 
@@ -155,16 +157,16 @@ def test_a_finding_of_models_with_the_same_mean():
     assert finding(structure(results=results, pairs=pairs)) == (
         "Dice, mean over structures, 12 cases: A, B and C have the highest mean, 0.7000 [0.6900, 0.7100]. How much "
         "trainings vary is not known. These trainings, on further cases: No significant difference between any two "
-        "models was found (smallest p = 0.25; the intervals leave room for mean differences of up to 0.0400)."
+        "models was found (smallest adjusted p = 0.25; the intervals leave room for mean differences of up to 0.0400)."
     )
 
 
 def test_a_finding_without_intervals_and_of_one_pair():
     lonely = pair("A", "B", 0.0, 1.0, math.nan, math.nan)
     text = finding(structure(results=(A, B), pairs=(lonely,)))
-    assert text.endswith("No significant difference between the two models was found (p = 1.00).")
+    assert text.endswith("No significant difference between the two models was found (adjusted p = 1.00).")
     significant = finding(structure(results=(A, B), pairs=(pair("A", "B", -1.0, 0.01),)))
-    assert significant.endswith("B is significantly better than A (p = 0.0100).")
+    assert significant.endswith("B is significantly better than A (adjusted p = 0.0100).")
 
 
 def test_absence_is_spoken_of_only_where_something_was_not_found():
@@ -201,11 +203,33 @@ def test_a_finding_tells_noise_floor_networks_and_trainings_apart():
         "Dice, mean over structures, 12 cases: B has the highest mean, 0.8741 [0.8612, 0.8801]. Noise floor: standard "
         "deviation of the mean 0.00400 between seeds (2 df) and 0.00300 between folds (4 df); two trainings of the "
         "same network, if all vary alike, are less than 0.02434 apart 95 times in 100. A and B, C and B are further "
-        "apart. The "
-        "networks, trained again (5 folds and seeds of 1 fold): B is significantly better than A (p = 0.0360). In all, "
-        "1 of 2 pairs differ significantly. These trainings, on further cases: B is significantly better than A (p = "
-        "0.0246) and C (p = 0.0246). In all, 2 of 3 pairs differ significantly."
+        "apart. The networks, trained again (5 folds and seeds of 1 fold): B is significantly better than A (adjusted "
+        "p = 0.0360). In all, 1 of 2 pairs differ significantly. These trainings, on further cases: B is significantly "
+        "better than A (adjusted p = 0.0246) and C (adjusted p = 0.0246). In all, 2 of 3 pairs differ significantly."
     )
+
+
+def test_findings_over_trainings_speak_of_the_models_that_were_tested():
+    """The best mean may be that of a single training; a pair says nothing of the others."""
+    item = with_trainings()
+    single = replace(item, pairs=(item.pairs[0], OPEN, replace(PAIR, first="C")))
+    best = replace(single, results=(*item.results[:2], replace(item.results[2], mean=0.9)))
+    assert "(5 folds): B is significantly better than A (adjusted p = 0.0360). These trainings" in finding(best)
+    level = replace(OPEN, trainings=LEVEL)
+    one = finding(replace(item, pairs=(PAIR, replace(level, second="C"), replace(PAIR, first="C"))))
+    assert "(seeds of 1 fold): No significant difference between A and C was found (adjusted p = 0.60" in one
+    two = [replace(level, trainings=replace(LEVEL, first=name)) for name in "AB"]
+    assert "between A and C, nor B and C was found (smallest adjusted p" in finding(replace(item, pairs=(*two, OPEN)))
+    many = finding(replace(item, pairs=(*two, *two, OPEN)))
+    assert "of any of the 4 pairs, of 5, that have trainings to compare was found" in many
+
+
+def test_what_trainings_did_not_show_is_not_said_to_be_absent():
+    """Also where every test over cases has found something."""
+    found = structure(pairs=(replace(PAIR, trainings=TEST),))
+    assert len(findings(comparison(found))) == 1
+    open_ = structure(pairs=(replace(PAIR, trainings=replace(TEST, p_holm=0.06)),))
+    assert findings(comparison(open_))[1].startswith("A difference that is not significant is not shown to be absent")
 
 
 def test_the_mean_over_trainings_is_what_may_exceed_the_limit():

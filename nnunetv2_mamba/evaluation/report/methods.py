@@ -114,7 +114,11 @@ def _measuring(models: Repetitions) -> str:
     found = [record for own in models.values() for model in own for record in model.evaluations.values() if record]
     if not found:
         return "How the metrics were measured is not recorded beside the tables."
-    defined = found[0].get("definitions", {})
+    defined = {  # what single folds have besides is not compared
+        name: text
+        for name, text in found[0].get("definitions", {}).items()
+        if all(name in record.get("definitions", {}) for record in found)
+    }
     settings = dict.fromkeys(
         setting
         for name, metric in METRICS.items()

@@ -33,8 +33,10 @@ def overview(comparison: Comparison) -> Table:
         columns.append([f"{result.rank} ({result.rank_shares[0]:.0%})" for result in item.results])
         best = (min if metric.lower_is_better else max)(result.mean for result in item.results)
         bold |= {(row, len(columns) - 2) for row, result in enumerate(item.results) if result.mean == best}
+    counts = sorted({len(item.values) for item in items})  # without those that lack all structures
+    cases = " to ".join(map(str, dict.fromkeys((counts[0], counts[-1])))) if counts else "0"
     caption = (
-        f"{items[0].structure.capitalize() if items else 'Nothing'}: mean over {len(comparison.cases)} cases with its "
+        f"{items[0].structure.capitalize() if items else 'Nothing'}: mean over {cases} cases with its "
         "95 % confidence interval (bootstrap, BCa); rank (each case ranks the models, then the mean ranks are ranked) "
         "and the share of bootstrap samples in which the model is first. Bold: best mean, which need not be a "
         "significant difference"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from ...text import joined_by_and
-from ..comparison import Comparison, Pair, StructureComparison
+from ..comparison import Comparison, Pair, Result, StructureComparison
 from ..metric import Metric
 from ..metrics import METRICS
 from ..noise_floor import NoiseFloor
@@ -46,20 +46,23 @@ def verdict(pair: Pair | TrainingTest) -> str:
 def finding(item: StructureComparison) -> str:
     """Write one paragraph: what the comparison shows of one metric on one structure, and what it does not."""
     metric = METRICS[item.metric]
-    lower = metric.lower_is_better
-    best = (min if lower else max)(item.results, key=lambda result: result.mean)
+    best = _best(item.results, metric)
     tied = [result.name for result in item.results if result.mean == best.mean]
     head = (
         f"{metric.heading}, {item.structure}, {len(item.values)} cases: {joined_by_and(tied)} "
-        f"{'has' if len(tied) == 1 else 'have'} the {'lowest' if lower else 'highest'} mean, "
+        f"{'has' if len(tied) == 1 else 'have'} the {'lowest' if metric.lower_is_better else 'highest'} mean, "
         f"{with_interval(best.mean, best.low, best.high, item.metric)}. "
     )
     parts = [head + noise_finding(item)]
     if tests := [pair.trainings for pair in item.pairs if pair.trainings is not None]:
         over = joined_by_and([*dict.fromkeys(tested_over(test) for test in tests)])
-        parts.append(f"The networks, trained again ({over}): {_of_tests(tests, best.name, item)}")
-    parts.append(f"These trainings, on further cases: {_of_tests(item.pairs, best.name, item)}")
+        parts.append(f"The networks, trained again ({over}): {_of_tests(tests, item)}")
+    parts.append(f"These trainings, on further cases: {_of_tests(item.pairs, item)}")
     return " ".join(parts)
+
+
+def _best(results: Iterable[Result], metric: Metric) -> Result:
+    return (min if metric.lower_is_better else max)(results, key=lambda result: result.mean)
 
 
 def noise_finding(item: StructureComparison) -> str:
@@ -92,12 +95,13 @@ def _unlike(noise: NoiseFloor, metric: Metric) -> str:
     return f", {' to '.join(ends)} between seeds of single models"
 
 
-def _of_tests(tests: Sequence[Pair | TrainingTest], best: str, item: StructureComparison) -> str:
-    """Write what tests of one kind show of the model with the best mean, and what they do not."""
+def _of_tests(tests: Sequence[Pair | TrainingTest], item: StructureComparison) -> str:
+    """Write what tests of one kind show of the model with the best mean of those in them, and what they do not."""
     n_significant = sum(test.significant for test in tests)
     if not n_significant:
-        between = "the two models" if len(item.results) == 2 else "any two models"
-        return f"No significant difference between {between} was found ({_open(tests, item.metric)})."
+        return f"No significant difference between {_tested(tests, item)} was found ({_open(tests, item.metric)})."
+    in_them = {name for test in tests for name in (test.first, test.second)}
+    best = _best([result for result in item.results if result.name in in_them], METRICS[item.metric]).name
     sentences = []
     own = [test for test in tests if best in (test.first, test.second)]
     better = [test for test in own if test.significant and test.better == best]
@@ -117,6 +121,17 @@ def _of_tests(tests: Sequence[Pair | TrainingTest], best: str, item: StructureCo
     if len(tests) > 1:
         sentences.append(f"In all, {n_significant} of {len(tests)} pairs differ significantly.")
     return " ".join(sentences)
+
+
+def _tested(tests: Sequence[Pair | TrainingTest], item: StructureComparison) -> str:
+    """Write between which models tests of one kind were made; those over trainings may not have all pairs."""
+    if len(item.results) == 2:
+        return "the two models"
+    if len(tests) == len(item.pairs):
+        return "any two models"
+    if tests[_NAMED:]:
+        return f"the models of any of the {len(tests)} pairs, of {len(item.pairs)}, that have trainings to compare"
+    return ", nor ".join(f"{test.first} and {test.second}" for test in tests)
 
 
 def single_trainings(comparison: Comparison) -> str | None:
@@ -144,7 +159,8 @@ def findings(comparison: Comparison) -> list[str]:
     texts = [finding(item) for item in items]
     if warning := single_trainings(comparison):
         texts.append(warning)
-    if any(not pair.significant for item in items for pair in item.pairs):
+    tests = [test for item in items for pair in item.pairs for test in (pair, pair.trainings) if test is not None]
+    if not all(test.significant for test in tests):
         texts.append(
             "A difference that is not significant is not shown to be absent: the confidence interval of the mean "
             "difference says how large it may still be."
@@ -153,7 +169,7 @@ def findings(comparison: Comparison) -> list[str]:
 
 
 def _against(pair: Pair | TrainingTest, best: str) -> str:
-    return f"{pair.second if pair.first == best else pair.first} (p {_p(pair.p_holm)})"
+    return f"{pair.second if pair.first == best else pair.first} (adjusted p {_p(pair.p_holm)})"
 
 
 def _p(p: float) -> str:
@@ -165,7 +181,7 @@ def _open(pairs: Sequence[Pair | TrainingTest], metric: str) -> str:
     """Say how large the differences may be that were not found."""
     least = min(pair.p_holm for pair in pairs)
     ends = [abs(end) for pair in pairs for end in (pair.low, pair.high) if not math.isnan(end)]
-    p = f"{'smallest ' if len(pairs) > 1 else ''}p {_p(least)}"
+    p = f"{'smallest ' if len(pairs) > 1 else ''}adjusted p {_p(least)}"
     if not ends:
         return p
     return f"{p}; the intervals leave room for mean differences of up to {METRICS[metric].number(max(ends))}"
