@@ -4,9 +4,9 @@
 
 of all models, or of those named (patterns: 'SegMamba*'). Markdown, as in docs/results.md. Models are compared on the
 folds that all of them have by now, with all seeds of these; the first line says which, and which are left out. The
-networks with their twins without Mamba, what the small networks are trained for, come first, as a family of their own
-for Holm's method. What a step costs is measured apart (`benchmarks/step_time.py`, kept beside the results as
-`..._step_time.json`, if at all), because trainings run beside other work.
+pairs that the small networks are trained for, `FAMILIES`, come first, each family on its own for Holm's method. What a
+step costs is measured apart (`benchmarks/step_time.py`, kept beside the results as `..._step_time.json`, if at all),
+because trainings run beside other work.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import dataclasses
 import re
 import statistics
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -32,7 +32,12 @@ from nnunetv2_mamba.evaluation.statistics import holm
 from nnunetv2_mamba.evaluation.training_statistics import over_folds
 from nnunetv2_mamba.files import read_json, read_json_object
 
-TWIN = "NoMamba"  # after the network's name
+# Pairs of models, by their names, that are compared whatever the results are
+FAMILIES: dict[str, Callable[[str, str], bool]] = {
+    "The networks and their twins without Mamba": lambda first, second: second == f"{first}NoMamba",
+    "Mamba and what stands in its place": lambda first, second: second in (f"{first}Conv", f"{first}Mamba2"),
+    "The network's own scan and other orders": lambda first, second: second.startswith(f"{first}, "),
+}
 
 
 def main() -> None:
@@ -60,7 +65,7 @@ def main() -> None:
         summary(compared, comparison, {row["trainer"]: row["seconds_per_step"] for row in steps}, arguments.every),
         overview(comparison),
         noise_table(comparison),
-        *(twin_pairs(comparison, metric) for metric in DEFAULT_METRICS),
+        *(family_pairs(comparison, family, metric) for family in FAMILIES for metric in DEFAULT_METRICS),
         *(training_pairs(comparison, metric) for metric in DEFAULT_METRICS),
     ]
     print(folds_compared(trainings), "", sep="\n")
@@ -113,38 +118,38 @@ def folds_compared(trainings: Mapping[str, Mapping]) -> str:
     return f"{text} Left out: {', '.join(map(str, sorted(every - common)))}, of which these lack some: {lacking}."
 
 
-def twin_pairs(comparison: Comparison, metric: str) -> Table | None:
-    """List the networks and their twins; None where no two of them have several trainings each."""
-    twins = twins_only(comparison)
-    table = training_pairs(twins, metric)
-    own = "The networks and their twins without Mamba, a family of their own for Holm's method"
+def family_pairs(comparison: Comparison, family: str, metric: str) -> Table | None:
+    """List the pairs of a family; None where no two of them have several trainings each."""
+    own = family_only(comparison, family)
+    table = training_pairs(own, metric)
+    caption = f"{family}, a family of their own for Holm's method"
     return table and dataclasses.replace(
-        table, caption=f"{own}. {table.caption}", rows=(*table.rows, *of_all_twins(twins, metric))
+        table, caption=f"{caption}. {table.caption}", rows=(*table.rows, *mean_of_pairs(own, metric))
     )
 
 
-def of_all_twins(twins: Comparison, metric: str) -> list[tuple[str, ...]]:
-    """Return the row of all networks and all twins, whose difference is that of the pairs averaged in each fold.
+def mean_of_pairs(family: Comparison, metric: str) -> list[tuple[str, ...]]:
+    """Return the row of all first and all second models, whose difference is that of the pairs averaged in each fold.
 
     No row where there are fewer than three folds, or a single pair.
     """
-    item = twins.of(metric)[0]
+    item = family.of(metric)[0]
     trainings = pd.DataFrame([vars(mean) for mean in item.noise.means])
     of_folds = trainings.pivot_table("mean", "fold", "model")  # means over seeds
     if len(of_folds) < 3 or len(item.pairs) < 2:
         return []
-    networks, their_twins = ([getattr(pair, side) for pair in item.pairs] for side in ("first", "second"))
-    found = over_folds((of_folds[networks].mean(axis=1) - of_folds[their_twins].mean(axis=1)).to_numpy())
+    firsts, seconds = ([getattr(pair, side) for pair in item.pairs] for side in ("first", "second"))
+    found = over_folds((of_folds[firsts].mean(axis=1) - of_folds[seconds].mean(axis=1)).to_numpy())
     mean, low, high, p, df = (float(value) for value in found)
     interval = with_interval(mean, low, high, metric)
-    return [("mean of all", "of all twins", interval, f"{len(of_folds)} folds, {df:.3g} df", p_value(p), "", "", "")]
+    return [("mean of these", "mean of these", interval, f"{len(of_folds)} folds, {df:.3g} df", p_value(p), "", "", "")]
 
 
-def twins_only(comparison: Comparison) -> Comparison:
-    """Keep the pairs of a network and its twin, on the mean over structures; Holm's method over these alone."""
+def family_only(comparison: Comparison, family: str) -> Comparison:
+    """Keep the pairs of a family, on the mean over structures; Holm's method over these alone."""
 
     def kept(item: StructureComparison) -> StructureComparison:
-        pairs = [pair for pair in item.pairs if pair.trainings and pair.second == pair.first + TWIN]
+        pairs = [pair for pair in item.pairs if pair.trainings and FAMILIES[family](pair.first, pair.second)]
         adjusted = holm([pair.trainings.p for pair in pairs]).tolist()
         tests = [dataclasses.replace(pair.trainings, p_holm=p) for pair, p in zip(pairs, adjusted, strict=True)]
         own = (dataclasses.replace(pair, trainings=test) for pair, test in zip(pairs, tests, strict=True))

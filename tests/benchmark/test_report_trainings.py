@@ -17,6 +17,7 @@ FOLDER = Path(__file__).parents[2] / "benchmarks"
 PLANS = "nnUNetSegMambaSmallPlans"
 TRAINER = "nnUNetTrainerSegMamba"
 CASES = 6
+TWINS = "The networks and their twins without Mamba"
 
 
 @pytest.fixture
@@ -46,6 +47,10 @@ def study(models=(TRAINER, f"{TRAINER}NoMamba"), folds=3):
             for seed in range(1 if fold else 3):
                 found[f"{trainer} {fold} {seed}"] = trained(rng, fold, seed, trainer, dice=0.9 - 0.1 * number)
     return found
+
+
+def compared(report, trainings):
+    return compare_tables(report.tables_of(report.with_models(trainings)))
 
 
 def printed(report, monkeypatch, capsys, tmp_path, trainings, *models):
@@ -113,8 +118,8 @@ def test_what_cannot_be_reported_is_one_line(report, monkeypatch, capsys, tmp_pa
 def test_twins_are_a_family_of_their_own(report):
     other = "nnUNetTrainerUMamba2"
     trainings = study((TRAINER, f"{TRAINER}NoMamba", other, f"{other}NoMamba"))
-    comparison = compare_tables(report.tables_of(report.in_common(report.with_models(trainings))))
-    pairs = report.twins_only(comparison).of("dice")[0].pairs
+    comparison = compared(report, trainings)
+    pairs = report.family_only(comparison, TWINS).of("dice")[0].pairs
     assert [(pair.first, pair.second) for pair in pairs] == [
         ("SegMamba", "SegMambaNoMamba"),
         ("UMamba2", "UMamba2NoMamba"),
@@ -123,7 +128,24 @@ def test_twins_are_a_family_of_their_own(report):
     assert [pair.trainings.p_holm for pair in pairs] == pytest.approx(statistics.holm(p_values))
     among_all = {(pair.first, pair.second): pair.trainings.p_holm for pair in comparison.of("dice")[0].pairs}
     assert all(pair.trainings.p_holm < among_all[pair.first, pair.second] for pair in pairs)
-    assert report.twin_pairs(comparison, "dice").caption.startswith("The networks and their twins without Mamba, a ")
+    assert report.family_pairs(comparison, TWINS, "dice").caption.startswith(f"{TWINS}, a family of their own")
+
+
+def test_mixers_and_scans_are_families_of_their_own(report):
+    rng, trainings = np.random.default_rng(4), study((TRAINER, f"{TRAINER}NoMamba", f"{TRAINER}Conv"), folds=1)
+    for seed in range(3):
+        trainings[f"mamba2 {seed}"] = trained(rng, 0, seed, f"{TRAINER}Mamba2")
+        trainings[f"hilbert {seed}"] = trained(rng, 0, seed, plans="nnUNetSegMambaSmallScanHilbertPlans")
+        trainings[f"random {seed}"] = trained(rng, 0, seed, plans="nnUNetSegMambaSmallScanRandomPlans")
+    families = {
+        "Mamba and what stands in its place": ["SegMambaConv", "SegMambaMamba2"],
+        "The network's own scan and other orders": ["SegMamba, hilbert", "SegMamba, random"],
+    }
+    for family, others in families.items():
+        pairs = report.family_only(compared(report, trainings), family).of("dice")[0].pairs
+        assert [(pair.first, pair.second) for pair in pairs] == [("SegMamba", other) for other in others]
+        expected = statistics.holm([pair.trainings.p for pair in pairs])
+        assert [pair.trainings.p_holm for pair in pairs] == pytest.approx(expected)
 
 
 def test_all_twins_together_differ_by_the_mean_of_the_pairs_in_each_fold(report):
@@ -138,19 +160,19 @@ def test_all_twins_together_differ_by_the_mean_of_the_pairs_in_each_fold(report)
     expected = over_folds(
         np.array([sum(s * of_fold(name, fold) for s, name in zip(signs, names, strict=True)) for fold in range(3)])
     )
-    comparison = compare_tables(report.tables_of(report.with_models(trainings)))
-    row = report.twin_pairs(comparison, "dice").rows[-1]
-    assert row[:2] == ("mean of all", "of all twins")
+    comparison = compared(report, trainings)
+    row = report.family_pairs(comparison, TWINS, "dice").rows[-1]
+    assert row[:2] == ("mean of these", "mean of these")
     assert row[2] == report.with_interval(*map(float, expected[:3]), "dice")
     assert row[3] == "3 folds, 2 df" and row[4] == report.p_value(float(expected.p))
     on_fold_0 = {name: own for name, own in trainings.items() if own["cost"]["fold"] == 0}
-    assert len(report.twin_pairs(compare_tables(report.tables_of(report.with_models(on_fold_0))), "dice").rows) == 2
-    assert len(report.twin_pairs(compare_tables(report.tables_of(report.with_models(study()))), "dice").rows) == 1
+    assert len(report.family_pairs(compared(report, on_fold_0), TWINS, "dice").rows) == 2
+    assert len(report.family_pairs(compared(report, study()), TWINS, "dice").rows) == 1
 
 
 def test_models_without_twins_have_no_table_of_them(report):
     trainings = study((TRAINER, "nnUNetTrainerUMamba2"))
-    assert report.twin_pairs(compare_tables(report.tables_of(report.with_models(trainings))), "dice") is None
+    assert report.family_pairs(compared(report, trainings), TWINS, "dice") is None
 
 
 def test_a_fold_counts_once_however_many_seeds_it_has(report):
@@ -162,7 +184,7 @@ def test_a_fold_counts_once_however_many_seeds_it_has(report):
         for trainer in (TRAINER, f"{TRAINER}NoMamba")
     ]
     expected = over_folds(np.subtract(*of_models))
-    (pair,) = report.twins_only(compare_tables(report.tables_of(report.with_models(trainings)))).of("dice")[0].pairs
+    (pair,) = report.family_only(compared(report, trainings), TWINS).of("dice")[0].pairs
     found = pair.trainings
     assert (found.difference, found.low, found.high, found.p) == pytest.approx(tuple(map(float, expected[:4])))
 
