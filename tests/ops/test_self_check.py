@@ -9,7 +9,7 @@ from torch.utils._pytree import tree_leaves
 
 from nnunetv2_mamba.ops.backends import cpu, torch_chunked, torch_ssd
 from nnunetv2_mamba.ops.backends.self_check import TOLERANCES, disagreement
-from nnunetv2_mamba.ops.device_errors import CheckPostponedError
+from nnunetv2_mamba.ops.device_errors import CheckPostponedError, DeviceLostError
 
 CPU = torch.device("cpu")
 # Of each operator, the functions that compute it and the backend that is trusted.
@@ -89,6 +89,20 @@ def test_what_may_work_later_is_no_verdict(error):
     with pytest.raises(CheckPostponedError, match="cannot be found out now") as postponed:
         check("directional_scan", scan_forward=raises(error))
     assert str(error).splitlines()[0][:40] in str(postponed.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be asynchronous"),
+        RuntimeError("Triton Error [CUDA]: misaligned address"),
+    ],
+    ids=str,
+)
+def test_a_kernel_after_which_the_device_is_dead_is_replaced_by_nothing(error):
+    with pytest.raises(DeviceLostError, match="start again with NNUNETV2_MAMBA_SCAN=torch") as lost:
+        check("directional_scan", scan_forward=raises(error))
+    assert str(error).splitlines()[0] in str(lost.value) and str(CPU) in str(lost.value)
 
 
 def raises(error: Exception):

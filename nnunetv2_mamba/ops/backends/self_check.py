@@ -32,6 +32,7 @@ def disagreement(operator: str, backend: ModuleType, device: torch.device, dtype
 
     Raises:
         CheckPostponedError: The device has no memory or is in use.
+        DeviceLostError: Nothing works on the device after what the kernel did.
     """
     results, trusted = _CHECKS[operator]
     try:
