@@ -76,9 +76,20 @@ class TestEnvironment:
             environment.compiler()
 
     def test_no_headers(self, monkeypatch, tmp_path):
-        monkeypatch.setattr(environment.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+        monkeypatch.setattr(environment.sysconfig, "get_paths", lambda scheme: {"include": str(tmp_path)})
         with pytest.raises(environment.MissingError, match=r"Python.h.*apt install python3\.\d+-dev"):
             environment.compiler()
+
+    def test_headers_of_ubuntus_own_python(self, monkeypatch, tmp_path):
+        """Its default folder, below /usr/local, has none."""
+        own, get_paths = environment.sysconfig.get_default_scheme(), environment.sysconfig.get_paths
+
+        def ubuntus(scheme="posix_local"):
+            return {"include": str(tmp_path)} if scheme == "posix_local" else get_paths(own)
+
+        monkeypatch.setattr(environment.sysconfig, "get_default_scheme", lambda: "posix_local")
+        monkeypatch.setattr(environment.sysconfig, "get_paths", ubuntus)
+        assert get_paths(own)["include"] in environment.compiler()
 
     def test_a_compiler_that_cannot_be_run(self, monkeypatch, tmp_path):
         monkeypatch.setenv("CC", str(tmp_path / "nothing"))
