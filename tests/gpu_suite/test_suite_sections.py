@@ -200,6 +200,16 @@ def test_speed(monkeypatch):
     assert "peak memory" in left_out(rows)
 
 
+def test_the_kernel_of_exponentials_compiles_for_a_gpu():
+    pytest.importorskip("triton.backends.nvidia", reason="this triton is not for NVIDIA GPUs")
+    from gpu_sections.exponentials import exp_kernel
+    from offline_gpu import compiling_for
+
+    with compiling_for(90):
+        compiled = exp_kernel.warmup(torch.empty(1, device="meta"), 1024, BLOCK=1024, num_warps=4, grid=(1,))
+    assert "ex2.approx" in compiled.asm["ptx"]
+
+
 def test_floors_count_two_exponentials_there_and_three_back():
     context = Context("cpu", lambda row: None)
     sizes = replace(operator_cases.SCANS["SegMamba stage 1"], grid=(2, 2, 2), channels=4)
