@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves
 from nnunetv2_mamba.ops.backends import cpu, torch_chunked, torch_ssd
 from nnunetv2_mamba.ops.backends.self_check import TOLERANCES, disagreement
 from nnunetv2_mamba.ops.device_errors import CheckPostponedError, DeviceLostError
+from nnunetv2_mamba.ops.scan_arguments import ScanArguments
 
 CPU = torch.device("cpu")
 # Of each operator, the functions that compute it and the backend that is trusted.
@@ -49,6 +50,24 @@ def test_wrong_results_are_found_in_every_precision(operator, function, dtype, f
 
     assert f"wrong here in {str(dtype).removeprefix('torch.')}" in check(operator, dtype, **{function: wrong})
     assert dtype in given
+
+
+@pytest.mark.parametrize("function", ["scan_forward", "scan_backward"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda scan: scan.B.shape[-1] <= 16 and scan.z is not None and scan.u.ndim == 4,
+        lambda scan: scan.B.shape[-1] > 16 and scan.z is None and scan.u.ndim == 3,
+    ],
+    ids=["SegMamba", "MedSegMamba"],
+)
+def test_every_kind_of_scan_is_checked(function, kind):
+    def wrong(*arguments):
+        (scan,) = (argument for argument in arguments if isinstance(argument, ScanArguments))
+        results = getattr(torch_chunked, function)(*arguments)
+        return (results[0] * 1.1, *results[1:]) if kind(scan) else results
+
+    assert "wrong here in float32" in check("directional_scan", **{function: wrong})
 
 
 def test_small_mistakes_are_found_in_fp32():
