@@ -1,4 +1,4 @@
-"""Errors of a device that say nothing of the code that met them: no memory, or somebody else has the device."""
+"""Errors of a device that say nothing of the code that met them: no memory, somebody else has it, a kernel broke it."""
 
 import torch
 
