@@ -5,7 +5,7 @@
 In a checkout it needs nnunetv2 as well; the archive of `pack_gpu_suite.py` brings what torch, triton and numpy lack.
 DIR/gpu_suite.json and DIR/gpu_suite.md are written anew after every section. A section that fails, hangs or crashes is
 reported, and the next one runs. Exit code: 0 if all passed, 1 if a section did not, 2 if a compiler, a header, the GPU
-or the backend was missing, which the first minute tells. `--device cpu` is a dry run of everything on tiny sizes.
+or the backend was missing, which the first sections tell. `--device cpu` is a dry run of everything on tiny sizes.
 """
 
 from __future__ import annotations

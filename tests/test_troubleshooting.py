@@ -153,6 +153,10 @@ def on_a_full_gpu(patch: pytest.MonkeyPatch) -> str | None:
     return with_a_triton_that_raises(patch, torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB."))
 
 
+def on_a_gpu_that_a_kernel_has_broken(patch: pytest.MonkeyPatch) -> str | None:
+    return with_a_triton_that_raises(patch, RuntimeError("CUDA error: an illegal memory access was encountered"))
+
+
 def on_an_amd_gpu(patch: pytest.MonkeyPatch) -> str | None:
     a_gpu(patch, (9, 0))
     patch.setattr(torch.version, "hip", "6.4")
@@ -226,6 +230,7 @@ PROVOKED: dict[str, Provoke] = {
     "no C compiler": lambda patch, folder: without_a_c_compiler(patch),
     "no Python.h": lambda patch, folder: without_python_h(patch),
     "full GPU": lambda patch, folder: on_a_full_gpu(patch),
+    "broken GPU": lambda patch, folder: on_a_gpu_that_a_kernel_has_broken(patch),
     "AMD GPU": lambda patch, folder: on_an_amd_gpu(patch),
     "no trainer": lambda patch, folder: not_registered(patch),
     "doctor": lambda patch, folder: doctor_not_registered(patch),

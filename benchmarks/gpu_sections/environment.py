@@ -69,11 +69,14 @@ def package() -> str:
 
 
 def compiler() -> str:
-    """Compile an empty extension module as triton does: by $CC, else clang, else gcc."""
-    found = os.environ.get("CC") or shutil.which("clang") or shutil.which("gcc")
+    """Compile an empty extension module as triton does: by $CC, else gcc, else clang."""
+    found = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")
     if not found:
         raise MissingError("no C compiler; apt install gcc, conda install gcc, or set CC to one")
-    include = sysconfig.get_paths()["include"]
+    scheme = sysconfig.get_default_scheme()
+    if scheme == "posix_local":  # Ubuntu's, for what is installed by hand: there are no headers of Python
+        scheme = "posix_prefix"
+    include = sysconfig.get_paths(scheme)["include"]
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "empty.c"
         source.write_text("#include <Python.h>\n")

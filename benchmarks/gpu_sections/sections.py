@@ -37,7 +37,8 @@ def all_sections(workers: int) -> tuple[Section, ...]:
     """Return all sections, kernels compiled by as many processes as ``workers`` says."""
     compiling = tuple(f"{number + 1} of {workers}" for number in range(workers))
     return (
-        Section("environment", "What is needed", 60, stopped_by=("all",)),
+        # A fresh machine's first import of torch reads gigabytes from its disk; ended here, nothing else would run.
+        Section("environment", "What is needed", 120, stopped_by=("all",)),
         Section("compilation", "Compiling the kernels", 120, (BACKEND, SSD_BACKEND, *compiling), 6.0, (BACKEND,)),
         Section(
             "correctness",

@@ -120,6 +120,7 @@ def unavailable(
 
     Raises:
         CheckPostponedError: The device has no memory, or is in use, so that nothing is known; nothing is remembered.
+        DeviceLostError: A kernel's check, or what ran before, ended the device for this process.
     """
     backend = BACKENDS[name]
     if operator not in backend.modules:
@@ -153,8 +154,8 @@ def choose_backend(
 
     Raises:
         ValueError: The name is not one of `CHOICES`.
-        RuntimeError: The backend was asked for by name and cannot be used here, or the device has no room for the check
-            of a kernel; the message says what to do.
+        RuntimeError: The backend was asked for by name and cannot be used here, the device has no room for the check of
+            a kernel, or does not work after it; the message says what to do.
 
     Example:
 

@@ -13,7 +13,7 @@ from torch._dynamo.exc import TorchDynamoException
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_mamba.ops.backends import triton_devices
-from nnunetv2_mamba.ops.device_errors import ran_out_of_memory
+from nnunetv2_mamba.ops.device_errors import ends_the_device, ran_out_of_memory
 
 # Compiling happens here. The backward pass is compiled when it first runs, where torch wraps no error of its compilers.
 _COMPILERS = ("torch._inductor", "torch._dynamo.backends", "torch._dynamo.output_graph", "triton")
@@ -41,7 +41,7 @@ def is_compiler_error(error: BaseException) -> bool:
     The last may be the network's own error, which comes again without it. Running out of memory is none of these, nor
     is an error on the GPU, after which nothing runs there any more.
     """
-    if ran_out_of_memory(error) or "CUDA error" in str(error):
+    if ran_out_of_memory(error) or ends_the_device(error) or "CUDA error" in str(error):
         return False
     return any(isinstance(each, TorchDynamoException) or _raised_by_a_compiler(each) for each in _chain(error))
 

@@ -76,9 +76,20 @@ class TestEnvironment:
             environment.compiler()
 
     def test_no_headers(self, monkeypatch, tmp_path):
-        monkeypatch.setattr(environment.sysconfig, "get_paths", lambda: {"include": str(tmp_path)})
+        monkeypatch.setattr(environment.sysconfig, "get_paths", lambda scheme: {"include": str(tmp_path)})
         with pytest.raises(environment.MissingError, match=r"Python.h.*apt install python3\.\d+-dev"):
             environment.compiler()
+
+    def test_headers_of_ubuntus_own_python(self, monkeypatch, tmp_path):
+        """Its default folder, below /usr/local, has none."""
+        own, get_paths = environment.sysconfig.get_default_scheme(), environment.sysconfig.get_paths
+
+        def ubuntus(scheme="posix_local"):
+            return {"include": str(tmp_path)} if scheme == "posix_local" else get_paths(own)
+
+        monkeypatch.setattr(environment.sysconfig, "get_default_scheme", lambda: "posix_local")
+        monkeypatch.setattr(environment.sysconfig, "get_paths", ubuntus)
+        assert get_paths(own)["include"] in environment.compiler()
 
     def test_a_compiler_that_cannot_be_run(self, monkeypatch, tmp_path):
         monkeypatch.setenv("CC", str(tmp_path / "nothing"))
@@ -187,6 +198,16 @@ def test_speed(monkeypatch):
         floors = [row[key] for key in row if key.startswith("forward") and key.endswith("floor ms")]
         assert row["forward / floor"] == pytest.approx(row["forward ms"] / max(floors))
     assert "peak memory" in left_out(rows)
+
+
+def test_the_kernel_of_exponentials_compiles_for_a_gpu():
+    pytest.importorskip("triton.backends.nvidia", reason="this triton is not for NVIDIA GPUs")
+    from gpu_sections.exponentials import exp_kernel
+    from offline_gpu import compiling_for
+
+    with compiling_for(90):
+        compiled = exp_kernel.warmup(torch.empty(1, device="meta"), 1024, BLOCK=1024, num_warps=4, grid=(1,))
+    assert "ex2.approx" in compiled.asm["ptx"]
 
 
 def test_floors_count_two_exponentials_there_and_three_back():

@@ -150,11 +150,15 @@ def run_conv(
     return with_gradients(causal_conv1d(**tensors, paths=paths, activation=activation, backend=backend), tensors)
 
 
+def default_gradient(out: Tensor) -> Tensor:
+    """A gradient of the result; made in fp64, as in fp16 the steps of more than 65504 numbers would be 0."""
+    return torch.linspace(-1, 1, out.numel(), dtype=torch.float64, device=out.device).view_as(out).cos().to(out)
+
+
 def with_gradients(out: Tensor, tensors: dict[str, Tensor | None], grad_out: Tensor | None = None) -> dict[str, Tensor]:
     given = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-    if grad_out is None:
-        grad_out = torch.linspace(-1, 1, out.numel(), dtype=out.dtype, device=out.device).view_as(out).cos()
-    gradients = torch.autograd.grad(out, list(given.values()), grad_out.to(out))
+    gradient = default_gradient(out) if grad_out is None else grad_out.to(out)
+    gradients = torch.autograd.grad(out, list(given.values()), gradient)
     return {"out": out.detach(), **dict(zip(given, gradients, strict=True))}
 
 

@@ -9,7 +9,8 @@ from torch.utils._pytree import tree_leaves
 
 from nnunetv2_mamba.ops.backends import cpu, torch_chunked, torch_ssd
 from nnunetv2_mamba.ops.backends.self_check import TOLERANCES, disagreement
-from nnunetv2_mamba.ops.device_errors import CheckPostponedError
+from nnunetv2_mamba.ops.device_errors import CheckPostponedError, DeviceLostError
+from nnunetv2_mamba.ops.scan_arguments import ScanArguments
 
 CPU = torch.device("cpu")
 # Of each operator, the functions that compute it and the backend that is trusted.
@@ -51,6 +52,24 @@ def test_wrong_results_are_found_in_every_precision(operator, function, dtype, f
     assert dtype in given
 
 
+@pytest.mark.parametrize("function", ["scan_forward", "scan_backward"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lambda scan: scan.B.shape[-1] <= 16 and scan.z is not None and scan.u.ndim == 4,
+        lambda scan: scan.B.shape[-1] > 16 and scan.z is None and scan.u.ndim == 3,
+    ],
+    ids=["SegMamba", "MedSegMamba"],
+)
+def test_every_kind_of_scan_is_checked(function, kind):
+    def wrong(*arguments):
+        (scan,) = (argument for argument in arguments if isinstance(argument, ScanArguments))
+        results = getattr(torch_chunked, function)(*arguments)
+        return (results[0] * 1.1, *results[1:]) if kind(scan) else results
+
+    assert "wrong here in float32" in check("directional_scan", **{function: wrong})
+
+
 def test_small_mistakes_are_found_in_fp32():
     assert "wrong" in check("causal_conv1d", conv_forward=lambda *a: torch_chunked.conv_forward(*a) * 1.01)
 
@@ -89,6 +108,20 @@ def test_what_may_work_later_is_no_verdict(error):
     with pytest.raises(CheckPostponedError, match="cannot be found out now") as postponed:
         check("directional_scan", scan_forward=raises(error))
     assert str(error).splitlines()[0][:40] in str(postponed.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be asynchronous"),
+        RuntimeError("Triton Error [CUDA]: misaligned address"),
+    ],
+    ids=str,
+)
+def test_a_kernel_after_which_the_device_is_dead_is_replaced_by_nothing(error):
+    with pytest.raises(DeviceLostError, match="start again with NNUNETV2_MAMBA_SCAN=torch") as lost:
+        check("directional_scan", scan_forward=raises(error))
+    assert str(error).splitlines()[0] in str(lost.value) and str(CPU) in str(lost.value)
 
 
 def raises(error: Exception):

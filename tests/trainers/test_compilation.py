@@ -308,6 +308,7 @@ OTHERS = [
     raised_in("tritonic", RuntimeError("not Triton")),
     raised_in("torch._inductor.compile_fx", torch.OutOfMemoryError("CUDA out of memory")),
     raised_in("torch._inductor.output_code", RuntimeError("CUDA error: device-side assert triggered")),
+    raised_in("triton.runtime.jit", RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered")),
     MemoryError(),
 ]
 

@@ -32,6 +32,7 @@ def disagreement(operator: str, backend: ModuleType, device: torch.device, dtype
 
     Raises:
         CheckPostponedError: The device has no memory or is in use.
+        DeviceLostError: Nothing works on the device after what the kernel did.
     """
     results, trusted = _CHECKS[operator]
     try:
@@ -66,19 +67,29 @@ class _Inputs:
 
 
 def _scan_results(backend: ModuleType, device: torch.device, dtype: torch.dtype) -> list[Tensor]:
-    batch, directions, length, channels, state_size, rank = 2, 2, 208, 48, 16, 3
+    # SegMamba's kind of scan, and MedSegMamba's: many states, no gate and one input for all directions are other code.
+    kinds = (16, True), (40, False)
+    return [result for kind in kinds for result in _results_of_a_scan(backend, device, dtype, *kind)]
+
+
+def _results_of_a_scan(
+    backend: ModuleType, device: torch.device, dtype: torch.dtype, state_size: int, gated: bool
+) -> list[Tensor]:
+    batch, directions, length, channels, rank = 2, 2, 208, 48, 3
     inputs = _Inputs(device, length)
     random = inputs.random
-    u, z, grad_out = (random(batch, length, channels, dtype=dtype) for _ in range(3))
+    z, grad_out = (random(batch, length, channels, dtype=dtype) for _ in range(2))
     delta = random(batch, directions, length, channels, dtype=dtype)
+    u = random(*(delta.shape if gated else z.shape), dtype=dtype)
     # As in a network: parts of one projection, which begin at no address that is a multiple of 16 bytes.
     projected = random(batch, directions, length, rank + 2 * state_size, dtype=dtype)
     _, B, C = projected.split((rank, state_size, state_size), dim=-1)
     A = -random(directions, channels, state_size).exp()
     D, bias = random(directions, channels), random(directions, channels)
-    scan = ScanArguments(u, delta, A, B, C, inputs.paths, D, bias, True, z)
+    scan = ScanArguments(u, delta, A, B, C, inputs.paths, D, bias, True, z if gated else None)
     out, states = backend.scan_forward(scan)
-    return [out, *backend.scan_backward(grad_out, scan, states)]
+    gradients = backend.scan_backward(grad_out, scan, states)
+    return [out, *(gradient for gradient in gradients if gradient is not None)]
 
 
 def _convolution_results(backend: ModuleType, device: torch.device, dtype: torch.dtype) -> list[Tensor]:

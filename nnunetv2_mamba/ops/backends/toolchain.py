@@ -12,7 +12,7 @@ import torch
 
 from nnunetv2_mamba.text import short_reason
 
-from ..device_errors import CheckPostponedError, is_passing
+from ..device_errors import CheckPostponedError, DeviceLostError, ends_the_device, is_passing
 
 _NO_COMPILER = r"Failed to find C compiler|C\+\+ compiler|CppCompileError|InvalidCxxCompiler|\bg(cc|\+\+)\b"
 _COMPILER = (
@@ -26,9 +26,12 @@ def explained(error: Exception, device: torch.device) -> str:
 
     Raises:
         CheckPostponedError: It may not come again.
+        DeviceLostError: Nothing works on the device after it.
     """
     if is_passing(error):
         raise CheckPostponedError(device, error) from error
+    if ends_the_device(error):
+        raise DeviceLostError(device, error) from error
     return f"{short_reason(error)}; {remedy(str(error)) or 'please report this'}"
 
 

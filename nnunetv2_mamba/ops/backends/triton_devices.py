@@ -13,6 +13,7 @@ def available(device: torch.device) -> str | None:
 
     Raises:
         CheckPostponedError: The device has no memory or is in use.
+        DeviceLostError: Nothing works on the device any more.
     """
     if not torch.cuda.is_available():
         return "torch sees no CUDA device; install a CUDA build of torch on a machine with an NVIDIA GPU"
