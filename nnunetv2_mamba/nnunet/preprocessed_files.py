@@ -19,6 +19,10 @@ def label_map_file(folder: Path, case: str) -> Path:
 
 
 def is_complete(folder: Path, cases: Collection[str]) -> bool:
-    """Whether every case is there, with its ``.pkl``, which nnU-Net writes last."""
+    """Whether these cases are there, each with its ``.pkl``, which nnU-Net writes last, and no others.
+
+    nnU-Net makes splits of all cases in the folder, also of one that was taken away from the raw data since.
+    """
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return all(f"{case}.pkl" in names and {f"{case}.b2nd", f"{case}.npz"} & names for case in cases)
+    finished = {name.removesuffix(".pkl") for name in names if name.endswith(".pkl")}
+    return finished == set(cases) and all({f"{case}.b2nd", f"{case}.npz"} & names for case in cases)

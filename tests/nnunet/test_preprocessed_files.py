@@ -18,6 +18,7 @@ def test_what_nnunet_has_just_preprocessed(tiny_dataset):
     [
         (["a.b2nd", "a_seg.b2nd", "a.pkl"], True, "a_seg.b2nd"),
         (["a.npz", "a.pkl"], True, "a.npz"),
+        (["a.npz", "a.pkl", "b.npz", "b.pkl"], False, "a.npz"),  # b is in the raw data no more
         (["a.npz", "a.npy", "a_seg.npy", "a.pkl"], True, "a_seg.npy"),
         (["a.b2nd", "a_seg.b2nd"], False, "a_seg.b2nd"),
         (["a.pkl"], False, None),

@@ -315,6 +315,62 @@ def test_data_preprocessed_in_the_same_way_are_shared(invented_dataset, capsys):
     assert written["configurations"]["3d_fullres"] == mine and capsys.readouterr().out == ""
 
 
+OF_ALL = {
+    "image_reader_writer": "NibabelIO",
+    "transpose_forward": [2, 0, 1],
+    "foreground_intensity_properties_per_channel": {"0": {"mean": 9.0}},
+}
+
+
+@pytest.mark.parametrize("key", OF_ALL)
+def test_what_plans_say_of_all_configurations_preprocesses_too(invented_dataset, key):
+    own = {"data_identifier": "nnUNetPlans_3d_fullres", **PREPROCESSING}
+    plans = {"configurations": {"3d_fullres": own}, **dict.fromkeys(OF_ALL, "as it is")}
+    other = invented_dataset / "nnUNetPlans.json"  # as of another data set, by nnUNetv2_move_plans_between_datasets
+    other.write_text(json.dumps({**plans, key: OF_ALL[key]}))
+    TinyPlanner(902).save_plans(plans)
+    assert own["data_identifier"] == "nnUNetTinyPlans_3d_fullres"
+
+
+@pytest.mark.parametrize(
+    ("before", "other", "kept"),
+    [
+        ({}, None, True),
+        ({"batch_size": 9}, None, True),
+        ({"spacing": [3.0, 3.0, 3.0]}, None, False),
+        ({"normalization_schemes": ["ZScoreNormalization"]}, None, False),
+        ({"spacing": [3.0, 3.0, 3.0]}, {}, True),  # which has had them made anew, as plans now say
+        ({"data_identifier": "others", "spacing": [3.0, 3.0, 3.0]}, None, True),
+    ],
+)
+def test_data_that_plans_of_the_name_made_in_another_way_are_no_data_of_theirs(invented_dataset, before, other, kept):
+    """A lower memory, for example, gives 3d_lowres larger voxels, in plans that are called as before."""
+    configuration = {"data_identifier": "nnUNetPlans_3d_fullres", **PREPROCESSING}
+    files = {"nnUNetTinyPlans": {"3d_fullres": {**configuration, **before}}}
+    if other is not None:
+        files["nnUNetPlans"] = {"3d_fullres": {**configuration, **other}}
+    for name, configurations in files.items():
+        (invented_dataset / f"{name}.json").write_text(json.dumps({"configurations": configurations}))
+    case = invented_dataset / "nnUNetPlans_3d_fullres" / "case.pkl"
+    case.parent.mkdir()
+    case.touch()
+    TinyPlanner(902).save_plans({"configurations": {"3d_fullres": configuration}})
+    assert case.is_file() == kept
+
+
+def test_data_of_their_own_that_plans_made_in_another_way_before(invented_dataset):
+    shared = {"data_identifier": "nnUNetPlans_3d_fullres", **PREPROCESSING}
+    own = {**shared, "data_identifier": "nnUNetTinyPlans_3d_fullres", "spacing": [3.0, 3.0, 3.0]}
+    for name, configuration in (("nnUNetPlans", {**shared, "use_mask_for_norm": [False]}), ("nnUNetTinyPlans", own)):
+        (invented_dataset / f"{name}.json").write_text(json.dumps({"configurations": {"3d_fullres": configuration}}))
+    folders = [invented_dataset / f"{name}_3d_fullres" for name in ("nnUNetPlans", "nnUNetTinyPlans")]
+    for folder in folders:
+        folder.mkdir()
+    TinyPlanner(902).save_plans({"configurations": {"3d_fullres": shared}})
+    assert shared["data_identifier"] == "nnUNetTinyPlans_3d_fullres"
+    assert [folder.is_dir() for folder in folders] == [True, False]
+
+
 def test_configurations_that_a_user_added_are_kept(invented_dataset):
     file = invented_dataset / "nnUNetTinyPlans.json"
     file.write_text(json.dumps({"configurations": {"2d": {"old": 1}, "mine": {"inherits_from": "2d"}}}))
