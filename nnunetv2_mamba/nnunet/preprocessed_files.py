@@ -26,3 +26,9 @@ def is_complete(folder: Path, cases: Collection[str]) -> bool:
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     finished = {name.removesuffix(".pkl") for name in names if name.endswith(".pkl")}
     return finished == set(cases) and all({f"{case}.b2nd", f"{case}.npz"} & names for case in cases)
+
+
+def cases_not_segmented(folder: Path, cases: Collection[str]) -> list[str]:
+    """The cases of which a cascade's first stage has left no segmentation in ``folder``, in order."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return sorted(case for case in cases if not {f"{case}{ending}" for ending in (".b2nd", ".npy", ".npz")} & names)
