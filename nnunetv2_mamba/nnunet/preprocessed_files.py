@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 
@@ -26,6 +26,16 @@ def is_complete(folder: Path, cases: Collection[str]) -> bool:
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     finished = {name.removesuffix(".pkl") for name in names if name.endswith(".pkl")}
     return finished == set(cases) and all({f"{case}.b2nd", f"{case}.npz"} & names for case in cases)
+
+
+def changed_since(folder: Path, sources: Mapping[str, Iterable[Path]]) -> list[str]:
+    """The cases of a complete folder that have a file, of those they were made of, written after they were, in order.
+
+    Args:
+        sources: files by case.
+    """
+    made = {case: (folder / f"{case}.pkl").stat().st_mtime_ns for case in sources}
+    return sorted(case for case in sources if any(file.stat().st_mtime_ns > made[case] for file in sources[case]))
 
 
 def cases_not_segmented(folder: Path, cases: Collection[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pydoc
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from nnunetv2_mamba.architectures.registry import NETWORKS
 from nnunetv2_mamba.memory.estimate import GIB, MemoryEstimate, plan_memory, usable_bytes
 from nnunetv2_mamba.planning import batch_search, command
 from nnunetv2_mamba.planning.planners import PLANNERS, MambaPlanner
+from nnunetv2_mamba.planning.raw_files import Case
 from nnunetv2_mamba.trainers import nnUNetTrainerSegMamba
 
 INVENTED = "Dataset902_Invented"
@@ -506,6 +508,24 @@ def test_the_command_reuses_what_is_there_and_the_stock_trainer_trains(
     target = [torch.zeros(batch, 1, *(round(p * s) for p, s in zip(patch, scale, strict=True))) for scale in scales]
     result = trainer.train_step({"data": torch.randn(batch, 2, *patch), "target": target})
     assert np.isfinite(result["loss"])
+
+
+def test_raw_data_that_changed_after_they_were_preprocessed_are_told(tiny_dataset, preprocessed_now, capsys, tmp_path):
+    folder = tiny_dataset.preprocessed / NAME
+    plans = PlansManager(tiny_dataset.plans("nnUNetPlans"))
+    image, label = tmp_path / "image", tmp_path / "label"
+    cases = {path.stem: Case((image,), image) for path in (folder / "nnUNetPlans_3d_fullres").glob("*.pkl")}
+    cases["case_1"] = Case((image,), label)
+    for file, time in ((image, 0), (label, 1e11)):
+        file.touch()
+        os.utime(file, (time, time))
+    command._preprocess(DATASET_ID, plans, cases, folder, ["3d_fullres"], 1)
+    out = capsys.readouterr().out
+    assert f"WARNING: case_1 changed after it; to have all made again, delete {folder}" in out
+    assert preprocessed_now == []
+    del cases["case_1"]
+    command._preprocess(DATASET_ID, plans, cases, folder, ["3d_fullres"], 1)
+    assert "WARNING" not in capsys.readouterr().out and preprocessed_now == ["3d_fullres"]  # case_1 is one too many
 
 
 @pytest.mark.slow
