@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
@@ -19,13 +21,22 @@ def label_map_file(folder: Path, case: str) -> Path:
 
 
 def is_complete(folder: Path, cases: Collection[str]) -> bool:
-    """Whether these cases are there, each with its ``.pkl``, which nnU-Net writes last, and no others.
+    """Whether these cases are there, each with its whole ``.pkl``, which nnU-Net writes last, and no others.
 
     nnU-Net makes splits of all cases in the folder, also of one that was taken away from the raw data since.
     """
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     finished = {name.removesuffix(".pkl") for name in names if name.endswith(".pkl")}
-    return finished == set(cases) and all({f"{case}.b2nd", f"{case}.npz"} & names for case in cases)
+    return finished == set(cases) and all(
+        {f"{case}.b2nd", f"{case}.npz"} & names and _is_whole(folder / f"{case}.pkl") for case in cases
+    )
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a pickle has its end, which a full disk or a killed process does not leave."""
+    with file.open("rb") as stream:
+        stream.seek(max(stream.seek(0, os.SEEK_END) - 1, 0))
+        return stream.read() == pickle.STOP
 
 
 def changed_since(folder: Path, sources: Mapping[str, Iterable[Path]]) -> list[str]:

@@ -78,8 +78,11 @@ def plan(
     PLANNERS[network].check_options(options)
     if plans_name is None:
         plans_name = _plans_name(network, name_of_options(options), gpu_memory, match)
-    elif not re.fullmatch(r"[\w-]*Plans[\w-]*", plans_name, re.ASCII):
-        raise ValueError(f"--plans-name must be letters, digits, _ and -, with 'Plans' in it; got {plans_name!r}")
+    elif not re.fullmatch(r"[\w-]*Plans[\w-]*", plans_name, re.ASCII) or "__" in f"_{plans_name}_":
+        raise ValueError(
+            "--plans-name must be letters, digits, _ and -, with 'Plans' in it, and no _ beside another or at an end, "
+            f"since nnU-Net joins names by __; got {plans_name!r}"
+        )
     raw, preprocessed = _folders(dataset_id)
     _refuse_others_plans(preprocessed / f"{plans_name}.json", PLANNERS[network].__name__)
     _check_fingerprint(preprocessed / "dataset_fingerprint.json")
