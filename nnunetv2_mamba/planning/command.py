@@ -207,7 +207,7 @@ def _preprocess(
             print(f"{name}: the preprocessed data in {folder.name} are there already")
             sources = {case: (*files.images, files.label) for case, files in cases.items()}
             if newer := changed_since(folder, sources):
-                print(f"WARNING: {first_few(newer, 5)} changed after it; to have all made again, delete {folder}")
+                print(f"WARNING: raw files of {first_few(newer)} changed since; to preprocess again, delete {folder}")
         elif folder.name not in [plans.get_configuration(other).data_identifier for other in missing]:
             missing.append(name)
     counts = [processes or _PROCESSES.get(name, 4) for name in missing]

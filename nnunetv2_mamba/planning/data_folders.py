@@ -62,9 +62,9 @@ def _others(file: Path) -> list[Path]:
 
 
 def _made(folder: str, plans: dict[str, Any]) -> Iterator[list[Any]]:
-    """How plans preprocess the data in a folder, once for every configuration that names it."""
+    """How plans preprocess the data in a folder, once for every configuration that names it and all there is to it."""
     for configuration in plans.get("configurations", {}).values():
-        if configuration.get("data_identifier") == folder:
+        if configuration.get("data_identifier") == folder and "inherits_from" not in configuration:
             yield _preprocessing(configuration, plans)
 
 

@@ -341,6 +341,7 @@ def test_what_plans_say_of_all_configurations_preprocesses_too(invented_dataset,
         ({"batch_size": 9}, None, True),
         ({"spacing": [3.0, 3.0, 3.0]}, None, False),
         ({"normalization_schemes": ["ZScoreNormalization"]}, None, False),
+        ({"spacing": None, "inherits_from": "mine"}, None, True),  # which is of the other's data
         ({"spacing": [3.0, 3.0, 3.0]}, {}, True),  # which has had them made anew, as plans now say
         ({"data_identifier": "others", "spacing": [3.0, 3.0, 3.0]}, None, True),
     ],
@@ -521,7 +522,7 @@ def test_raw_data_that_changed_after_they_were_preprocessed_are_told(tiny_datase
         os.utime(file, (time, time))
     command._preprocess(DATASET_ID, plans, cases, folder, ["3d_fullres"], 1)
     out = capsys.readouterr().out
-    assert f"WARNING: case_1 changed after it; to have all made again, delete {folder}" in out
+    assert f"WARNING: raw files of case_1 changed since; to preprocess again, delete {folder}" in out
     assert preprocessed_now == []
     del cases["case_1"]
     command._preprocess(DATASET_ID, plans, cases, folder, ["3d_fullres"], 1)
