@@ -7,7 +7,7 @@ from pathlib import Path
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from .checkpoint import checkpoint_written_whole, remove_unfinished
-from .names import LATEST_CHECKPOINT
+from .names import FINAL_CHECKPOINT, LATEST_CHECKPOINT
 from .preemption import TerminationRequest
 
 
@@ -56,6 +56,19 @@ class PreemptibleTraining(nnUNetTrainer):
         if self.local_rank == 0:
             for path in remove_unfinished(Path(self.output_folder)):
                 self.print_to_log_file(f"Removed {path.name}, which a killed process had not finished writing.")
+
+    def load_checkpoint(self, checkpoint: dict | str) -> None:
+        """As the trainer's, but ``--c`` takes the latest checkpoint where that is newer than the final one.
+
+        nnU-Net removes the one when it has written the other. Where both are there, the final one is of before the
+        training was prolonged, or of one that was in the folder before.
+        """
+        if self.logger.resume and isinstance(checkpoint, str) and Path(checkpoint).name == FINAL_CHECKPOINT:
+            latest = Path(checkpoint).with_name(LATEST_CHECKPOINT)
+            if latest.is_file() and latest.stat().st_mtime_ns > Path(checkpoint).stat().st_mtime_ns:
+                self.print_to_log_file(f"{LATEST_CHECKPOINT} is newer than {FINAL_CHECKPOINT}; continuing from it")
+                checkpoint = str(latest)
+        super().load_checkpoint(checkpoint)
 
     def save_checkpoint(self, filename: str) -> None:
         """As the trainer's; ``filename`` is replaced only once the new one is complete."""

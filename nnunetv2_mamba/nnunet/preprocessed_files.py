@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import os
+import pickle
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
 
@@ -19,6 +21,35 @@ def label_map_file(folder: Path, case: str) -> Path:
 
 
 def is_complete(folder: Path, cases: Collection[str]) -> bool:
-    """Whether every case is there, with its ``.pkl``, which nnU-Net writes last."""
+    """Whether these cases are there, each with its whole ``.pkl``, which nnU-Net writes last, and no others.
+
+    nnU-Net makes splits of all cases in the folder, also of one that was taken away from the raw data since.
+    """
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
-    return all(f"{case}.pkl" in names and {f"{case}.b2nd", f"{case}.npz"} & names for case in cases)
+    finished = {name.removesuffix(".pkl") for name in names if name.endswith(".pkl")}
+    return finished == set(cases) and all(
+        {f"{case}.b2nd", f"{case}.npz"} & names and _is_whole(folder / f"{case}.pkl") for case in cases
+    )
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a pickle has its end, which a full disk or a killed process does not leave."""
+    with file.open("rb") as stream:
+        stream.seek(max(stream.seek(0, os.SEEK_END) - 1, 0))
+        return stream.read() == pickle.STOP
+
+
+def changed_since(folder: Path, sources: Mapping[str, Iterable[Path]]) -> list[str]:
+    """The cases of a complete folder that have a file, of those they were made of, written after they were, in order.
+
+    Args:
+        sources: files by case.
+    """
+    made = {case: (folder / f"{case}.pkl").stat().st_mtime_ns for case in sources}
+    return sorted(case for case in sources if any(file.stat().st_mtime_ns > made[case] for file in sources[case]))
+
+
+def cases_not_segmented(folder: Path, cases: Collection[str]) -> list[str]:
+    """The cases of which a cascade's first stage has left no segmentation in ``folder``, in order."""
+    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    return sorted(case for case in cases if not {f"{case}{ending}" for ending in (".b2nd", ".npy", ".npz")} & names)

@@ -16,17 +16,17 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mamba.memory.estimate import GIB, MemoryEstimate, plan_memory, usable_bytes
 from nnunetv2_mamba.nnunet.names import CONFIGURATIONS
-from nnunetv2_mamba.nnunet.preprocessed_files import is_complete
+from nnunetv2_mamba.nnunet.preprocessed_files import changed_since, is_complete
 
 from ..files import read_json_object, read_optional_json
 from ..nnunet_folders import nnunet_folder
-from ..text import times
+from ..text import first_few, times
 from ..untrusted.plans import check_untrusted_plans
 from .dataset_checks import read_description
 from .integrity import check_integrity
 from .network_options import name_of_options
 from .planners import DEFAULT_GPU_MEMORY, PLANNERS
-from .raw_files import find_cases
+from .raw_files import Case, find_cases
 
 _PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}  # nnU-Net's
 _MOST_MEMORY = 100_000  # GiB; larger numbers are no GPU's
@@ -78,8 +78,11 @@ def plan(
     PLANNERS[network].check_options(options)
     if plans_name is None:
         plans_name = _plans_name(network, name_of_options(options), gpu_memory, match)
-    elif not re.fullmatch(r"[\w-]*Plans[\w-]*", plans_name, re.ASCII):
-        raise ValueError(f"--plans-name must be letters, digits, _ and -, with 'Plans' in it; got {plans_name!r}")
+    elif not re.fullmatch(r"[\w-]*Plans[\w-]*", plans_name, re.ASCII) or "__" in f"_{plans_name}_":
+        raise ValueError(
+            "--plans-name must be letters, digits, _ and -, with 'Plans' in it, and no _ beside another or at an end, "
+            f"since nnU-Net joins names by __; got {plans_name!r}"
+        )
     raw, preprocessed = _folders(dataset_id)
     _refuse_others_plans(preprocessed / f"{plans_name}.json", PLANNERS[network].__name__)
     _check_fingerprint(preprocessed / "dataset_fingerprint.json")
@@ -101,7 +104,7 @@ def plan(
         options=options,
     )
     plans = PlansManager(planner.plan_experiment())
-    _preprocess(dataset_id, plans, set(cases), preprocessed, configurations, processes)
+    _preprocess(dataset_id, plans, cases, preprocessed, configurations, processes)
 
     budget = None if match else usable_bytes(gpu_memory or DEFAULT_GPU_MEMORY)
     print("\n".join(describe(plans, description, planner.trainer.recipe.optimizer, budget)))
@@ -189,7 +192,7 @@ def _plans_to_match(preprocessed: Path, name: str, dataset_id: int) -> PlansMana
 def _preprocess(
     dataset_id: int,
     plans: PlansManager,
-    cases: set[str],
+    cases: Mapping[str, Case],
     preprocessed: Path,
     configurations: Sequence[str] | None,
     processes: int | None,
@@ -202,6 +205,9 @@ def _preprocess(
         folder = preprocessed / plans.get_configuration(name).data_identifier
         if is_complete(folder, cases):
             print(f"{name}: the preprocessed data in {folder.name} are there already")
+            sources = {case: (*files.images, files.label) for case, files in cases.items()}
+            if newer := changed_since(folder, sources):
+                print(f"WARNING: raw files of {first_few(newer)} changed since; to preprocess again, delete {folder}")
         elif folder.name not in [plans.get_configuration(other).data_identifier for other in missing]:
             missing.append(name)
     counts = [processes or _PROCESSES.get(name, 4) for name in missing]

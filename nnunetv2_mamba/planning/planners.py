@@ -12,21 +12,17 @@ from nnunetv2.utilities.json_export import recursive_fix_for_json_export
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mamba.architectures.registry import NETWORKS, RegisteredNetwork
-from nnunetv2_mamba.files import is_hidden, read_json_object, write_json
+from nnunetv2_mamba.files import write_json
 from nnunetv2_mamba.nnunet.largest_batch_planner import UNLIMITED, LargestBatchPlanner
 from nnunetv2_mamba.nnunet.names import CONFIGURATIONS
 from nnunetv2_mamba.trainers import FULL_LENGTH
 from nnunetv2_mamba.trainers.base import nnUNetTrainerMamba
 
 from .batch_search import BatchSearch
+from .data_folders import read_plans, settle_data_folders
 from .network_options import WIDTHS, check_values, of_stages
 
 DEFAULT_GPU_MEMORY = 8  # GiB, as nnU-Net's own planner
-# What decides how a case is preprocessed, in a plan's configuration
-_PREPROCESSING = (
-    "preprocessor_name", "spacing", "normalization_schemes", "use_mask_for_norm", "resampling_fn_data",
-    "resampling_fn_data_kwargs", "resampling_fn_seg", "resampling_fn_seg_kwargs",
-)  # fmt: skip
 
 
 class MambaPlanner(LargestBatchPlanner):
@@ -121,39 +117,18 @@ class MambaPlanner(LargestBatchPlanner):
         return super().generate_data_identifier(configuration_name)
 
     def save_plans(self, plans: dict) -> None:
-        """As nnU-Net's, which keeps configurations that the user added to the file; written whole or not at all."""
+        """As nnU-Net's, which keeps configurations that the user added to the file; written whole or not at all.
+
+        Data that the file's plans had preprocessed in another way are removed before (``settle_data_folders``).
+        """
         recursive_fix_for_json_export(plans)
-        folder = Path(nnUNet_preprocessed) / self.dataset_name
-        file = folder / f"{self.plans_identifier}.json"
-        for configuration in plans["configurations"].values():
-            _use_own_folder_if_taken(configuration, folder, self.plans_identifier)
-        if file.exists():
-            planned = {*CONFIGURATIONS, "3d_cascade_fullres"}
-            old = _configurations(file)
-            plans["configurations"].update({name: kept for name, kept in old.items() if name not in planned})
+        file = Path(nnUNet_preprocessed) / self.dataset_name / f"{self.plans_identifier}.json"
+        old = read_plans(file) if file.exists() else {}
+        settle_data_folders(plans, old, file)
+        planned = {*CONFIGURATIONS, "3d_cascade_fullres"}
+        kept = {name: own for name, own in old.get("configurations", {}).items() if name not in planned}
+        plans["configurations"].update(kept)
         write_json(file, plans, indent=4)
-
-
-def _use_own_folder_if_taken(configuration: dict[str, Any], folder: Path, plans_name: str) -> None:
-    """Give a configuration preprocessed data of its own where another plan uses that name for other data."""
-    identifier = configuration.get("data_identifier")
-    wanted = [configuration.get(key) for key in _PREPROCESSING]
-    for other in sorted(folder.glob("*Plans*.json")):
-        if identifier is None or other.stem == plans_name or is_hidden(other):
-            continue
-        for name, theirs in _configurations(other).items():
-            same_data = theirs.get("data_identifier") == identifier
-            if same_data and [theirs.get(key) for key in _PREPROCESSING] != wanted:
-                configuration["data_identifier"] = f"{plans_name}_{name}"
-                print(f"{other.name} preprocesses {identifier} in another way; using {plans_name}_{name} instead")
-                return
-
-
-def _configurations(file: Path) -> dict[str, dict[str, Any]]:
-    configurations = read_json_object(file).get("configurations")
-    if not isinstance(configurations, dict) or not all(isinstance(own, dict) for own in configurations.values()):
-        raise ValueError(f"{file} holds no plans of nnU-Net: it has no 'configurations'; correct it or move it away")
-    return configurations
 
 
 def planner_of(network: RegisteredNetwork) -> type[MambaPlanner]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,6 +18,7 @@ from nnunetv2_mamba.architectures.from_plans import network_from_plans
 from nnunetv2_mamba.memory.allocator import keep_freed_memory
 from nnunetv2_mamba.nnunet.class_or_trainer import class_or_trainer_method
 from nnunetv2_mamba.nnunet.preemptible_training import PreemptibleTraining
+from nnunetv2_mamba.nnunet.preprocessed_files import cases_not_segmented
 from nnunetv2_mamba.text import first_few
 
 from .activation_checkpointing import checkpoint_activations
@@ -104,7 +105,8 @@ class nnUNetTrainerMamba(PreemptibleTraining, ResumableTrainer):
         """Return nnU-Net's data sets, once every case is known to be there; nnU-Net finds out in mid-training.
 
         Raises:
-            FileNotFoundError: naming the cases of the split that are not preprocessed.
+            FileNotFoundError: naming the cases of the split that are not preprocessed or, for a cascade's second model,
+                not segmented by the first.
             ValueError: for a fold without cases; naming those with labels that the network has no output for.
         """
         datasets = super().get_tr_and_val_datasets()
@@ -115,8 +117,8 @@ class nnUNetTrainerMamba(PreemptibleTraining, ResumableTrainer):
                     f"fold {self.fold} has no {purpose} cases; list some in {splits}, or give fold all, which trains "
                     "with every preprocessed case"
                 )
-        there = set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
-        missing = sorted({case for dataset in datasets for case in dataset.identifiers} - there)
+        cases = {case for dataset in datasets for case in dataset.identifiers}
+        missing = sorted(cases - set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)))
         if missing:
             dataset, plans = self.plans_manager.dataset_name, self.plans_manager.plans_name
             raise FileNotFoundError(
@@ -125,9 +127,21 @@ class nnUNetTrainerMamba(PreemptibleTraining, ResumableTrainer):
                 f"{convert_dataset_name_to_id(dataset)} -plans_name {plans} -c {self.configuration_name}), or take "
                 "them out of splits_final.json beside that folder"
             )
+        if self.is_cascaded:
+            self._check_previous_stage(cases)
         if self.local_rank == 0:
             check_labels(datasets, self.label_manager)
         return datasets
+
+    def _check_previous_stage(self, cases: Collection[str]) -> None:
+        folder = self.folder_with_segs_from_previous_stage
+        missing = cases_not_segmented(Path(folder), cases)
+        if missing:
+            raise FileNotFoundError(
+                f"{folder} lacks the segmentations of {len(missing)} cases: {first_few(missing, 20)}. Train "
+                f"{self.configuration_manager.previous_stage_name} with this trainer and these plans, all folds of it: "
+                "each segments the cases that it validates with"
+            )
 
     def on_train_start(self) -> None:
         if self.device.type == "cpu":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import torch
 from nnunetv2.utilities.dataset_name_id_conversion import convert_dataset_name_to_id
@@ -63,8 +65,23 @@ def explanation(trainer: GuardedTrainer, shape: Sequence[int]) -> str:
         f"{shape[1]} channels, {shape[0]} at once; the estimate of a step "
         f"{'without activation checkpointing ' if checkpointing else ''}is {size}, besides what "
         "the device's libraries and other processes take; "
-        + advice(estimate, convert_dataset_name_to_id(plans.dataset_name), trainer.network_name, checkpointing)
+        + advice(
+            estimate,
+            convert_dataset_name_to_id(plans.dataset_name),
+            trainer.network_name,
+            checkpointing,
+            _options_of_plans(trainer),
+        )
     )
+
+
+def _options_of_plans(trainer: GuardedTrainer) -> dict[str, Any]:
+    """Return the options of the network that its plans say, and not the trainer: those of ``plan --option``."""
+    network, plan = trainer.bare_network(), trainer.configuration_manager
+    if not plan.network_arch_class_name.endswith(f".{type(network).__name__}"):
+        return {}
+    names = set(type(network).plain_option_names()) - trainer.chosen_options().keys()
+    return {name: value for name, value in plan.network_arch_init_kwargs.items() if name in names}
 
 
 def estimated_bytes(
@@ -77,22 +94,30 @@ def estimated_bytes(
         return None
 
 
-def advice(estimate: int | None, dataset_id: int, network_name: str | None, checkpointing: bool) -> str:
+def advice(
+    estimate: int | None,
+    dataset_id: int,
+    network_name: str | None,
+    checkpointing: bool,
+    options: Mapping[str, Any] = MappingProxyType({}),
+) -> str:
     """Name the next smaller settings than those of a step that needs ``estimate`` bytes.
 
     Args:
         estimate: None if unknown.
         dataset_id, network_name: for ``nnunetv2_mamba plan``; no name for a network that it does not know.
         checkpointing: activation checkpointing is on already.
+        options: of the network, without which the plans would be of another one.
     """
     remedies = [] if checkpointing else [f"activation_checkpointing=true in {VARIABLE}"]
     smaller = next((gpu for gpu in _GPUS if estimate is not None and usable_bytes(gpu) < estimate), None)
     if network_name is not None and (estimate is None or smaller is not None):
         size = smaller or "GIB"
-        remedies.append(
-            f"plans for less memory (nnunetv2_mamba plan -d {dataset_id} --network {network_name} --gpu-memory {size}, "
-            f"then train with -p nnUNet{network_name}{size}GPlans)"
-        )
+        command = f"nnunetv2_mamba plan -d {dataset_id} --network {network_name} --gpu-memory {size}"
+        for name, value in options.items():
+            command += f" --option {name}={value if isinstance(value, str) else json.dumps(value, separators=',:')}"
+        plans = "the plans that it names" if options else f"-p nnUNet{network_name}{size}GPlans"
+        remedies.append(f"plans for less memory ({command}, then train with {plans})")
     else:
         remedies.append("a smaller batch_size or patch_size in the plan")
     return "the next smaller setting is " + ", or ".join(remedies)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mamba.nnunet.checkpoint import checkpoint_content, load_own_checkpoint, restore
 
@@ -90,6 +91,9 @@ class ResumableTrainer(GuardedTrainer):
             self.initialize()
         for name, values in differences(content.get(_ENVIRONMENT_KEY, {}), self.environment).items():
             self.print_to_log_file(f"Computed with {name}: {values}")
+        plans = content["init_args"].get("plans", {}), self.plans_manager.plans
+        for name, values in differences(*(_configuration(each, self.configuration_name) for each in plans)).items():
+            self.print_to_log_file(f"WARNING: the plans have changed. {name}: {values}")
         self.restore(content)
 
     def restore(self, content: Mapping[str, Any]) -> None:
@@ -106,6 +110,12 @@ class ResumableTrainer(GuardedTrainer):
             used = adopted.get(name, getattr(self.recipe, name))
             self.print_to_log_file(f"Setting {name}: {values}; using {used!r}")
         self.apply_recipe(with_settings(self.recipe, adopted), adopted)
+
+
+def _configuration(plans: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return what plans say of a configuration; nothing where they do not have it."""
+    there = name in plans.get("configurations", {})
+    return PlansManager(plans).get_configuration(name).configuration if there else {}
 
 
 def settings_to_adopt(

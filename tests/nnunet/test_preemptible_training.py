@@ -82,6 +82,27 @@ def test_a_signal_saves_and_the_epoch_is_repeated(make_trainer, kind, number, mo
     assert {len(values) for values in continued.logger.get_checkpoint().values()} == {3}
 
 
+@BOTH
+@pytest.mark.parametrize(
+    ("resumed", "seconds", "epoch"),
+    [(True, 1, 7), (True, -1, 1), (False, 1, 1)],
+    ids=["--c", "killed in between", "--val"],
+)
+def test_a_training_that_was_prolonged_goes_on_where_it_was_stopped(make_trainer, kind, resumed, seconds, epoch):
+    """``nnUNetv2_train --c`` asks for the final checkpoint first, and would begin again where that ends."""
+    trainer = make_trainer(kind, SETTINGS)
+    trainer.initialize()
+    final, latest = (Path(trainer.output_folder) / f"checkpoint_{name}.pth" for name in ("final", "latest"))
+    for trainer.current_epoch, file in ((0, final), (6, latest)):
+        trainer.save_checkpoint(str(file))
+    written = final.stat().st_mtime + seconds
+    os.utime(latest, (written, written))
+    continued = make_trainer(kind, SETTINGS)
+    continued.logger.resume = resumed
+    continued.load_checkpoint(str(final))
+    assert continued.current_epoch == epoch
+
+
 def test_sigterm_after_the_last_step_still_ends_the_process(make_trainer):
     trainer = make_trainer("nnUNetTrainerSegMamba")
     end = trainer.on_train_end

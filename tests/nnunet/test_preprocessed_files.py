@@ -1,5 +1,7 @@
 """Where nnU-Net's preprocessing, of this version and of older ones, puts a case."""
 
+import pickle
+
 import pytest
 from tiny_dataset import NAME
 
@@ -18,6 +20,7 @@ def test_what_nnunet_has_just_preprocessed(tiny_dataset):
     [
         (["a.b2nd", "a_seg.b2nd", "a.pkl"], True, "a_seg.b2nd"),
         (["a.npz", "a.pkl"], True, "a.npz"),
+        (["a.npz", "a.pkl", "b.npz", "b.pkl"], False, "a.npz"),  # b is in the raw data no more
         (["a.npz", "a.npy", "a_seg.npy", "a.pkl"], True, "a_seg.npy"),
         (["a.b2nd", "a_seg.b2nd"], False, "a_seg.b2nd"),
         (["a.pkl"], False, None),
@@ -26,13 +29,21 @@ def test_what_nnunet_has_just_preprocessed(tiny_dataset):
 )
 def test_cases_by_their_files(tmp_path, files, complete, label_map):
     for name in files:
-        (tmp_path / name).touch()
+        (tmp_path / name).write_bytes(pickle.dumps({"spacing": [1.0, 1.0, 1.0]}))
     assert is_complete(tmp_path, ["a"]) is complete
     if label_map is None:
         with pytest.raises(FileNotFoundError, match="has no label map of a; preprocess again"):
             label_map_file(tmp_path, "a")
     else:
         assert label_map_file(tmp_path, "a") == tmp_path / label_map
+
+
+@pytest.mark.parametrize("kept", [0, 20])
+def test_half_a_case_is_none(tmp_path, kept):
+    """nnU-Net's loaders would read it in mid-training."""
+    (tmp_path / "a.b2nd").touch()
+    (tmp_path / "a.pkl").write_bytes(pickle.dumps({"spacing": [1.0, 1.0, 1.0]})[:kept])
+    assert not is_complete(tmp_path, ["a"])
 
 
 def test_a_folder_that_is_missing_is_complete_for_no_case(tmp_path):

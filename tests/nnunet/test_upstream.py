@@ -194,6 +194,14 @@ def test_checkpoints_in_the_order_in_which_a_training_continues():
     assert tuple(dict.fromkeys(value for value in constants if value in CHECKPOINTS)) == CHECKPOINTS
 
 
+@pytest.mark.parametrize("continued", [True, False])
+def test_the_logger_is_told_whether_the_training_is_continued(tiny_dataset, continued):
+    plans = {**tiny_dataset.plans("tinySegMambaPlans"), "continue_training": continued}
+    trainer = nnUNetTrainer(plans, "3d_fullres", 0, tiny_dataset.dataset_json(), torch.device("cpu"))
+    assert trainer.logger.resume is continued
+    assert "continue_training" in run_training.get_trainer_from_args.__code__.co_consts
+
+
 def test_the_latest_checkpoint_is_called_so():
     assert CHECKPOINTS[1] in nnUNetTrainer.on_epoch_end.__code__.co_consts
 

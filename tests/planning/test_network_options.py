@@ -212,7 +212,9 @@ def test_every_network_has_options():
         ({"options": {"features_per_stage": [8, 10**11]}, "plans_name": PLANS}, "is absurd: 10.*; at most 16384"),
         ({"options": {"gates": 3}}, "--option gates"),
         ({"plans_name": "../Plans"}, "--plans-name must be letters, digits"),
-        ({"plans_name": "mine"}, "with 'Plans' in it; got 'mine'"),
+        ({"plans_name": "my__Plans"}, "--plans-name must be .* no _ beside another"),
+        ({"plans_name": "Plans_"}, "--plans-name must be .* or at an end"),
+        ({"plans_name": "mine"}, "with 'Plans' in it, .*; got 'mine'"),
         ({"plans_name": "nnUNetPlans"}, "nnUNetPlans are plans of ExperimentPlanner already"),
     ],
 )

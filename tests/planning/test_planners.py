@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import pydoc
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from nnunetv2_mamba.architectures.registry import NETWORKS
 from nnunetv2_mamba.memory.estimate import GIB, MemoryEstimate, plan_memory, usable_bytes
 from nnunetv2_mamba.planning import batch_search, command
 from nnunetv2_mamba.planning.planners import PLANNERS, MambaPlanner
+from nnunetv2_mamba.planning.raw_files import Case
 from nnunetv2_mamba.trainers import nnUNetTrainerSegMamba
 
 INVENTED = "Dataset902_Invented"
@@ -315,6 +317,63 @@ def test_data_preprocessed_in_the_same_way_are_shared(invented_dataset, capsys):
     assert written["configurations"]["3d_fullres"] == mine and capsys.readouterr().out == ""
 
 
+OF_ALL = {
+    "image_reader_writer": "NibabelIO",
+    "transpose_forward": [2, 0, 1],
+    "foreground_intensity_properties_per_channel": {"0": {"mean": 9.0}},
+}
+
+
+@pytest.mark.parametrize("key", OF_ALL)
+def test_what_plans_say_of_all_configurations_preprocesses_too(invented_dataset, key):
+    own = {"data_identifier": "nnUNetPlans_3d_fullres", **PREPROCESSING}
+    plans = {"configurations": {"3d_fullres": own}, **dict.fromkeys(OF_ALL, "as it is")}
+    other = invented_dataset / "nnUNetPlans.json"  # as of another data set, by nnUNetv2_move_plans_between_datasets
+    other.write_text(json.dumps({**plans, key: OF_ALL[key]}))
+    TinyPlanner(902).save_plans(plans)
+    assert own["data_identifier"] == "nnUNetTinyPlans_3d_fullres"
+
+
+@pytest.mark.parametrize(
+    ("before", "other", "kept"),
+    [
+        ({}, None, True),
+        ({"batch_size": 9}, None, True),
+        ({"spacing": [3.0, 3.0, 3.0]}, None, False),
+        ({"normalization_schemes": ["ZScoreNormalization"]}, None, False),
+        ({"spacing": None, "inherits_from": "mine"}, None, True),  # which is of the other's data
+        ({"spacing": [3.0, 3.0, 3.0]}, {}, True),  # which has had them made anew, as plans now say
+        ({"data_identifier": "others", "spacing": [3.0, 3.0, 3.0]}, None, True),
+    ],
+)
+def test_data_that_plans_of_the_name_made_in_another_way_are_no_data_of_theirs(invented_dataset, before, other, kept):
+    """A lower memory, for example, gives 3d_lowres larger voxels, in plans that are called as before."""
+    configuration = {"data_identifier": "nnUNetPlans_3d_fullres", **PREPROCESSING}
+    files = {"nnUNetTinyPlans": {"3d_fullres": {**configuration, **before}}}
+    if other is not None:
+        files["nnUNetPlans"] = {"3d_fullres": {**configuration, **other}}
+    for name, configurations in files.items():
+        (invented_dataset / f"{name}.json").write_text(json.dumps({"configurations": configurations}))
+    case = invented_dataset / "nnUNetPlans_3d_fullres" / "case.pkl"
+    case.parent.mkdir()
+    case.touch()
+    TinyPlanner(902).save_plans({"configurations": {"3d_fullres": configuration}})
+    assert case.is_file() == kept
+
+
+def test_data_of_their_own_that_plans_made_in_another_way_before(invented_dataset):
+    shared = {"data_identifier": "nnUNetPlans_3d_fullres", **PREPROCESSING}
+    own = {**shared, "data_identifier": "nnUNetTinyPlans_3d_fullres", "spacing": [3.0, 3.0, 3.0]}
+    for name, configuration in (("nnUNetPlans", {**shared, "use_mask_for_norm": [False]}), ("nnUNetTinyPlans", own)):
+        (invented_dataset / f"{name}.json").write_text(json.dumps({"configurations": {"3d_fullres": configuration}}))
+    folders = [invented_dataset / f"{name}_3d_fullres" for name in ("nnUNetPlans", "nnUNetTinyPlans")]
+    for folder in folders:
+        folder.mkdir()
+    TinyPlanner(902).save_plans({"configurations": {"3d_fullres": shared}})
+    assert shared["data_identifier"] == "nnUNetTinyPlans_3d_fullres"
+    assert [folder.is_dir() for folder in folders] == [True, False]
+
+
 def test_configurations_that_a_user_added_are_kept(invented_dataset):
     file = invented_dataset / "nnUNetTinyPlans.json"
     file.write_text(json.dumps({"configurations": {"2d": {"old": 1}, "mine": {"inherits_from": "2d"}}}))
@@ -450,6 +509,24 @@ def test_the_command_reuses_what_is_there_and_the_stock_trainer_trains(
     target = [torch.zeros(batch, 1, *(round(p * s) for p, s in zip(patch, scale, strict=True))) for scale in scales]
     result = trainer.train_step({"data": torch.randn(batch, 2, *patch), "target": target})
     assert np.isfinite(result["loss"])
+
+
+def test_raw_data_that_changed_after_they_were_preprocessed_are_told(tiny_dataset, preprocessed_now, capsys, tmp_path):
+    folder = tiny_dataset.preprocessed / NAME
+    plans = PlansManager(tiny_dataset.plans("nnUNetPlans"))
+    image, label = tmp_path / "image", tmp_path / "label"
+    cases = {path.stem: Case((image,), image) for path in (folder / "nnUNetPlans_3d_fullres").glob("*.pkl")}
+    cases["case_1"] = Case((image,), label)
+    for file, time in ((image, 0), (label, 1e11)):
+        file.touch()
+        os.utime(file, (time, time))
+    command._preprocess(DATASET_ID, plans, cases, folder, ["3d_fullres"], 1)
+    out = capsys.readouterr().out
+    assert f"WARNING: raw files of case_1 changed since; to preprocess again, delete {folder}" in out
+    assert preprocessed_now == []
+    del cases["case_1"]
+    command._preprocess(DATASET_ID, plans, cases, folder, ["3d_fullres"], 1)
+    assert "WARNING" not in capsys.readouterr().out and preprocessed_now == ["3d_fullres"]  # case_1 is one too many
 
 
 @pytest.mark.slow

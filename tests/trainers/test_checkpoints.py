@@ -209,6 +209,25 @@ def test_resume_with_other_settings_says_so_and_uses_them(make_trainer):
     assert "Setting weight_decay: 0.5 in the checkpoint, 0.25 now; using 0.25" in log_of(second)
 
 
+def test_resume_with_other_plans_says_so(make_trainer, tiny_dataset):
+    """Those of the name may have been made anew since: 3d_lowres has other voxels then."""
+    plans = tiny_dataset.plans("tinySegMambaPlans")
+    tiny_dataset.write_plans("changingPlans", plans)
+    first = make_trainer("nnUNetTrainerSegMamba", EPOCH, plans="changingPlans")
+    first.initialize()
+    content = first.checkpoint_content()
+    same = make_trainer("nnUNetTrainerSegMamba", EPOCH, plans="changingPlans")
+    same.load_checkpoint(content)
+    assert "plans have changed" not in log_of(same)
+    plans["configurations"]["3d_fullres"] |= {"batch_size": 3, "spacing": [2.0, 1.0, 1.0]}
+    tiny_dataset.write_plans("changingPlans", plans)
+    second = make_trainer("nnUNetTrainerSegMamba", EPOCH, plans="changingPlans")
+    second.load_checkpoint(content)
+    log = log_of(second)
+    assert "WARNING: the plans have changed. batch_size: 2 in the checkpoint, 3 now" in log
+    assert "spacing: [1.0, 1.0, 1.0] in the checkpoint, [2.0, 1.0, 1.0] now" in log and log.count("have changed") == 2
+
+
 @pytest.mark.parametrize("setting", ["optimizer='adamw'", "enable_deep_supervision=false"])
 def test_resume_refuses_what_the_checkpoint_cannot_follow(make_trainer, setting):
     first = make_trainer("nnUNetTrainerSegMamba", f"save_every=1, {EPOCH}")

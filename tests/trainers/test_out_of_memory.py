@@ -13,6 +13,7 @@ from tiny_dataset import DATASET_ID, NETWORKS
 
 from nnunetv2_mamba import trainers
 from nnunetv2_mamba.memory.estimate import GIB, usable_bytes
+from nnunetv2_mamba.planning.network_options import parse_options
 from nnunetv2_mamba.planning.planners import PLANNERS
 from nnunetv2_mamba.trainers import out_of_memory
 from nnunetv2_mamba.trainers.out_of_memory import OutOfMemoryError, advice
@@ -77,6 +78,25 @@ def test_the_next_smaller_plans():
     assert "--gpu-memory GIB," in advice(None, 101, "SegMamba", checkpointing=True)
 
 
+def test_the_smaller_plans_are_of_the_same_network(make_trainer, tiny_dataset, monkeypatch):
+    """Those that the command without its options makes are of a SegMamba that scans in another order."""
+    plans = tiny_dataset.plans("tinySegMambaPlans")
+    arguments = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    arguments |= {"scan": "hilbert", "n_tom_layers_per_stage": [1, 1], "mixer": "conv"}
+    tiny_dataset.write_plans("hilbertPlans", plans)
+    monkeypatch.setattr(out_of_memory, "estimated_bytes", lambda *_: int(usable_bytes(24)) + 1)
+    trainer = make_trainer("nnUNetTrainerSegMambaConv", plans="hilbertPlans")  # which is about the mixer
+    trainer.initialize()
+    message = trainer.explain_memory({"data": torch.empty(2, 2, *trainer.configuration_manager.patch_size)})
+    options = parse_options(re.findall(r"--option (\S+?)(?=,? )", message))
+    assert options == {"scan": "hilbert", "n_tom_layers_per_stage": [1, 1]}
+    assert "--network SegMamba --gpu-memory 24 --option" in message and "then train with the plans that it" in message
+    trainer = make_trainer("nnUNetTrainerSegMamba", plans="nnUNetPlans")
+    trainer.initialize()
+    message = trainer.explain_memory({"data": torch.empty(2, 2, *trainer.configuration_manager.patch_size)})
+    assert "--gpu-memory 24, then train with -p nnUNetSegMamba24GPlans" in message
+
+
 def test_a_network_without_a_planner_is_sent_to_none():
     for estimate in (None, 100 * GIB):
         assert "plan " not in advice(estimate, 101, None, checkpointing=True)
@@ -98,7 +118,7 @@ def test_a_trainer_is_sent_to_its_planner(make_trainer, monkeypatch, name):
     trainer.on_train_start()
     trainer.on_train_epoch_start()
     monkeypatch.setattr(trainer.network, "forward", raising(MemoryError()))
-    advised = f"--network {planner} --gpu-memory 24, then train with -p nnUNet{planner}24GPlans"
+    advised = f"--network {planner} --gpu-memory 24( --option [a-z_]+=[0-9.]+)*, then train with "
     with pytest.raises(OutOfMemoryError, match=advised):
         trainer.train_step(next(trainer.dataloader_train))
 

@@ -6,6 +6,7 @@ import math
 import pickle
 import runpy
 from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,6 +66,29 @@ def test_a_fold_without_cases_is_named(make_trainer, monkeypatch, name, purpose)
     monkeypatch.setattr(trainer, "do_split", lambda: split)
     with pytest.raises(ValueError, match=f"fold 0 has no {purpose} cases; list some in .*splits_final.json, or give"):
         trainer.on_train_start()
+
+
+def test_cases_that_a_cascades_first_model_has_not_segmented_are_named(make_trainer, tiny_dataset: TinyDataset):
+    """nnU-Net's loaders open the files in processes of their own, when a case is drawn for the first time."""
+    plans = tiny_dataset.plans("tinySegMambaPlans")
+    plans["configurations"] |= {
+        "3d_lowres": plans["configurations"]["3d_fullres"] | {"next_stage": "3d_cascade_fullres"},
+        "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
+    }
+    tiny_dataset.write_plans("cascadePlans", plans)
+    trainer = make_trainer("nnUNetTrainerSegMamba", plans="cascadePlans", configuration="3d_cascade_fullres")
+    folder = Path(trainer.folder_with_segs_from_previous_stage)
+    message = f"{folder} lacks the segmentations of 6 cases: case_0.* 3d_lowres with"
+    with pytest.raises(FileNotFoundError, match=message):
+        trainer.get_tr_and_val_datasets()
+    training, validation = trainer.do_split()
+    folder.mkdir(parents=True)
+    for case in [*training, *validation[1:]]:
+        (folder / f"{case}.b2nd").touch()
+    with pytest.raises(FileNotFoundError, match=rf"segmentations of 1 cases: {validation[0]}\. Train"):
+        trainer.get_tr_and_val_datasets()
+    (folder / f"{validation[0]}.b2nd").touch()
+    trainer.get_tr_and_val_datasets()
 
 
 @pytest.mark.parametrize("name", [name for name in FULL_LENGTH if "Paper" not in name and _mixes(name)])
