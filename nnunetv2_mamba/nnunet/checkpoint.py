@@ -67,11 +67,12 @@ def restore(trainer: nnUNetTrainer, network: nn.Module, content: Mapping[str, An
     trainer._best_ema = content["_best_ema"]
     axes = content.get("inference_allowed_mirroring_axes", trainer.inference_allowed_mirroring_axes)
     trainer.inference_allowed_mirroring_axes = axes
-    groups = trainer.optimizer.param_groups
-    options = [{name: value for name, value in group.items() if name != "params"} for group in groups]
-    trainer.optimizer.load_state_dict(content["optimizer_state"])
-    for group, values in zip(trainer.optimizer.param_groups, options, strict=True):
-        group.update(values)
+    saved = content["optimizer_state"]
+    groups = [dict(group) for group in saved["param_groups"]]
+    # Before they are loaded: a fused optimiser, of a GPU, has its counts of steps there, another one has not.
+    for group, own in zip(groups, trainer.optimizer.param_groups, strict=False):  # torch compares their numbers
+        group.update({name: value for name, value in own.items() if name != "params"})
+    trainer.optimizer.load_state_dict({**saved, "param_groups": groups})
     if trainer.grad_scaler is not None and content.get("grad_scaler_state") is not None:
         trainer.grad_scaler.load_state_dict(content["grad_scaler_state"])
 

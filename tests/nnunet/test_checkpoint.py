@@ -126,3 +126,25 @@ def test_a_loss_scale_is_taken_over_where_both_trainings_have_one(scaled_now, sc
     assert group["weight_decay"] == 0.25 and group["momentum"] == 0.8 and len(trainer.optimizer.state) == 2
     if scaled_now:
         assert trainer.grad_scaler.loaded == ({"scale": 8.0} if scaled_then else None)
+
+
+def test_steps_are_counted_where_the_new_optimizer_wants_them():
+    """A checkpoint of MPS, whose optimiser is not fused, continues on CUDA, whose fused one has all on the device."""
+    network = nn.Linear(1, 1)
+    optimizer = torch.optim.AdamW(network.parameters(), 0.1)
+    network(torch.ones(1, 1)).sum().backward()
+    optimizer.step()
+    other = nn.Linear(1, 1, device="meta")
+    content = {
+        "network_weights": other.state_dict(), "init_args": {}, "current_epoch": 3, "logging": {}, "_best_ema": 0.5,
+        "optimizer_state": optimizer.state_dict(),
+    }  # fmt: skip
+    trainer = SimpleNamespace(
+        logger=SimpleNamespace(load_checkpoint=lambda logging: None),
+        inference_allowed_mirroring_axes=None,
+        optimizer=torch.optim.AdamW(other.parameters(), 0.1),
+        grad_scaler=None,
+    )
+    trainer.optimizer.param_groups[0]["fused"] = True  # the constructor asks for a device that computes
+    restore(trainer, other, content)
+    assert {state["step"].device.type for state in trainer.optimizer.state.values()} == {"meta"}
