@@ -55,7 +55,7 @@ class CostRecord:
         joules = self._joules()
         self.content["epochs"][str(epoch)] = {
             "seconds": time.perf_counter() - self._began,
-            "joules": None if joules is None else joules - self._joules_before,
+            "joules": None if None in (joules, self._joules_before) else joules - self._joules_before,
             **self._device,
         }
         for name, value in peak_memory(self.device).items():

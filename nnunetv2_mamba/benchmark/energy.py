@@ -16,13 +16,14 @@ def energy_counter(device: torch.device) -> Callable[[], float | None]:
     Counters are of whole devices: what other processes use at the same time is in it.
 
     Returns:
-        A function that says how many joules were used since a fixed moment; None where the driver does not tell. That
-        of the CPU must be called more often than the counter goes round, which takes minutes to an hour.
+        A function that says how many joules were used since a fixed moment; None where the driver does not tell, or
+        not any more (one that is updated under a training answers no question). That of the CPU must be called more
+        often than the counter goes round, which takes minutes to an hour.
     """
     return (_gpu_counter() if device.type == "cuda" else _cpu_counter()) or (lambda: None)
 
 
-def _gpu_counter() -> Callable[[], float] | None:
+def _gpu_counter() -> Callable[[], float | None] | None:
     try:
         import pynvml  # nvidia-ml-py
     except ImportError:
@@ -33,10 +34,17 @@ def _gpu_counter() -> Callable[[], float] | None:
         pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)  # some GPUs have no counter
     except pynvml.NVMLError:
         return None
-    return lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
+
+    def read() -> float | None:
+        try:
+            return pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000
+        except pynvml.NVMLError:
+            return None
+
+    return read
 
 
-def _cpu_counter() -> Callable[[], float] | None:
+def _cpu_counter() -> Callable[[], float | None] | None:
     # Not the parts of packages, nor the zone psys of the whole machine, in which the packages are too
     files = sorted(_RAPL.glob("intel-rapl:*/energy_uj"))
     try:
@@ -49,9 +57,12 @@ def _cpu_counter() -> Callable[[], float] | None:
         return None
     wraps = [0] * len(files)
 
-    def read() -> float:
-        for index, file in enumerate(files):
-            value = int(file.read_text())
+    def read() -> float | None:
+        try:
+            values = [int(file.read_text()) for file in files]
+        except OSError:
+            return None
+        for index, value in enumerate(values):
             wraps[index] += value < last[index]
             last[index] = value
         return sum(value + limit * count for value, limit, count in zip(last, limits, wraps, strict=True)) / 1e6

@@ -321,9 +321,21 @@ def test_the_energy_of_a_gpu_is_in_joules(monkeypatch):
     )
     monkeypatch.setitem(sys.modules, "pynvml", driver)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: SimpleNamespace(uuid=f"of-{index}"))
-    assert energy.energy_counter(torch.device("cuda"))() == 12.345 and asked == ["GPU-of-0"]
+    joules = energy.energy_counter(torch.device("cuda"))
+    assert joules() == 12.345 and asked == ["GPU-of-0"]
     count.millijoules = None  # some GPUs have no counter
     assert energy.energy_counter(torch.device("cuda"))() is None
+    assert joules() is None  # lost under a training
+
+
+@pytest.mark.parametrize("read", [(None, 5), (5, None)])
+def test_a_counter_that_is_lost_does_not_end_the_training(tmp_path, monkeypatch, read):
+    values = iter(read)
+    monkeypatch.setattr(cost, "energy_counter", lambda _: lambda: next(values))
+    record = CostRecord(tmp_path, torch.device("cpu"))
+    record.begin_epoch()
+    record.end_epoch(0)
+    assert record.content["epochs"]["0"]["joules"] is None
 
 
 LINUX_NAMES = pytest.mark.skipif(sys.platform == "win32", reason="Linux's files, whose names cannot be there")
@@ -374,5 +386,7 @@ def test_energy_counters_that_wrap(tmp_path, monkeypatch):
     assert joules() - before == pytest.approx(0.2)
     (tmp_path / "intel-rapl:0" / "energy_uj").write_text("50000")  # once more around
     assert joules() - before == pytest.approx(1.15) == joules() - before
+    (tmp_path / "intel-rapl:1" / "energy_uj").unlink()
+    assert joules() is None
     monkeypatch.setattr(energy, "_RAPL", tmp_path / "none")
     assert energy.energy_counter(torch.device("cpu"))() is None
