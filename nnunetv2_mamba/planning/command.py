@@ -85,7 +85,8 @@ def plan(
         )
     raw, preprocessed = _folders(dataset_id)
     _refuse_others_plans(preprocessed / f"{plans_name}.json", PLANNERS[network].__name__)
-    _check_fingerprint(preprocessed / "dataset_fingerprint.json")
+    fingerprint = preprocessed / "dataset_fingerprint.json"
+    _check_fingerprint(fingerprint)
     matched = None if match is None else _plans_to_match(preprocessed, match, dataset_id)
     description = read_description(raw / "dataset.json")
     cases = find_cases(raw, description)
@@ -96,6 +97,7 @@ def plan(
     extract_fingerprint_dataset(
         dataset_id, num_processes=processes or default_num_processes, clean=False, verbose=False
     )
+    _tell_of_other_cases(fingerprint, len(cases))
     planner = PLANNERS[network](
         dataset_id,
         gpu_memory or DEFAULT_GPU_MEMORY,
@@ -148,6 +150,16 @@ def _check_fingerprint(file: Path) -> None:
     """nnU-Net takes the file that is there, also where a full disk or a killed process has left a part of it."""
     if file.exists() and (missing := [key for key in _FINGERPRINT if key not in read_optional_json(file)]):
         raise ValueError(f"{file} has no {', '.join(missing)}; delete it, and it is made again")
+
+
+def _tell_of_other_cases(fingerprint: Path, there: int) -> None:
+    """As nnU-Net, ``plan`` keeps a fingerprint, also where cases were added or taken away since."""
+    measured = len(read_json_object(fingerprint)["spacings"])
+    if measured != there:
+        print(
+            f"WARNING: {fingerprint} is of {measured} cases, and the data set has {there}; to plan by these, delete it "
+            "and plan again"
+        )
 
 
 def _refuse_others_plans(file: Path, planner: str) -> None:

@@ -406,6 +406,15 @@ def test_half_a_fingerprint(invented_dataset, content, message):
         command.plan(902, "SegMamba")
 
 
+def test_a_fingerprint_of_other_cases_is_told(tmp_path, capsys):
+    file = tmp_path / "dataset_fingerprint.json"
+    file.write_text(json.dumps({"spacings": [[1.0, 1.0, 1.0]] * 3}))
+    command._tell_of_other_cases(file, 3)
+    assert capsys.readouterr().out == ""
+    command._tell_of_other_cases(file, 4)
+    assert f"WARNING: {file} is of 3 cases, and the data set has 4; " in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_matching_the_memory_of_other_plans(tiny_dataset, tiny_planner, preprocessed_now, capsys):
     """Plans with a batch far beyond nnU-Net's 5 % of the data set, as the planners of ResEnc networks make them."""
@@ -499,6 +508,7 @@ def test_the_command_reuses_what_is_there_and_the_stock_trainer_trains(
     assert preprocessed_now == []
     out = capsys.readouterr().out
     assert "nnUNetTiny2GPlans has no 3d_lowres" in out
+    assert "WARNING" not in out
     assert "3d_fullres          patch 16 x 24 x 20" in out
 
     plans = {**json.loads(file.read_text()), "continue_training": False}  # as run_training.py does
