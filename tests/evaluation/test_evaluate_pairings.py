@@ -234,8 +234,10 @@ def test_killed_and_started_again(moment, folders, tmp_path, measured):
 
 
 def test_a_disk_that_is_full(folders, monkeypatch, capsys):
-    """No table that is half written, the old one is not passed off as the new summary's, and the file is named."""
+    """No table that is half written, an old one is not passed off as the new summary's, and the file is named."""
     assert evaluate(folders) == 0
+    table = folders[1] / "evaluation.csv"
+    same = table.read_bytes()
 
     def full(_):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -243,7 +245,10 @@ def test_a_disk_that_is_full(folders, monkeypatch, capsys):
     monkeypatch.setattr(module.os, "fsync", full)
     assert evaluate(folders) == 1
     assert f"No space left on device: '{folders[1] / 'evaluation.json'}'" in error_line(capsys)
-    assert not (folders[1] / "evaluation.csv").exists() and not list(folders[1].glob(".partial*"))
+    assert table.read_bytes() == same
+    table.write_bytes(same[:-2])  # an old one
+    assert evaluate(folders) == 1
+    assert not table.exists() and not list(folders[1].glob(".partial*"))
 
 
 @pytest.mark.skipif(os.name == "nt", reason="forks, and kills")
