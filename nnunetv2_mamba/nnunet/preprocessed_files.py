@@ -25,11 +25,15 @@ def is_complete(folder: Path, cases: Collection[str]) -> bool:
 
     nnU-Net makes splits of all cases in the folder, also of one that was taken away from the raw data since.
     """
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    names = _names(folder)
     finished = {name.removesuffix(".pkl") for name in names if name.endswith(".pkl")}
     return finished == set(cases) and all(
         {f"{case}.b2nd", f"{case}.npz"} & names and _is_whole(folder / f"{case}.pkl") for case in cases
     )
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} if folder.is_dir() else set()
 
 
 def _is_whole(file: Path) -> bool:
@@ -51,5 +55,5 @@ def changed_since(folder: Path, sources: Mapping[str, Iterable[Path]]) -> list[s
 
 def cases_not_segmented(folder: Path, cases: Collection[str]) -> list[str]:
     """The cases of which a cascade's first stage has left no segmentation in ``folder``, in order."""
-    names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+    names = _names(folder)
     return sorted(case for case in cases if not {f"{case}{ending}" for ending in (".b2nd", ".npy", ".npz")} & names)

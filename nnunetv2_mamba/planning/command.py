@@ -209,6 +209,7 @@ def _preprocess(
     configurations: Sequence[str] | None,
     processes: int | None,
 ) -> None:
+    sources = {case: (*files.images, files.label) for case, files in cases.items()}
     missing = []
     for name in configurations or CONFIGURATIONS:
         if name not in plans.available_configurations:
@@ -217,7 +218,6 @@ def _preprocess(
         folder = preprocessed / plans.get_configuration(name).data_identifier
         if is_complete(folder, cases):
             print(f"{name}: the preprocessed data in {folder.name} are there already")
-            sources = {case: (*files.images, files.label) for case, files in cases.items()}
             if newer := changed_since(folder, sources):
                 print(f"WARNING: raw files of {first_few(newer)} changed since; to preprocess again, delete {folder}")
         elif folder.name not in [plans.get_configuration(other).data_identifier for other in missing]:

@@ -320,7 +320,7 @@ struct Walk {
     return [=](int64_t from) NM_INLINED {
       for (int64_t t = from; t < from + ROWS && t < count; t++)
         for (int64_t channel = first; channel < end; channel += 64 / sizeof(T))
-          ((rows.data ? __builtin_prefetch(rows.row(item.batch, k, tokens[t]) + channel) : void()), ...);
+          NM_ISA::prefetcher(item.batch, k, tokens, count, channel, rows...)(t);
     };
   }
 
@@ -332,8 +332,8 @@ struct Walk {
     if (bundle && group == group_of_bundle(bundle - 1)) count = 0;
     return [=](int64_t from) NM_INLINED {
       if (from % piece) return;
-      for (int64_t t = 0; t < count; t++)
-        (__builtin_prefetch(rows.row(item.batch, k, tokens[t]) + first + from), ...);
+      const auto prefetch = NM_ISA::prefetcher(item.batch, k, tokens, count, first + from, rows...);
+      for (int64_t t = 0; t < count; t++) prefetch(t);
     };
   }
 
