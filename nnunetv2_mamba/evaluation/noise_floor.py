@@ -44,8 +44,8 @@ class NoiseFloor:
         seeds: by model, between trainings of the same fold, pooled over folds; models without two are left out.
         folds: by model, between folds (means over their seeds), which also differ in how difficult their cases are.
         all_seeds: pooled over models; None where no fold was trained twice.
-        all_folds: pooled over models, without what the folds' cases and training sets do to all models alike (the
-            residual of folds x models); None where the models do not share two folds or more.
+        all_folds: of single trainings, pooled over models, without what the folds' cases and training sets do to all
+            models alike (the residual of folds x models); None where the models do not share two folds or more.
     """
 
     means: tuple[TrainingMean, ...]
@@ -89,24 +89,34 @@ def noise_floor(means: Mapping[Training, float]) -> NoiseFloor:
         own = common_folds(means, [model])
         if own and len(own) > 1:
             folds[model] = _spread(fold_means(means, model, own))
+    all_seeds = _pooled([spread for spread in seeds.values() if spread is not None])
     return NoiseFloor(
         tuple(TrainingMean(t.model, t.repetition, t.fold, mean) for t, mean in means.items()),
         {model: spread for model, spread in seeds.items() if spread is not None},
         folds,
-        _pooled([spread for spread in seeds.values() if spread is not None]),
-        _interaction(means, models),
+        all_seeds,
+        _interaction(means, models, all_seeds),
     )
 
 
-def _interaction(means: Mapping[Training, float], models: Sequence[str]) -> Spread | None:
-    """Take the residual standard deviation of folds x models: an analysis of variance without replication."""
+def _interaction(means: Mapping[Training, float], models: Sequence[str], seeds: Spread | None) -> Spread | None:
+    """Take the residual standard deviation of folds x models: an analysis of variance without replication.
+
+    Where folds have several seeds, their means vary less than single trainings: by what is between ``seeds``, of which
+    the mean of n has the n-th part. Each cell counts the same in the expected residual.
+    """
     folds = common_folds(means, models)
     if not folds or len(folds) < 2 or len(models) < 2:
         return None
     table = np.stack([fold_means(means, model, folds) for model in models])
     rest = table - table.mean(0) - table.mean(1, keepdims=True) + table.mean()
     df = (len(models) - 1) * (len(folds) - 1)
-    return Spread(float(np.sqrt((rest**2).sum() / df)), df)
+    variance = (rest**2).sum() / df
+    if seeds is not None:
+        groups = [by_cases(means, model) for model in models]
+        parts = [1 / len(own[fold]) for own in groups for fold in folds]
+        variance += seeds.deviation**2 * (1 - np.mean(parts))
+    return Spread(float(np.sqrt(variance)), df)
 
 
 def _spread(values: Sequence[float]) -> Spread:

@@ -45,9 +45,21 @@ def test_drawn_trainings_have_the_deviation_that_they_were_drawn_with():
     scores = {model: [list(difficulty + rng.normal(0, 0.004, 40)) for _ in range(3)] for model in "ABCDE"}
     floor = noise_floor(means_of(scores))
     assert floor.all_seeds.df == 5 * 40 * 2 and floor.all_seeds.deviation == pytest.approx(0.004, rel=0.1)
-    # the means of three seeds
-    assert floor.all_folds.df == 4 * 39 and floor.all_folds.deviation == pytest.approx(0.004 / 3**0.5, rel=0.15)
+    assert floor.all_folds.df == 4 * 39 and floor.all_folds.deviation == pytest.approx(0.004, rel=0.1)
     assert all(0.03 < spread.deviation < 0.07 for spread in floor.folds.values())
+
+
+def test_between_folds_it_is_of_single_trainings_where_one_fold_has_more():
+    """Fold 0 has three seeds, fold 1 one: the means alone would have 2/3 of the variance."""
+    rng = np.random.default_rng(1)
+    floors = []
+    for _ in range(2000):
+        scores = {model: rng.normal(0, 0.004, (3, 2)).tolist() for model in "AB"}
+        for seeds in scores.values():
+            seeds[1][1] = seeds[2][1] = None
+        floors.append(noise_floor(means_of(scores)))
+    variance = np.mean([floor.all_folds.deviation**2 for floor in floors])
+    assert variance == pytest.approx(0.004**2, rel=0.08)
 
 
 def test_the_limit_is_of_the_larger_spread():
