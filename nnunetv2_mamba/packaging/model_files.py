@@ -25,6 +25,7 @@ from nnunetv2_mamba.untrusted.checkpoints import read_plain
 
 from ..evaluation.measured_labels import read_labels
 from ..files import JSON_BYTES, parse_json, read_bytes
+from ..nnunet.planned_configuration import planned_configuration, preprocessing_of
 from ..untrusted.plans import check_untrusted_plans
 from .model_checks import channels_of, check_configuration, check_dataset, check_mirroring
 
@@ -168,7 +169,23 @@ def read_model(source: Path | zipfile.Path, folds: Sequence[str], checkpoint: st
     patch_size = check_configuration(configuration, plans, dataset, plans_file)
     for file, content in checkpoints.items():
         check_mirroring(content["inference_allowed_mirroring_axes"], patch_size, f"{name}/{file}")
+        _compare_preprocessing(content.pop("plans"), plans, configuration, f"{name}/{file}")
     return ModelContent(name, plans, dataset, trainer, configuration, checkpoints)
+
+
+def _compare_preprocessing(theirs: Any, plans: dict[str, Any], configuration: str, file: str) -> None:
+    """Tell where plans.json, which nnU-Net writes anew with each fold, preprocesses in another way than a fold was
+    trained with."""
+    if not isinstance(theirs, dict) or not planned_configuration(theirs, configuration):
+        return
+    trained, now = (preprocessing_of(each, configuration) for each in (theirs, plans))
+    changed = [key for key, value in trained.items() if value != now[key]]
+    if changed:
+        print(
+            f"WARNING: {file} was trained with other plans than plans.json: {', '.join(changed)}; train this fold "
+            "again, or leave it out",
+            file=sys.stderr,
+        )
 
 
 def copy_for_inference(
@@ -290,7 +307,7 @@ def _check_name(name: Any, what: str, file: object) -> None:
 
 def read_checkpoint(file: Path | zipfile.Path) -> dict[str, Any]:
     """What ``nnUNetPredictor.initialize_from_trained_model_folder`` reads of a checkpoint, as plain data, and
-    ``training``, what the checkpoint says of its own.
+    ``training`` and ``plans``, what the checkpoint says of its own.
 
     Raises:
         OSError, ValueError: for a file that is missing, damaged or no checkpoint of nnU-Net.
@@ -314,6 +331,7 @@ def read_checkpoint(file: Path | zipfile.Path) -> dict[str, Any]:
         "init_args": {"configuration": arguments["configuration"]},
         "inference_allowed_mirroring_axes": checkpoint.get("inference_allowed_mirroring_axes"),
         "training": _notes_of_training(checkpoint),
+        "plans": arguments.get("plans"),
     }
 
 

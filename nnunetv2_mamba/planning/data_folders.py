@@ -8,13 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunetv2_mamba.files import is_hidden, read_json_object
-
-# What decides how a case is preprocessed, in plans and in one of their configurations
-_OF_PLANS = ("image_reader_writer", "transpose_forward", "foreground_intensity_properties_per_channel")
-_OF_CONFIGURATIONS = (
-    "preprocessor_name", "spacing", "normalization_schemes", "use_mask_for_norm", "resampling_fn_data",
-    "resampling_fn_data_kwargs", "resampling_fn_seg", "resampling_fn_seg_kwargs",
-)  # fmt: skip
+from nnunetv2_mamba.nnunet.planned_configuration import preprocessing_of
 
 
 def read_plans(file: Path) -> dict[str, Any]:
@@ -44,7 +38,7 @@ def settle_data_folders(plans: dict[str, Any], old: dict[str, Any], file: Path) 
     """
     others = {other.name: read_plans(other) for other in _others(file)}
     for name, configuration in plans["configurations"].items():
-        folder, wanted = configuration.get("data_identifier"), _preprocessing(configuration, plans)
+        folder, wanted = configuration.get("data_identifier"), preprocessing_of(plans, name)
         if folder is None:
             continue
         differing = [other for other in others if any(made != wanted for made in _made(folder, others[other]))]
@@ -61,15 +55,11 @@ def _others(file: Path) -> list[Path]:
     return [other for other in sorted(file.parent.glob("*Plans*.json")) if other != file and not is_hidden(other)]
 
 
-def _made(folder: str, plans: dict[str, Any]) -> Iterator[list[Any]]:
+def _made(folder: str, plans: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """How plans preprocess the data in a folder, once for every configuration that names it and all there is to it."""
-    for configuration in plans.get("configurations", {}).values():
+    for name, configuration in plans.get("configurations", {}).items():
         if configuration.get("data_identifier") == folder and "inherits_from" not in configuration:
-            yield _preprocessing(configuration, plans)
-
-
-def _preprocessing(configuration: dict[str, Any], plans: dict[str, Any]) -> list[Any]:
-    return [plans.get(key) for key in _OF_PLANS] + [configuration.get(key) for key in _OF_CONFIGURATIONS]
+            yield preprocessing_of(plans, name)
 
 
 def _remove(folder: Path) -> None:

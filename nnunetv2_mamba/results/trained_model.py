@@ -12,6 +12,7 @@ from statistics import fmean
 from ..files import read_optional_json
 from ..json_numbers import is_finite_number
 from ..nnunet.names import FINAL_CHECKPOINT, LATEST_CHECKPOINT
+from ..nnunet.planned_configuration import planned_configuration
 from ..text import excerpt
 from .folds import COST, DEBUG, fold_folders
 from .model_names import ModelName, spelled_out
@@ -83,12 +84,7 @@ class TrainedModel:
         Raises:
             ValueError: for a patch size or a spacing that is no list of numbers, naming the file.
         """
-        configurations, found, seen = self.plans.get("configurations"), {}, set()
-        key = self.name and self.name.configuration
-        while isinstance(configurations, dict) and isinstance(own := configurations.get(key), dict) and key not in seen:
-            seen.add(key)
-            found = own | found
-            key = own.get("inherits_from")
+        found = planned_configuration(self.plans, self.name and self.name.configuration)
         for key in ("patch_size", "spacing"):
             sizes = found.get(key, [])
             if not isinstance(sizes, list) or not all(map(is_finite_number, sizes)):

@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mamba.nnunet.checkpoint import checkpoint_content, load_own_checkpoint, restore
+from nnunetv2_mamba.nnunet.planned_configuration import planned_configuration
 
 from .compilation import is_compiled
 from .computing_environment import ComputingEnvironment, computing_environment
@@ -92,7 +92,8 @@ class ResumableTrainer(GuardedTrainer):
         for name, values in differences(content.get(_ENVIRONMENT_KEY, {}), self.environment).items():
             self.print_to_log_file(f"Computed with {name}: {values}")
         plans = content["init_args"].get("plans", {}), self.plans_manager.plans
-        for name, values in differences(*(_configuration(each, self.configuration_name) for each in plans)).items():
+        planned = (planned_configuration(each, self.configuration_name) for each in plans)
+        for name, values in differences(*planned).items():
             self.print_to_log_file(f"WARNING: the plans have changed. {name}: {values}")
         self.restore(content)
 
@@ -110,12 +111,6 @@ class ResumableTrainer(GuardedTrainer):
             used = adopted.get(name, getattr(self.recipe, name))
             self.print_to_log_file(f"Setting {name}: {values}; using {used!r}")
         self.apply_recipe(with_settings(self.recipe, adopted), adopted)
-
-
-def _configuration(plans: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return what plans say of a configuration; nothing where they do not have it."""
-    there = name in plans.get("configurations", {})
-    return PlansManager(plans).get_configuration(name).configuration if there else {}
 
 
 def settings_to_adopt(

@@ -111,6 +111,22 @@ def test_models_of_other_images_are_left_to_nnunet(trained_model, folders, tmp_p
     assert "is of images that nnU-Net's Tiff3DIO reads; use nnUNetv2_predict" in capsys.readouterr().err
 
 
+def test_a_fold_that_was_trained_with_other_plans_is_told(trained_model, tmp_path, capsys):
+    """nnU-Net writes plans.json anew with each fold, and preprocesses for all of them by it."""
+    model = shutil.copytree(trained_model.folder, tmp_path / "model")
+    read_model(model, ["0", "1"], "checkpoint_final.pth")
+    assert capsys.readouterr().err == ""
+    file = model / "fold_1" / "checkpoint_final.pth"
+    checkpoint = torch.load(file, weights_only=False)
+    configuration = checkpoint["init_args"]["plans"]["configurations"]["3d_fullres"]
+    configuration.update(spacing=[3.0, 1.0, 1.0], batch_size=7)
+    torch.save(checkpoint, file)
+    content = read_model(model, ["0", "1"], "checkpoint_final.pth")
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told.startswith(f"WARNING: {file} was trained with other plans than plans.json: spacing; train this fold")
+    assert "plans" not in content.checkpoints["fold_1/checkpoint_final.pth"]
+
+
 def test_a_trainer_of_before_nnunet_2_8_builds_its_network(trained_model, tmp_path, monkeypatch):
     """By the arguments that it then had, as nnU-Net's predictor still calls it."""
     (tmp_path / "old_trainer.py").write_text(
