@@ -53,7 +53,7 @@ def test_figures_promised():
 
 
 def test_the_documentation_has_the_sections_and_their_limits():
-    page = (Path(__file__).parents[2] / "docs" / "scan.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "gpu.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\| `(\w+)` \| .* \| (\d+) \|$", page, re.MULTILINE)
     assert documented == [(section.name, f"{section.seconds:g}") for section in all_sections(1)]
 
