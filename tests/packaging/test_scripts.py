@@ -115,6 +115,8 @@ def test_brats(docker, tmp_path, year, mounts, arguments):
         + ["team/name:1", *arguments]
     )
     assert users(tmp_path) == ["USER 10001:10001"]
+    dockerfile = (tmp_path / "my context" / "Dockerfile").read_text()
+    assert " PYTHONNOUSERSITE=1 " in dockerfile  # BraTS's runner takes Singularity too, where ~/.local is the host's
 
 
 SERVER = ["python", "-m", "nnunetv2_mamba.packaging.container", "/opt/app/inference.json", "serve"]
