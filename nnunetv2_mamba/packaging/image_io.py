@@ -89,7 +89,7 @@ def write_image(image: SimpleITK.Image, file: Path, name: object = None) -> None
     name = file if name is None else name
     try:
         SimpleITK.WriteImage(image, file, useCompression=True)
-        check_complete(file)  # of NIfTI and GIPL, ITK does not say that a full disk took no more than a part
+        check_complete(file)  # ITK does not say that a full disk took a part of a NIfTI file only
     except RuntimeError as error:
         reason = last_line(error).replace(str(file), str(name))
         raise OSError(f"{name} cannot be written: {reason}") from error
