@@ -209,7 +209,12 @@ def _check_meta(file: Path) -> None:
             if fields.get("BinaryData", "True").startswith(("T", "t", "1")):
                 _check_size(stream, offset + expected)
             return
-        size = _decompressed_size(iter(lambda: stream.read(_CHUNK), b""))
+        length = int(float(fields.get("CompressedDataSize") or 0))
+        if length <= 0:  # then ITK takes the whole file, from its first byte on
+            if voxels == file:
+                raise EOFError("its header has no CompressedDataSize")
+            length = voxels.stat().st_size
+        size = _decompressed_size(_pieces(stream, length))
     if size != expected:
         raise EOFError(f"it has {size} bytes of {expected}")
 
@@ -234,6 +239,13 @@ def _check_nrrd(file: Path) -> None:
         with voxels.open("rb") as stream:
             stream.seek(0 if where else offset)
             _decompressed_size(iter(lambda: stream.read(_CHUNK), b""))
+
+
+def _pieces(stream: BinaryIO, length: int) -> Iterator[bytes]:
+    """Read the next bytes, so many or all that there are, piece by piece."""
+    while length and (piece := stream.read(min(length, _CHUNK))):
+        length -= len(piece)
+        yield piece
 
 
 def _decompressed_size(chunks: Iterator[bytes]) -> int:
@@ -295,11 +307,10 @@ def _png_data(stream: BinaryIO) -> Iterator[bytes]:
     """Read what the chunks of pixels hold, piece by piece."""
     while len(head := stream.read(8)) == 8:
         length, kind = struct.unpack(">I4s", head)
+        end = stream.tell() + length
         if kind == b"IDAT":
-            while length and (piece := stream.read(min(length, _CHUNK))):
-                length -= len(piece)
-                yield piece
-        stream.seek(length + 4, os.SEEK_CUR)
+            yield from _pieces(stream, length)
+        stream.seek(end + 4)
 
 
 def _check_bmp(file: Path) -> None:

@@ -40,7 +40,10 @@ def read_temperature(model: Path | ZipPath) -> float:
     """
     file = model / NAME
     if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing: make it with nnunetv2_mamba calibrate, or leave out --calibrated")
+        remedy = "make it with nnunetv2_mamba calibrate, or leave out --calibrated"
+        if isinstance(model, ZipPath):
+            remedy = "nnUNetv2_export_model_to_zip leaves it out, so give the model's folder"
+        raise FileNotFoundError(f"{file} is missing: {remedy}")
     with file.open("rb") as stream:
         content = parse_json(stream.read(_BYTES), file)
     temperature = content.get("temperature") if isinstance(content, dict) else None

@@ -3,6 +3,7 @@
 import gzip
 import itertools
 import os
+import re
 import struct
 import zlib
 
@@ -108,6 +109,15 @@ def test_a_whole_stream_of_half_the_voxels(name, tmp_path):
     stream = zlib.compress(VOLUME.tobytes()[: VOLUME.size // 2])
     voxels.write_bytes(content[:start] + stream)
     with pytest.raises(ValueError, match=f"it has {VOLUME.size // 2} bytes of {VOLUME.size}"):
+        check_complete(file)
+
+
+@pytest.mark.parametrize(("said", "message"), [("", "no CompressedDataSize"), ("CompressedDataSize = 100\n", "no end")])
+def test_a_stream_of_which_itk_reads_another_part(said, message, tmp_path):
+    """ITK would take what is in the memory for the rest of the voxels."""
+    file, _ = write(tmp_path, "compressed.mha")
+    file.write_bytes(re.sub(b"CompressedDataSize = .*\n", said.encode(), file.read_bytes()))
+    with pytest.raises(ValueError, match=f"compressed.mha is damaged: .*{message}"):
         check_complete(file)
 
 

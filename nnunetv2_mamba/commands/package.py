@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
     if args.hashes and not hashes:
         print("NOTE: requirements.txt has versions without hashes: for those, pip install uv and package again")
     if engine is None:
-        print(printable(f"Next: {args.output / 'test_run.sh'} INPUT OUTPUT"))
+        print(printable(f"Next: {args.output}/test_run.sh INPUT OUTPUT"))
         return 0
     measured = check_container(args.output, engine, check_input)
     print(printable(f"Checked by {measured['engine']}: {len(measured['cases'])} case(s), see {CARD_TEXT}"))

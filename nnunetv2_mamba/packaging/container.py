@@ -20,7 +20,6 @@ from ..processes import Ended, signals_raise
 from ..text import printable
 from .case_report import line_of_case
 from .checksums import SHA256SUMS, check_files
-from .image_io import check_writable
 from .inference_settings import InferenceSettings
 from .invoke_server import PORT, Work, serve
 from .platforms import PLATFORMS, CaseFiles
@@ -45,6 +44,8 @@ class Job:
         Raises:
             OSError, ValueError: naming the folder or file that is not as it should be.
         """
+        from .image_io import check_writable  # takes seconds, which count as the first case's
+
         cases = PLATFORMS[self.settings.platform].find_cases(self.input, self.output, self.settings)
         for folder in {file.parent for case in cases if not case.problem for file in case.files}:
             check_writable(folder)

@@ -73,7 +73,8 @@ def check_container(context: Path, engine: str, given: Path | None = None) -> di
             inputs.mkdir()
             platform.lay_out(_write_noise(card, Path(scratch)), inputs, settings)
             let_everybody_read(inputs)
-        lines = _run([context / "test_run.sh", inputs, output], engine)
+        script = (context / "test_run.sh").absolute()  # a bare name would be looked for on PATH
+        lines = _run([script, inputs, output], engine)
         for case in platform.find_cases(inputs, output, settings):
             if case.problem:
                 raise ValueError(case.problem)

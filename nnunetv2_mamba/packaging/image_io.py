@@ -12,7 +12,7 @@ import nibabel
 import numpy as np
 import SimpleITK
 
-from ..image_files import read_header
+from ..image_files import check_complete, read_header
 from ..text import last_line, times
 
 # How far origins and spacings (mm) and direction cosines may differ: NIfTI's 32-bit numbers leave that of equal ones.
@@ -40,11 +40,13 @@ def as_nifti(file: Path, copy: Path) -> Path:
 
     Raises:
         ValueError: for a file that cannot be read.
+        OSError: where the copy cannot be written.
     """
     try:
-        SimpleITK.WriteImage(SimpleITK.ReadImage(file), copy)
+        image = SimpleITK.ReadImage(file)
     except RuntimeError as error:
         raise ValueError(f"{file} cannot be read: {last_line(error)}") from error
+    write_image(image, copy, f"the copy of {file} in {copy.parent}")
     return copy
 
 
@@ -76,20 +78,24 @@ def check_writable(folder: Path) -> None:
 
 
 def write_image(image: SimpleITK.Image, file: Path, name: object = None) -> None:
-    """Write an image, compressed.
+    """Write an image, compressed where the format can be.
 
     Args:
         name: what messages call the file; itself where None.
 
     Raises:
-        OSError: where it cannot be written.
+        OSError: where it cannot be written, or not all of it.
     """
+    name = file if name is None else name
     try:
         SimpleITK.WriteImage(image, file, useCompression=True)
+        check_complete(file)  # ITK does not say that a full disk took a part of a NIfTI file only
     except RuntimeError as error:
-        name = file if name is None else name
         reason = last_line(error).replace(str(file), str(name))
         raise OSError(f"{name} cannot be written: {reason}") from error
+    except ValueError as error:
+        reason = str(error).replace(str(file), "the file")
+        raise OSError(f"{name} was not written whole; is the disk full? ({reason})") from error
 
 
 def write_scaled_nifti(image: SimpleITK.Image, slope: float, file: Path, name: object = None) -> None:

@@ -109,7 +109,11 @@ def _in_zip(source: Path) -> zipfile.Path:
         path = PurePosixPath(name.replace("\\", "/"))
         if path.is_absolute() or ".." in path.parts:
             raise ValueError(f"{source} has a member that points out of it, {name!r}: do not use this file")
-    folders = [str(PurePosixPath(name).parent) for name in names if PurePosixPath(name).name == "plans.json"]
+    paths = [PurePosixPath(name) for name in names]
+    folders = [str(path.parent) for path in paths if path.name == "plans.json"]
+    if len(folders) > 1:  # nnU-Net copies the file to cross-validated predictions, which --exp_cv_preds exports, too
+        with_folds = {str(path.parent.parent) for path in paths if path.parent.name.startswith("fold_")}
+        folders = [folder for folder in folders if folder in with_folds] or folders
     if len(folders) != 1:
         found = f"{len(folders)} models ({', '.join(sorted(folders))})" if folders else "no plans.json"
         raise ValueError(f"{source} has {found}; give a ZIP of one model, or unpack it and give the model's folder")

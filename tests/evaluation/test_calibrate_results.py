@@ -1,6 +1,7 @@
 """The verb ``calibrate`` on folders as nnU-Net leaves them."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -142,6 +143,10 @@ def test_folds_that_share_cases_are_refused(results, capsys):
 def test_only_a_temperature_is_read(tmp_path):
     with pytest.raises(FileNotFoundError, match=f"{NAME} is missing: make it with nnunetv2_mamba calibrate"):
         read_temperature(tmp_path)
+    with zipfile.ZipFile(tmp_path / "model.zip", "w") as archive:
+        archive.writestr("model/plans.json", "{}")
+    with pytest.raises(FileNotFoundError, match=f"{NAME} is missing: nnUNetv2_export_model_to_zip leaves it out"):
+        read_temperature(zipfile.Path(tmp_path / "model.zip", "model/"))
     for value in ("0", '"2"', "NaN", 10**400):
         (tmp_path / NAME).write_text(f'{{"temperature": {value}}}')
         with pytest.raises(ValueError, match=f"{NAME} (has no 'temperature' above 0|is no valid JSON)"):

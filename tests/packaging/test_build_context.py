@@ -96,6 +96,15 @@ def wheel_name(folder):
     return file.name
 
 
+def test_a_zip_with_cross_validated_predictions(model, tmp_path):
+    """As by ``nnUNetv2_export_model_to_zip --exp_cv_preds`` after ``nnUNetv2_find_best_configuration``."""
+    file = zipped(model, tmp_path / "m.zip")
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr(f"Dataset901_Tiny/{model.name}/crossval_results_folds_0_1/plans.json", "{}")
+        archive.writestr("Dataset901_Tiny/ensembles/ensemble___a___b___0_1/plans.json", "{}")
+    assert module.open_model(file).at == f"Dataset901_Tiny/{model.name}/"
+
+
 def test_a_zip_of_a_model_with_numpy_numbers_in_its_log(model, tmp_path):
     recheckpoint(model, lambda content: content.update(logging={"ema_fg_dice": [np.float64(0.5)]}))
     archive = zipped(model, tmp_path / "m.zip")
@@ -541,6 +550,7 @@ def test_a_zip_of_two_models_and_one_of_none(model, tmp_path):
     file = zipped(model, tmp_path / "m.zip")
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr("Dataset901_Tiny/other/plans.json", "{}")
+        archive.writestr("Dataset901_Tiny/other/fold_0/checkpoint_final.pth", "")
     with pytest.raises(ValueError, match="has 2 models"):
         write_context(Request(file, "flare"), tmp_path / "context")
     (tmp_path / "none.zip").write_bytes(b"PK")

@@ -81,6 +81,14 @@ def test_what_a_run_took_is_in_the_card_and_the_card_in_the_image(engine, packag
     assert "Checked by docker version 1.2: 1 case(s), see MODEL_CARD.md" in capsys.readouterr().out
 
 
+def test_in_the_folder_where_one_is(engine, package, tmp_path, monkeypatch):
+    engine()
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert package("-o", ".") == 0
+    assert json.loads(Path("model_card.json").read_text())["measured"]["cases"]
+
+
 def test_the_noise_can_be_read_by_the_containers_user(engine, package):
     engine(run='[ -z "$(find "$input" ! -perm -o=r)" ] && ' + SEGMENT)
     before = os.umask(0o077)

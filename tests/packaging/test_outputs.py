@@ -28,7 +28,7 @@ from nnunetv2_mamba.packaging import case_writing, container, folder_prediction
 from nnunetv2_mamba.packaging.case_predictor import SegmentedCase
 from nnunetv2_mamba.packaging.case_writing import volumes_ml, write_case
 from nnunetv2_mamba.packaging.image_grid import ImageGrid
-from nnunetv2_mamba.packaging.image_io import write_scaled_nifti
+from nnunetv2_mamba.packaging.image_io import as_nifti, write_scaled_nifti
 from nnunetv2_mamba.packaging.inference_settings import Choices, InferenceSettings
 from nnunetv2_mamba.packaging.outputs import ENCODINGS, Output
 from nnunetv2_mamba.packaging.platforms import PLATFORMS, CaseFiles
@@ -273,6 +273,37 @@ def test_nothing_is_left_of_a_case_that_nobody_wants_or_that_fails(tmp_path):
     (tmp_path / "c.nii.gz").mkdir()  # a folder cannot be replaced by a file
     with pytest.raises(OSError, match=r"c\.nii\.gz"):
         write_case(case_of(tmp_path), Segmenter(), 0.0, lambda: True)
+
+
+@pytest.fixture
+def full_disk():
+    """A limit on the size of files stands in for it; of most formats ITK says nothing where that ends a write."""
+    resource = pytest.importorskip("resource", reason="Windows limits no sizes")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def noise(edge):
+    return SimpleITK.GetImageFromArray(np.random.default_rng(0).integers(0, 255, (edge, edge, edge), np.uint8))
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".gipl", ".mha", ".nrrd"])
+def test_a_full_disk_leaves_no_part_of_a_segmentation(tmp_path, full_disk, ending):
+    segmenter = SimpleNamespace(segment=lambda *arguments, **options: SegmentedCase(noise(60), ""))
+    case = CaseFiles("c", (), tmp_path / f"c{ending}")
+    with pytest.raises(OSError, match=rf"^{case.output} (cannot be written: .|was not written whole; is the disk)"):
+        write_case(case, segmenter, 0.0, lambda: True)
+    assert files_in(tmp_path) == []
+
+
+def test_a_full_disk_is_not_taken_for_a_damaged_image(tmp_path, full_disk):
+    SimpleITK.WriteImage(noise(40), tmp_path / "a.mha")
+    image = SimpleITK.ReadImage(tmp_path / "a.mha", SimpleITK.sitkFloat32)
+    SimpleITK.WriteImage(image, tmp_path / "a.mha", useCompression=True)
+    with pytest.raises(OSError, match=rf"^the copy of {tmp_path / 'a.mha'} in {tmp_path} was not written whole"):
+        as_nifti(tmp_path / "a.mha", tmp_path / "0.nii")
 
 
 def test_the_segmentation_appears_last(tmp_path, monkeypatch):

@@ -79,6 +79,19 @@ def test_brats_joins_case_and_modality_by_either_sign(tmp_path, files):
     assert [file.name.removeprefix(case.name) for file in found.images] == ["_t1c.nii.gz", "-t2f.nii.gz"]
 
 
+def test_brats_folder_that_may_not_be_read_is_one_case_that_fails(tmp_path, files, monkeypatch):
+    folder = layouts.brats(tmp_path / "input", ["t1c", "t2w"], dict.fromkeys("ab", files))
+
+    def look(path, found=Path.is_file):
+        if path.parent.name == "a":  # Python before 3.14 does not say False of what it may not see
+            raise PermissionError(13, "Permission denied", str(path))
+        return found(path)
+
+    monkeypatch.setattr(Path, "is_file", look)
+    cases = find("brats", folder, tmp_path / "out", channels=("t1c", "t2w"))
+    assert [case.images[1] for case in cases] == [folder / "a/a-t2w.nii.gz", folder / "b/b-t2w.nii.gz"]
+
+
 def test_brats_has_a_folder_per_case(tmp_path, files):
     names = ["BraTS-GLI-00001-000", "BraTS-GLI-00000-000"]
     folder = layouts.brats(tmp_path / "input", ["t1c", "t2w"], dict.fromkeys(names, files))

@@ -10,6 +10,7 @@ import pytest
 
 from nnunetv2_mamba.packaging import build_context
 from nnunetv2_mamba.packaging.build_context import Request, write_context
+from nnunetv2_mamba.packaging.platforms import PLATFORMS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the scripts are for Linux")
 DOCKER = """#!/usr/bin/env bash
@@ -57,6 +58,11 @@ def docker(trained_model, tmp_path, monkeypatch):
     return run
 
 
+def users(folder: Path) -> list[str]:
+    lines = (folder / "my context" / "Dockerfile").read_text().splitlines()
+    return [line for line in lines if line.startswith("USER ")]
+
+
 def volume(path: Path, target: str) -> list[str]:
     return ["--volume", f"{path}:{target}"]
 
@@ -69,7 +75,7 @@ def test_flare(docker, tmp_path):
         + volume(tmp_path / "new/output", "/workspace/outputs/")
         + ["team/name:1", "/bin/bash", "-c", "sh predict.sh"]
     ]
-    assert (tmp_path / "new/output").stat().st_mode & 0o007 == 0o007
+    assert users(tmp_path) == [] and PLATFORMS["flare"].user == "root"  # whom alone FLARE's script lets write
 
 
 @pytest.mark.parametrize("hidden", ["scan.nii.gz", "case"])
@@ -80,7 +86,7 @@ def test_data_that_the_containers_user_cannot_read_stay_as_they_are(docker, tmp_
     path = tmp_path / "all inputs" / hidden
     path.chmod(0o700)
     with pytest.raises(AssertionError, match=f"all inputs/{hidden} cannot be read by the container's user: chmod"):
-        docker("flare")
+        docker("grand-challenge", options=layouts.OPTIONS["grand-challenge"])
     assert path.stat().st_mode & 0o777 == 0o700 and not (tmp_path / "log").exists()
 
 
@@ -108,6 +114,9 @@ def test_brats(docker, tmp_path, year, mounts, arguments):
         + volume(tmp_path / "new/output", mounts[1])
         + ["team/name:1", *arguments]
     )
+    assert users(tmp_path) == ["USER 10001:10001"]
+    dockerfile = (tmp_path / "my context" / "Dockerfile").read_text()
+    assert " PYTHONNOUSERSITE=1 " in dockerfile  # BraTS's runner takes Singularity too, where ~/.local is the host's
 
 
 SERVER = ["python", "-m", "nnunetv2_mamba.packaging.container", "/opt/app/inference.json", "serve"]
@@ -138,6 +147,7 @@ def test_grand_challenge(docker, tmp_path, options, entry, arguments):
     )
     assert not model.exists()
     assert (tmp_path / "new/output").stat().st_mode & 0o007 == 0o007
+    assert users(tmp_path) == ["USER 10001:10001"]
     dockerfile = (tmp_path / "my context" / "Dockerfile").read_text().splitlines()
     (label,) = [line for line in dockerfile if line.startswith("LABEL ")] or [""]
     assert label == ("" if options else 'LABEL org.grand-challenge.api-method="invoke"')

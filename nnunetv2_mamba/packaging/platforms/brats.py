@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,9 @@ class BraTS(Platform):
 def _image(case: Path, modality: str) -> Path:
     """By the name that is there; by the one with ``-`` where there is neither."""
     names = [case / f"{case.name}{joint}{modality}{ENDING}" for joint in "-_"]
-    return next(filter(Path.is_file, names), names[0])
+    with suppress(PermissionError):  # of this case alone, which says so when it is read
+        return next(filter(Path.is_file, names), names[0])
+    return names[0]
 
 
 def modality_of(channel_name: str) -> str | None:

@@ -12,9 +12,10 @@ from .numbered_cases import numbered_cases
 
 
 class FLARE(Platform):
-    """Further channels are `_0001`, `_0002`. The container's user is not root: the output folder must let others write,
-    or add `--user "$(id -u):$(id -g)"` to `docker run`. As many channels as the model has are expected; one missing or
-    too many is an error of that case.
+    """Further channels are `_0001`, `_0002`. As many channels as the model has are expected; one missing or too many is
+    an error of that case. FLARE's script ([`FLARE24/resource_eval.py`](https://github.com/JunMa11/FLARE), `aad2cc2`)
+    starts `TEAM:latest` of `TEAM.tar.gz`, so package with `--image TEAM`: small letters, no dot, slash or tag. It makes
+    the output folder anew for each team and gives others no right to write there, so the container's user is root.
     """
 
     name = "flare"
@@ -22,6 +23,7 @@ class FLARE(Platform):
     reads = "`/workspace/inputs/CASE_0000.nii.gz`"
     writes = "`/workspace/outputs/CASE.nii.gz`"
     called_as = '`/bin/bash -c "sh predict.sh"`'
+    user = "root"
     input = "/workspace/inputs"
     output = "/workspace/outputs"
     memory_gb = 28
