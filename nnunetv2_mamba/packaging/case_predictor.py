@@ -152,6 +152,8 @@ class CasePredictor:
             voxel_mm3 = math.prod(geometry.GetSpacing())
             labels, removed = filtered(labels, self._choices.component_filter, values, voxel_mm3)
             how = f"{how}, {sum(removed.values())} components removed"
+        if prediction.without_numbers:
+            notes += (f"the network gave NaN for {prediction.without_numbers} voxels; it may need to compute in fp32",)
         labels = labels.astype(np.uint8 if labels.max() < 255 else np.uint16, copy=False)  # as nnU-Net's writers
         return SegmentedCase(grid.image(labels), how, prediction.complete, notes)
 

@@ -29,6 +29,7 @@ class Prediction(NamedTuple):
         properties: of the case, as nnU-Net's preprocessing for the first model leaves them.
         effort: what was run for it.
         complete: whether the time was enough for all tiles.
+        without_numbers: voxels of the models' grids for which a model gave NaN.
         too_long: what was begun, and not finished in time.
     """
 
@@ -36,6 +37,7 @@ class Prediction(NamedTuple):
     properties: dict[str, Any]
     effort: Effort
     complete: bool = True
+    without_numbers: int = 0
     too_long: Effort | None = None
 
     def how(self, asked: Effort) -> str:
@@ -137,6 +139,7 @@ class _Case:
 
     def run(self, effort: Effort, guard: Guard | None = None, costs: _Costs | None = None) -> Prediction:
         """Run so many models, fewer where the guard says so; not complete where it does in the first one."""
+        self._without_numbers = 0
         maps = self._logits(0, self._first, effort, guard)
         if effort.models == 1 or (guard and guard.closed):
             return self._prediction(maps, effort, not (guard and guard.closed))
@@ -182,14 +185,16 @@ class _Case:
         return prediction if prediction.effort == chosen else prediction._replace(too_long=chosen)
 
     def _prediction(self, maps: ClassMaps, effort: Effort, complete: bool = True) -> Prediction:
-        return Prediction(maps, self._properties, effort, complete)
+        return Prediction(maps, self._properties, effort, complete, self._without_numbers)
 
     def _logits(self, number: int, prepared: Prepared, effort: Effort, guard: Guard | None) -> ImageLogits:
         member = self._ensemble.members[number]
         logits = self._stack.enter_context(member.room_for_logits(prepared, self._ensemble.scratch))
-        member.tiles.predict(prepared.case, effort, logits, guard)
-        if len(self._ensemble.members) > 1:
-            member.leave_the_device()
+        try:
+            self._without_numbers += member.tiles.predict(prepared.case, effort, logits, guard)
+        finally:  # of the next case, too, where this one failed
+            if len(self._ensemble.members) > 1:
+                member.leave_the_device()
         return member.maps(logits, prepared)
 
     def _shapes(self) -> list[tuple[int, ...]]:

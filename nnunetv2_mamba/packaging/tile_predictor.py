@@ -26,6 +26,7 @@ from .stored_logits import StoredLogits
 from .time_budget import Effort, Guard
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+_REASON = "its training has diverged, or it needs to compute in fp32"
 
 
 class Preprocessed(NamedTuple):
@@ -71,15 +72,18 @@ class TilePredictor(nnUNetPredictor):
         )
 
     @torch.inference_mode()
-    def predict(self, case: Preprocessed, effort: Effort, logits: StoredLogits, guard: Guard | None = None) -> None:
+    def predict(self, case: Preprocessed, effort: Effort, logits: StoredLogits, guard: Guard | None = None) -> int:
         """Store the logits of a case, averaged over the folds.
 
         Args:
             logits: what is written, ``(heads, *spatial)``.
             guard: tiles that it does not let run are background; None for all of them.
 
+        Returns:
+            How many voxels of the model's grid have NaN among their logits.
+
         Raises:
-            RuntimeError: for infinite logits, as nnU-Net's predictor.
+            RuntimeError: for infinite logits, as nnU-Net's predictor, and where all voxels have NaN.
         """
         self.use_mirroring, self.tile_step_size, self._guard = effort.mirroring, effort.step_size, guard
         self.network.to(self.device).eval()
@@ -88,14 +92,21 @@ class TilePredictor(nnUNetPredictor):
         previous = None if case.previous is None else pad_nd_image(case.previous, patch, "constant", {"value": 0})
         padded = Preprocessed(images, previous)
         weights = self._model.weights[: effort.folds]
+        without_numbers = 0
         for fold, state in enumerate(weights):
+            last = fold == len(weights) - 1
             self._model.network.load_state_dict(state)
             for index, plane in self._planes(padded, inside[1:]):
                 if fold:
                     plane += logits.read_plane(index)
-                if 0 < fold == len(weights) - 1:
+                if 0 < fold and last:
                     plane /= len(weights)
+                if last:  # which NaN of earlier folds has reached, too
+                    without_numbers += int(torch.isnan(plane).any(0).sum())
                 logits.write_plane(index, plane)
+        if without_numbers == math.prod(case.images.shape[1:]):
+            raise RuntimeError(f"the network gives NaN alone: {_REASON}")
+        return without_numbers
 
     def cost(self, shape: Sequence[int], effort: Effort) -> float:
         """What ``predict`` takes for a case of this shape on the model's grid: forwards on a tile, times the cost of
@@ -178,7 +189,7 @@ class TilePredictor(nnUNetPredictor):
         if torch.any(torch.isinf(plane)):
             raise RuntimeError(
                 "the network gives logits that are infinite, or too large for the 16 bits in which nnU-Net adds tiles "
-                "up: its training has diverged, or it needs to compute in fp32"
+                f"up: {_REASON}"
             )
 
     def _cost_of_a_tile(self, mirroring: bool) -> float:

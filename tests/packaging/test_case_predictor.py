@@ -1,5 +1,6 @@
 import gzip
 import json
+import re
 import shutil
 
 import layouts
@@ -14,6 +15,7 @@ from nnunetv2_mamba.image_files import check_complete
 from nnunetv2_mamba.packaging.case_predictor import CasePredictor
 from nnunetv2_mamba.packaging.image_io import write_image
 from nnunetv2_mamba.packaging.inference_settings import Choices
+from nnunetv2_mamba.packaging.tile_predictor import TilePredictor
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +178,21 @@ def test_nan_and_infinity_are_taken_as_zero_and_said(predictor, files, tmp_path,
     assert results[1].notes == (
         f"{tmp_path / f'spoilt{ending}'} has {count} voxels that are NaN or infinite; they were taken as 0",
     )
+
+
+def test_nan_that_the_network_gives_is_said(predictor, files, monkeypatch):
+    """As in 16 bits, of a network that was tried in 32."""
+    logits = TilePredictor._logits
+
+    def spoilt(self, x):
+        found = logits(self, x)
+        found[:, 1, 0, 0, :2] = float("nan")
+        return found
+
+    assert predictor.segment(files).notes == ()
+    monkeypatch.setattr(TilePredictor, "_logits", spoilt)
+    (note,) = predictor.segment(files).notes
+    assert re.fullmatch(r"the network gave NaN for [1-9]\d* voxels; it may need to compute in fp32", note)
 
 
 def test_too_few_channels_are_named(predictor, files):

@@ -115,6 +115,15 @@ def test_no_model_stays_on_a_gpu_after_the_first_passes(timed, monkeypatch):
     assert left == list(predictor._ensemble.members)
 
 
+def test_no_model_stays_on_a_gpu_after_a_case_that_fails(timed, files, monkeypatch):
+    left = []
+    monkeypatch.setattr(Member, "leave_the_device", lambda member: left.append(member))
+    predictor = timed(None, lambda model, number: 1 / (1 - model))
+    with pytest.raises(ZeroDivisionError):
+        predictor.segment(files)
+    assert left == list(predictor._ensemble.members)
+
+
 def test_what_is_interrupted_leaves_the_models_before_it(timed, files, clock, first):
     """The later one is slower than its first passes, and stops: what the first said is the answer."""
     result, labels, seconds = segment(

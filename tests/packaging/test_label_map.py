@@ -172,6 +172,26 @@ def test_logits_too_large_for_half_precision_are_an_error():
         by_us(model, *preprocessed(model, [1.0] * 3), Effort(1, False, 0.5), None)
 
 
+@pytest.mark.parametrize("folds", [1, 2])
+def test_voxels_without_numbers_are_counted(folds):
+    """In any head of any fold; nothing but NaN says nothing."""
+    model = model_of([8, 32, 8], [1.0] * 3, folds=folds)
+    data, _ = preprocessed(model, [1.0] * 3)
+    predictor = TilePredictor(model, "default", "cpu", float)
+
+    def count(data):
+        with StoredLogits((4, *data.shape[1:]), None) as stored:
+            return predictor.predict(Preprocessed(data), Effort(folds, False, 0.5), stored)
+
+    assert count(data) == 0
+    spoilt = data.clone()
+    spoilt[0, 4:7, 5, 3] = np.nan
+    assert count(spoilt) == 5 * 3 * 3  # all that the kernel of 3 x 3 x 3 sees of it
+    model.weights[-1]["bias"][1] = np.nan
+    with pytest.raises(RuntimeError, match="NaN alone: its training has diverged, or it needs to compute in fp32"):
+        count(data)
+
+
 def test_a_disk_without_room_is_named(tmp_path):
     with pytest.raises(OSError, match=rf"{tmp_path} has .* GB free, .*40 x 1e\+06 x 512 x 512 in 16 bits"):
         StoredLogits((40, 10**6, 512, 512), tmp_path)
