@@ -87,11 +87,14 @@ class MambaPlanner(LargestBatchPlanner):
         """
         name, network_class, fixed = cls.network_name(), cls.trainer.network_class, cls.trainer.network_options
         known = [option for option in [*network_class.plain_option_names(), WIDTHS] if option not in fixed]
+        switches = {key for key, parameter in network_class.options().items() if isinstance(parameter.default, bool)}
         for key, value in options.items():
             if key in fixed and fixed[key] != value:
                 raise ValueError(f"--option {key}={value}: {name} is {network_class.__name__} with {key}={fixed[key]}")
             if key not in known and key not in fixed:
                 raise ValueError(f"--option {key}: {name} has the options {', '.join(known)}")
+            if key in switches and not isinstance(value, bool):  # any other word would switch it on
+                raise ValueError(f"--option {key}={value}: write true or false")
         check_values(options)
 
     def options_of(self, n_stages: int) -> dict[str, Any]:

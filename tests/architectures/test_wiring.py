@@ -248,10 +248,19 @@ def test_a_transformer_block():
     assert rates.drop_path.drop_prob == 0.5 and rates.mlp[2].p == rates.mlp[4].p == 0.25
 
 
-@pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5])
-def test_drop_path_rates(rate):
-    with pytest.raises(ValueError, match=rf"drop_path must be in \[0, 1\), got {rate}"):
-        medsegmamba("ss3d", drop_path=rate)
+@pytest.mark.parametrize("name", ["dropout", "drop_path"])
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5, True, "high"])
+def test_rates_that_are_none_are_named(name, rate):
+    with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\), got {rate!r}"):
+        medsegmamba("ss3d", **{name: rate})
+
+
+@pytest.mark.parametrize("name", ["n_bottleneck_blocks", "bottleneck_channels", "mlp_channels"])
+@pytest.mark.parametrize("size", [-1, 2.5, True, "two"])
+def test_sizes_of_the_bottleneck_that_are_none_are_named(name, size):
+    """Of -1 blocks a network would have none."""
+    with pytest.raises(ValueError, match=rf"{name} must be an? .*integer.*, got {size!r}"):
+        medsegmamba("tom", **{name: size})
 
 
 def test_parameters_per_channel_of_the_state_space_model():
