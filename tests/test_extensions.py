@@ -89,6 +89,18 @@ def test_a_path_that_leaves_the_grid_never_reaches_a_kernel(path):
         table("wild", (3, 4))
 
 
+def test_a_path_may_be_a_view_and_change_later():
+    kept = np.arange(6, dtype=np.int32)
+    kept.flags.writeable = False
+    scan_paths.register_scan("backwards", lambda shape: kept[::-1])
+    assert table("backwards", (2, 3)).tolist() == [[5, 4, 3, 2, 1, 0]]
+    changing = np.arange(6, dtype=np.int32)
+    scan_paths.register_scan("changing", lambda shape: changing[: np.prod(shape)])
+    paths = table("changing", (2, 3))
+    changing[:] = 7
+    assert paths.tolist() == [[0, 1, 2, 3, 4, 5]]
+
+
 def test_an_order_that_fails_is_named():
     def of_volumes(shape):
         planes, rows, columns = shape
@@ -107,6 +119,7 @@ def test_an_order_that_fails_is_named():
         ("serpentine", [columns_first], "two scan orders are named serpentine"),
         ("ss3d", [columns_first], "two scan orders are named ss3d"),
         ("a+reverse", [columns_first], "must be letters"),
+        ("aB", [columns_first], "must be letters"),
         ("none", [], "has no paths"),
     ],
 )

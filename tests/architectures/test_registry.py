@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from nnunetv2_mamba import architectures
 from nnunetv2_mamba.architectures.blocks.state_space import operators_of
 from nnunetv2_mamba.architectures.contract import PlannedNetwork
-from nnunetv2_mamba.architectures.registry import CONTROLS, NETWORKS, RegisteredNetwork, register
+from nnunetv2_mamba.architectures.registry import CONTROLS, NETWORKS, RegisteredNetwork, Variant, register
 from nnunetv2_mamba.catalogue.networks import describe
 from nnunetv2_mamba.ops.backend_selection import OPERATORS
 
@@ -87,6 +87,17 @@ def test_names_are_taken_once():
     with pytest.raises(ValueError, match="two networks are named MedSegMamba"):
         register(replace(NETWORKS["SegMamba"], name="MedSegMamba"))
     assert NETWORKS["MedSegMamba"].network_class is architectures.MedSegMamba
+
+
+def test_no_trainer_of_another_network_is_replaced():
+    """The twin of a comparison would silently be another network."""
+    toy = type("SegMambaConv", (architectures.UMambaBot,), {})
+    with pytest.raises(ValueError, match="SegMambaConv and SegMamba would both have a trainer nnUNetTrainerSegMambaC"):
+        register(RegisteredNetwork("SegMambaConv", toy, "of another package"))
+    toy, bot = type("SegMam", (architectures.SegMamba,), {}), {"baBot": Variant("of another package")}
+    with pytest.raises(ValueError, match="SegMam and SegMambaBot would both have a trainer nnUNetTrainerSegMambaBot"):
+        register(RegisteredNetwork("SegMam", toy, "of another package", variants=bot))
+    assert not {"SegMambaConv", "SegMam"} & set(NETWORKS)
 
 
 def test_a_class_is_registered_under_its_own_name_first():
