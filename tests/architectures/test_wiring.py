@@ -18,6 +18,7 @@ from nnunetv2_mamba.architectures.blocks.mixers.mamba import DirectionalMamba
 from nnunetv2_mamba.architectures.blocks.mixers.registry import MIXERS, sequence_mixer
 from nnunetv2_mamba.architectures.blocks.plain_conv import PlainConvBlock
 from nnunetv2_mamba.architectures.blocks.scan_paths import PATHS
+from nnunetv2_mamba.architectures.from_plans import with_options
 from nnunetv2_mamba.architectures.medsegmamba.attention import PositionEmbedding, SelfAttention
 from nnunetv2_mamba.architectures.medsegmamba.ss3d import SS3D
 from nnunetv2_mamba.architectures.medsegmamba.vss3d import VSS3DBlock
@@ -115,6 +116,16 @@ def test_the_position_grid_is_the_plans_bottleneck():
     assert MedSegMamba.patch_options((16, 32, 24), plan) == {"position_grid": [8, 8, 6]}
     assert MedSegMamba.patch_options((16, 32, 24), plan | {"bottleneck": "ss3d"}) == {}
     assert MedSegMamba.patch_options((16, 32, 24), {"strides": plan["strides"]}) == {}
+
+
+def test_a_plan_of_tabsurfer_is_one_of_its_twins_too():
+    """Its position grid stays in the plan where a trainer puts another bottleneck there."""
+    plan = {"bottleneck": "transformer", "strides": [[1, 1, 1], [2, 2, 2]], "position_grid": [4, 4, 4]}
+    assert with_options(MedSegMamba, plan, {"bottleneck": "transformer"}, (16, 16, 16)) == plan
+    for bottleneck in ("ss3d", "tom"):
+        assert with_options(MedSegMamba, plan, {"bottleneck": bottleneck}, (16, 16, 16)) == {
+            "bottleneck": bottleneck, "strides": plan["strides"],
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize(("conv_op", "dims"), [(nn.Conv2d, 2), (nn.Conv3d, 3)])
