@@ -52,7 +52,7 @@ class RegisteredNetwork:
         options: of the constructor, where it is not the class with its defaults.
         variants: trainers of their own, by what follows the name; None for the controls and Mamba-2 of a class that has
             the option ``mixer``, and for none of another.
-        max_pool: how often a plan halves an axis at most; None for as often as nnU-Net does.
+        max_pool: how many stages of a plan halve axes at most; None for as many as nnU-Net has.
         recipe: numbers of the training (``trainers.recipe.Recipe``) that differ from nnU-Net's.
         training: a sentence or two on how it is trained, and why so.
         small: options that make a small instance, for tests of the installation and of the code;

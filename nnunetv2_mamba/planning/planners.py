@@ -41,7 +41,7 @@ class MambaPlanner(LargestBatchPlanner):
 
     Attributes:
         trainer: says network, options and optimiser.
-        max_pool: how often an axis is halved at most; the option ``features_per_stage`` may leave less to an instance.
+        max_pool: how many stages halve axes at most; the option ``features_per_stage`` may leave less to an instance.
 
     Raises:
         ValueError: if no patch fits, or only patches too small to learn from; for options that it does not have.
