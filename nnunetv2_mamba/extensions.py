@@ -37,6 +37,18 @@ def load_parts() -> None:
                 _warn(entry, f"it imports {TRAINERS}, before its networks have trainers; do that in another module")
 
 
+def leave_out(module: str, reason: str) -> bool:
+    """Warn of what a module has registered and nothing can be made of, as ``load_parts`` does of one that fails.
+
+    Returns:
+        Whether it is a part of another package.
+    """
+    of_package = [entry for entry in entry_points(group=PARTS) if _same_package(entry.module, module)]
+    if of_package:
+        _warn(next((entry for entry in of_package if entry.module == module), of_package[0]), reason)
+    return bool(of_package)
+
+
 def installed_trainers() -> dict[str, EntryPoint]:
     """Return the entry points of ``TRAINERS`` by name, none of which is imported.
 
@@ -78,9 +90,13 @@ def _of_trainer(entry: EntryPoint, what: str) -> str:
 def package_with(module: str) -> str | None:
     """Return name and version of the package whose part lies beside a module; None where there is no such package."""
     for entry in entry_points(group=PARTS):
-        if entry.module.split(".")[0] == module.split(".")[0]:
+        if _same_package(entry.module, module):
             return package_of(entry)
     return None
+
+
+def _same_package(module: str, other: str) -> bool:
+    return module.split(".")[0] == other.split(".")[0]
 
 
 def package_of(entry: EntryPoint) -> str:

@@ -23,6 +23,7 @@ from nnunetv2_mamba.architectures.registry import NETWORKS, RegisteredNetwork, r
 from nnunetv2_mamba.catalogue.trainers import list_trainers
 from nnunetv2_mamba.doctor import computation, registration
 from nnunetv2_mamba.ops.scan_order import morton, named_paths, serpentine, table
+from nnunetv2_mamba.trainers import of_networks
 from nnunetv2_mamba.untrusted.plans import check_untrusted_plans
 
 REGISTRIES = (scan_paths.PATHS, named_paths._NAMED, NETWORKS, extensions.PROBLEMS)
@@ -89,6 +90,18 @@ def test_a_path_that_leaves_the_grid_never_reaches_a_kernel(path):
         table("wild", (3, 4))
 
 
+def test_a_path_may_be_a_view_and_change_later():
+    kept = np.arange(6, dtype=np.int32)
+    kept.flags.writeable = False
+    scan_paths.register_scan("backwards", lambda shape: kept[::-1])
+    assert table("backwards", (2, 3)).tolist() == [[5, 4, 3, 2, 1, 0]]
+    changing = np.arange(6, dtype=np.int32)
+    scan_paths.register_scan("changing", lambda shape: changing[: np.prod(shape)])
+    paths = table("changing", (2, 3))
+    changing[:] = 7
+    assert paths.tolist() == [[0, 1, 2, 3, 4, 5]]
+
+
 def test_an_order_that_fails_is_named():
     def of_volumes(shape):
         planes, rows, columns = shape
@@ -107,6 +120,7 @@ def test_an_order_that_fails_is_named():
         ("serpentine", [columns_first], "two scan orders are named serpentine"),
         ("ss3d", [columns_first], "two scan orders are named ss3d"),
         ("a+reverse", [columns_first], "must be letters"),
+        ("aB", [columns_first], "must be letters"),
         ("none", [], "has no paths"),
     ],
 )
@@ -231,6 +245,27 @@ def test_plans_name_a_network_that_is_registered_and_no_other():
     register(RegisteredNetwork("Elsewhere", Elsewhere, "of another package"))
     assert NETWORKS["Elsewhere"].module == __name__
     check_untrusted_plans(plans, "plans.json")
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"recipe": {"learning_rate": 1e-3}}, "unexpected keyword argument 'learning_rate'"),
+        ({"recipe": {"optimizer": "adam"}}, "optimizer must be one of 'sgd', 'adamw', got 'adam'"),
+        ({"variants": {"Wide": {"d_state": 64}}}, "'dict' object has no attribute"),
+    ],
+)
+def test_an_entry_of_which_no_trainers_can_be_made_takes_no_others_away(entry, message, entry_points):
+    NETWORKS["Elsewhere"] = RegisteredNetwork("Elsewhere", Elsewhere, "", module="theirs.network", **entry)
+    entry_points(extensions.PARTS)
+    with pytest.raises((AttributeError, TypeError, ValueError), match=message):  # of a network that is of no package
+        of_networks.trainers_of_all()
+    entry_points(extensions.PARTS, a="theirs.mixer", b="theirs.network")
+    with pytest.warns(RuntimeWarning, match=f"module theirs.network .* the trainers of Elsewhere: .*{message}"):
+        made = of_networks.trainers_of_all()
+    assert made.keys() == of_networks.TRAINERS.keys() and "Elsewhere" not in NETWORKS
+    (problem, loaded) = sorted(registration.extensions(), key=lambda finding: finding.remedy is None)
+    assert "theirs.network is not loaded: the trainers of Elsewhere" in problem.text and loaded.remedy is None
 
 
 class WithoutMixer(PlannedNetwork):

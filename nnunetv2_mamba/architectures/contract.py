@@ -95,17 +95,31 @@ class PlannedNetwork(AbstractDynamicNetworkArchitectures):
         self.built_with_deep_supervision = deep_supervision
 
     @classmethod
+    def options(cls) -> dict[str, inspect.Parameter]:
+        """Return its own arguments by name, without the planned ones and those of ``PATCH_ARGUMENTS``.
+
+        Those of a network that it is a subclass of are among them, as far as its constructor hands arguments on.
+        """
+        found: dict[str, inspect.Parameter] = {}
+        for ancestor in cls.__mro__:
+            if "__init__" not in vars(ancestor):
+                continue
+            parameters = inspect.signature(ancestor.__init__).parameters.values()
+            own = {each.name: each for each in parameters if each.kind is each.KEYWORD_ONLY}
+            found = {**own, **found}
+            if not any(each.kind is each.VAR_KEYWORD for each in parameters):
+                break
+        return {name: parameter for name, parameter in found.items() if name not in cls.PATCH_ARGUMENTS}
+
+    @classmethod
     def option_names(cls) -> list[str]:
-        """Return the names of its own arguments, without the planned ones and those of ``PATCH_ARGUMENTS``."""
-        parameters = inspect.signature(cls.__init__).parameters.values()
-        names = [parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-        return [name for name in names if name not in cls.PATCH_ARGUMENTS]
+        """Return the names of ``options``."""
+        return list(cls.options())
 
     @classmethod
     def plain_option_names(cls) -> list[str]:
         """Return those of ``option_names`` that a word or JSON can give: not classes, which plans name."""
-        parameters = inspect.signature(cls.__init__).parameters
-        return [name for name in cls.option_names() if not _takes_a_class(parameters[name])]
+        return [name for name, parameter in cls.options().items() if not _takes_a_class(parameter)]
 
     def make_decoder(
         self,

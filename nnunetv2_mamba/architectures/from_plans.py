@@ -40,9 +40,14 @@ def with_options(
     options: Mapping[str, Any],
     patch_size: Sequence[int],
 ) -> dict[str, Any]:
-    """Return ``arguments`` with ``options``, and what follows from the patch size where neither says it."""
+    """Return ``arguments`` with ``options``, and what follows from the patch size where neither says it.
+
+    What the network took of the patch size with ``arguments``, and does not take with ``options``, is left out.
+    """
     chosen = {**arguments, **options}
-    return {**network_class.patch_options(patch_size, chosen), **chosen}
+    of_patch = network_class.patch_options(patch_size, chosen)
+    unused = {*network_class.PATCH_ARGUMENTS} - of_patch.keys() - options.keys()
+    return {**of_patch, **{key: value for key, value in chosen.items() if key not in unused}}
 
 
 def check_patch(network_class: type[PlannedNetwork], arguments: Mapping[str, Any], patch: Sequence[int]) -> None:

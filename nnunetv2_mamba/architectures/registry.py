@@ -52,7 +52,7 @@ class RegisteredNetwork:
         options: of the constructor, where it is not the class with its defaults.
         variants: trainers of their own, by what follows the name; None for the controls and Mamba-2 of a class that has
             the option ``mixer``, and for none of another.
-        max_pool: how often a plan halves an axis at most; None for as often as nnU-Net does.
+        max_pool: how many stages of a plan halve axes at most; None for as many as nnU-Net has.
         recipe: numbers of the training (``trainers.recipe.Recipe``) that differ from nnU-Net's.
         training: a sentence or two on how it is trained, and why so.
         small: options that make a small instance, for tests of the installation and of the code;
@@ -94,12 +94,23 @@ def register(network: RegisteredNetwork) -> None:
     """Add a network. The first of a class has the name of the class, by which plans, trainers and planners find it.
 
     Raises:
-        ValueError: if its name is taken, or if its class is not registered under the name of the class.
+        ValueError: if its name or one of its trainers' is taken, or if its class is not registered under the class's
+            own name.
     """
     if network.name in NETWORKS:
         raise ValueError(f"two networks are named {network.name}; give yours another name")
+    for other in NETWORKS.values():
+        if common := _names_of_trainers(network) & _names_of_trainers(other):
+            raise ValueError(
+                f"{network.name} and {other.name} would both have a trainer nnUNetTrainer{min(common)}; give your "
+                "network or its variant another name"
+            )
     class_name = network.network_class.__name__
     named_as_the_class = network if network.name == class_name else NETWORKS.get(class_name)
     if named_as_the_class is None or named_as_the_class.network_class is not network.network_class:
         raise ValueError(f"{network.name} is of the class {class_name}; register that under its own name first")
     NETWORKS[network.name] = replace(network, module=module_of_caller())
+
+
+def _names_of_trainers(network: RegisteredNetwork) -> set[str]:
+    return {network.name, *(network.name + suffix for suffix in network.variants)}

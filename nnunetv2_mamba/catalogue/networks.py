@@ -53,7 +53,7 @@ def describe(network: RegisteredNetwork, costs: Costs | None = None) -> dict[str
 
 def _arguments(network: RegisteredNetwork) -> dict[str, dict[str, Any]]:
     """Its own options, those that ``plan --option`` takes, with defaults and the words of the docstring."""
-    parameters = inspect.signature(network.network_class.__init__).parameters
+    parameters = network.network_class.options()
     texts = argument_texts(network.network_class)
     return {
         name: {"default": network.options.get(name, parameters[name].default), "text": texts.get(name, "")}

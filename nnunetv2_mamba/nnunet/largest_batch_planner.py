@@ -68,11 +68,14 @@ class LargestBatchPlanner(ExperimentPlanner):
     def topology(
         self, spacing: Sequence[float], patch: Sequence[int], max_pool: int = UNLIMITED
     ) -> tuple[tuple, tuple, tuple[int, ...]]:
-        """Strides and kernel sizes of the stages by nnU-Net's rule, with at most ``max_pool`` halvings of an axis, and
-        the patch made so large that they divide it."""
+        """Strides and kernel sizes of the stages by nnU-Net's rule, at most ``max_pool`` of which halve axes, and the
+        patch made so large that they divide it."""
         _, strides, kernels, padded, _ = get_pool_and_conv_props(
             spacing, patch, self.UNet_featuremap_min_edge_length, max_pool
         )
+        # The rule limits each axis by itself: one of thick slices, halved later than the others, would go on alone.
+        if len(strides) > max_pool + 1:
+            strides, kernels = strides[: max_pool + 1], (*kernels[:max_pool], kernels[-1])
         return strides, kernels, tuple(int(size) for size in padded)
 
     def widths(self, n_axes: int, n_stages: int) -> list[int]:

@@ -95,7 +95,13 @@ def _load(source: Path, fold: str | None, checkpoint: str) -> tuple[nn.Module, t
 def _traced(network: nn.Module, x: torch.Tensor) -> ExportedProgram:
     """The network as a graph in which the package's operators are nodes, whichever backend this user asks for."""
     with torch.no_grad(), variables_as_in_the_container():
-        return torch.export.export(network, (x,))
+        return _exported(network, x)
+
+
+def _exported(module: nn.Module, x: torch.Tensor) -> ExportedProgram:
+    """Trace without Dynamo, on which torch 2.6 still insists by default: it makes an operator of ours of every table of
+    paths, and does not get through the scans in plain operations."""
+    return torch.export.export(module, (x,), strict=False)
 
 
 def _refuse_long_scans(program: ExportedProgram, x: torch.Tensor, name: str, kind: str) -> None:
@@ -152,7 +158,7 @@ def _in_plain_operations(program: ExportedProgram, x: torch.Tensor) -> ExportedP
     table[torch.ops.aten.diagonal_scatter.default] = _diagonal_scatter
     table[torch.ops.aten.empty_permuted.default] = lambda size, order, **options: torch.zeros(size, **options)
     with torch.no_grad():
-        return torch.export.export(module, (x,)).run_decompositions(table)
+        return _exported(module, x).run_decompositions(table)
 
 
 def _diagonal_scatter(

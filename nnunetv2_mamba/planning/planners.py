@@ -41,7 +41,7 @@ class MambaPlanner(LargestBatchPlanner):
 
     Attributes:
         trainer: says network, options and optimiser.
-        max_pool: how often an axis is halved at most; the option ``features_per_stage`` may leave less to an instance.
+        max_pool: how many stages halve axes at most; the option ``features_per_stage`` may leave less to an instance.
 
     Raises:
         ValueError: if no patch fits, or only patches too small to learn from; for options that it does not have.
@@ -87,11 +87,14 @@ class MambaPlanner(LargestBatchPlanner):
         """
         name, network_class, fixed = cls.network_name(), cls.trainer.network_class, cls.trainer.network_options
         known = [option for option in [*network_class.plain_option_names(), WIDTHS] if option not in fixed]
+        switches = {key for key, parameter in network_class.options().items() if isinstance(parameter.default, bool)}
         for key, value in options.items():
             if key in fixed and fixed[key] != value:
                 raise ValueError(f"--option {key}={value}: {name} is {network_class.__name__} with {key}={fixed[key]}")
             if key not in known and key not in fixed:
                 raise ValueError(f"--option {key}: {name} has the options {', '.join(known)}")
+            if key in switches and not isinstance(value, bool):  # any other word would switch it on
+                raise ValueError(f"--option {key}={value}: write true or false")
         check_values(options)
 
     def options_of(self, n_stages: int) -> dict[str, Any]:

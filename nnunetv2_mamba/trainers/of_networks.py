@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from nnunetv2_mamba.architectures.registry import NETWORKS, RegisteredNetwork
+from nnunetv2_mamba.extensions import leave_out
 
 from .base import nnUNetTrainerMamba
 from .self_distillation import SelfDistillationTrainer
@@ -47,4 +48,21 @@ def trainers_of(network: RegisteredNetwork) -> list[type[nnUNetTrainerMamba]]:
     return trainers
 
 
-TRAINERS = {trainer.__name__: trainer for network in NETWORKS.values() for trainer in trainers_of(network)}
+def trainers_of_all() -> dict[str, type[nnUNetTrainerMamba]]:
+    """Make the trainers of every network, by name.
+
+    Another package's network of which none can be made, for its recipe or its variants, is warned of and taken out of
+    the registry: it must not take the other trainers away.
+    """
+    made: dict[str, type[nnUNetTrainerMamba]] = {}
+    for network in list(NETWORKS.values()):
+        try:
+            made |= {trainer.__name__: trainer for trainer in trainers_of(network)}
+        except Exception as error:  # whatever a stranger's entry may raise
+            if not leave_out(network.module, f"the trainers of {network.name}: {type(error).__name__}: {error}"):
+                raise
+            del NETWORKS[network.name]
+    return made
+
+
+TRAINERS = trainers_of_all()

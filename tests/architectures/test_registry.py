@@ -18,7 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from nnunetv2_mamba import architectures
 from nnunetv2_mamba.architectures.blocks.state_space import operators_of
 from nnunetv2_mamba.architectures.contract import PlannedNetwork
-from nnunetv2_mamba.architectures.registry import CONTROLS, NETWORKS, register
+from nnunetv2_mamba.architectures.registry import CONTROLS, NETWORKS, RegisteredNetwork, Variant, register
+from nnunetv2_mamba.catalogue.networks import describe
 from nnunetv2_mamba.ops.backend_selection import OPERATORS
 
 
@@ -88,6 +89,17 @@ def test_names_are_taken_once():
     assert NETWORKS["MedSegMamba"].network_class is architectures.MedSegMamba
 
 
+def test_no_trainer_of_another_network_is_replaced():
+    """The twin of a comparison would silently be another network."""
+    toy = type("SegMambaConv", (architectures.UMambaBot,), {})
+    with pytest.raises(ValueError, match="SegMambaConv and SegMamba would both have a trainer nnUNetTrainerSegMambaC"):
+        register(RegisteredNetwork("SegMambaConv", toy, "of another package"))
+    toy, bot = type("SegMam", (architectures.SegMamba,), {}), {"baBot": Variant("of another package")}
+    with pytest.raises(ValueError, match="SegMam and SegMambaBot would both have a trainer nnUNetTrainerSegMambaBot"):
+        register(RegisteredNetwork("SegMam", toy, "of another package", variants=bot))
+    assert not {"SegMambaConv", "SegMam"} & set(NETWORKS)
+
+
 def test_a_class_is_registered_under_its_own_name_first():
     """nnU-Net finds it by the path that a plan names, and our trainers by their name."""
     toy = type("Toy", (architectures.SegMamba,), {})
@@ -104,6 +116,36 @@ def test_a_class_that_a_new_network_brings_is_found(monkeypatch):
     toy = type("Toy", (architectures.SegMamba,), {})
     monkeypatch.setitem(NETWORKS, "Toy", replace(NETWORKS["SegMamba"], name="Toy", network_class=toy))
     assert architectures.Toy is toy
+
+
+class OfOurs(architectures.UMambaEnc):
+    """With an option more, and another default of one."""
+
+    def __init__(self, *planned, depth=3, scan="hilbert", **planned_by_name):
+        super().__init__(*planned, scan=scan, **planned_by_name)
+
+
+def test_a_subclass_of_a_network_has_its_options_and_controls():
+    ours = architectures.UMambaEnc.option_names()
+    assert OfOurs.option_names() == [*ours, "depth"] and "patch_size" not in ours
+    assert {name: OfOurs.options()[name].default for name in ("depth", "scan", "mixer")} == {
+        "depth": 3, "scan": "hilbert", "mixer": "mamba",
+    }  # fmt: skip
+    entry = RegisteredNetwork("OfOurs", OfOurs, "of another package")
+    assert entry.variants == NETWORKS["UMambaEnc"].variants
+    arguments = describe(entry)["arguments"]
+    assert list(arguments) == OfOurs.option_names() and arguments["scan"]["default"] == "hilbert"
+
+
+class OfItsOwn(architectures.UMambaEnc):
+    """What is not handed on is no option."""
+
+    def __init__(self, input_channels, *, depth=3):
+        raise NotImplementedError
+
+
+def test_a_subclass_that_hands_nothing_on_has_its_own_options_only():
+    assert OfItsOwn.option_names() == ["depth"]
 
 
 @pytest.mark.parametrize("network", NETWORKS.values(), ids=lambda network: network.name)

@@ -175,6 +175,7 @@ def test_blocks_of_a_plan_for_a_residual_encoder():
         (dict(n_conv_per_stage_decoder=0), r"n_conv_per_stage_decoder\[0\] must be a positive integer, got 0"),
         (dict(headdim=0), "headdim must be a positive integer, got 0"),
         (dict(mixer="lstm"), "mixer must be one of"),
+        (dict(dropout_op_kwargs={"p": 0.2}), "dropout_op_kwargs have no effect without dropout_op; leave them out"),
     ],
 )
 def test_arguments_that_do_not_fit_are_named(arguments, message):

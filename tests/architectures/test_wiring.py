@@ -18,6 +18,7 @@ from nnunetv2_mamba.architectures.blocks.mixers.mamba import DirectionalMamba
 from nnunetv2_mamba.architectures.blocks.mixers.registry import MIXERS, sequence_mixer
 from nnunetv2_mamba.architectures.blocks.plain_conv import PlainConvBlock
 from nnunetv2_mamba.architectures.blocks.scan_paths import PATHS
+from nnunetv2_mamba.architectures.from_plans import with_options
 from nnunetv2_mamba.architectures.medsegmamba.attention import PositionEmbedding, SelfAttention
 from nnunetv2_mamba.architectures.medsegmamba.ss3d import SS3D
 from nnunetv2_mamba.architectures.medsegmamba.vss3d import VSS3DBlock
@@ -115,6 +116,16 @@ def test_the_position_grid_is_the_plans_bottleneck():
     assert MedSegMamba.patch_options((16, 32, 24), plan) == {"position_grid": [8, 8, 6]}
     assert MedSegMamba.patch_options((16, 32, 24), plan | {"bottleneck": "ss3d"}) == {}
     assert MedSegMamba.patch_options((16, 32, 24), {"strides": plan["strides"]}) == {}
+
+
+def test_a_plan_of_tabsurfer_is_one_of_its_twins_too():
+    """Its position grid stays in the plan where a trainer puts another bottleneck there."""
+    plan = {"bottleneck": "transformer", "strides": [[1, 1, 1], [2, 2, 2]], "position_grid": [4, 4, 4]}
+    assert with_options(MedSegMamba, plan, {"bottleneck": "transformer"}, (16, 16, 16)) == plan
+    for bottleneck in ("ss3d", "tom"):
+        assert with_options(MedSegMamba, plan, {"bottleneck": bottleneck}, (16, 16, 16)) == {
+            "bottleneck": bottleneck, "strides": plan["strides"],
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize(("conv_op", "dims"), [(nn.Conv2d, 2), (nn.Conv3d, 3)])
@@ -248,10 +259,19 @@ def test_a_transformer_block():
     assert rates.drop_path.drop_prob == 0.5 and rates.mlp[2].p == rates.mlp[4].p == 0.25
 
 
-@pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5])
-def test_drop_path_rates(rate):
-    with pytest.raises(ValueError, match=rf"drop_path must be in \[0, 1\), got {rate}"):
-        medsegmamba("ss3d", drop_path=rate)
+@pytest.mark.parametrize("name", ["dropout", "drop_path"])
+@pytest.mark.parametrize("rate", [-0.1, 1.0, 1.5, True, "high"])
+def test_rates_that_are_none_are_named(name, rate):
+    with pytest.raises(ValueError, match=rf"{name} must be in \[0, 1\), got {rate!r}"):
+        medsegmamba("ss3d", **{name: rate})
+
+
+@pytest.mark.parametrize("name", ["n_bottleneck_blocks", "bottleneck_channels", "mlp_channels"])
+@pytest.mark.parametrize("size", [-1, 2.5, True, "two"])
+def test_sizes_of_the_bottleneck_that_are_none_are_named(name, size):
+    """Of -1 blocks a network would have none."""
+    with pytest.raises(ValueError, match=rf"{name} must be an? .*integer.*, got {size!r}"):
+        medsegmamba("tom", **{name: size})
 
 
 def test_parameters_per_channel_of_the_state_space_model():

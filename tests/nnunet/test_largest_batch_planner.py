@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -86,6 +87,16 @@ def test_a_patch_that_the_network_does_not_take_is_made_larger_and_its_batch_sma
     assert plan["patch_size"] == (160, 160, 160) and plan["architecture"] == {"for": [160, 160, 160]}
     assert plan["batch_size"] == round(8 * 128**3 / 160**3)
     assert planner(Search(lambda _: 3, share, multiple=160))["batch_size"] == 3
+
+
+@pytest.mark.parametrize("max_pool", [2, 3, 4])
+def test_thick_slices_make_no_further_stages(max_pool):
+    """Of an axis that is halved later than the others, alone."""
+    strides, kernels, patch = LargestBatchPlanner.topology(
+        SimpleNamespace(UNet_featuremap_min_edge_length=4), (2, 1, 1), (96, 128, 128), max_pool
+    )
+    assert strides == ((1, 1, 1), (1, 2, 2), *[(2, 2, 2)] * (max_pool - 1))
+    assert kernels == ((1, 3, 3), *[(3, 3, 3)] * max_pool) and patch == (96, 128, 128)
 
 
 @pytest.mark.parametrize(

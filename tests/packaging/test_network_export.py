@@ -1,5 +1,6 @@
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,14 @@ def test_the_graph_has_no_operator_of_ours_whatever_backend_is_asked_for(monkeyp
     assert not [node for node in program.graph.nodes if "nnunetv2_mamba" in str(node.target)]
     torch.testing.assert_close(program.module()(x), network(x))
     assert os.environ["NNUNETV2_MAMBA_SCAN"] == asked
+
+
+def test_torchs_own_choice_of_tracing_does_not_matter(monkeypatch):
+    """In 2.6 it is Dynamo, in whose graphs a table of paths is an operator of this package."""
+    monkeypatch.setattr(torch.export, "export", partial(torch.export.export, strict=True))
+    program = module._traced(OneLayer().eval(), torch.randn(1, 6, 4))
+    ours = {str(node.target) for node in program.graph.nodes if "nnunetv2_mamba" in str(node.target)}
+    assert ours == {"nnunetv2_mamba.causal_conv1d.default", "nnunetv2_mamba.directional_scan.default"}
 
 
 def test_long_scans_are_refused(trained_model, tmp_path, monkeypatch):

@@ -149,6 +149,10 @@ def test_what_is_no_pair(pairs, message):
         ),
         ("UMamba2", {"features_per_stage": [8, 0]}, r"--option features_per_stage=\[8, 0\]: write the channels"),
         ("UMamba2", {"norm_op": "BatchNorm3d"}, "--option norm_op: UMamba2 has the options n_blocks_per_stage, n_conv"),
+        ("SegMamba", {"fue": "False"}, "--option fue=False: write true or false"),
+        ("SegMamba", {"tom_residual": 0}, "--option tom_residual=0: write true or false"),
+        ("MSDKMamba", {"fused_head": "no"}, "--option fused_head=no: write true or false"),
+        ("UMamba2", {"conv_bias": None}, "--option conv_bias=None: write true or false"),
         ("SegMambaBot", {"bottleneck": "ss3d"}, "--option bottleneck=ss3d: SegMambaBot is MedSegMamba with bottlene"),
     ],
 )

@@ -53,6 +53,8 @@ PATHS = {
 def register_scan(name: str, *orders: Callable[[Sequence[int]], np.ndarray]) -> None:
     """Add a scan that every network then takes as ``scan=name``, and with the reversals as ``name+reverse``.
 
+    The reversals are those of all paths, also where one is the reversal of another.
+
     Args:
         name: letters, digits and ``_``, in lower case.
         orders: one function for each path. It takes the size of a grid, of one to three axes as far as networks are

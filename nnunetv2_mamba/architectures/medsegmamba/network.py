@@ -15,6 +15,7 @@ from ..blocks.dimensions import same_padding
 from ..blocks.half_precision import saturate_layers
 from ..blocks.mixers import check_mixer, sequence_mixer
 from ..blocks.scan_paths import scan_of_block
+from ..blocks.sizes import check_rate, check_size
 from ..blocks.tokens import to_tokens, to_volume
 from ..contract import PlannedNetwork
 from ..topology import Topology, total_stride
@@ -155,13 +156,15 @@ class MedSegMamba(PlannedNetwork):
         headdim = 64 if headdim is None else headdim
         if (position_grid is not None) != (bottleneck == "transformer"):
             raise ValueError("position_grid must be given with bottleneck='transformer', and only then")
-        if not 0 <= drop_path < 1:
-            raise ValueError(f"drop_path must be in [0, 1), got {drop_path}")
+        check_rate("dropout", dropout)
+        check_rate("drop_path", drop_path)
         super().__init__(*planned, **planned_by_name)
         topology, conv_op = self.topology, self.conv_op
         features, kernels = topology.features, topology.kernel_sizes
         if n_bottleneck_blocks is None:
             n_bottleneck_blocks = 8 if bottleneck == "transformer" else 9
+        check_size("n_bottleneck_blocks", n_bottleneck_blocks, least=0)
+        check_size("bottleneck_channels", bottleneck_channels)
         d_state_of_paper, expand_of_paper = (16, 2) if bottleneck == "tom" else (64, 1)
         options = {
             "d_state": d_state_of_paper if d_state is None else d_state,
@@ -188,6 +191,7 @@ class MedSegMamba(PlannedNetwork):
 
         if mlp_channels is None:
             mlp_channels = TRANSFORMER_MLP_CHANNELS if bottleneck == "transformer" else bottleneck_channels
+        check_size("mlp_channels", mlp_channels)
         blocks = [
             VSS3DBlock(bottleneck_channels, token_mixer(i), mlp_channels, dropout, drop_path)
             for i in range(n_bottleneck_blocks)

@@ -11,6 +11,7 @@ from ..blocks.decoder import added
 from ..blocks.dimensions import spatial_dims
 from ..blocks.half_precision import saturate_blocks
 from ..blocks.monai_library import monai
+from ..blocks.sizes import check_rate
 from ..blocks.staged_encoder import StagedEncoder
 from ..contract import PlannedNetwork
 from ..topology import isotropic_strides, sizes_per_stage
@@ -60,6 +61,7 @@ class SegResNet(PlannedNetwork):
         super().__init__(*planned, **planned_by_name)
         n_stages, width = self.topology.n_stages, self.topology.features[0]
         self.check_widths([width * 2**stage for stage in range(n_stages)])
+        check_rate("dropout", dropout)
         if width % _GROUPS:
             raise ValueError(f"features_per_stage of SegResNet must be multiples of {_GROUPS}, got {width}")
         net = monai("networks.nets").SegResNet(

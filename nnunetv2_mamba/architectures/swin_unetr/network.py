@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from ..blocks.dimensions import spatial_dims
 from ..blocks.half_precision import saturate_inputs, saturate_layers, saturate_outputs
 from ..blocks.monai_library import monai
-from ..blocks.sizes import check_size
+from ..blocks.sizes import check_rate, check_size
 from ..contract import PlannedNetwork
 from ..topology import isotropic_strides, sizes_per_stage
 
@@ -104,6 +104,7 @@ class SwinUNETR(PlannedNetwork):
         depths = sizes_per_stage("depths", depths, 4)
         num_heads = sizes_per_stage("num_heads", num_heads, 4)
         check_size("window_size", window_size)
+        check_rate("drop_path", drop_path)
         if any(width * 2**stage % heads for stage, heads in enumerate(num_heads)):
             raise ValueError(f"num_heads must divide the widths of the stages, {width} doubling; got {list(num_heads)}")
         with _LinspaceOfNumpy():

@@ -91,6 +91,8 @@ class UMamba2(PlannedNetwork):
         **planned_by_name: Any,
     ):
         super().__init__(*planned, **planned_by_name)
+        if dropout_op_kwargs and dropout_op is None:
+            raise ValueError("dropout_op_kwargs have no effect without dropout_op; leave them out")
         topology, conv_op = self.topology, self.conv_op
         n_stages = topology.n_stages
         if n_blocks_per_stage is None:

@@ -11,6 +11,7 @@ from torch import nn
 from ..blocks.dimensions import spatial_dims
 from ..blocks.half_precision import LARGEST, saturate_inputs, saturate_layers
 from ..blocks.monai_library import monai
+from ..blocks.sizes import check_size
 from ..blocks.tokens import to_volume
 from ..contract import PlannedNetwork
 from ..topology import isotropic_strides
@@ -86,9 +87,8 @@ class UNETR(PlannedNetwork):
         *_, grid = self.topology.grids(patch_size)
         width, *_, tokens = self.topology.features
         self.check_widths([width, 2 * width, 4 * width, 8 * width, tokens])
-        if mlp_ratio < 1:
-            raise ValueError(f"mlp_ratio must be positive, got {mlp_ratio}")
-        if num_heads < 1 or tokens % num_heads:
+        check_size("mlp_ratio", mlp_ratio)
+        if tokens % check_size("num_heads", num_heads):
             raise ValueError(f"num_heads must divide the transformer's width, {tokens}; got {num_heads}")
         net = monai("networks.nets").UNETR(
             in_channels=self.input_channels,

@@ -104,7 +104,7 @@ _NAMED = {
 
 def register_paths(name: str, *orders: Callable[[Sequence[int]], np.ndarray]) -> None:
     """Give a name to paths, of each of which the reversal is no other one; see ``scan_paths.register_scan``."""
-    if not re.fullmatch(r"[a-z]\w*", name, re.ASCII):
+    if not re.fullmatch("[a-z][a-z0-9_]*", name):
         raise ValueError(f"a scan order's name must be letters, digits and _, in lower case; got {name!r}")
     if name in _NAMED:
         raise ValueError(f"two scan orders are named {name}; give yours another name")
@@ -127,7 +127,7 @@ def _checked(name: str, order: Callable[[Sequence[int]], np.ndarray], shape: Seq
         seen[path] = True
     if not seen.all():
         raise ValueError(f"the scan order {name} does not visit every token of a grid {tuple(shape)} once")
-    return path.astype(np.int32, copy=False)
+    return np.array(path, dtype=np.int32, order="C")  # a copy: theirs may be a view, read-only, or changed later
 
 
 def _named(name: str) -> tuple[_Paths, bool]:
