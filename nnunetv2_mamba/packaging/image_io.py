@@ -119,9 +119,10 @@ def _checked_header(file: Path) -> SimpleITK.ImageFileReader:
     except RuntimeError as error:
         raise ValueError(f"{file} cannot be read: {last_line(error)}") from error
     if header.GetDimension() != 3 or header.GetNumberOfComponents() != 1:
+        planes = "; nnUNetv2_predict takes images of two axes" if header.GetDimension() == 2 else ""
         raise ValueError(
             f"{file} must be a 3D image of one channel; it has {header.GetDimension()} dimensions and "
-            f"{header.GetNumberOfComponents()} channels"
+            f"{header.GetNumberOfComponents()} channels{planes}"
         )
     if 0 in header.GetSize():
         raise ValueError(f"{file} has no voxels: {times(header.GetSize())}")

@@ -101,7 +101,7 @@ def cut_before_compression(file):
             lambda file: change(file, lambda image: image.SetDirection(layouts.ASKEW)),
             "different voxel grids: direction",
         ),
-        (lambda file: change(file, lambda image: image[:, :, 0]), "2 dimensions"),
+        (lambda file: change(file, lambda image: image[:, :, 0]), "2 dimensions .*nnUNetv2_predict takes"),
     ],
 )
 def test_wrong_images_are_named(predictor, files, spoil, message):
