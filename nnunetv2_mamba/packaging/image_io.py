@@ -6,6 +6,7 @@ import gzip
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
@@ -19,20 +20,45 @@ from ..text import last_line, times
 _TOLERANCE = 1e-3
 
 
-def read_geometry(files: Sequence[Path]) -> SimpleITK.ImageFileReader:
-    """Size, spacing, origin and direction of the channels of a case, from their headers; those of the first file.
+@dataclass(frozen=True)
+class Geometry:
+    """The voxel grid of a file, as ITK gives it of the image: ``x, y, z``, and mm."""
+
+    file: Path
+    size: tuple[int, ...]
+    spacing: tuple[float, ...]
+    origin: tuple[float, ...]
+    direction: tuple[float, ...]
+
+    @classmethod
+    def of_header(cls, file: Path, header: SimpleITK.ImageFileReader) -> Geometry:
+        """Take it from a file's header; ITK turns an axis around whose spacing is negative there."""
+        spacing = np.array(header.GetSpacing())
+        turned = np.where(spacing < 0, -1.0, 1.0)
+        direction = (np.reshape(header.GetDirection(), (len(spacing), -1)) * turned).ravel()
+        return cls(
+            file,
+            size=header.GetSize(),
+            spacing=tuple(np.abs(spacing).tolist()),
+            origin=header.GetOrigin(),
+            direction=tuple(direction.tolist()),
+        )
+
+
+def read_geometry(files: Sequence[Path]) -> Geometry:
+    """The grid of the channels of a case, from their headers; that of the first file.
 
     Raises:
         FileNotFoundError: naming a file that is missing.
         ValueError: naming a file that cannot be read, is no 3D image of one channel, has no voxels, or lies elsewhere
             than the first.
     """
-    headers = [_checked_header(file) for file in files]
-    for file, header in zip(files[1:], headers[1:], strict=True):
-        difference = _difference(headers[0], header)
+    first, *others = [Geometry.of_header(file, _checked_header(file)) for file in files]
+    for other in others:
+        difference = _difference(first, other)
         if difference:
-            raise ValueError(f"{file} and {files[0]} are on different voxel grids: {difference}")
-    return headers[0]
+            raise ValueError(f"{other.file} and {first.file} are on different voxel grids: {difference}")
+    return first
 
 
 def as_nifti(file: Path, copy: Path) -> Path:
@@ -129,11 +155,11 @@ def _checked_header(file: Path) -> SimpleITK.ImageFileReader:
     return header
 
 
-def _difference(one: SimpleITK.ImageFileReader, other: SimpleITK.ImageFileReader) -> str:
-    if one.GetSize() != other.GetSize():
-        return f"{times(other.GetSize())} and {times(one.GetSize())} voxels"
-    for what in ("Spacing", "Origin", "Direction"):
-        values = [getattr(header, f"Get{what}")() for header in (other, one)]
+def _difference(one: Geometry, other: Geometry) -> str:
+    if one.size != other.size:
+        return f"{times(other.size)} and {times(one.size)} voxels"
+    for what in ("spacing", "origin", "direction"):
+        values = [getattr(geometry, what) for geometry in (other, one)]
         if not np.allclose(*values, rtol=0, atol=_TOLERANCE):
-            return f"{what.lower()} {times(values[0])} and {times(values[1])}"
+            return f"{what} {times(values[0])} and {times(values[1])}"
     return ""

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import struct
 from functools import partial
 from pathlib import PurePosixPath
 from types import SimpleNamespace
@@ -28,7 +29,7 @@ from nnunetv2_mamba.packaging import case_writing, container, folder_prediction
 from nnunetv2_mamba.packaging.case_predictor import SegmentedCase
 from nnunetv2_mamba.packaging.case_writing import volumes_ml, write_case
 from nnunetv2_mamba.packaging.image_grid import ImageGrid
-from nnunetv2_mamba.packaging.image_io import write_scaled_nifti
+from nnunetv2_mamba.packaging.image_io import read_geometry, write_scaled_nifti
 from nnunetv2_mamba.packaging.inference_settings import Choices, InferenceSettings
 from nnunetv2_mamba.packaging.outputs import ENCODINGS, Output
 from nnunetv2_mamba.packaging.platforms import PLATFORMS, CaseFiles
@@ -211,15 +212,38 @@ def test_what_a_reader_reads_is_an_image_again(reader, tmp_path):
     image.SetOrigin((10, -20, 30))
     file = tmp_path / "image.nii.gz"
     SimpleITK.WriteImage(image, file)
-    geometry = SimpleITK.ImageFileReader()
-    geometry.SetFileName(str(file))
-    geometry.ReadImageInformation()
+    geometry = read_geometry([file])
     array, properties = reader().read_images([str(file)])
     again = ImageGrid(reader(), properties, geometry).image(array[0])
     np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(again), SimpleITK.GetArrayFromImage(image))
-    assert again.GetDirection() == geometry.GetDirection()
+    assert again.GetDirection() == SimpleITK.ReadImage(file).GetDirection()
     with pytest.raises(ValueError, match="turned the axes of"):
         ImageGrid(reader(), properties, geometry).image(array[0, 1:])
+
+
+@pytest.mark.parametrize("reader", [SimpleITKIO, SimpleITKIOWithReorient, NibabelIO, NibabelIOWithReorient])
+@pytest.mark.parametrize("orientation", ["qform", "sform", "none"])
+def test_a_negative_spacing_turns_its_axis_around(reader, orientation, tmp_path):
+    """So do ITK, and nnU-Net's command, where a header says it."""
+    image = SimpleITK.GetImageFromArray(np.random.default_rng(0).random((5, 6, 7), dtype=np.float32))
+    image.SetSpacing((0.9, 1.1, 2.5))
+    image.SetOrigin((10, -20, 30))
+    file = tmp_path / "image.nii"
+    SimpleITK.WriteImage(image, file)
+    content = bytearray(file.read_bytes())
+    struct.pack_into("<f", content, 76 + 3 * 4, -2.5)  # pixdim[3]
+    codes = {"qform": (1, 0), "sform": (0, 1), "none": (0, 0)}
+    struct.pack_into("<2h", content, 252, *codes[orientation])
+    file.write_bytes(content)
+    expected = SimpleITK.ReadImage(file)
+    array, properties = reader().read_images([str(file)])
+    geometry = read_geometry([file])
+    again = ImageGrid(reader(), properties, geometry).image(array[0])
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(again), SimpleITK.GetArrayFromImage(expected))
+    for what in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(again, what)() == getattr(expected, what)()
+    SimpleITK.WriteImage(again, tmp_path / "segmentation.nii.gz")
+    assert read_geometry([file, tmp_path / "segmentation.nii.gz"]) == geometry  # as the check of a container sees it
 
 
 def test_volumes_of_an_oblique_image_and_of_regions():
