@@ -6,18 +6,25 @@ import gzip
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import SimpleITK
+from nibabel.spatialimages import HeaderDataError
 
-from ..image_files import read_header
+from ..image_files import read_header, read_nifti_header, read_nifti_voxels
 from ..text import last_line, times
 
 # How far origins and spacings (mm) and direction cosines may differ: NIfTI's 32-bit numbers leave that of equal ones.
 _TOLERANCE = 1e-3
+_NIFTI = (".nii", ".nii.gz")
+_PLACE = (  # of a NIfTI header, besides pixdim
+    "qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
+    "srow_x", "srow_y", "srow_z", "xyzt_units",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -76,11 +83,10 @@ def as_nifti(file: Path, copy: Path) -> Path:
 
 def count_non_finite(file: Path) -> int:
     """How many voxels of an image that can be read are NaN or infinite; ITK makes 0 of those of NIfTI."""
-    if file.name.endswith((".nii", ".nii.gz")):
-        image = nibabel.load(file)
-        if image.get_data_dtype().kind != "f":
+    if file.name.endswith(_NIFTI):
+        if read_nifti_header(file).get_data_dtype().kind != "f":
             return 0
-        voxels = image.dataobj.get_unscaled()
+        voxels = read_nifti_voxels(file)
     else:
         image = SimpleITK.ReadImage(file)
         voxels = SimpleITK.GetArrayViewFromImage(image)
@@ -135,6 +141,29 @@ def write_scaled_nifti(image: SimpleITK.Image, slope: float, file: Path, name: o
             shutil.copyfileobj(source, target, 1 << 20)
     finally:
         plain.unlink(missing_ok=True)
+
+
+def lie_as(file: Path, source: Path) -> None:
+    """Say in the header of ``file``, as ITK has written it, what that of ``source`` says of the place of the same grid.
+
+    ITK writes one place twice, as NIfTI's qform and sform. Where ``source`` has two places, none, or a negative voxel
+    size, nibabel and others see it elsewhere than ITK, and would so see the two apart. Nothing is done for files that
+    are no NIfTI.
+    """
+    if not (file.name.endswith(_NIFTI) and source.name.endswith(_NIFTI)):
+        return
+    header, place = read_nifti_header(file), read_nifti_header(source)
+    with suppress(HeaderDataError, ValueError):  # of what nibabel does not take: it is copied
+        if np.allclose(header.get_best_affine(), place.get_best_affine(), rtol=0, atol=_TOLERANCE):
+            return
+    for field in _PLACE:
+        header[field] = place[field]
+    header["pixdim"][:4] = place["pixdim"][:4]
+    opened = gzip.open if file.suffix == ".gz" else open
+    with opened(file, "rb") as stream:
+        voxels = stream.read()[len(header.binaryblock) :]
+    with opened(file, "wb") as stream:
+        stream.write(header.binaryblock + voxels)
 
 
 def _checked_header(file: Path) -> SimpleITK.ImageFileReader:

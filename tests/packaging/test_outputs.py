@@ -3,6 +3,7 @@
 import json
 import pickle
 import struct
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
 from types import SimpleNamespace
@@ -29,7 +30,7 @@ from nnunetv2_mamba.packaging import case_writing, container, folder_prediction
 from nnunetv2_mamba.packaging.case_predictor import SegmentedCase
 from nnunetv2_mamba.packaging.case_writing import volumes_ml, write_case
 from nnunetv2_mamba.packaging.image_grid import ImageGrid
-from nnunetv2_mamba.packaging.image_io import read_geometry, write_scaled_nifti
+from nnunetv2_mamba.packaging.image_io import lie_as, read_geometry, write_scaled_nifti
 from nnunetv2_mamba.packaging.inference_settings import Choices, InferenceSettings
 from nnunetv2_mamba.packaging.outputs import ENCODINGS, Output
 from nnunetv2_mamba.packaging.platforms import PLATFORMS, CaseFiles
@@ -243,7 +244,30 @@ def test_a_negative_spacing_turns_its_axis_around(reader, orientation, tmp_path)
     for what in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
         assert getattr(again, what)() == getattr(expected, what)()
     SimpleITK.WriteImage(again, tmp_path / "segmentation.nii.gz")
+    lie_as(tmp_path / "segmentation.nii.gz", file)
     assert read_geometry([file, tmp_path / "segmentation.nii.gz"]) == geometry  # as the check of a container sees it
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("codes", [(0, 0), (1, 4), (1, 0), (0, 1), (1, 1)])
+def test_nibabel_and_itk_see_image_and_segmentation_at_one_place(codes, ending, tmp_path):
+    """Though, of a header with two places or none, each chooses its own."""
+    image, file, written = (
+        nibabel.Nifti1Image(np.zeros((5, 6, 7), np.float32), None),
+        *(tmp_path / f"{name}{ending}" for name in ("image", "segmentation")),
+    )
+    forms = [np.diag([0.9, 1.1, 2.5, 1]), np.diag([-0.9, 1.1, 2.5, 1])]
+    image.header.set_zooms((0.9, 1.1, 2.5))
+    for set_form, form, code in zip((image.set_qform, image.set_sform), forms, codes, strict=True):
+        set_form(form, code)
+    nibabel.save(image, file)
+    labels = SimpleITK.GetImageFromArray(np.arange(210, dtype=np.uint8).reshape(7, 6, 5))
+    labels.CopyInformation(SimpleITK.ReadImage(file))
+    SimpleITK.WriteImage(labels, written)
+    lie_as(written, file)
+    np.testing.assert_allclose(nibabel.load(written).affine, nibabel.load(file).affine)
+    assert layouts.geometry(written) == layouts.geometry(file)
+    np.testing.assert_array_equal(layouts.voxels(written), SimpleITK.GetArrayFromImage(labels))
 
 
 def test_volumes_of_an_oblique_image_and_of_regions():
@@ -275,7 +299,7 @@ class Segmenter:
 
 def case_of(folder):
     more = (Output("probability", folder / "map/c.nii.gz", "small"), Output("volumes", folder / "ml.json"))
-    return CaseFiles("c", (folder / "in.nii.gz",), folder / "c.nii.gz", more_outputs=more)
+    return CaseFiles("c", (folder / "in.mha",), folder / "c.nii.gz", more_outputs=more)
 
 
 def files_in(folder):
@@ -306,6 +330,15 @@ def test_the_segmentation_appears_last(tmp_path, monkeypatch):
     write_case(case_of(tmp_path), Segmenter(), 0.0, lambda: True)
     assert there == [["ml.json"], ["map/c.nii.gz", "ml.json"], ["c.nii.gz", "map/c.nii.gz", "ml.json"]]
     assert json.loads((tmp_path / "ml.json").read_text()) == {"large": 0.024, "small": 0}
+
+
+def test_all_that_is_written_lies_where_nibabel_sees_the_image(tmp_path):
+    source = tmp_path / "in.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), None), source)  # neither qform nor sform
+    case = replace(case_of(tmp_path), images=(source,))
+    write_case(case, Segmenter(), 0.0, lambda: True)
+    for file in (case.output, case.more_outputs[0].path):
+        np.testing.assert_allclose(nibabel.load(file).affine, nibabel.load(source).affine)
 
 
 class Noting:
