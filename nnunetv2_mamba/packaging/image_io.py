@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import nibabel
@@ -159,11 +160,12 @@ def lie_as(file: Path, source: Path) -> None:
     for field in _PLACE:
         header[field] = place[field]
     header["pixdim"][:4] = place["pixdim"][:4]
-    opened = gzip.open if file.suffix == ".gz" else open
+    opened = partial(gzip.open, compresslevel=6) if file.suffix == ".gz" else open
     with opened(file, "rb") as stream:
-        voxels = stream.read()[len(header.binaryblock) :]
+        content = memoryview(stream.read())
     with opened(file, "wb") as stream:
-        stream.write(header.binaryblock + voxels)
+        stream.write(header.binaryblock)
+        stream.write(content[len(header.binaryblock) :])
 
 
 def _checked_header(file: Path) -> SimpleITK.ImageFileReader:
