@@ -117,16 +117,34 @@ def _check_size(stream: BinaryIO, expected: int) -> None:
 
 
 def _check_nifti(file: Path) -> None:
+    header = read_nifti_header(file)
     with _opened(file) as stream:
-        start = stream.read(Nifti2Header.sizeof_hdr)
-        kind = next((kind for kind in (Nifti1Header, Nifti2Header) if kind.may_contain_header(start)), None)
-        if kind is None:
-            raise HeaderDataError("it has no header of NIfTI")
-        header = kind(start[: kind.sizeof_hdr], check=False)  # in the file's byte order
         offset = float(header["vox_offset"])
-        if not kind.single_vox_offset <= offset < np.inf:
+        if not header.single_vox_offset <= offset < np.inf:
             raise HeaderDataError(f"its voxels begin at byte {offset:g}, within the header")
         _check_size(stream, int(offset) + _bytes_of_voxels(header))
+
+
+def read_nifti_header(file: Path) -> Nifti1Header | Nifti2Header:
+    """Read the header of a NIfTI file as it stands there, in the file's byte order; nibabel would correct it.
+
+    Raises:
+        HeaderDataError: for another file.
+    """
+    with _opened(file) as stream:
+        start = stream.read(Nifti2Header.sizeof_hdr)
+    kind = next((kind for kind in (Nifti1Header, Nifti2Header) if kind.may_contain_header(start)), None)
+    if kind is None:
+        raise HeaderDataError("it has no header of NIfTI")
+    return kind(start[: kind.sizeof_hdr], check=False)
+
+
+def read_nifti_voxels(file: Path) -> np.ndarray:
+    """Read the voxels as they stand in a whole NIfTI file, without slope and intercept, as an array of one axis."""
+    header = read_nifti_header(file)
+    with _opened(file) as stream:
+        stream.seek(int(header["vox_offset"]))
+        return np.frombuffer(stream.read(_bytes_of_voxels(header)), header.get_data_dtype())
 
 
 def _check_pair(file: Path) -> None:

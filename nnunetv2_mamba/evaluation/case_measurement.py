@@ -60,6 +60,7 @@ def read_pair(
         except ValueError as error:
             problems.append(str(error))
     if len(images) == 2:
+        images = [image.with_spacing_of(other) for image, other in (images, images[::-1])]
         differences = images[0].geometry.differences(images[1].geometry)
         if differences:
             problems.append(f"{prediction} lies elsewhere than {reference}: {', '.join(differences)}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from ..image_files import check_complete, whole_numbers
 from ..text import listed
@@ -18,12 +19,16 @@ class Geometry:
     """Shape and spacing in the order of the array's axes; origin and direction as the file's format gives them.
 
     Formats without a place in space (PNG, TIFF) have neither of the latter: they are empty.
+
+    Attributes:
+        says_spacing: whether the file does; else the spacing is what the reader takes instead.
     """
 
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     origin: tuple[float, ...] = ()
     direction: tuple[float, ...] = ()
+    says_spacing: bool = True
 
     def differences(self, other: Geometry) -> list[str]:
         """Say what differs by more than rounding: 1e-4 of a spacing or a direction, 1 % of a voxel of an origin.
@@ -57,6 +62,12 @@ class LabelMap:
     indices: np.ndarray
     geometry: Geometry
 
+    def with_spacing_of(self, other: LabelMap) -> LabelMap:
+        """Take the spacing of an image of the same grid where only that one's file says it."""
+        if self.geometry.says_spacing or not other.geometry.says_spacing:
+            return self
+        return replace(self, geometry=replace(self.geometry, spacing=other.geometry.spacing))
+
 
 def read_label_map(
     file: Path, reader: type[BaseReaderWriter], known: tuple[int, ...], ignore: int | None = None
@@ -84,7 +95,9 @@ def read_label_map(
         raise ValueError(f"{file} has values that are no label in dataset.json: {listed(others)}")
     table = np.zeros(max(allowed) + 1, dtype=np.min_scalar_type(len(known)))
     table[list(known)] = np.arange(1, len(known) + 1)
-    geometry = _geometry(array.shape[1:], properties)
+    # nnU-Net reads the spacing of a 3D TIFF from a file beside it, which it does not copy to gt_segmentations
+    says_spacing = not issubclass(reader, Tiff3DIO) or file.with_suffix(".json").is_file()
+    geometry = replace(_geometry(array.shape[1:], properties), says_spacing=says_spacing)
     if not all(0 < length < np.inf for length in geometry.spacing):
         raise ValueError(f"{file} has the spacing {_show(geometry.spacing)}; it must be above zero, correct the header")
     return LabelMap(table[array[0].astype(np.int32)], geometry)

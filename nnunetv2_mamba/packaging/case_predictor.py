@@ -149,7 +149,7 @@ class CasePredictor:
         how = prediction.how(asked)
         if self._choices.component_filter.rules:
             values = {label.name: label.values for label in self.labels.measured}
-            voxel_mm3 = math.prod(geometry.GetSpacing())
+            voxel_mm3 = math.prod(geometry.spacing)
             labels, removed = filtered(labels, self._choices.component_filter, values, voxel_mm3)
             how = f"{how}, {sum(removed.values())} components removed"
         if prediction.without_numbers:

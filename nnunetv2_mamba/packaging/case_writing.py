@@ -17,7 +17,7 @@ from ..evaluation.measured_labels import Labels
 from ..files import written_whole
 from .case_predictor import CasePredictor, SegmentedCase
 from .image_grid import ImageGrid
-from .image_io import write_image, write_scaled_nifti
+from .image_io import lie_as, write_image, write_scaled_nifti
 from .outputs import ENCODINGS, NPZ, PROBABILITY, PROPERTIES, VOLUMES, Output
 from .platforms import CaseFiles
 
@@ -60,7 +60,10 @@ def write_case(
                 volumes = volumes_ml(result.image, predictor.labels)
                 content = volumes[output.label] if output.label else volumes
                 path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            elif output.kind == PROBABILITY:
+                lie_as(path, case.images[0])
         write_image(result.image, file, case.output)
+        lie_as(file, case.images[0])
     return result
 
 

@@ -24,6 +24,8 @@ from .outputs import NPZ, PROBABILITY, PROPERTIES, Output
 from .platforms import CaseFiles
 from .platforms.numbered_cases import numbered_cases
 
+_IN_TWO_FILES = (".mhd", ".nhdr", ".hdr", ".img")  # of which only the named one would get its final name
+
 
 def predict_folder(
     models: Sequence[Path],
@@ -78,7 +80,10 @@ def predict_folder(
         raise ValueError(
             f"{models[0]} is of images that nnU-Net's {reader.__name__} reads; use nnUNetv2_predict for them"
         )
-    cases = numbered_cases(input_folder, output_folder, loaded.n_channels, loaded.dataset["file_ending"])
+    ending = loaded.dataset["file_ending"]
+    if ending.endswith(_IN_TWO_FILES):
+        raise ValueError(f"{models[0]} is of {ending}, images in two files each; use nnUNetv2_predict for them")
+    cases = numbered_cases(input_folder, output_folder, loaded.n_channels, ending)
     if previous_folder is not None:
         cases = [replace(case, previous=previous_folder / case.output.name) for case in cases]
     _check_outputs(cases)

@@ -13,6 +13,8 @@ import numpy as np
 import SimpleITK
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
+from .image_io import Geometry
+
 
 class ImageGrid:
     """The grid of an image, for arrays whose axes are as a reader of nnU-Net gives them.
@@ -23,7 +25,7 @@ class ImageGrid:
         geometry: of the image.
     """
 
-    def __init__(self, reader: BaseReaderWriter, properties: dict[str, Any], geometry: SimpleITK.ImageFileReader):
+    def __init__(self, reader: BaseReaderWriter, properties: dict[str, Any], geometry: Geometry):
         self.properties, self._geometry = properties, geometry
         self._reader = type(reader).__name__
         self._axes, self._directions = _turn(reader, properties)
@@ -35,11 +37,11 @@ class ImageGrid:
             ValueError: where the reader's writer gives the axes in another order than the file has them.
         """
         image = SimpleITK.GetImageFromArray(array.transpose(self._axes)[self._directions])
-        if image.GetSize() != self._geometry.GetSize():
-            raise ValueError(f"the model's writer {self._reader} turned the axes of {self._geometry.GetFileName()}")
-        image.SetSpacing(self._geometry.GetSpacing())
-        image.SetOrigin(self._geometry.GetOrigin())
-        image.SetDirection(self._geometry.GetDirection())
+        if image.GetSize() != self._geometry.size:
+            raise ValueError(f"the model's writer {self._reader} turned the axes of {self._geometry.file}")
+        image.SetSpacing(self._geometry.spacing)
+        image.SetOrigin(self._geometry.origin)
+        image.SetDirection(self._geometry.direction)
         return image
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -28,8 +28,9 @@ _SHOWN = 10
 
 def check_integrity(cases: Mapping[str, Case], description: dict[str, Any], folder: Path, processes: int) -> None:
     """What ``nnUNetv2_plan_and_preprocess --verify_dataset_integrity`` checks: the number of cases, each label map's
-    values, and shape, spacing, channels and NaN of each case. Also that no file is cut short. Prints nnU-Net's
-    warnings (origins and directions that differ).
+    values, and shape, spacing, channels and NaN of each case. Also what it lets pass and fails with later: files cut
+    short, infinite values, label maps of several channels, images of four axes. Prints nnU-Net's warnings (origins and
+    directions that differ).
 
     Raises:
         ValueError: naming the first case that fails, how, and the others.
@@ -90,17 +91,73 @@ def _examine(case: Case, reader: type[BaseReaderWriter], n_channels: int, labels
         try:
             for file in (*case.images, case.label):
                 check_complete(file)
-            if not verify_labels(str(case.label), reader, labels):
-                return _unknown_values(case.label, reader, labels), ""
-            good = check_cases([str(image) for image in case.images], str(case.label), n_channels, reader)
+            read_once = _ReadOnce(reader, case)
+            problem = _channels_of_labels(case.label, read_once)
+            if problem is None and not verify_labels(str(case.label), read_once, labels):
+                problem = _unknown_values(case.label, read_once, labels)
+            problem = problem or _axes_of_images(case.images, read_once)
+            if problem:
+                return problem, ""
+            good = check_cases([str(image) for image in case.images], str(case.label), n_channels, read_once)
         except Exception as error:  # what a reader raises depends on the format's library
             return _one_line(f"{printed.getvalue()} {error}") or type(error).__name__, ""
     text = _one_line(printed.getvalue())
-    return (None, text) if good else (text, "")
+    problem = _infinite_values(case.images, read_once) if good else text
+    return problem, "" if problem else text
 
 
-def _unknown_values(file: Path, reader: type[BaseReaderWriter], labels: list[int]) -> str:
-    found = np.unique(reader().read_seg(str(file))[0])
+class _ReadOnce:
+    """A case as nnU-Net's reader gives it; nnU-Net's checks, each of which would read it anew, get it as the reader's
+    class."""
+
+    def __init__(self, reader: type[BaseReaderWriter], case: Case):
+        self.labels, self.images = reader().read_seg(str(case.label)), None
+        self._read_images = reader().read_images
+
+    def __call__(self) -> _ReadOnce:
+        return self
+
+    def read_seg(self, _: str) -> tuple[np.ndarray, dict]:
+        return self.labels
+
+    def read_images(self, files: list[str]) -> tuple[np.ndarray, dict]:
+        if self.images is None:
+            self.images = self._read_images(files)
+        return self.images
+
+
+def _channels_of_labels(file: Path, case: _ReadOnce) -> str | None:
+    """nnU-Net preprocesses them all, and trains with the first one or with their sum."""
+    n_channels = len(case.labels[0])
+    if n_channels == 1:
+        return None
+    return f"{file} has {n_channels} channels, a label map has one: write a mask in colours as a grey one"
+
+
+def _axes_of_images(files: Sequence[Path], case: _ReadOnce) -> str | None:
+    """nnU-Net trains with them, and fails when it writes the first segmentation."""
+    _, properties = case.read_images([str(file) for file in files])
+    n_axes = len(properties.get("sitk_stuff", properties)["spacing"])
+    if n_axes <= 3:
+        return None
+    return (
+        f"{files[0]} has {n_axes} axes: nnU-Net reads them as channels, but cannot write a segmentation of such an "
+        "image; write each channel as a file of its own, CASE_0000, CASE_0001, ..."
+    )
+
+
+def _infinite_values(files: Sequence[Path], case: _ReadOnce) -> str | None:
+    """After normalisation the whole channel is NaN or, where it is a CT, that of every case."""
+    images, _ = case.images
+    channel = next((channel for channel, image in enumerate(images) if np.isinf(image).any()), None)
+    if channel is None:
+        return None
+    file = files[channel] if len(files) == len(images) else files[0]
+    return f"{file} has values that are infinite, or too large for 32 bits; replace them with what makes sense there"
+
+
+def _unknown_values(file: Path, case: _ReadOnce, labels: list[int]) -> str:
+    found = np.unique(case.labels[0])
     unknown = [value for value in found if value not in labels]  # float32, as nnU-Net's readers give it
     shown = ", ".join(f"{value:.0f}" if value == np.round(value) else str(value) for value in unknown[:_SHOWN])
     whole = np.array_equal(unknown, np.round(unknown))

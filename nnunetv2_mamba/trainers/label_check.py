@@ -101,4 +101,9 @@ def _read(dataset: nnUNetBaseDataset, case: str) -> list[int]:
         raise ValueError(
             f"{case} in {dataset.source_folder} cannot be read ({error}); delete its files and preprocess again"
         ) from error
+    if len(voxels) != 1:  # nnU-Net trains with the first one or with their sum
+        raise ValueError(
+            f"the label map of {case} in {dataset.source_folder} has {len(voxels)} channels: write a mask in colours "
+            "as a grey one, delete that folder and preprocess again"
+        )
     return sorted(int(value) for value in pandas.unique(voxels.ravel()))  # which does not sort the voxels

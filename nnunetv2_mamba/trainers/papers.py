@@ -37,8 +37,21 @@ class nnUNetTrainerSegMambaPaper(TRAINERS["nnUNetTrainerSegMamba"]):
 
     def _build_loss(self) -> nn.Module:
         loss = super()._build_loss()
-        of_one_scale(loss).weight_dice = 0
+        of_one_scale(loss).dc = _NoDice()
         return loss
+
+
+class _NoDice(nn.Module):
+    """What takes the place of nnU-Net's Dice: 0, with the gradient 0.
+
+    With a weight of 0 instead, nnU-Net's loss of a batch whose voxels are all to be ignored is a number without
+    gradient.
+    """
+
+    def forward(
+        self, logits: torch.Tensor, target: torch.Tensor, loss_mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return 0 * logits.mean()
 
 
 @dataclass(frozen=True)

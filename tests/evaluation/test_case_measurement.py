@@ -158,6 +158,22 @@ def test_png_and_tiff(tmp_path):
         assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_tiff_without_its_spacing_has_that_of_the_other(tmp_path):
+    """nnU-Net copies references to ``gt_segmentations`` without the files that say their spacing."""
+    files = [tmp_path / name / "case.tif" for name in ("gt_segmentations", "validation")]
+    for file, shift in zip(files, (0, 2), strict=True):
+        file.parent.mkdir()
+        Tiff3DIO().write_seg(np.roll(label_map(1), shift, axis=-1), str(file), {"spacing": SPACING})
+    labels, options = read_labels(LABELS, None), MetricOptions()
+    expected = measure_files(*files, Tiff3DIO, labels, options)
+    assert expected["spacing"] == list(SPACING)
+    files[0].with_suffix(".json").unlink()
+    assert measure_files(*files, Tiff3DIO, labels, options) == expected
+    assert measure_files(*files[::-1], Tiff3DIO, labels, options)["spacing"] == list(SPACING)
+    files[1].with_suffix(".json").unlink()
+    assert measure_files(*files, Tiff3DIO, labels, options)["spacing"] == [1, 1, 1]
+
+
 # --- files that are refused, by name
 
 

@@ -13,7 +13,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_mamba.image_files import check_complete
 from nnunetv2_mamba.packaging.case_predictor import CasePredictor
-from nnunetv2_mamba.packaging.image_io import write_image
+from nnunetv2_mamba.packaging.image_io import count_non_finite, write_image
 from nnunetv2_mamba.packaging.inference_settings import Choices
 from nnunetv2_mamba.packaging.tile_predictor import TilePredictor
 
@@ -103,7 +103,7 @@ def cut_before_compression(file):
             lambda file: change(file, lambda image: image.SetDirection(layouts.ASKEW)),
             "different voxel grids: direction",
         ),
-        (lambda file: change(file, lambda image: image[:, :, 0]), "2 dimensions"),
+        (lambda file: change(file, lambda image: image[:, :, 0]), "2 dimensions .*nnUNetv2_predict takes"),
     ],
 )
 def test_wrong_images_are_named(predictor, files, spoil, message):
@@ -193,6 +193,18 @@ def test_nan_that_the_network_gives_is_said(predictor, files, monkeypatch):
     monkeypatch.setattr(TilePredictor, "_logits", spoilt)
     (note,) = predictor.segment(files).notes
     assert re.fullmatch(r"the network gave NaN for [1-9]\d* voxels; it may need to compute in fp32", note)
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_what_is_not_finite_is_counted_also_where_the_ending_is_wrong(kind, order, tmp_path):
+    """ITK, and so nnU-Net, reads what is called ``.nii.gz`` and is not compressed."""
+    voxels = np.zeros((5, 6, 7), np.float32)
+    voxels[1, 2, 3:5], voxels[4, 5, 6] = np.nan, -np.inf
+    file, wrong = tmp_path / "image.nii", tmp_path / "wrong.nii.gz"
+    nibabel.save(kind(voxels, np.eye(4), kind.header_class(endianness=order)), file)
+    wrong.write_bytes(file.read_bytes())
+    assert count_non_finite(file) == count_non_finite(wrong) == 3
 
 
 def test_too_few_channels_are_named(predictor, files):

@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import struct
+from dataclasses import replace
 from functools import partial
 from pathlib import PurePosixPath
 from types import SimpleNamespace
@@ -28,7 +30,7 @@ from nnunetv2_mamba.packaging import case_writing, container, folder_prediction
 from nnunetv2_mamba.packaging.case_predictor import SegmentedCase
 from nnunetv2_mamba.packaging.case_writing import volumes_ml, write_case
 from nnunetv2_mamba.packaging.image_grid import ImageGrid
-from nnunetv2_mamba.packaging.image_io import as_nifti, write_scaled_nifti
+from nnunetv2_mamba.packaging.image_io import as_nifti, lie_as, read_geometry, write_scaled_nifti
 from nnunetv2_mamba.packaging.inference_settings import Choices, InferenceSettings
 from nnunetv2_mamba.packaging.outputs import ENCODINGS, Output
 from nnunetv2_mamba.packaging.platforms import PLATFORMS, CaseFiles
@@ -211,15 +213,61 @@ def test_what_a_reader_reads_is_an_image_again(reader, tmp_path):
     image.SetOrigin((10, -20, 30))
     file = tmp_path / "image.nii.gz"
     SimpleITK.WriteImage(image, file)
-    geometry = SimpleITK.ImageFileReader()
-    geometry.SetFileName(str(file))
-    geometry.ReadImageInformation()
+    geometry = read_geometry([file])
     array, properties = reader().read_images([str(file)])
     again = ImageGrid(reader(), properties, geometry).image(array[0])
     np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(again), SimpleITK.GetArrayFromImage(image))
-    assert again.GetDirection() == geometry.GetDirection()
+    assert again.GetDirection() == SimpleITK.ReadImage(file).GetDirection()
     with pytest.raises(ValueError, match="turned the axes of"):
         ImageGrid(reader(), properties, geometry).image(array[0, 1:])
+
+
+@pytest.mark.parametrize("reader", [SimpleITKIO, SimpleITKIOWithReorient, NibabelIO, NibabelIOWithReorient])
+@pytest.mark.parametrize("orientation", ["qform", "sform", "none"])
+def test_a_negative_spacing_turns_its_axis_around(reader, orientation, tmp_path):
+    """So do ITK, and nnU-Net's command, where a header says it."""
+    image = SimpleITK.GetImageFromArray(np.random.default_rng(0).random((5, 6, 7), dtype=np.float32))
+    image.SetSpacing((0.9, 1.1, 2.5))
+    image.SetOrigin((10, -20, 30))
+    file = tmp_path / "image.nii"
+    SimpleITK.WriteImage(image, file)
+    content = bytearray(file.read_bytes())
+    struct.pack_into("<f", content, 76 + 3 * 4, -2.5)  # pixdim[3]
+    codes = {"qform": (1, 0), "sform": (0, 1), "none": (0, 0)}
+    struct.pack_into("<2h", content, 252, *codes[orientation])
+    file.write_bytes(content)
+    expected = SimpleITK.ReadImage(file)
+    array, properties = reader().read_images([str(file)])
+    geometry = read_geometry([file])
+    again = ImageGrid(reader(), properties, geometry).image(array[0])
+    np.testing.assert_array_equal(SimpleITK.GetArrayFromImage(again), SimpleITK.GetArrayFromImage(expected))
+    for what in ("GetSize", "GetSpacing", "GetOrigin", "GetDirection"):
+        assert getattr(again, what)() == getattr(expected, what)()
+    SimpleITK.WriteImage(again, tmp_path / "segmentation.nii.gz")
+    lie_as(tmp_path / "segmentation.nii.gz", file)
+    assert read_geometry([file, tmp_path / "segmentation.nii.gz"]) == geometry  # as the check of a container sees it
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("codes", [(0, 0), (1, 4), (1, 0), (0, 1), (1, 1)])
+def test_nibabel_and_itk_see_image_and_segmentation_at_one_place(codes, ending, tmp_path):
+    """Though, of a header with two places or none, each chooses its own."""
+    image, file, written = (
+        nibabel.Nifti1Image(np.zeros((5, 6, 7), np.float32), None),
+        *(tmp_path / f"{name}{ending}" for name in ("image", "segmentation")),
+    )
+    forms = [np.diag([0.9, 1.1, 2.5, 1]), np.diag([-0.9, 1.1, 2.5, 1])]
+    image.header.set_zooms((0.9, 1.1, 2.5))
+    for set_form, form, code in zip((image.set_qform, image.set_sform), forms, codes, strict=True):
+        set_form(form, code)
+    nibabel.save(image, file)
+    labels = SimpleITK.GetImageFromArray(np.arange(210, dtype=np.uint8).reshape(7, 6, 5))
+    labels.CopyInformation(SimpleITK.ReadImage(file))
+    SimpleITK.WriteImage(labels, written)
+    lie_as(written, file)
+    np.testing.assert_allclose(nibabel.load(written).affine, nibabel.load(file).affine)
+    assert layouts.geometry(written) == layouts.geometry(file)
+    np.testing.assert_array_equal(layouts.voxels(written), SimpleITK.GetArrayFromImage(labels))
 
 
 def test_volumes_of_an_oblique_image_and_of_regions():
@@ -251,7 +299,7 @@ class Segmenter:
 
 def case_of(folder):
     more = (Output("probability", folder / "map/c.nii.gz", "small"), Output("volumes", folder / "ml.json"))
-    return CaseFiles("c", (folder / "in.nii.gz",), folder / "c.nii.gz", more_outputs=more)
+    return CaseFiles("c", (folder / "in.mha",), folder / "c.nii.gz", more_outputs=more)
 
 
 def files_in(folder):
@@ -313,6 +361,15 @@ def test_the_segmentation_appears_last(tmp_path, monkeypatch):
     write_case(case_of(tmp_path), Segmenter(), 0.0, lambda: True)
     assert there == [["ml.json"], ["map/c.nii.gz", "ml.json"], ["c.nii.gz", "map/c.nii.gz", "ml.json"]]
     assert json.loads((tmp_path / "ml.json").read_text()) == {"large": 0.024, "small": 0}
+
+
+def test_all_that_is_written_lies_where_nibabel_sees_the_image(tmp_path):
+    source = tmp_path / "in.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(np.zeros((4, 3, 2), np.uint8), None), source)  # neither qform nor sform
+    case = replace(case_of(tmp_path), images=(source,))
+    write_case(case, Segmenter(), 0.0, lambda: True)
+    for file in (case.output, case.more_outputs[0].path):
+        np.testing.assert_allclose(nibabel.load(file).affine, nibabel.load(source).affine)
 
 
 class Noting:

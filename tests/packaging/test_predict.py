@@ -105,7 +105,10 @@ def test_no_segmentation_of_the_first_model_is_written_over(second_stage, traine
 
 def test_models_of_other_images_are_left_to_nnunet(trained_model, folders, tmp_path, capsys):
     model = shutil.copytree(trained_model.folder, tmp_path / "model")
-    plans = json.loads((model / "plans.json").read_text())
+    plans, dataset = (json.loads((model / f"{name}.json").read_text()) for name in ("plans", "dataset"))
+    (model / "dataset.json").write_text(json.dumps({**dataset, "file_ending": ".mhd"}))
+    assert main(["predict", *folders[0], "-m", str(model)]) == 1
+    assert "is of .mhd, images in two files each; use nnUNetv2_predict" in capsys.readouterr().err
     (model / "plans.json").write_text(json.dumps({**plans, "image_reader_writer": "Tiff3DIO"}))
     assert main(["predict", *folders[0], "-m", str(model)]) == 1
     assert "is of images that nnU-Net's Tiff3DIO reads; use nnUNetv2_predict" in capsys.readouterr().err

@@ -45,6 +45,11 @@ def write_image(file: Path, array: np.ndarray, spacing: tuple[float, ...] = (1.0
     SimpleITK.WriteImage(image, str(file))
 
 
+def remove_files(folder: Path) -> None:
+    for file in folder.glob("*Tr/*"):
+        file.unlink()
+
+
 @pytest.fixture
 def raw(tmp_path) -> Path:
     """A good data set of three cases."""
@@ -227,8 +232,8 @@ def test_files_that_dataset_json_lists(raw, monkeypatch):
         find_cases(raw, {**DESCRIPTION, "dataset": listed})
 
 
-def write_two_channels(file: Path) -> None:
-    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.zeros((2, *SHAPE), np.float32), isVector=False), str(file))
+def write_two_volumes(file: Path, volume: np.ndarray) -> None:
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.stack((volume, volume)), isVector=False), str(file))
 
 
 def cut(file: Path) -> None:
@@ -247,7 +252,8 @@ def cut(file: Path) -> None:
         (lambda i, t: cut(t), "c1.nii.gz is damaged"),
         (lambda i, t: t.write_bytes(b""), "case c1 .*c1.nii.gz"),
         (lambda i, t: i.write_text("version https://git-lfs.github.com/spec/v1"), "c1_0000.nii.gz (is d|cannot be u)"),
-        (lambda i, t: write_two_channels(i), "case c1 .*Unexpected number of modalities"),
+        (lambda i, t: write_two_volumes(i, np.zeros(SHAPE)), "c1_0000.nii.gz has 4 axes: .* cannot write .*CASE_0000"),
+        (lambda i, t: write_two_volumes(t, label_map()), "c1.nii.gz has 2 channels, a label map has one"),
     ],
 )
 def test_mistakes_within_the_images(raw, spoil, message):
@@ -259,8 +265,7 @@ def test_mistakes_within_the_images(raw, spoil, message):
 
 def test_colour_pictures_and_single_slices(raw):
     """Three channels in one file, as nnU-Net reads PNG; volumes of one slice."""
-    for file in [*raw.glob("imagesTr/*"), *raw.glob("labelsTr/*")]:
-        file.unlink()
+    remove_files(raw)
     colours = {"file_ending": ".png", "channel_names": {"0": "R", "1": "G", "2": "B"}}
     write_description(raw, **colours)
     for case in ("img.0 é", "b", "c"):
@@ -271,13 +276,36 @@ def test_colour_pictures_and_single_slices(raw):
     write_description(raw, **colours | {"channel_names": {"0": "R", "1": "G"}})
     with pytest.raises(ValueError, match="case b .*Unexpected number of modalities. Expected: 2. Got: 3"):
         check(raw)
-    for file in [*raw.glob("imagesTr/*"), *raw.glob("labelsTr/*")]:
-        file.unlink()
+    remove_files(raw)
     write_description(raw)
     for case in ("a", "b", "c"):
         write_image(raw / "imagesTr" / f"{case}_0000.nii.gz", np.zeros((1, 9, 8), np.float32))
         write_image(raw / "labelsTr" / f"{case}.nii.gz", np.ones((1, 9, 8), np.uint8))
     check(raw)
+
+
+def test_a_mask_in_colours(raw):
+    """Values and shape are as they should be, and nnU-Net trains with it: on the last day ``evaluate`` refuses it."""
+    remove_files(raw)
+    write_description(raw, file_ending=".png", channel_names={"0": "R", "1": "G", "2": "B"})
+    for case in ("a", "b", "c"):
+        colour = SimpleITK.GetImageFromArray(np.ones((12, 14, 3), np.uint8), isVector=True)
+        SimpleITK.WriteImage(colour, str(raw / f"imagesTr/{case}_0000.png"))
+        SimpleITK.WriteImage(colour, str(raw / f"labelsTr/{case}.png"))
+    with pytest.raises(ValueError, match=r"case a .*a.png has 3 channels, a label map has one.*\(and 2 more"):
+        check(raw)
+
+
+def test_infinite_values(raw):
+    """ITK makes 0 of those of NIfTI, not of other formats; 64 bits hold larger numbers than nnU-Net's 32."""
+    remove_files(raw)
+    write_description(raw, file_ending=".nrrd", channel_names={"0": "T1", "1": "T2"})
+    for case, value in (("a", 1.0), ("b", np.inf), ("c", -1e40)):
+        for channel in range(2):
+            write_image(raw / f"imagesTr/{case}_{channel:04d}.nrrd", np.full(SHAPE, value if channel else 1.0))
+        write_image(raw / f"labelsTr/{case}.nrrd", label_map())
+    with pytest.raises(ValueError, match=r"b_0001.nrrd has values that are infinite.*\(and 1 more cases fail: c\)"):
+        check(raw)
 
 
 def test_the_ignore_label_and_regions_are_known_values(raw):

@@ -24,10 +24,11 @@ LABELS = {"background": 0, "a": 1, "b": 2}
 REGIONS = {"background": 0, "whole": [1, 3], "core": [3]}
 
 
-def save(folder: Path, case: str, values: list[int], kind=nnUNetDatasetBlosc2) -> None:
+def save(folder: Path, case: str, values: list[int], kind=nnUNetDatasetBlosc2, channels: int = 1) -> None:
     """A case whose label map has these values."""
-    segmentation = np.resize(np.array(values, dtype=np.int16), (1, 4, 5, 6))
-    sizes = {"chunks": (1, 4, 5, 6), "blocks": (1, 4, 5, 6), "chunks_seg": (1, 4, 5, 6), "blocks_seg": (1, 4, 5, 6)}
+    shape = (channels, 4, 5, 6)
+    segmentation = np.resize(np.array(values, dtype=np.int16), shape)
+    sizes = dict.fromkeys(("chunks", "blocks", "chunks_seg", "blocks_seg"), shape)
     more = sizes if kind is nnUNetDatasetBlosc2 else {}
     kind.save_case(segmentation.astype(np.float32), segmentation, {"spacing": [1, 1, 1]}, str(folder / case), **more)
 
@@ -66,6 +67,13 @@ def test_unknown_values_are_refused(tmp_path, kind, labels, order, values, named
     ) as error:
         check_labels(datasets, LabelManager(labels, order))
     assert "good" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [nnUNetDatasetBlosc2, nnUNetDatasetNumpy])
+def test_masks_in_colours_are_refused(tmp_path, kind):
+    save(tmp_path, "c0", [0, 1], kind, channels=3)
+    with pytest.raises(ValueError, match=f"the label map of c0 in {tmp_path} has 3 channels: .* preprocess again"):
+        check_labels([kind(str(tmp_path), ["c0"])], LabelManager(LABELS, None))
 
 
 def test_gaps_between_labels_are_refused(tmp_path):

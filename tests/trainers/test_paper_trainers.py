@@ -202,3 +202,6 @@ def test_ignored_voxels_carry_no_gradient(name, make_trainer, tiny_dataset):
     trainer.loss(logits, target).backward()
     touched = logits.grad.abs().sum(1, keepdim=True) > 0
     assert torch.equal(touched, target != 2)
+    logits.grad = None
+    trainer.loss(logits, torch.full_like(target, 2)).backward()  # a batch of cases that nobody has annotated
+    assert not logits.grad.any()
