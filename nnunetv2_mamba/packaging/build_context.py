@@ -20,9 +20,11 @@ from .bill_of_materials import bill_of_materials
 from .checksums import SHA256SUMS, sha256, write_checksums
 from .ensemble_checks import check_alike
 from .hashed_requirements import hashed_requirements, pins_of
+from .inference_copy import ModelDescription, copy_for_inference
 from .inference_settings import Choices, InferenceSettings, MemberChoices
 from .model_card import container_card, model_facts, write_card
-from .model_files import ModelDescription, copy_for_inference, open_model, read_model
+from .model_content import read_model
+from .model_source import open_model
 from .platforms import PLATFORMS, Platform
 from .trial import try_model
 from .wheel import pinned_requirements, write_wheel

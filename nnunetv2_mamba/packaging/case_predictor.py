@@ -25,7 +25,7 @@ from .image_io import as_nifti, count_non_finite, read_geometry
 from .inference_settings import Choices
 from .label_map import label_map
 from .member import Image, Member
-from .model_files import read_model
+from .model_content import read_model
 from .network_loading import load_model
 from .time_budget import Effort
 

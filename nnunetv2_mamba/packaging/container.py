@@ -129,14 +129,13 @@ def load_predictor(model: Path, settings: InferenceSettings, *, warm: bool = Fal
         warm: run a pass of the network, so that nothing is compiled in the time of the first case; a model with a time
             budget does that in any case.
     """
-    import torch  # after the arguments and inputs are found good: it takes seconds
-
-    from .case_predictor import CasePredictor
+    from .case_predictor import CasePredictor  # after arguments and inputs are found good: torch takes seconds
     from .device_line import device_line
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if settings.gpu and device == "cpu":
-        print(f"inference: NO GPU, so it runs on the CPU, many times slower: {_why_no_gpu()}", file=sys.stderr)
+    problem = _why_no_gpu()
+    device = "cuda" if problem is None else "cpu"
+    if settings.gpu and problem is not None:
+        print(f"inference: NO GPU, so it runs on the CPU, many times slower: {problem}", file=sys.stderr)
     folders = [model / member.name for member in settings.choices.models]
     predictor = CasePredictor(folders, settings.choices, device)
     if warm or settings.choices.time_budget is not None:
@@ -145,14 +144,20 @@ def load_predictor(model: Path, settings: InferenceSettings, *, warm: bool = Fal
     return predictor
 
 
-def _why_no_gpu() -> str:
+def _why_no_gpu() -> str | None:
+    """The reason; None where a GPU computes."""
     import torch
+
+    from ..ops.device_errors import is_passing
 
     try:
         torch.cuda.init()  # says what is_available() keeps to itself: no device, or a driver too old for this CUDA
+        if not torch.cuda.is_available():
+            return f"PyTorch {torch.__version__} sees no device"
+        torch.ones(1, device="cuda").add(1).item()  # PyTorch may be built for newer GPUs only
     except (AssertionError, RuntimeError) as error:
-        return " ".join(str(error).split())
-    return f"PyTorch {torch.__version__} sees no device"
+        return None if is_passing(error) else " ".join(str(error).split("\n\n")[0].split())
+    return None
 
 
 def segment_cases(

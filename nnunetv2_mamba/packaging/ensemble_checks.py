@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ..text import excerpt
 from .model_checks import channels_of
-from .model_files import ModelContent, check_no_cascade
+from .model_content import ModelContent, check_no_cascade
 
 
 def check_alike(models: Sequence[ModelContent]) -> None:

@@ -19,7 +19,7 @@ from .case_writing import volumes_ml
 from .container import segment_cases
 from .image_io import check_writable
 from .inference_settings import Choices, MemberChoices
-from .model_files import find_folds, open_model
+from .model_source import find_folds, open_model
 from .outputs import NPZ, PROBABILITY, PROPERTIES, Output
 from .platforms import CaseFiles
 from .platforms.numbered_cases import numbered_cases

@@ -20,7 +20,9 @@ from nnunetv2_mamba.ops.scan_arguments import ScanArguments
 
 from ..files import written_whole
 from ..text import times
-from .model_files import check_no_cascade, check_trainer, find_folds, open_model, read_model
+from .foreign_parts import check_trainer
+from .model_content import check_no_cascade, read_model
+from .model_source import find_folds, open_model
 from .network_loading import load_model
 from .trial import variables_as_in_the_container
 

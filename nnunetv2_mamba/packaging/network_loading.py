@@ -15,7 +15,7 @@ from nnunetv2_mamba.architectures.released_weights.state import misfit
 from ..nnunet import network_building
 from ..text import short_reason
 from .model_checks import channels_of
-from .model_files import ModelContent
+from .model_content import ModelContent
 
 
 class LoadedModel(NamedTuple):

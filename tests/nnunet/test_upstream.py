@@ -91,7 +91,7 @@ CALLS = {
         "compute_steps_for_sliding_window", "configuration_manager", "patch_size", "tile_step_size",
     },
     nnUNetPredictor._internal_predict_sliding_window_return_logits: {"_internal_maybe_mirror_and_predict"},
-    # packaging/model_files.py and network_loading.py do the same with files of anybody's.
+    # packaging/model_content.py and network_loading.py do the same with files of anybody's.
     nnUNetPredictor.initialize_from_trained_model_folder: {
         "PlansManager", "get_configuration", "determine_num_input_channels", "recursive_find_trainer_class_by_name",
         "get_label_manager", "num_segmentation_heads", "build_network_architecture", "load_state_dict",
@@ -207,7 +207,7 @@ def test_the_latest_checkpoint_is_called_so():
 
 
 def test_what_the_predictor_reads_of_a_model():
-    """``initialize_from_trained_model_folder``, which packaging/model_files.py does with plain data."""
+    """``initialize_from_trained_model_folder``, which packaging/model_content.py does with plain data."""
     constants = nnUNetPredictor.initialize_from_trained_model_folder.__code__.co_consts
     assert {
         "dataset.json", "plans.json", "trainer_name", "init_args", "configuration", "network_weights",

@@ -28,10 +28,11 @@ from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.evaluation.component_rules import ComponentFilter, ComponentRule
 from nnunetv2_mamba.packaging import build_context, wheel
-from nnunetv2_mamba.packaging import model_files as module
 from nnunetv2_mamba.packaging.build_context import Request, write_context
 from nnunetv2_mamba.packaging.case_predictor import CasePredictor
+from nnunetv2_mamba.packaging.foreign_parts import _in_the_container
 from nnunetv2_mamba.packaging.inference_settings import Choices, InferenceSettings
+from nnunetv2_mamba.packaging.model_source import open_model
 from nnunetv2_mamba.packaging.platforms import PLATFORMS, Platform
 
 # The one of this environment need not be on PATH.
@@ -102,7 +103,7 @@ def test_a_zip_with_cross_validated_predictions(model, tmp_path):
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr(f"Dataset901_Tiny/{model.name}/crossval_results_folds_0_1/plans.json", "{}")
         archive.writestr("Dataset901_Tiny/ensembles/ensemble___a___b___0_1/plans.json", "{}")
-    assert module.open_model(file).at == f"Dataset901_Tiny/{model.name}/"
+    assert open_model(file).at == f"Dataset901_Tiny/{model.name}/"
 
 
 def test_a_zip_of_a_model_with_numpy_numbers_in_its_log(model, tmp_path):
@@ -519,7 +520,7 @@ def test_a_trainer_copied_into_nnunet_is_refused(model, tmp_path):
 )
 def test_an_nnunet_that_is_no_release_has_nothing_that_the_container_has(monkeypatch, origin, there):
     monkeypatch.setattr(type(distribution("nnunetv2")), "read_text", readable_origin(origin))
-    assert module._in_the_container(nnUNetTrainer.__module__) is there
+    assert _in_the_container(nnUNetTrainer.__module__) is there
 
 
 def readable_origin(origin):

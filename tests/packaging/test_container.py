@@ -17,7 +17,7 @@ import torch
 import nnunetv2_mamba
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.packaging.case_predictor import CasePredictor, SegmentedCase
-from nnunetv2_mamba.packaging.container import main
+from nnunetv2_mamba.packaging.container import _why_no_gpu, main
 from nnunetv2_mamba.packaging.inference_settings import Choices, InferenceSettings
 from nnunetv2_mamba.packaging.member import Member
 
@@ -126,6 +126,33 @@ def test_the_device_is_said_and_why_there_is_no_gpu(settings, trained_model, tmp
     assert gpu == ("NO GPU" in said.err)
     if gpu and torch.version.cuda is None:
         assert "not compiled with CUDA" in said.err
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (None, None),
+        ("CUDA error: no kernel image is available\nfor execution on the device\n\nCompile with", "no kernel image"),
+        ("CUDA error: all CUDA-capable devices are busy or unavailable", None),
+        ("CUDA out of memory. Tried to allocate", None),
+    ],
+)
+def test_a_gpu_for_which_torch_has_no_kernels_is_none(monkeypatch, error, reason):
+    """It is there, and every case would fail on it; one that somebody else has may be free in a moment."""
+
+    class OnGPU:
+        def add(self, _):
+            return self
+
+        def item(self):
+            if error:
+                raise RuntimeError(error)
+
+    monkeypatch.setattr(torch.cuda, "init", lambda: None)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch, "ones", lambda *_, device: OnGPU())
+    said = _why_no_gpu()
+    assert said is None if reason is None else reason in said and "Compile with" not in said and "\n" not in said
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")

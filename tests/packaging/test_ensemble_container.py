@@ -14,7 +14,7 @@ from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.packaging import build_context, container
 from nnunetv2_mamba.packaging.ensemble_checks import check_alike
 from nnunetv2_mamba.packaging.inference_settings import Choices, InferenceSettings, MemberChoices
-from nnunetv2_mamba.packaging.model_files import read_model
+from nnunetv2_mamba.packaging.model_content import read_model
 from nnunetv2_mamba.temperature_file import write_temperature
 
 

@@ -13,11 +13,12 @@ import torch
 
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.cli import main
-from nnunetv2_mamba.packaging import model_files as module
+from nnunetv2_mamba.packaging import model_content, model_source
 from nnunetv2_mamba.packaging.case_predictor import CasePredictor
 from nnunetv2_mamba.packaging.container import main as run_container
+from nnunetv2_mamba.packaging.inference_copy import copy_for_inference
 from nnunetv2_mamba.packaging.inference_settings import Choices, InferenceSettings
-from nnunetv2_mamba.packaging.model_files import copy_for_inference, open_model
+from nnunetv2_mamba.packaging.model_source import open_model
 from nnunetv2_mamba.untrusted.checkpoints import read_plain
 
 
@@ -188,14 +189,14 @@ def test_members_of_a_zip_are_bounded_before_they_are_unpacked(model, tmp_path, 
 
 
 def test_checkpoints_in_a_zip_are_bounded(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_CHECKPOINT_BYTES", 1000)
+    monkeypatch.setattr(model_content, "_CHECKPOINT_BYTES", 1000)
     file = zipped(model, tmp_path / "m.zip")
     with pytest.raises(ValueError, match=r"checkpoint_final.pth has \d+ bytes in \d+ of the ZIP"):
         copy_for_inference(open_model(file), tmp_path / "slim", None, "checkpoint_final.pth")
 
 
 def test_a_zip_of_too_many_members(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_MOST_MEMBERS", 3)
+    monkeypatch.setattr(model_source, "_MOST_MEMBERS", 3)
     with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
         for number in range(4):
             archive.writestr(str(number), "")

@@ -13,7 +13,7 @@ from tiny_dataset import NAME
 
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.cli import main
-from nnunetv2_mamba.packaging.model_files import read_model
+from nnunetv2_mamba.packaging.model_content import read_model
 from nnunetv2_mamba.packaging.network_loading import build_network, load_model
 
 

@@ -1,0 +1,163 @@
+"""What a trained nnU-Net model says, read and checked as plain data."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunetv2_mamba.untrusted.checkpoints import read_plain
+
+from ..files import JSON_BYTES, parse_json
+from ..nnunet.planned_configuration import planned_configuration, preprocessing_of
+from ..untrusted.plans import check_untrusted_plans
+from .model_checks import check_configuration, check_dataset, check_mirroring
+from .model_source import DOCUMENTS, read_member
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
+_CHECKPOINT_BYTES = 16 << 30
+_MOST_COMPRESSED = 100  # times, of checkpoints in a ZIP: weights lose a tenth, an optimizer's zeros somewhat more
+_ENVIRONMENT_KEY = "nnunetv2_mamba_environment"  # as ``trainers.resumable_trainer`` writes it
+
+
+class ModelContent(NamedTuple):
+    """What nnU-Net's predictor reads of a model, checked, as plain data.
+
+    Attributes:
+        name: what messages call the model.
+        plans, dataset: what the JSON files say.
+        trainer, configuration: names in the checkpoints, the same in all of them.
+        checkpoints: by their files in the model's folder, ``fold_0/checkpoint_final.pth``, as of ``read_checkpoint``.
+    """
+
+    name: str
+    plans: dict[str, Any]
+    dataset: dict[str, Any]
+    trainer: str
+    configuration: str
+    checkpoints: dict[str, dict[str, Any]]
+
+
+def read_model(source: Path | zipfile.Path, folds: Sequence[str], checkpoint: str, name: object = None) -> ModelContent:
+    """Read what ``initialize_from_trained_model_folder`` of nnU-Net's predictor does, of a model of anybody's.
+
+    nnU-Net unpickles checkpoints with the objects in them and calls what the plans name as a network. Here all is read
+    as plain data and checked.
+
+    Args:
+        source: as from ``open_model``.
+        folds: whose checkpoints are read.
+        checkpoint: name of the file in the folders ``fold_*``.
+        name: what messages call the model; ``source`` where None.
+
+    Raises:
+        OSError: for a file that is missing or cannot be read.
+        ValueError: for a file that is not what it should be, naming it.
+        pickle.UnpicklingError: for a checkpoint with anything but plain data in it.
+    """
+    name = str(source if name is None else name).rstrip("/")
+    dataset, plans = (parse_json(read_member(source / file, JSON_BYTES), source / file) for file in DOCUMENTS)
+    dataset_file, plans_file = (f"{name}/{file}" for file in DOCUMENTS)
+    _require(plans, ("configurations", "dataset_name", "image_reader_writer"), plans_file)
+    check_dataset(dataset, dataset_file)
+    check_untrusted_plans(plans, plans_file)
+    files = [f"fold_{fold}/{checkpoint}" for fold in folds]
+    checkpoints = {file: read_checkpoint(source / file) for file in files}
+    kinds = {(content["trainer_name"], content["init_args"]["configuration"]) for content in checkpoints.values()}
+    if len(kinds) > 1:
+        raise ValueError(f"the folds of {name} are different models: {sorted(kinds)}; take those of one")
+    trainer, configuration = kinds.pop()
+    patch_size = check_configuration(configuration, plans, dataset, plans_file)
+    for file, content in checkpoints.items():
+        check_mirroring(content["inference_allowed_mirroring_axes"], patch_size, f"{name}/{file}")
+        _compare_preprocessing(content.pop("plans"), plans, configuration, f"{name}/{file}")
+    return ModelContent(name, plans, dataset, trainer, configuration, checkpoints)
+
+
+def _compare_preprocessing(theirs: Any, plans: dict[str, Any], configuration: str, file: str) -> None:
+    """Tell where plans.json, which nnU-Net writes anew with each fold, preprocesses in another way than a fold was
+    trained with."""
+    if not isinstance(theirs, dict) or not planned_configuration(theirs, configuration):
+        return
+    trained, now = (preprocessing_of(each, configuration) for each in (theirs, plans))
+    changed = [key for key, value in trained.items() if value != now[key]]
+    if changed:
+        print(
+            f"WARNING: {file} was trained with other plans than plans.json: {', '.join(changed)}; train this fold "
+            "again, or leave it out",
+            file=sys.stderr,
+        )
+
+
+def check_no_cascade(model: ModelContent) -> None:
+    """Refuse the second model of nnU-Net's cascade, which needs the prediction of the first.
+
+    Raises:
+        ValueError: naming its plans.
+    """
+    if PlansManager(model.plans).get_configuration(model.configuration).previous_stage_name is not None:
+        raise ValueError(
+            f"{model.name}/plans.json: {model.configuration!r} is the second model of nnU-Net's cascade and cannot "
+            "predict on its own"
+        )
+
+
+def _require(document: Any, keys: Sequence[str], file: object) -> None:
+    missing = [key for key in keys if key not in document] if isinstance(document, dict) else keys
+    if missing:
+        raise ValueError(f"{file} is not nnU-Net's: it has no {', '.join(missing)}")
+
+
+def check_name(name: Any, what: str, file: object) -> None:
+    """Check a name that goes into a Dockerfile, YAML and scripts.
+
+    Raises:
+        ValueError: naming ``file`` and ``what``.
+    """
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"{file}: the {what} is {name!r}; it must be of letters, digits and _ . + - only")
+
+
+def read_checkpoint(file: Path | zipfile.Path) -> dict[str, Any]:
+    """What ``nnUNetPredictor.initialize_from_trained_model_folder`` reads of a checkpoint, as plain data, and
+    ``training`` and ``plans``, what the checkpoint says of its own.
+
+    Raises:
+        OSError, ValueError: for a file that is missing, damaged or no checkpoint of nnU-Net.
+        pickle.UnpicklingError: for a checkpoint with anything but plain data in it.
+    """
+    if isinstance(file, Path):
+        checkpoint = read_plain(file)
+    else:
+        checkpoint = read_plain(io.BytesIO(read_member(file, _CHECKPOINT_BYTES, _MOST_COMPRESSED)), file)
+    _require(checkpoint, ("network_weights", "trainer_name", "init_args"), file)
+    weights, arguments = checkpoint["network_weights"], checkpoint["init_args"]
+    named = isinstance(weights, dict) and all(isinstance(key, str) for key in weights)
+    if not named or not all(isinstance(value, torch.Tensor) for value in weights.values()):
+        raise ValueError(f"{file}: network_weights are not tensors")
+    _require(arguments, ("configuration",), file)
+    check_name(checkpoint["trainer_name"], "trainer_name", file)
+    check_name(arguments["configuration"], "configuration", file)
+    return {
+        "network_weights": weights,
+        "trainer_name": checkpoint["trainer_name"],
+        "init_args": {"configuration": arguments["configuration"]},
+        "inference_allowed_mirroring_axes": checkpoint.get("inference_allowed_mirroring_axes"),
+        "training": _notes_of_training(checkpoint),
+        "plans": arguments.get("plans"),
+    }
+
+
+def _notes_of_training(checkpoint: dict[str, Any]) -> dict[str, str | bool | int]:
+    """The epochs that were trained and, of a trainer of this package, what they were computed with."""
+    environment = checkpoint.get(_ENVIRONMENT_KEY)
+    environment = environment if isinstance(environment, dict) else {}
+    notes = {**environment, "epochs": checkpoint.get("current_epoch")}
+    return {str(key): value for key, value in notes.items() if isinstance(value, str | bool | int)}
