@@ -79,15 +79,17 @@ def batch(trainer: trainers.nnUNetTrainerSegMamba, samples: slice) -> dict[str, 
 
 
 def steps_with_and_without_nan(trainer: trainers.nnUNetTrainerSegMamba, rank: int) -> dict[str, object]:
-    """After a step for which an image of the first process alone holds NaN: how many were skipped, and the weights
-    after one more step."""
+    """After a step for which an image of the second process alone holds NaN: how many were skipped, the weights after
+    one more step, and the log, which the first process writes."""
+    trainer.grad_scaler = torch.amp.GradScaler("cpu")  # as in fp16, where a gradient alone may be beyond its range
     bad = batch(trainer, slice(rank, rank + 1))
-    if rank == 0:
+    if rank == 1:
         bad["data"][0, 0, 0, 0] = float("nan")
     trainer.train_step(bad)
     skipped = trainer.non_finite.in_a_row
     loss = trainer.train_step(batch(trainer, slice(rank, rank + 1)))["loss"]
-    return {"skipped": skipped, "loss": float(loss), "weights": trainer.bare_network().state_dict()}
+    log, weights = Path(trainer.log_file).read_text(), trainer.bare_network().state_dict()
+    return {"skipped": skipped, "loss": float(loss), "weights": weights, "log": log}
 
 
 def main(rank: int, group: str, meeting_point: str, dataset_json: str, plans: str, output: str) -> None:
@@ -105,7 +107,8 @@ def main(rank: int, group: str, meeting_point: str, dataset_json: str, plans: st
             trainer.is_ddp, trainer.local_rank = True, rank
             results[name] = step(trainer, slice(rank, rank + 1))
         if group == "ours":
-            results["NaN"] = steps_with_and_without_nan(made["SegMamba 2d"], rank)
+            for each in CONFIGURATIONS:
+                results[f"NaN {each}"] = steps_with_and_without_nan(made[f"SegMamba {each}"], rank)
     dist.destroy_process_group()
     torch.save(results, Path(output) / f"{rank}.pt")
 

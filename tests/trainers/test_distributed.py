@@ -76,9 +76,13 @@ def test_loss_gradients_and_step_are_those_of_the_joined_batch(group, name, conf
     torch.testing.assert_close(trained, joined["gradients"], rtol=1e-3, atol=2e-6)
 
 
-def test_nan_in_one_process_lets_none_wait(two_processes):
-    """Where Dice is over the batch, the search for its origin takes part of every process, whatever it has found."""
-    first, second = (results["NaN"] for results in two_processes("ours"))
+@pytest.mark.parametrize("configuration", distributed_step.CONFIGURATIONS)
+def test_nan_in_one_process_lets_none_wait_and_is_found(configuration, two_processes):
+    """Where Dice is over the batch, the search for its origin takes part of every process, whatever it has found; where
+    it is over each sample, the loss of the process that writes the log is finite."""
+    first, second = (results[f"NaN {configuration}"] for results in two_processes("ours"))
     assert first["skipped"] == second["skipped"] == 1
     assert math.isfinite(first["loss"]) and math.isfinite(second["loss"])
     torch.testing.assert_close(first["weights"], second["weights"], rtol=0, atol=0)
+    found = "the input batch (an image holds NaN or Inf; check the raw data and its preprocessing) (on GPU 1)"
+    assert found in first["log"] and "nowhere" not in first["log"] and "beyond fp16" not in first["log"]
