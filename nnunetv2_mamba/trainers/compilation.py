@@ -12,7 +12,6 @@ import torch.distributed as dist
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch._dynamo.exc import TorchDynamoException
-from torch.distributed.distributed_c10d import _get_default_store
 from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_mamba.ops.backends import triton_devices
@@ -63,6 +62,8 @@ def await_failure_of_all(training: str, reason: str) -> None:
     Raises:
         RuntimeError: if it has not failed in all within ``_PATIENCE``.
     """
+    from torch.distributed.distributed_c10d import _get_default_store  # not every build of torch has it
+
     store, rank, processes = _get_default_store(), dist.get_rank(), dist.get_world_size()
     failed = [f"torch.compile failed, {training}, {number}" for number in range(processes)]
     store.set(failed[rank], "")
