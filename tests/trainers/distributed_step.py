@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_mamba import trainers
 from nnunetv2_mamba.architectures import registry
+from nnunetv2_mamba.nnunet.names import LATEST_CHECKPOINT
+from nnunetv2_mamba.nnunet.preemption import TerminationRequest
 
 # One of every class of networks, and one that accumulates the gradients of two batches; apart, those of MONAI.
 _EACH = {name: network for name, network in registry.NETWORKS.items() if name == network.network_class.__name__}
@@ -92,6 +95,27 @@ def steps_with_and_without_nan(trainer: trainers.nnUNetTrainerSegMamba, rank: in
     return {"skipped": skipped, "loss": float(loss), "weights": weights, "log": log}
 
 
+def how_it_stops(trainer: trainers.nnUNetTrainerSegMamba, rank: int, loader_dies: bool) -> tuple[int | None, bool]:
+    """The exit code, and whether there is a checkpoint, after a signal that the second process alone has had."""
+    trainer._all_know, trainer._termination = False, TerminationRequest()
+    checkpoint = Path(trainer.output_folder) / LATEST_CHECKPOINT
+    if rank == 0:
+        checkpoint.unlink(missing_ok=True)
+
+    def epoch() -> None:
+        if rank == 1:
+            trainer._termination.received = signal.SIGUSR2
+            if loader_dies:
+                raise RuntimeError("One or more background workers are no longer alive.")
+        trainer.train_step(batch(trainer, slice(rank, rank + 1)))
+
+    try:
+        trainer._termination.obeyed_by(epoch, trainer._stop_in_order)
+    except SystemExit as end:
+        return end.code, checkpoint.exists()
+    return None, checkpoint.exists()
+
+
 def main(rank: int, group: str, meeting_point: str, dataset_json: str, plans: str, output: str) -> None:
     torch.set_num_threads(1)
     os.environ["NNUNETV2_MAMBA_SETTINGS"] = ""
@@ -109,6 +133,8 @@ def main(rank: int, group: str, meeting_point: str, dataset_json: str, plans: st
         if group == "ours":
             for each in CONFIGURATIONS:
                 results[f"NaN {each}"] = steps_with_and_without_nan(made[f"SegMamba {each}"], rank)
+            for loader_dies in (False, True):
+                results[f"stopped {loader_dies}"] = how_it_stops(made["SegMamba 2d"], rank, loader_dies)
     dist.destroy_process_group()
     torch.save(results, Path(output) / f"{rank}.pt")
 

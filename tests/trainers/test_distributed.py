@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -74,6 +75,13 @@ def test_loss_gradients_and_step_are_those_of_the_joined_batch(group, name, conf
     torch.testing.assert_close(first["weights"], second["weights"], rtol=0, atol=0)
     trained = {key: first["gradients"][key] for key in joined["gradients"]}
     torch.testing.assert_close(trained, joined["gradients"], rtol=1e-3, atol=2e-6)
+
+
+@pytest.mark.parametrize("loader_dies", [False, True])
+def test_a_signal_to_one_process_stops_all_before_the_same_step(loader_dies, two_processes):
+    """The first process writes the checkpoint, also where the other one's data loading has died of the signal."""
+    first, second = (results[f"stopped {loader_dies}"] for results in two_processes("ours"))
+    assert first == (128 + signal.SIGUSR2, True) and second[0] == 128 + signal.SIGUSR2
 
 
 @pytest.mark.parametrize("configuration", distributed_step.CONFIGURATIONS)
