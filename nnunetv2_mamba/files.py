@@ -8,6 +8,7 @@ whose it is: what a killed process left is removed when the same file is written
 from __future__ import annotations
 
 import errno
+import hashlib
 import itertools
 import json
 import os
@@ -115,6 +116,15 @@ def read_bytes(path: Path, limit: int) -> bytes:
         OSError: where it is missing or cannot be read.
         ValueError: for a pipe, a device or a folder, and for more than ``limit`` bytes.
     """
+    try:
+        return _read_bytes(path, limit)
+    except OSError as error:
+        if error.errno != errno.ESTALE:
+            raise
+        return _read_bytes(path, limit)  # on a network file system another machine has just replaced the file
+
+
+def _read_bytes(path: Path, limit: int) -> bytes:
     information = path.stat()  # not is_file(): a missing file has a message of its own
     if not stat.S_ISREG(information.st_mode):
         raise ValueError(f"{path} is no file")
@@ -178,7 +188,9 @@ def _end_of_name(path: Path) -> str:
 
 
 def _host() -> str:
-    return re.sub(r"[^A-Za-z0-9]", "", socket.gethostname())[:20] or "host"
+    """The machine, in letters and digits; names of a cluster's machines may be long and differ at their ends only."""
+    name = socket.gethostname()
+    return re.sub(r"[^A-Za-z0-9]", "", name)[:12] + hashlib.sha256(name.encode()).hexdigest()[:8]
 
 
 def _is_abandoned(temporary: Path, host: str, process: int) -> bool:

@@ -2,8 +2,10 @@
 
 import errno
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -118,6 +120,31 @@ def test_what_another_machine_left_goes_after_a_day(tmp_path, age_h, removed):
     os.utime(left, (then, then))
     assert remove_left_behind(tmp_path / "a.txt") == ([left] if removed else [])
     assert left.exists() is not removed
+
+
+def test_what_another_machine_writes_stays_where_the_names_begin_alike(tmp_path, monkeypatch):
+    monkeypatch.setattr("socket.gethostname", lambda: "ip-10-0-1-234.eu-central-1.compute.internal")
+    with written_whole(tmp_path / "a.txt") as temporary:
+        temporary.write_text("")
+        process = re.search(r"-(\d+)-\d+-a\.txt$", temporary.name)[1]
+        monkeypatch.setattr("socket.gethostname", lambda: "ip-10-0-12-34.eu-central-1.compute.internal")
+        monkeypatch.setattr(files, "_is_alive", lambda number: number != int(process))  # it has other processes
+        assert remove_left_behind(tmp_path / "a.txt") == []
+
+
+def test_a_file_that_another_machine_replaces_under_the_reading_is_read_again(tmp_path, monkeypatch):
+    """As NFS tells of it: what was opened is there no more."""
+    file = tmp_path / "a.json"
+    write_json(file, {"epochs": 3})
+    read, stale = Path.read_bytes, [OSError(errno.ESTALE, "Stale file handle")]
+
+    def once_stale(path):
+        if stale:
+            raise stale.pop()
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", once_stale)
+    assert read_optional_json(file) == {"epochs": 3}
 
 
 def test_the_temporary_files_of_others_stay(tmp_path):

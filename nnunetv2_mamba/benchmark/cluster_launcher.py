@@ -25,7 +25,9 @@ from .training import Training
 _SIGNAL_DELAY = 90  # submitit's default: seconds between the signal and the time limit
 _CHECKPOINT_SHARE = 0.75  # of them for the checkpoint; the rest for submitit, which then has the job requeued
 _REQUEUES = 10_000  # after a time limit; TrainingJob asks for them only while the training gets further
-_RESULT_TIME = 15.0  # seconds until a network file system shows a result (submitit's own patience)
+# Seconds until a network file system shows what another machine has written: NFS remembers for up to 60 that a file was
+# not there.
+_RESULT_TIME = 65.0
 # What sbatch says where the same job may be accepted later: a controller that is busy, restarting or full; a partition
 # in maintenance; too many jobs of the user. Words of slurm_errno.c.
 _PASSING = re.compile(
@@ -197,13 +199,15 @@ class _SlurmJob(_SubmittedJob):
                 name, number = self.training.name, self.job.job_id
                 self.report(f"held     {name}: {state.reason}; it starts after: scontrol release {number}")
             return None
-        if present:
-            outcome = self._outcome()
-            return replace(outcome, taken_back=outcome.taken_back or state.taken_back)
         if self._over_since is None:
             self._over_since = time.monotonic()
-        if state.name == "COMPLETED" and time.monotonic() < self._over_since + _RESULT_TIME:
+        outcome = self._outcome() if present else None
+        # No result yet, or not yet the files of a training that says it is finished
+        shown_late = state.name == "COMPLETED" and outcome in (None, outcome_of(0))
+        if shown_late and time.monotonic() < self._over_since + _RESULT_TIME:
             return None
+        if outcome is not None:
+            return replace(outcome, taken_back=outcome.taken_back or state.taken_back)
         return Outcome(self._without_result(state), taken_back=state.taken_back)
 
     def _without_result(self, state: JobState) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import statistics
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,14 +34,16 @@ class CostRecord:
     Args:
         folder: of the checkpoints.
         device: that the training runs on.
+        threads: of torch, as the sweep sets them; None leaves nnU-Net's choice.
     """
 
-    def __init__(self, folder: Path, device: torch.device):
+    def __init__(self, folder: Path, device: torch.device, threads: int | None):
         self.folder, self.device = folder, device
         kept = read_optional_json(folder / MEASUREMENTS)
         self.content: dict[str, Any] = kept or {"epochs": {}, "peak_memory": {}}
         self._joules = energy_counter(device)
-        self._device = {"device": _device_name(device), "device_type": device.type}
+        self._computed_with = {"device": _device_name(device), "device_type": device.type, "threads": threads}
+        self._versions = _software()
 
     def begin_epoch(self) -> None:
         """Start the clock of an epoch."""
@@ -56,22 +59,24 @@ class CostRecord:
         self.content["epochs"][str(epoch)] = {
             "seconds": time.perf_counter() - self._began,
             "joules": None if None in (joules, self._joules_before) else joules - self._joules_before,
-            **self._device,
+            **self._computed_with,
         }
         for name, value in peak_memory(self.device).items():
             known = [peak for peak in (self.content["peak_memory"].get(name), value) if peak is not None]
             self.content["peak_memory"][name] = max(known, default=None)
+        self._note_versions()
         write_json(self.folder / MEASUREMENTS, self.content)
 
-    def write(self, trainer: nnUNetTrainer, training: Training, threads: int | None) -> None:
+    def write(self, trainer: nnUNetTrainer, training: Training) -> None:
         """Write ``cost.json`` beside the checkpoints; see docs/benchmarking.md for what is in it."""
         epochs = list(self.content["epochs"].values())
         joules = [epoch["joules"] for epoch in epochs]
         # That of the epochs: this process may have validated only. An interrupted training may have had several
-        devices = {
-            key: ", ".join(dict.fromkeys(epoch.get(key, now) for epoch in epochs) or (now,))
-            for key, now in self._device.items()
+        computed_with = {
+            key: _all_of(epoch.get(key, now) for epoch in epochs) if epochs else now
+            for key, now in self._computed_with.items()
         }
+        self._note_versions()
         content = {
             **asdict(training),
             "parameters": sum(parameter.numel() for parameter in trainer.network.parameters()),
@@ -82,11 +87,23 @@ class CostRecord:
             "batch_size": trainer.configuration_manager.batch_size,
             "peak_memory": self.content["peak_memory"],
             "energy_joules": None if not joules or None in joules else sum(joules),
-            **devices,
-            "threads": threads,
-            "versions": _software(),
+            **computed_with,
+            "versions": {name: _all_of(found) for name, found in self.content["versions"].items()},
         }
         write_json(self.folder / COST, content)
+
+    def _note_versions(self) -> None:
+        """Add what this process computes with to what earlier ones did; the validation of the last one counts too."""
+        for name, version in self._versions.items():
+            found = self.content.setdefault("versions", {}).setdefault(name, [])
+            if version not in found:
+                found.append(version)
+
+
+def _all_of(values: Iterable[Any]) -> Any:
+    """Return the one value that there is, or all different ones as a text."""
+    different = list(dict.fromkeys(values))
+    return different[0] if len(different) == 1 else " and ".join(map(str, different))
 
 
 def _flops(trainer: nnUNetTrainer) -> int | None:

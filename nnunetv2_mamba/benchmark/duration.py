@@ -11,6 +11,7 @@ from pathlib import Path
 
 from nnunetv2_mamba.files import read_json_object
 from nnunetv2_mamba.results.folds import COST
+from nnunetv2_mamba.trainers.papers import ScanGridRecipe
 
 from .checks import dataset_json, plans_of, recipe_of, trainer_class
 from .flops import forward_flops
@@ -21,6 +22,7 @@ _BACKWARD = 2  # times the forward pass
 # Sustained, in nnU-Net's trainings: about 140 GFLOP/s per thread were measured on a CPU with AVX-512 (2026, 2 threads).
 _FLOPS_PER_SECOND = {"cuda": 1e13, "mps": 1e12, "cpu": 1e11}
 _EPOCHS, _ITERATIONS, _VALIDATION_ITERATIONS = 1000, 250, 50  # nnU-Net's
+_TRAINED = 0.8  # of the scans, in each of nnU-Net's five folds
 
 # What cost.json holds of the finished trainings of each model, by data set and model
 Measured = dict[tuple[str, str], list[dict]]
@@ -86,15 +88,19 @@ def _estimate(
 
 def _epoch_flops(training: Training, forward: int) -> float:
     budget, recipe = training.budget, recipe_of(training)
+    plan = plans_of(training.dataset, training.plans).get_configuration(training.configuration)
+    patches = budget.batch_size or plan.batch_size  # of an iteration
     if recipe is None:
         iterations = budget.iterations or _ITERATIONS
         validation = budget.validation_iterations or _VALIDATION_ITERATIONS
     else:
         iterations = recipe.num_iterations_per_epoch * getattr(recipe, "batches_per_step", 1)
         validation = recipe.num_val_iterations_per_epoch
-    plans = plans_of(training.dataset, training.plans)
-    batch = budget.batch_size or plans.get_configuration(training.configuration).batch_size
-    return batch * forward * ((1 + _BACKWARD) * iterations + validation)
+    if isinstance(recipe, ScanGridRecipe):  # an iteration takes a scan, an epoch all of the fold where nothing is said
+        patches = recipe.patches_per_axis ** len(plan.patch_size)
+        scans = dataset_json(training.dataset)["numTraining"]
+        iterations, validation = iterations or _TRAINED * scans, validation or (1 - _TRAINED) * scans
+    return patches * forward * ((1 + _BACKWARD) * iterations + validation)
 
 
 def _forward_flops(dataset: str, plans: str, configuration: str, trainer: str) -> int | Exception:

@@ -56,7 +56,7 @@ class MeasuredTraining(PreemptibleTraining):
             changed["learning rate set anew with every"] = budget.schedule
         if changed:
             self.print_to_log_file("Set by nnunetv2_mamba benchmark:", changed, add_timestamp=False)
-        self._sweep_cost = CostRecord(Path(self.output_folder), self.device)
+        self._sweep_cost = CostRecord(Path(self.output_folder), self.device, self._sweep_threads)
 
     @classmethod
     def user_settings(cls) -> Mapping[str, Any]:
@@ -95,7 +95,7 @@ class MeasuredTraining(PreemptibleTraining):
         if not self._sweep_training.budget.mirroring:
             self.inference_allowed_mirroring_axes = None  # after the last checkpoint, which keeps the trainer's own
         super().perform_actual_validation(*args, **kwargs)
-        self._sweep_cost.write(self, self._sweep_training, self._sweep_threads)
+        self._sweep_cost.write(self, self._sweep_training)
 
 
 class _OncePerEpoch:

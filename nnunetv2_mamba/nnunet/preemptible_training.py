@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+from contextlib import suppress
 from pathlib import Path
 
+import torch
+import torch.distributed as dist
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from .checkpoint import checkpoint_written_whole, remove_unfinished
@@ -19,16 +23,22 @@ class PreemptibleTraining(nnUNetTrainer):
     """
 
     _termination = TerminationRequest()  # not in force: nothing asks to stop outside of run_training
+    _all_know = False  # that one of them was asked to stop: the processes of several GPUs
 
     def run_training(self) -> None:
         """nnU-Net's loop. When a signal asks to stop it writes ``checkpoint_latest.pth`` and exits with status 128 +
         the signal's number."""
         self._termination = TerminationRequest()
-        self._termination.obeyed_by(super().run_training, self._save_for_continuation)
+        self._termination.obeyed_by(super().run_training, self._stop_in_order)
+
+    def _stop_in_order(self, signal_name: str) -> None:
+        if self.local_rank == 0 and self.was_initialized and not self.disable_checkpointing:
+            self._save_for_continuation(signal_name)
+        if self.is_ddp and not self._all_know:
+            with suppress(RuntimeError):  # others may have ended
+                self._tell_all()
 
     def _save_for_continuation(self, signal_name: str) -> None:
-        if self.local_rank != 0 or self.disable_checkpointing or not self.was_initialized:
-            return
         epoch, logged = self.current_epoch, self.logger.get_checkpoint()
         self.logger.load_checkpoint({key: values[:epoch] for key, values in logged.items()})
         self.current_epoch -= 1  # save_checkpoint writes the number of the epoch that comes next
@@ -42,13 +52,32 @@ class PreemptibleTraining(nnUNetTrainer):
         Raises:
             preemption.Preempted: if a signal came that asks to stop.
         """
-        self._termination.check()
+        self._stop_if_asked()
         return super().train_step(batch)
 
     def validation_step(self, batch: dict) -> dict:
         """As the trainer's; raises as ``train_step`` does."""
-        self._termination.check()
+        self._stop_if_asked()
         return super().validation_step(batch)
+
+    def _stop_if_asked(self) -> None:
+        """Raise Preempted; of several GPUs' processes in all before the same step.
+
+        One that had its signal a moment later would begin the step and wait for ever for the others' gradients; the
+        first would write no checkpoint. The others wait here for the word of one that stops (``_stop_in_order``), also
+        where its data loading has died of the signal.
+        """
+        if self.is_ddp and self._termination.received is None:
+            self._tell_all()
+        self._termination.check()
+
+    def _tell_all(self) -> None:
+        """Let every process know of a signal that one has had; all must call this."""
+        number = torch.tensor(int(self._termination.received or 0), device=self.device)
+        dist.all_reduce(number, dist.ReduceOp.MAX)
+        self._all_know = bool(number)
+        if self._all_know and self._termination.received is None:
+            self._termination.received = signal.Signals(int(number))
 
     def on_train_start(self) -> None:
         """As the trainer's; then removes what a killed process left."""

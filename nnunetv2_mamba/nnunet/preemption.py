@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +21,9 @@ class Preempted(Exception):  # noqa: N818  (not an error)
 class TerminationRequest:
     """While in force, SIGTERM and a cluster's warnings set ``received`` in this process instead of ending it.
 
-    A warning is left to whoever handles or ignores it already. Forked children die of the signals as ever. Outside the
-    main thread, where Python allows no handlers, nothing changes.
+    A warning is left to whoever handles or ignores it already. SIGINT is noted too in a process that nnU-Net has
+    started for one of several GPUs: torch sends it where nnU-Net's own process dies of the signal. Forked children die
+    of the signals as ever. Outside the main thread, where Python allows no handlers, nothing changes.
 
     Attributes:
         received: the signal that came first, or None.
@@ -36,6 +38,8 @@ class TerminationRequest:
         warnings = [getattr(signal, name) for name in _WARNINGS if hasattr(signal, name)]
         unhandled = [number for number in warnings if signal.getsignal(number) == signal.SIG_DFL]
         interrupt = signal.getsignal(signal.SIGINT)
+        if multiprocessing.parent_process() is not None and interrupt == signal.default_int_handler:
+            unhandled.append(signal.SIGINT)  # of signals that have come meanwhile Python handles this one first
         try:
             with forked_children.handled([signal.SIGTERM, *unhandled], self._handle):
                 yield
@@ -46,7 +50,7 @@ class TerminationRequest:
     def _handle(self, number: int, frame: object) -> None:
         if self.received is None:
             self.received = signal.Signals(number)
-            # With several GPUs nnU-Net's parent process dies of the same signal, and torch interrupts its children then
+            # torch's may follow, also to a process that somebody else has started and that does not note it
             signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def check(self) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nnunetv2_mamba.architectures.blocks.state_space import operators_of
-from nnunetv2_mamba.ops.backend_selection import choose_backend
+from nnunetv2_mamba.architectures.blocks.state_space import dtypes_of_operators
+from nnunetv2_mamba.ops.backend_selection import choose
 
 from .tile_predictor import DTYPES
 
@@ -22,12 +22,13 @@ def device_line(device: str, network: nn.Module, precision: str) -> str:
     """
     name = torch.cuda.get_device_name() if device == "cuda" else "the CPU"
     dtype = DTYPES.get(precision, torch.float16 if device == "cuda" else torch.float32)
-    backends = [f"{operator} by {_backend(operator, device, dtype)}" for operator in sorted(operators_of(network))]
+    used = sorted(dtypes_of_operators(network, dtype).items())
+    backends = [f"{operator} by {_backend(operator, device, tuple(dtypes))}" for operator, dtypes in used]
     return START + ", ".join([name, *backends])
 
 
-def _backend(operator: str, device: str, dtype: torch.dtype) -> str:
+def _backend(operator: str, device: str, dtypes: tuple[torch.dtype, ...]) -> str:
     try:
-        return choose_backend(device, dtype, operator=operator)[0]
+        return choose(device, dtypes, operator=operator).name
     except RuntimeError:  # a device without room for the check of a kernel; the first case may find some
         return "a backend not chosen yet"

@@ -5,8 +5,10 @@ from __future__ import annotations
 import gc
 import traceback
 from collections.abc import Iterator
+from datetime import timedelta
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch._dynamo.exc import TorchDynamoException
@@ -17,6 +19,8 @@ from nnunetv2_mamba.ops.device_errors import ends_the_device, ran_out_of_memory
 
 # Compiling happens here. The backward pass is compiled when it first runs, where torch wraps no error of its compilers.
 _COMPILERS = ("torch._inductor", "torch._dynamo.backends", "torch._dynamo.output_graph", "triton")
+
+_PATIENCE = timedelta(minutes=5)  # NCCL ends a process that has waited for ten, and says nothing of the reason
 
 
 def compiler_problem(device: torch.device) -> str | None:
@@ -44,6 +48,32 @@ def is_compiler_error(error: BaseException) -> bool:
     if ran_out_of_memory(error) or ends_the_device(error) or "CUDA error" in str(error):
         return False
     return any(isinstance(each, TorchDynamoException) or _raised_by_a_compiler(each) for each in _chain(error))
+
+
+def await_failure_of_all(training: str, reason: str) -> None:
+    """Wait until ``torch.compile`` has failed in every process of a distributed training, as it mostly does.
+
+    Where it has not, the others wait for this one's gradients, and none of them can be asked to stop compiling.
+
+    Args:
+        training: names it among those of the process group.
+        reason: why it failed here.
+
+    Raises:
+        RuntimeError: if it has not failed in all within ``_PATIENCE``.
+    """
+    from torch.distributed.distributed_c10d import _get_default_store  # not every build of torch has it
+
+    store, rank, processes = _get_default_store(), dist.get_rank(), dist.get_world_size()
+    failed = [f"torch.compile failed, {training}, {number}" for number in range(processes)]
+    store.set(failed[rank], "")
+    try:
+        store.wait(failed, _PATIENCE)
+    except RuntimeError as error:
+        raise RuntimeError(
+            f"torch.compile failed on GPU {rank}, and not on all {processes} ({reason}); train with "
+            "nnUNet_compile=false in the environment"
+        ) from error
 
 
 def uncompiled(module: nn.Module) -> nn.Module:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from nnunetv2_mamba.architectures.blocks.state_space import operators_of
-from nnunetv2_mamba.ops.backend_selection import OPERATORS, choose_backend
+from nnunetv2_mamba.architectures.blocks.state_space import dtypes_of_operators
+from nnunetv2_mamba.ops.backend_selection import OPERATORS, choose
 from nnunetv2_mamba.versions import installed_version
 
 from .precision import Precision
@@ -23,19 +23,19 @@ def computing_environment(
     """Return plain values, which a checkpoint can hold and ``torch.load(weights_only=True)`` reads.
 
     Args:
-        precision: that of the training; kernels are chosen, and checked, for it.
+        precision: that of the training; kernels are chosen, and checked, for what the layers compute in under it.
         network: not wrapped; operators that it has not, as a control has no scan, have no backend.
         compiled: whether it runs through ``torch.compile``.
 
     Raises:
         RuntimeError: for a backend that is asked for and cannot be used here, or a device that is in use.
     """
-    used = operators_of(network)
+    used = dtypes_of_operators(network, precision.dtype or torch.float32)
     backends = {}
     for operator in OPERATORS:
         chosen = ("none", "none")
         if operator in used:
-            chosen = choose_backend(device, precision.dtype or torch.float32, operator=operator)
+            chosen = choose(device, tuple(used[operator]), operator=operator)[:2]
         backends[_NAMES[operator]], backends[f"{_NAMES[operator]}_reason"] = chosen
     return {
         "torch": str(torch.__version__),  # a class of torch's own

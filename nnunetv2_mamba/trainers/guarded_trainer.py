@@ -7,10 +7,11 @@ from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 import torch
+import torch.distributed as dist
 
 from nnunetv2_mamba.text import short_reason
 
-from .compilation import compiler_problem, is_compiled, is_compiler_error, uncompiled
+from .compilation import await_failure_of_all, compiler_problem, is_compiled, is_compiler_error, uncompiled
 from .nonfinite import NonFiniteCounter, NonFiniteError, finite, first_non_finite
 from .out_of_memory import explanation, out_of_memory_explained
 from .precision import AMP_VARIABLE
@@ -38,8 +39,8 @@ class GuardedTrainer(StepTrainer):
         self.compiles = True
 
     def initialize(self) -> None:
-        problem = compiler_problem(self.device) if self._do_i_compile() else None
-        if problem is not None:
+        if self._do_i_compile() and any(problems := self._of_every_gpu(compiler_problem(self.device))):
+            problem = next(filter(None, problems))
             self.compiles = False
             self.print_to_log_file(f"torch.compile is not used, the training is slower: {problem}")
         super().initialize()
@@ -67,14 +68,14 @@ class GuardedTrainer(StepTrainer):
     # NaN and Inf
 
     def after_step(self, batch: dict, loss: torch.Tensor, norm: torch.Tensor, progress: float) -> None:
-        self.non_finite.count(finite(loss) and finite(norm))
+        self.non_finite.count(finite(norm))  # the steps that are not taken: on every GPU the same
         if self.non_finite.in_a_row:
             self._report_non_finite(batch, loss, progress)
 
     def _report_non_finite(self, batch: dict, loss: torch.Tensor, progress: float) -> None:
         counter = self.non_finite
         where = f"epoch {self.current_epoch}, iteration {self.iteration}"
-        scaling = self.grad_scaler is not None and finite(loss)
+        scaling = self.grad_scaler is not None and all(self._of_every_gpu(finite(loss)))
         exhausted = counter.exhausted and not (scaling and self.grad_scaler.get_scale() >= 1)  # it halves every time
         if scaling and not exhausted:
             self.print_to_log_file(
@@ -83,8 +84,10 @@ class GuardedTrainer(StepTrainer):
             )
             return
         if counter.in_a_row == 1 or exhausted:
-            found = self._first_non_finite(batch, progress)
-            self.print_to_log_file(f"NaN or Inf in {where} came first from {found}")
+            found = self._of_every_gpu(self._first_non_finite(batch, progress))
+            places = [f"{place} (on GPU {rank})" if self.is_ddp else place for rank, place in enumerate(found) if place]
+            nowhere = "nowhere when the step was repeated (dropout and drop path draw anew)"
+            self.print_to_log_file(f"NaN or Inf in {where} came first from {'; '.join(places) or nowhere}")
         self.print_to_log_file(f"Step skipped ({counter.in_a_row} in a row, {counter.total} in all)")
         if exhausted:
             raise NonFiniteError(
@@ -93,20 +96,28 @@ class GuardedTrainer(StepTrainer):
                 f"{AMP_VARIABLE}=none (or bf16), or a lower initial_lr with {VARIABLE}"
             )
 
-    def _first_non_finite(self, batch: dict, progress: float) -> str:
-        network, bare = self.network, self.bare_network()
+    def _of_every_gpu(self, value: _Result) -> list[_Result]:
+        """Return what each process says; every one must ask. The first one alone writes the log."""
+        values = [value] * (dist.get_world_size() if self.is_ddp else 1)
+        if self.is_ddp:
+            dist.all_gather_object(values, value)
+        return values
+
+    def _first_non_finite(self, batch: dict, progress: float) -> str | None:
+        """Look at every part of the batch, whatever is found in one, as the other processes do."""
+        network, bare, places = self.network, self.bare_network(), []
         parameters = [*bare.named_parameters(), *self.loss.named_parameters(prefix="loss")]
         self.network = bare  # DDP and a compiled network run no hooks of their modules
         try:
             for number, (part, share) in enumerate(self.micro_batches(batch), start=1):
                 data, target = self.on_device(part)
                 compute_loss = partial(self.scaled_loss_of, data, target, share, progress)
-                found = first_non_finite(bare, data, compute_loss, parameters)
-                if found is not None:
-                    return found if number == 1 else f"{found} (in part {number} of the batch)"
+                place = first_non_finite(bare, data, compute_loss, parameters)
+                if place is not None:
+                    places.append(place if number == 1 else f"{place} (in part {number} of the batch)")
         finally:
             self.network = network
-        return "nowhere when the step was repeated (dropout and drop path draw anew)"
+        return places[0] if places else None
 
     # torch.compile
 
@@ -114,7 +125,10 @@ class GuardedTrainer(StepTrainer):
         """Return what ``step`` returns; if ``torch.compile`` fails in it, from then on without.
 
         Compiling happens in the first step, and again for other shapes and for predictions. What the failed step left,
-        gradients, the next one starts from anew.
+        gradients, the next one starts from anew. On several GPUs all go on without, or none.
+
+        Raises:
+            RuntimeError: if it has failed on some GPUs only.
         """
         try:
             return step()
@@ -122,6 +136,8 @@ class GuardedTrainer(StepTrainer):
             if not is_compiler_error(error) or not (is_compiled(self.network) or is_compiled(self.loss)):
                 raise
             reason = short_reason(error)
+        if self.is_ddp:
+            await_failure_of_all(self.output_folder, reason)
         self.stop_compiling(reason)
         return step()
 

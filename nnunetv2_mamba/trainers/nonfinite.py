@@ -18,7 +18,7 @@ class NonFiniteError(RuntimeError):
 
 
 class NonFiniteCounter:
-    """Counts steps whose loss or gradient was not finite.
+    """Counts steps whose gradient was not finite, which are skipped.
 
     Attributes:
         total, in_a_row: such steps so far.

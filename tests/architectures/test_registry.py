@@ -16,7 +16,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from nnunetv2_mamba import architectures
-from nnunetv2_mamba.architectures.blocks.state_space import operators_of
+from nnunetv2_mamba.architectures.blocks.state_space import dtypes_of_operators, operators_of
 from nnunetv2_mamba.architectures.contract import PlannedNetwork
 from nnunetv2_mamba.architectures.registry import CONTROLS, NETWORKS, RegisteredNetwork, Variant, register
 from nnunetv2_mamba.catalogue.networks import describe
@@ -66,14 +66,16 @@ CALLING += [(name, each.options) for name in ("SegMamba", "MedSegMamba") for eac
 
 
 @pytest.mark.parametrize(("name", "options"), CALLING, ids=str)
-def test_a_network_names_the_operators_that_it_calls(name, options):
-    """The training log and checkpoints say what computes each of them."""
+def test_a_network_names_the_operators_that_it_calls_and_what_they_compute_in(name, options):
+    """The training log and checkpoints say what computes each of them, and its kernel is checked for that type."""
     patch = fitting(name, own_stages(name, STAGES)["strides"], [32, 32, 32])
     arguments = small_arguments(name, STAGES, patch, **options)
-    with FakeTensorMode(), OperatorCalls() as calls:
+    with FakeTensorMode(), torch.autocast("cpu", torch.bfloat16), OperatorCalls() as calls:
         network = NETWORKS[name].network_class(**arguments)
         network(torch.empty(1, STAGES["input_channels"], *patch))
     assert operators_of(network) == {*calls.counts} - {"scan_order_table"} <= {*OPERATORS}
+    tokens = {name: {given[0] for given in calls.dtypes[name]} for name in operators_of(network)}
+    assert dtypes_of_operators(network, torch.bfloat16) == tokens
 
 
 def test_every_folder_of_a_network_is_found():

@@ -247,7 +247,9 @@ def test_a_job_that_ended_itself_at_sigterm_was_taken_back(slurm, tmp_path, exit
         ("NODE_FAIL", -9, Outcome("killed by signal 9", taken_back=True)),
     ],
 )
-def test_a_result_tells_how_the_training_ended(slurm, tmp_path, state, code, expected):
+def test_a_result_tells_how_the_training_ended(slurm, tmp_path, monkeypatch, state, code, expected):
+    if code == 0:  # which is waited for
+        monkeypatch.setattr(cluster_launcher, "_RESULT_TIME", 0.0)
     launched = slurm.launcher(tmp_path / "sweep").start(TRAINING, 0)
     leave_result(launched, "success", code)
     slurm.has(state)
@@ -267,6 +269,15 @@ def test_a_result_that_a_network_file_system_shows_late(slurm, tmp_path):
     assert launched.poll() is None
     leave_result(launched, "success", 75)
     assert launched.poll().busy
+
+
+def test_files_of_a_finished_training_that_a_network_file_system_shows_after_its_result(slurm, tmp_path):
+    launched = slurm.launcher(tmp_path / "sweep").start(TRAINING, 0)
+    slurm.has("COMPLETED")
+    leave_result(launched, "success", 0)
+    assert launched.poll() is None
+    pretend_finished(TRAINING, tmp_path / "sweep")
+    assert launched.poll() == Outcome("exit code 0")
 
 
 def test_a_result_that_never_comes(slurm, tmp_path, monkeypatch):
@@ -295,11 +306,11 @@ def test_a_job_that_slurm_has_forgotten(slurm, tmp_path, accounting, how):
 def test_slurm_that_does_not_answer_is_waited_for_and_told_once(slurm, tmp_path):
     launched = slurm.launcher(tmp_path / "sweep").start(TRAINING, 0)
     slurm.refuses("squeue", "slurm_load_jobs error: Unable to contact slurm controller (connect failure)")
-    leave_result(launched, "success", 0)
+    leave_result(launched, "success", 1)
     assert [launched.poll() for _ in range(3)] == [None] * 3
     assert len(slurm.said) == 1 and "(slurm_load_jobs error: Unable to contact slurm controller" in slurm.said[0]
     slurm.has("COMPLETED")
-    assert launched.poll() == Outcome("exit code 0")
+    assert launched.poll() == Outcome("exit code 1")
     assert slurm.said[1:] == ["SLURM tells of its jobs again"]
 
 

@@ -210,26 +210,30 @@ def test_a_training_may_go_on_with_another_device(tmp_path, monkeypatch):
     """Begun on a GPU, whose memory the CPU does not tell of, and resumed there."""
     for peak in (7, None, 5):
         monkeypatch.setattr(cost, "peak_memory", lambda _, peak=peak: {"allocated_bytes": peak})
-        record = CostRecord(tmp_path, torch.device("cpu"))
+        record = CostRecord(tmp_path, torch.device("cpu"), None)
         record.begin_epoch()
         record.end_epoch(0)
     assert record.content["peak_memory"] == {"allocated_bytes": 7}
 
 
-def test_the_device_is_that_of_the_epochs(make, monkeypatch):
-    """And not of the process that was left to validate; all are named where the training went from one to another."""
-    names = iter(["A100", "V100", "T4"])
+def test_what_it_was_computed_with_is_that_of_all_processes(make, monkeypatch):
+    """All are named where the training went from one to another. Device and threads are those of the epochs, and not of
+    a process that was left to validate; its versions count too."""
+    names, versions = iter(["A100", "V100", "T4"]), iter(["1.0", "1.1", "1.0"])
     monkeypatch.setattr(cost, "_device_name", lambda _: next(names))
+    monkeypatch.setattr(cost, "_software", lambda: {"torch": next(versions), "python": "3.11"})
     monkeypatch.setattr(cost, "forward_flops", lambda *_: 11)
-    for epochs, expected in ((1, "A100"), (1, "A100, V100"), (0, "A100, V100")):
-        trainer = make(Drawing, run_with())
+    both = ("A100 and V100", "1 and 2", "1.0 and 1.1")
+    for epochs, threads, expected in ((1, 1, ("A100", 1, "1.0")), (1, 2, both), (0, 1, both)):
+        trainer = make(Drawing, run_with(), threads=threads)
         trainer.current_epoch = len(trainer._sweep_cost.content["epochs"])
         for _ in range(epochs):
             trainer.epoch()
         trainer.network = torch.nn.Conv3d(2, 3, 1)
         trainer.perform_actual_validation()
         written = json.loads((Path(trainer.output_folder) / "cost.json").read_text())
-        assert (written["device"], written["device_type"]) == (expected, "cpu")
+        assert (written["device"], written["threads"], written["versions"]["torch"]) == expected
+        assert (written["device_type"], written["versions"]["python"]) == ("cpu", "3.11")
 
 
 def test_what_a_trainer_does_around_an_epoch_is_not_measured(make, monkeypatch):
@@ -332,7 +336,7 @@ def test_the_energy_of_a_gpu_is_in_joules(monkeypatch):
 def test_a_counter_that_is_lost_does_not_end_the_training(tmp_path, monkeypatch, read):
     values = iter(read)
     monkeypatch.setattr(cost, "energy_counter", lambda _: lambda: next(values))
-    record = CostRecord(tmp_path, torch.device("cpu"))
+    record = CostRecord(tmp_path, torch.device("cpu"), None)
     record.begin_epoch()
     record.end_epoch(0)
     assert record.content["epochs"]["0"]["joules"] is None

@@ -174,6 +174,21 @@ def test_an_epoch_has_the_batches_of_all_its_steps(tiny_dataset: TinyDataset, tr
     assert duration._epoch_flops(training, forward=1) == 2 * (3 * iterations + 50)
 
 
+@pytest.mark.parametrize(
+    ("configuration", "settings", "patches"),
+    [
+        ("3d_fullres", {}, 27 * (3 * 0.8 + 0.2) * 6),
+        ("2d", {"patches_per_axis": 2}, 4 * (3 * 0.8 + 0.2) * 6),
+        ("3d_fullres", {"num_iterations_per_epoch": 5, "num_val_iterations_per_epoch": 2}, 27 * (3 * 5 + 2)),
+    ],
+)
+def test_an_epoch_of_scans_has_the_patches_of_their_grid(tiny_dataset: TinyDataset, configuration, settings, patches):
+    """Of the six scans here all, where nothing is said, four fifths of them for training."""
+    trainer = "nnUNetTrainerMedSegMambaPaper"
+    training = Training(NAME, configuration, "tinyMedSegMambaPlans", trainer, 0, 0, Budget(), settings)
+    assert duration._epoch_flops(training, forward=1) == pytest.approx(patches)
+
+
 def write_epochs(training: Training, sweep: Path, number: int) -> None:
     """What a training that has measured so many epochs leaves."""
     training.folder(sweep).mkdir(parents=True, exist_ok=True)

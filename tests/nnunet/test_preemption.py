@@ -68,6 +68,27 @@ def test_outside_the_main_thread_nothing_changes():
     assert handlers == [signal.getsignal(signal.SIGTERM)]
 
 
+@pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="signals cannot be held back there")
+def test_an_interrupt_that_comes_with_the_signal_asks_to_stop_in_a_process_of_several_gpus(monkeypatch):
+    """As where both come during a long operation on the GPU: Python then handles SIGINT first."""
+    before, request = signal.getsignal(signal.SIGINT), TerminationRequest()
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: "nnU-Net's")
+    both = {signal.SIGTERM, signal.SIGINT}
+    interrupted = False
+    try:
+        with request.in_force():
+            signal.pthread_sigmask(signal.SIG_BLOCK, both)
+            for number in both:
+                os.kill(os.getpid(), number)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, both)
+    except KeyboardInterrupt:
+        interrupted = True
+    assert not interrupted
+    with pytest.raises(Preempted):
+        request.check()
+    assert signal.getsignal(signal.SIGINT) == before and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
 def test_what_interrupts_is_ignored_from_then_on_and_handled_as_before_afterwards():
     before, request = signal.getsignal(signal.SIGINT), TerminationRequest()
     with request.in_force():

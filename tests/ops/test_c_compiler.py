@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,15 @@ def test_ziglang_stands_in(no_compiler, tmp_path):
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert printed.startswith("['cc', '-mcpu=baseline', 'main.c', '-o', 'two words.so']")
     assert str(tmp_path / "the cache") in printed
+
+
+def test_the_script_stays_while_others_run_it(no_compiler, monkeypatch):
+    found = []
+    for _ in range(2):
+        monkeypatch.setenv("CC", "")
+        c_compiler.provide()
+        found.append(Path(os.environ["CC"]).stat())
+    assert os.path.samestat(*found) and found[0].st_mode & 0o777 == 0o700
 
 
 def test_a_compiler_that_is_there_is_used(no_compiler, tmp_path, monkeypatch):

@@ -299,6 +299,16 @@ def test_no_folder_to_write_to_is_a_reason(fresh_library, compiler, tmp_path, te
     assert "set XDG_CACHE_HOME" in cpu.available()
 
 
+def test_what_another_machine_has_put_in_place_meanwhile_stays(compiler):
+    """It may have loaded it already; on NFS it loses what it has mapped of a file that is replaced."""
+    compiler('[ -z "$out" ] || echo ours > "$out"')
+    library = cpu_build.cached_library()
+    library.unlink()
+    compiler(f'[ -z "$out" ] || {{ echo ours > "$out"; echo theirs > {library}; }}')
+    assert cpu_build.cached_library() == library
+    assert library.read_text() == "theirs\n"
+
+
 def test_processes_that_compile_at_once(compiler):
     compiler('[ -z "$out" ] || { sleep 0.1; echo whole >> "$out"; }')
     program = (

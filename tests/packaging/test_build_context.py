@@ -4,7 +4,6 @@ import os
 import pickle
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tarfile
@@ -24,6 +23,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from test_troubleshooting import documented
 
 import nnunetv2_mamba
+from nnunetv2_mamba import files
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.evaluation.component_rules import ComponentFilter, ComponentRule
@@ -190,8 +190,7 @@ def test_an_empty_folder_is_filled_and_stays_the_one_it_is(trained_model, tmp_pa
         monkeypatch.chdir(folder)
         output = Path()
     if kind == "left behind":  # by a process that was killed
-        host = re.sub("[^A-Za-z0-9]", "", socket.gethostname())[:20] or "host"
-        (folder / f".partial-{host}-{2**22 + 7}-0-.package-finished" / "model").mkdir(parents=True)
+        (folder / f".partial-{files._host()}-{2**22 + 7}-0-.package-finished" / "model").mkdir(parents=True)
     before = folder.stat().st_ino
     write_context(Request(trained_model.folder, "flare"), output)
     names = {path.name for path in folder.iterdir()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -19,6 +20,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from nnunetv2_mamba import trainers
 from nnunetv2_mamba.architectures import registry
+from nnunetv2_mamba.nnunet.names import LATEST_CHECKPOINT
+from nnunetv2_mamba.nnunet.preemption import TerminationRequest
 
 # One of every class of networks, and one that accumulates the gradients of two batches; apart, those of MONAI.
 _EACH = {name: network for name, network in registry.NETWORKS.items() if name == network.network_class.__name__}
@@ -79,15 +82,38 @@ def batch(trainer: trainers.nnUNetTrainerSegMamba, samples: slice) -> dict[str, 
 
 
 def steps_with_and_without_nan(trainer: trainers.nnUNetTrainerSegMamba, rank: int) -> dict[str, object]:
-    """After a step for which an image of the first process alone holds NaN: how many were skipped, and the weights
-    after one more step."""
+    """After a step for which an image of the second process alone holds NaN: how many were skipped, the weights after
+    one more step, and the log, which the first process writes."""
+    trainer.grad_scaler = torch.amp.GradScaler("cpu")  # as in fp16, where a gradient alone may be beyond its range
     bad = batch(trainer, slice(rank, rank + 1))
-    if rank == 0:
+    if rank == 1:
         bad["data"][0, 0, 0, 0] = float("nan")
     trainer.train_step(bad)
     skipped = trainer.non_finite.in_a_row
     loss = trainer.train_step(batch(trainer, slice(rank, rank + 1)))["loss"]
-    return {"skipped": skipped, "loss": float(loss), "weights": trainer.bare_network().state_dict()}
+    log, weights = Path(trainer.log_file).read_text(), trainer.bare_network().state_dict()
+    return {"skipped": skipped, "loss": float(loss), "weights": weights, "log": log}
+
+
+def how_it_stops(trainer: trainers.nnUNetTrainerSegMamba, rank: int, loader_dies: bool) -> tuple[int | None, bool]:
+    """The exit code, and whether there is a checkpoint, after a signal that the second process alone has had."""
+    trainer._all_know, trainer._termination = False, TerminationRequest()
+    checkpoint = Path(trainer.output_folder) / LATEST_CHECKPOINT
+    if rank == 0:
+        checkpoint.unlink(missing_ok=True)
+
+    def epoch() -> None:
+        if rank == 1:
+            trainer._termination.received = signal.SIGUSR2
+            if loader_dies:
+                raise RuntimeError("One or more background workers are no longer alive.")
+        trainer.train_step(batch(trainer, slice(rank, rank + 1)))
+
+    try:
+        trainer._termination.obeyed_by(epoch, trainer._stop_in_order)
+    except SystemExit as end:
+        return end.code, checkpoint.exists()
+    return None, checkpoint.exists()
 
 
 def main(rank: int, group: str, meeting_point: str, dataset_json: str, plans: str, output: str) -> None:
@@ -105,7 +131,10 @@ def main(rank: int, group: str, meeting_point: str, dataset_json: str, plans: st
             trainer.is_ddp, trainer.local_rank = True, rank
             results[name] = step(trainer, slice(rank, rank + 1))
         if group == "ours":
-            results["NaN"] = steps_with_and_without_nan(made["SegMamba 2d"], rank)
+            for each in CONFIGURATIONS:
+                results[f"NaN {each}"] = steps_with_and_without_nan(made[f"SegMamba {each}"], rank)
+            for loader_dies in (False, True):
+                results[f"stopped {loader_dies}"] = how_it_stops(made["SegMamba 2d"], rank, loader_dies)
     dist.destroy_process_group()
     torch.save(results, Path(output) / f"{rank}.pt")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import subprocess
+from datetime import timedelta
 from functools import partial
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
@@ -24,7 +25,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunetv2_mamba import trainers
 from nnunetv2_mamba.ops.backends import triton_devices
 from nnunetv2_mamba.text import short_reason
-from nnunetv2_mamba.trainers import guarded_trainer
+from nnunetv2_mamba.trainers import compilation, guarded_trainer
 from nnunetv2_mamba.trainers.compilation import compiler_problem, is_compiled, is_compiler_error, uncompiled
 from nnunetv2_mamba.trainers.ema_teacher import EMATeacher
 from nnunetv2_mamba.trainers.out_of_memory import OutOfMemoryError
@@ -272,6 +273,41 @@ def test_with_several_gpus(make_trainer, with_backend, tmp_path, backend):
     torch.testing.assert_close(trainer.bare_network().state_dict(), plain.bare_network().state_dict())
     assert isinstance(trainer.network, DistributedDataParallel)
     assert is_compiled(trainer.network) == (backend == "aot_eager")
+
+
+def test_with_several_gpus_all_go_on_without_or_none(make_trainer, with_backend, tmp_path):
+    """One process takes itself for one of two, of which the other compiles, and then fails too."""
+    with_backend(never)
+    trainer = make_trainer(Compiling, SETTINGS)
+    dist.init_process_group("gloo", store=dist.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1)
+    try:
+        trainer.is_ddp = True
+        with patch(
+            "nnunetv2.training.nnUNetTrainer.nnUNetTrainer.DDP",
+            lambda network, device_ids: DistributedDataParallel(network),
+        ):
+            trainer.initialize()
+        predict = partial(trainer._compiled_if_possible, lambda: trainer.network(batches(trainer)[0]["data"]))
+        with patch.object(dist, "get_world_size", lambda: 2), patch.object(compilation, "_PATIENCE", timedelta(0, 1)):
+            message = r"failed on GPU 0, and not on all 2 \(.*seen_sources\); .*nnUNet_compile="
+            with pytest.raises(RuntimeError, match=message):
+                predict()
+            assert is_compiled(trainer.network) and FAILED not in log_of(trainer)
+            with patch.object(dist, "get_rank", lambda: 1):
+                compilation.await_failure_of_all(trainer.output_folder, "no compiler")
+            compilation.await_failure_of_all(trainer.output_folder, "no compiler")
+        predict()
+    finally:
+        dist.destroy_process_group()
+    assert not is_compiled(trainer.network) and FAILED in log_of(trainer)
+
+
+def test_what_is_known_to_fail_on_another_gpu_is_not_tried(make_trainer, with_backend, monkeypatch):
+    with_backend(never)
+    monkeypatch.setattr(Compiling, "_of_every_gpu", lambda self, own: [own, "no C compiler; install gcc"])
+    trainer = make_trainer(Compiling, SETTINGS)
+    trainer.initialize()
+    assert not is_compiled(trainer.network) and "slower: no C compiler; install gcc" in log_of(trainer)
 
 
 def test_the_teacher_of_a_distillation(with_backend):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from nnunetv2_mamba.ops.backend_selection import Choice
 from nnunetv2_mamba.trainers import computing_environment as computing_environment_module
 from nnunetv2_mamba.trainers.computing_environment import computing_environment
 from nnunetv2_mamba.trainers.precision import AMP_VARIABLE, Precision
@@ -91,19 +92,27 @@ def test_each_operator_has_a_backend_and_what_the_network_does_not_call_has_none
     assert {each for each in ("scan", "ssd", "convolution") if environment[f"{each}_reason"] != "none"} == operators
 
 
-@pytest.mark.parametrize(("amp", "asked"), [("fp16", torch.float16), ("bf16", torch.bfloat16), ("none", torch.float32)])
-def test_kernels_are_chosen_and_checked_for_the_precision_of_the_training(make_trainer, monkeypatch, amp, asked):
+@pytest.mark.parametrize(
+    ("name", "amp", "asked"),
+    [
+        ("SegMamba", "fp16", torch.float16),
+        ("SegMamba", "bf16", torch.bfloat16),
+        ("SegMamba", "none", torch.float32),
+        ("UMambaBot", "fp16", torch.float32),  # whatever the training computes in
+    ],
+)
+def test_kernels_are_chosen_and_checked_for_what_the_layers_compute_in(make_trainer, monkeypatch, name, amp, asked):
     seen = []
 
-    def choose(device, dtype, operator):
-        seen.append((operator, dtype))
-        return "triton", "the kernel for cuda devices"
+    def choose(device, dtypes, operator):
+        seen.append((operator, dtypes))
+        return Choice("triton", "the kernel for cuda devices", False)
 
-    monkeypatch.setattr(computing_environment_module, "choose_backend", choose)
+    monkeypatch.setattr(computing_environment_module, "choose", choose)
     monkeypatch.setenv(AMP_VARIABLE, amp)
-    trainer = make_trainer("nnUNetTrainerSegMamba")
+    trainer = make_trainer(f"nnUNetTrainer{name}")
     trainer.initialize()
-    assert seen == [("directional_scan", asked), ("causal_conv1d", asked)]
+    assert seen == [("directional_scan", (asked,)), ("causal_conv1d", (asked,))]
     assert trainer.environment["scan"] == trainer.environment["convolution"] == "triton"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -76,9 +77,20 @@ def test_loss_gradients_and_step_are_those_of_the_joined_batch(group, name, conf
     torch.testing.assert_close(trained, joined["gradients"], rtol=1e-3, atol=2e-6)
 
 
-def test_nan_in_one_process_lets_none_wait(two_processes):
-    """Where Dice is over the batch, the search for its origin takes part of every process, whatever it has found."""
-    first, second = (results["NaN"] for results in two_processes("ours"))
+@pytest.mark.parametrize("loader_dies", [False, True])
+def test_a_signal_to_one_process_stops_all_before_the_same_step(loader_dies, two_processes):
+    """The first process writes the checkpoint, also where the other one's data loading has died of the signal."""
+    first, second = (results[f"stopped {loader_dies}"] for results in two_processes("ours"))
+    assert first == (128 + signal.SIGUSR2, True) and second[0] == 128 + signal.SIGUSR2
+
+
+@pytest.mark.parametrize("configuration", distributed_step.CONFIGURATIONS)
+def test_nan_in_one_process_lets_none_wait_and_is_found(configuration, two_processes):
+    """Where Dice is over the batch, the search for its origin takes part of every process, whatever it has found; where
+    it is over each sample, the loss of the process that writes the log is finite."""
+    first, second = (results[f"NaN {configuration}"] for results in two_processes("ours"))
     assert first["skipped"] == second["skipped"] == 1
     assert math.isfinite(first["loss"]) and math.isfinite(second["loss"])
     torch.testing.assert_close(first["weights"], second["weights"], rtol=0, atol=0)
+    found = "the input batch (an image holds NaN or Inf; check the raw data and its preprocessing) (on GPU 1)"
+    assert found in first["log"] and "nowhere" not in first["log"] and "beyond fp16" not in first["log"]

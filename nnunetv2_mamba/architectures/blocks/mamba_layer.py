@@ -11,10 +11,11 @@ from torch import nn
 
 from .half_precision import saturated
 from .mixers import sequence_mixer
+from .state_space import ComputesInFP32
 from .tokens import to_tokens, to_volume
 
 
-class MambaLayer(nn.Module):
+class MambaLayer(ComputesInFP32, nn.Module):
     """``Mamba(LayerNorm(tokens))``, no residual, in fp32 (or fp64) under any autocast.
 
     The tokens are the voxels. With ``channel_grid`` the roles are swapped: the tokens are the channels, a line in their

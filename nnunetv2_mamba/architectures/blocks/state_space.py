@@ -19,10 +19,28 @@ class RunsOperators:
     operators: ClassVar[tuple[str, ...]]
 
 
+class ComputesInFP32:
+    """A module that switches autocast off: what is in it computes in fp32, whatever the precision of the network."""
+
+
 def operators_of(network: nn.Module) -> set[str]:
     """The names of the operators that a network's modules call."""
-    runners = (module for module in network.modules() if isinstance(module, RunsOperators))
-    return {name for module in runners for name in module.operators}
+    return set(dtypes_of_operators(network, torch.float32))
+
+
+def dtypes_of_operators(network: nn.Module, dtype: torch.dtype) -> dict[str, set[torch.dtype]]:
+    """The operators that a network's modules call, by name, with the types that each computes in.
+
+    Args:
+        dtype: of the network's own tensors, as autocast has it.
+    """
+    if isinstance(network, ComputesInFP32):
+        dtype = torch.float32
+    found = {name: {dtype} for name in network.operators} if isinstance(network, RunsOperators) else {}
+    for child in network.children():
+        for name, dtypes in dtypes_of_operators(child, dtype).items():
+            found.setdefault(name, set()).update(dtypes)
+    return found
 
 
 @torch.no_grad()

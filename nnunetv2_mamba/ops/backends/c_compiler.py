@@ -5,6 +5,8 @@ import shlex
 import shutil
 from pathlib import Path
 
+from nnunetv2_mamba.files import written_whole
+
 from .cpu_build import BuildError, private_cache_folder, zig
 
 VARIABLE = "CC"
@@ -31,13 +33,15 @@ def provide() -> None:
 
 
 def _script(command: tuple[str, ...], folder: Path) -> Path:
-    """A file that stands for the command: Triton takes one without arguments."""
-    script, temporary = folder / "zig-cc", folder / f".zig-cc-{os.getpid()}"
+    """A file that stands for the command: Triton takes one without arguments. Other processes may be running it."""
+    script = folder / "zig-cc"
     caches = "\n".join(
         f"export {name}=${{{name}:-{shlex.quote(str(folder / 'zig'))}}}"
         for name in ("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR")
     )
-    temporary.write_text(f'#!/bin/sh\n{caches}\nexec {shlex.join(command)} "$@"\n')
-    temporary.chmod(0o700)
-    temporary.replace(script)
+    content = f'#!/bin/sh\n{caches}\nexec {shlex.join(command)} "$@"\n'
+    if not script.is_file() or script.read_text() != content:
+        with written_whole(script) as temporary:
+            temporary.write_text(content)
+            temporary.chmod(0o700)
     return script

@@ -14,15 +14,16 @@ from .targets import HERE
 def cached_library() -> Path:
     """The library in the user's cache, compiled if it is not there yet. Raises BuildError.
 
-    Its name is a hash of the sources, the flags and the compiler, so that a change of any compiles anew. Processes that
-    compile at the same time each put the same file in place.
+    Its name is a hash of the sources, the flags and the compiler, so that a change of any compiles anew. Of processes
+    that compile at the same time the first puts its file in place, and it stays: a machine that has loaded it from a
+    network file system could lose it under its hands.
     """
     compiler = find_compiler()
     folder = private_cache_folder()
     library = folder / f"{_hash(compiler, folder)}-{HERE.library_name}"
     if not library.exists():
         try:
-            build(library, compiler)
+            build(library, compiler, keep=True)
         except OSError as error:
             raise BuildError(f"the CPU kernels could not be written to {library}: {error}") from error
     return library

@@ -15,11 +15,17 @@ FLAGS = ("-std=c++17", "-O3", "-ffp-contract=fast", "-fvisibility=hidden", "-fno
 _KERNELS = ("scan.cpp", "ssd.cpp", "conv.cpp")
 
 
-def build(library: Path, compiler: Compiler, target: Target = HERE, for_kernels: Compiler | None = None) -> None:
+def build(
+    library: Path,
+    compiler: Compiler,
+    target: Target = HERE,
+    for_kernels: Compiler | None = None,
+    keep: bool = False,
+) -> None:
     """Compile the sources into the file `library`, which appears complete or not at all. Raises BuildError.
 
     A compiler for another target than this machine is zig, told so by its first arguments. Another can be named for the
-    kernels, which call nothing but memcpy and the like.
+    kernels, which call nothing but memcpy and the like. With `keep` one that has appeared meanwhile stays.
     """
     for_kernels = for_kernels or compiler
     flags = FLAGS if target.system == "win32" else (*FLAGS, "-fPIC")
@@ -45,4 +51,5 @@ def build(library: Path, compiler: Compiler, target: Target = HERE, for_kernels:
         if target.system == "darwin":
             arguments.append(f"-Wl,-install_name,@rpath/{target.library_name}")  # not the name of the temporary folder
         compiler.run(*arguments, scratch=folder)
-        linked.replace(library)
+        if not (keep and library.exists()):
+            linked.replace(library)
