@@ -136,7 +136,7 @@ def test_only_the_fold_that_is_exported_is_read(trained_model, tmp_path):
 
 
 def test_what_cannot_be_traced_is_named(trained_model, tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.export, "export", lambda *arguments: 1 / 0)
+    monkeypatch.setattr(torch.export, "export", lambda *_, **__: 1 / 0)
     with pytest.raises(ValueError, match=r"nnUNetTrainerUMambaBot \(fold 0\) cannot be exported with onnx: ZeroDiv"):
         export(trained_model.folder, tmp_path / "network.onnx", "onnx")
     assert not list(tmp_path.iterdir())
