@@ -207,6 +207,12 @@ def test_what_is_not_finite_is_counted_also_where_the_ending_is_wrong(kind, orde
     assert count_non_finite(file) == count_non_finite(wrong) == 3
 
 
+def test_what_32_bits_do_not_hold_is_not_finite(tmp_path):
+    file = tmp_path / "image.mha"
+    SimpleITK.WriteImage(SimpleITK.GetImageFromArray(np.array([[[1e38, 1e39, -1e300, np.nan]]])), file)
+    assert count_non_finite(file) == 3
+
+
 def test_too_few_channels_are_named(predictor, files):
     with pytest.raises(ValueError, match=f"takes 4 channel.*has 3: .*{files[0].name}"):
         predictor.segment(files[:3])
