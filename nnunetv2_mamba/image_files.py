@@ -117,8 +117,8 @@ def _check_size(stream: BinaryIO, expected: int) -> None:
 
 
 def _check_nifti(file: Path) -> None:
-    header = read_nifti_header(file)
     with _opened(file) as stream:
+        header = _nifti_header(stream)
         offset = float(header["vox_offset"])
         if not header.single_vox_offset <= offset < np.inf:
             raise HeaderDataError(f"its voxels begin at byte {offset:g}, within the header")
@@ -132,7 +132,11 @@ def read_nifti_header(file: Path) -> Nifti1Header | Nifti2Header:
         HeaderDataError: for another file.
     """
     with _opened(file) as stream:
-        start = stream.read(Nifti2Header.sizeof_hdr)
+        return _nifti_header(stream)
+
+
+def _nifti_header(stream: BinaryIO) -> Nifti1Header | Nifti2Header:
+    start = stream.read(Nifti2Header.sizeof_hdr)
     kind = next((kind for kind in (Nifti1Header, Nifti2Header) if kind.may_contain_header(start)), None)
     if kind is None:
         raise HeaderDataError("it has no header of NIfTI")
@@ -141,8 +145,8 @@ def read_nifti_header(file: Path) -> Nifti1Header | Nifti2Header:
 
 def read_nifti_voxels(file: Path) -> np.ndarray:
     """Read the voxels as they stand in a whole NIfTI file, without slope and intercept, as an array of one axis."""
-    header = read_nifti_header(file)
     with _opened(file) as stream:
+        header = _nifti_header(stream)
         stream.seek(int(header["vox_offset"]))
         return np.frombuffer(stream.read(_bytes_of_voxels(header)), header.get_data_dtype())
 

@@ -15,10 +15,14 @@ def printable(text: object) -> str:
 
 def short_reason(error: BaseException, limit: int = 200) -> str:
     """Write an error on one line: its type, and the message up to its first empty line."""
-    words = str(error).strip().split("\n\n")[0].split()
-    text = " ".join(words) or "no message"
+    text = first_paragraph(error) or "no message"
     cut = text if len(text) <= limit else text[:limit].rsplit(" ", 1)[0] + " ..."
     return f"{type(error).__name__}: {cut}"
+
+
+def first_paragraph(text: object) -> str:
+    """Write a text up to its first empty line on one line."""
+    return " ".join(str(text).strip().split("\n\n")[0].split())
 
 
 def last_line(text: object, otherwise: str | None = None) -> str:

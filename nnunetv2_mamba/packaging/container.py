@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..processes import Ended, signals_raise
-from ..text import printable
+from ..text import first_paragraph, printable
 from .case_report import line_of_case
 from .checksums import SHA256SUMS, check_files
 from .inference_settings import InferenceSettings
@@ -156,7 +156,7 @@ def _why_no_gpu() -> str | None:
             return f"PyTorch {torch.__version__} sees no device"
         torch.ones(1, device="cuda").add(1).item()  # PyTorch may be built for newer GPUs only
     except (AssertionError, RuntimeError) as error:
-        return None if is_passing(error) else " ".join(str(error).split("\n\n")[0].split())
+        return None if is_passing(error) else first_paragraph(error)
     return None
 
 
