@@ -40,7 +40,7 @@ class Calibration:
     Attributes:
         fitted: the temperature of all cases.
         of_parts: fitted on all cases but a part, by the name of the part.
-        before, after: scores of all cases, each at the temperature that was fitted without its part.
+        before, after: scores of all cases, at temperature 1, and each at that which was fitted without its part.
         n_cases: how many there are.
     """
 

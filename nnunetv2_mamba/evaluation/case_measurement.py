@@ -97,6 +97,9 @@ def measure_label_maps(
     indices = [array.reshape(shape) for array in (reference.indices, counting)]
     boxes = [find_objects(array, max_label=len(labels.known)) for array in indices]
 
+    if probabilities is not None:
+        counts = reference.indices != 0
+        true = reference.indices[counts]
     results = {}
     for label in labels.measured:
         inside = np.isin(labels.known, label.values)
@@ -105,8 +108,7 @@ def measure_label_maps(
         masks = [member[array[box]] for array in indices]
         probability = None
         if probabilities is not None:
-            counts = reference.indices != 0
-            probability = LabelProbability(probabilities[label.head][counts], member[reference.indices[counts]])
+            probability = LabelProbability(probabilities[label.head][counts], member[true])
         pair = MaskPair(*masks, tuple(spacing.tolist()), diagonal, thickness, options.lesions, probability)
         values = metrics.measure_masks(pair, options)
         results[label.key] = {

@@ -1,7 +1,7 @@
 """Which components of a label to remove: chosen on some cases, tried on others.
 
 A rule is chosen on all parts of the cases but one and tried on that one, for each of them. So what is reported was seen
-on cases that had no part in the choice.
+on cases that had no part in the choice, but that the volumes to choose from lie between those of all cases.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class _JointCounts:
 
     def __init__(self, reference: np.ndarray, prediction: np.ndarray, n_indices: int):
         size = n_indices + 1
-        pairs = reference.ravel() * np.int64(size) + prediction.ravel()
+        pairs = reference.ravel().astype(np.int64) * size + prediction.ravel()
         self._pairs = np.bincount(pairs, minlength=size * size).reshape(size, size)
         self._pairs[0] = 0
 

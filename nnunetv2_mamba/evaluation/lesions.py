@@ -100,7 +100,7 @@ class Lesions:
         sizes = np.bincount(self.merged_reference.ravel())
         component_sizes = np.bincount(self.prediction_components.ravel())
         components: dict[int, list[int]] = {}
-        for number, component, _ in self._touching:
+        for number, component in self._touching:
             components.setdefault(number, []).append(component)
         shared = np.zeros(len(sizes), dtype=int)  # every component with a voxel in a lesion belongs to it
         own, _, voxels = _overlaps(self.merged_reference, self.prediction_components)
@@ -119,7 +119,7 @@ class Lesions:
     @property
     def n_invented(self) -> int:
         """Components of the prediction that belong to no lesion."""
-        return self.n_prediction - len({component for _, component, _ in self._touching})
+        return self.n_prediction - len({component for _, component in self._touching})
 
     def masks(self, lesion: Lesion) -> tuple[np.ndarray, np.ndarray]:
         """Give a lesion and its components as two masks, cropped to the box around both."""
@@ -143,11 +143,10 @@ class Lesions:
         return self._components(binary_dilation(self.reference, structure, iterations=self.rule.dilation))
 
     @cached_property
-    def _touching(self) -> list[tuple[int, int, int]]:
-        """Lesion, component of the prediction in its dilated mask, voxels there."""
-        return list(
-            zip(*(column.tolist() for column in _overlaps(self._dilated, self.prediction_components)), strict=True)
-        )
+    def _touching(self) -> list[tuple[int, int]]:
+        """Lesion, component of the prediction in its dilated mask."""
+        lesions, components, _ = _overlaps(self._dilated, self.prediction_components)
+        return list(zip(lesions.tolist(), components.tolist(), strict=True))
 
     def _components(self, mask: np.ndarray) -> np.ndarray:
         return connected_components(mask, self.rule.connectivity)

@@ -6,6 +6,7 @@ and cropping are undone in it; outside of the crop the background has probabilit
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -19,7 +20,10 @@ from ..text import excerpt, short_reason
 
 REMEDY = "nnUNetv2_predict writes them with --save_probabilities, a validation with nnUNetv2_train ... --val --npz"
 _MEMBER = "probabilities.npy"
-_DAMAGE = (EOFError, KeyError, NotImplementedError, OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error)
+_DAMAGE = (
+    EOFError, KeyError, NotImplementedError, OSError, RuntimeError, SyntaxError, TypeError, ValueError,
+    tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)

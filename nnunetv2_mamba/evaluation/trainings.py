@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from .tables import FOLD
+
 
 @dataclass(frozen=True)
 class Training:
@@ -32,7 +34,7 @@ def find_trainings(tables: Sequence[tuple[str, pd.DataFrame]]) -> tuple[Training
     found = []
     for name, table in tables:
         repetition = counted[name] = counted.get(name, -1) + 1
-        folds = table["fold"] if "fold" in table else pd.Series("", index=table.index)
+        folds = table[FOLD] if FOLD in table else pd.Series("", index=table.index)
         found += [
             Training(name, repetition, fold, frozenset(cases))
             for fold, cases in table["case"].groupby(folds, sort=False)

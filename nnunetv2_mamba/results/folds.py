@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from .model_names import spelled_out
+
 ALL = "fold_all"
 TRAINING_CASES = (
     "the validation of fold_all is on the cases it was trained on: its values do not say how good it is on others"
@@ -43,7 +45,8 @@ def note_on_left_out(model: Path) -> str | None:
 
 def is_of_training_cases(folder: Path) -> bool:
     """Tell whether a folder of predictions or results is the validation of ``fold_all``."""
-    return folder.resolve().parts[-2:] == (ALL, "validation")
+    own = (ALL, "validation")  # which a link may have, or what it leads to
+    return own in (spelled_out(folder).parts[-2:], folder.resolve().parts[-2:])
 
 
 def _is_validated(fold: Path) -> bool:

@@ -46,10 +46,16 @@ def short_names(paths: Sequence[Path]) -> list[str]:
         names = [re.sub(r"^nnUNetTrainer(?=[A-Z])", "", name) for name in names]
     else:
         spelled = map(spelled_out, paths)
-        names = [path.parent.name if path.stem == "evaluation" else path.stem for path in spelled]
+        names = [_own_name(path) for path in spelled]
     if len(set(names)) < len(names):
         raise ValueError(
             f"several results would be called the same ({', '.join(names)}): give --names, one for each; the same name "
             "twice for repetitions of one model, such as seeds"
         )
     return names
+
+
+def _own_name(path: Path) -> str:
+    if path.name == "evaluation.csv":
+        return path.parent.name
+    return path.stem if path.suffix == ".csv" else path.name

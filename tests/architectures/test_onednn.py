@@ -1,8 +1,8 @@
 """Our networks keep out of oneDNN's faults: tried in a process of its own, because a fault there ends the process.
 
-oneDNN 3.12.0 and 3.13.3 (torch 2.14.1, 2.15.0): the backward pass by weights of a 2D 1x1 convolution of stride 2, with channels
-last and fewer than 8 of them (16 with AVX-512), writes past the end of its memory (oneDNN #6035). The process ends with
-"double free or corruption", or hangs, sooner or later.
+oneDNN 3.12.0 and 3.13.3 (torch 2.14.1, 2.15.0): the backward pass by weights of a 2D 1x1 convolution of stride 2, with
+channels last and fewer than 8 of them (16 with AVX-512), writes past the end of its memory (oneDNN #6035). The process
+ends with "double free or corruption", or hangs, sooner or later.
 """
 
 import os

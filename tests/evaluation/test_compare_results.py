@@ -103,6 +103,16 @@ def test_a_comparison_on_training_cases_says_so(tmp_path, no_report):
     assert str(moved) in compare_results([moved, folders[1]], tmp_path / "out", ["A", "B"], ["dice"]).notes[0]
 
 
+def test_repetitions_may_be_predictions_and_a_model(tmp_path):
+    folders = [results_folder(tmp_path / str(i), "nnUNetTrainer", table_of(0, i)) for i in range(3)]
+    for folder in folders:
+        shutil.rmtree(folder / "fold_1")
+    paths = [folders[0] / "fold_0" / "validation", *folders[1:]]
+    compare_results(paths, tmp_path / "out", ["A", "A", "B"], ["dice"])
+    text = (tmp_path / "out" / "methods.txt").read_text()
+    assert "A (validation, nnUNetTrainer), B (nnUNetTrainer): nnUNetPlans, 3d_fullres" in text
+
+
 RECORD = {
     "labels": {"1": "Anterior", "2": "Posterior"},
     "nsd_tolerance_mm": 1.0,

@@ -54,6 +54,18 @@ def test_scores_are_those_of_segmentations_without_the_small_components(descript
             assert found.scores[n_kept] == pytest.approx(np.mean(expected))
 
 
+def test_pairs_of_many_labels():
+    """More than eight bits hold."""
+    names = [f"label_{value}" for value in range(1, 20)]
+    labels = read_labels({"labels": {"background": 0, **{name: value for value, name in enumerate(names, 1)}}}, None)
+    shape, random = (6, 7, 8), np.random.default_rng(0)
+    reference, prediction = random.integers(0, 20, (2, *shape), dtype=np.uint8)
+    maps = [LabelMap(array + np.uint8(1), Geometry(shape, SPACING)) for array in (reference, prediction)]
+    expected = np.mean([dice(reference == value, prediction == value) for value in range(1, 20)])
+    for found in case_components(*maps, labels):
+        assert found.scores[-1] == pytest.approx(expected)
+
+
 def case(volumes, scores):
     return CaseComponents(np.array(volumes, float), np.array(scores, float))
 

@@ -74,6 +74,16 @@ def test_an_image_of_one_slice_is_one_plane(tmp_path):
     assert labelled(panel).sum() == plane.sum() and "in 1 planes" in alt
 
 
+def test_models_may_be_called_as_the_other_columns_are(tmp_path):
+    case = shown_case(tmp_path, volume(), volume(2))
+    prediction = case.predictions["model"]
+    both = ShownCase(case.name, case.image, case.reference, {"reference": prediction, "image": prediction})
+    figure, _ = overlay(both, {1: "a", 2: "b"}, {})
+    drawn = [panel for panel in figure.axes if panel.images][:4]  # of the first plane
+    assert [panel.get_title().splitlines()[0] for panel in drawn] == ["image", "reference", "reference", "image"]
+    assert [set(panel.images[1].get_array().compressed()) for panel in drawn[1:]] == [{0}, {1}, {1}]
+
+
 def test_files_of_other_shapes_are_named(tmp_path):
     case = shown_case(tmp_path, volume(), volume())
     SimpleITK.WriteImage(SimpleITK.GetImageFromArray(volume()[1:]), case.predictions["model"])

@@ -160,6 +160,11 @@ ARRAY = softmax(SHAPE[1:], 8)
         (b"no archive", "is damaged, or no file of probabilities"),
         ({"softmax.npy": header(SHAPE) + ARRAY.tobytes()}, "'probabilities.npy'"),
         ({"probabilities.npy": b"nothing"}, "is damaged, or no file of probabilities"),
+        ({"probabilities.npy": header(SHAPE).replace(b"}", b" ")}, "is damaged, or no file of probabilities"),
+        (
+            {"probabilities.npy": header(SHAPE).replace(b"'descr'", b"(1,2,3)")},
+            "is damaged, or no file of probabilities",
+        ),
         ({"probabilities.npy": header(SHAPE) + ARRAY.tobytes()[:-1]}, "is damaged, or no file of probabilities"),
         ({"probabilities.npy": header(SHAPE, "|O") + b"cos\nsystem\n"}, "of type dtype.'O'., no probabilities"),
         ({"probabilities.npy": header((3, 6, 5, 4))}, r"shape \(3, 6, 5, 4\), where the labels .* \(3, 4, 5, 6\)"),

@@ -21,6 +21,7 @@ from nnunetv2_mamba.evaluation import statistics
 from nnunetv2_mamba.evaluation.compare_tables import compare_tables
 from nnunetv2_mamba.evaluation.evaluated_model import read_evaluated_model
 from nnunetv2_mamba.evaluation.report.case_images import section_of_cases
+from nnunetv2_mamba.evaluation.report.figures import cost_versus_score
 from nnunetv2_mamba.evaluation.report.html import Illustration, data_uri
 from nnunetv2_mamba.evaluation.report.report_files import _FIGURE
 from nnunetv2_mamba.evaluation.tables import read_metrics
@@ -226,6 +227,14 @@ def test_a_seed_without_the_case_is_passed_over(tmp_path):
     models = [read_evaluated_model(folder) for folder in folders]
     section = section_of_cases(comparison, {"A": models[:2], "B": models[2:]}, tmp_path / "raw" / "imagesTr", None)
     assert [illustration.name for illustration in section.illustrations] == ["case_worst", "case_best"]
+
+
+def test_a_mean_of_equal_values_is_off_its_interval_by_rounding_alone():
+    """The mean of three times 0.1 is above 0.1, and bars of a negative length are refused."""
+    values = pd.DataFrame({"case": ["a", "b", "c"], "label": "1", "metric": "dice", "value": 0.1})
+    (item, *_) = compare_tables([("A", values), ("B", values)], ["dice"]).overall
+    figure, _ = cost_versus_score(item, {"A": {"parameters": 1.0}, "B": {}})
+    assert isinstance(figure, Figure)
 
 
 def browse(page, folder):

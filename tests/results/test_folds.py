@@ -21,7 +21,9 @@ def test_the_fold_of_all_cases_counts_alone_only(tmp_path):
 
 
 def test_training_cases(tmp_path):
-    (tmp_path / "fold_all").mkdir()
+    (tmp_path / "run_17" / "validation").mkdir(parents=True)
+    (tmp_path / "fold_all").symlink_to(tmp_path / "run_17")
     assert is_of_training_cases(tmp_path / "fold_all" / ".." / "fold_all" / "validation")
+    assert not is_of_training_cases(tmp_path / "run_17" / "validation")
     assert not is_of_training_cases(tmp_path / "fold_all")
     assert not is_of_training_cases(tmp_path / "fold_0" / "validation")

@@ -42,6 +42,7 @@ def test_short_names_of_other_paths(tmp_path, monkeypatch):
     (tmp_path / "predictions").mkdir()
     paths = [tmp_path / "first.csv", tmp_path / "predictions" / "evaluation.csv", model_folder(tmp_path)]
     assert short_names(paths) == ["first", "predictions", "nnUNetTrainer__nnUNetPlans__3d_fullres"]
+    assert short_names([tmp_path / "lr_0.5", tmp_path / "lr_0.7"]) == ["lr_0.5", "lr_0.7"]
     for link in ("one", "other"):
         (tmp_path / link).symlink_to(tmp_path / "predictions")
     monkeypatch.chdir(tmp_path / "predictions")

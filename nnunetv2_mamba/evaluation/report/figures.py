@@ -170,7 +170,9 @@ def _name_models(panel: Axes, names: list[str], item: StructureComparison) -> No
 
 
 def _bars(result: Result) -> list[list[float]] | None:
-    return None if np.isnan(result.low) else [[result.mean - result.low], [result.high - result.mean]]
+    if np.isnan(result.low):
+        return None
+    return [[max(0.0, result.mean - result.low)], [max(0.0, result.high - result.mean)]]  # equal but for rounding
 
 
 def _legend(figure: Figure, names: list[str]) -> None:

@@ -94,10 +94,10 @@ def _trainer(model: EvaluatedModel) -> str:
 
 
 def _details(models: list[EvaluatedModel]) -> str:
-    """Say how a model was trained, but for the trainer's name; the plans are those of its first path."""
-    if not any(model.folds for model in models):
+    """Say how a model was trained, but for the trainer's name; the plans are those of its first path with folds."""
+    first = next((model for model in models if model.folds), None)
+    if first is None:
         return "nothing is recorded of the training"
-    first = models[0]
     plan = first.configuration
     texts = [f"{first.name.plans}, {first.name.configuration}"]
     if "patch_size" in plan:

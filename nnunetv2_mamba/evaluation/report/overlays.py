@@ -45,10 +45,10 @@ def overlay(case: ShownCase, labels: dict[int, str], captions: dict[str, str]) -
     image = _window(_oriented(case.image)[0])
     reference, spacing = _oriented(case.reference)
     predictions = {name: _oriented(file)[0] for name, file in case.predictions.items()}
-    for name, array in {"image": image, **predictions}.items():
+    for name, array in [("image", image), *predictions.items()]:
         if array.shape != reference.shape:
             raise ValueError(f"{case.name}: {name} has the shape {array.shape}, the reference {reference.shape}")
-    columns = {"image": None, "reference": reference, **predictions}
+    columns = [("image", None), ("reference", reference), *predictions.items()]
     values = sorted(labels)
     masks = (np.isin(array, values) for array in (reference, *predictions.values()))
     shown = next((mask for mask in masks if mask.any()), np.ones(reference.shape, dtype=bool))
@@ -67,7 +67,7 @@ def overlay(case: ShownCase, labels: dict[int, str], captions: dict[str, str]) -
         index = int(shown.sum(axis=rest).argmax())
         cut = tuple(index if other == axis else box[other] for other in range(3))
         look = {"aspect": spacing[rest[0]] / spacing[rest[1]], "origin": "upper" if axis == 0 else "lower"}
-        for panel, (name, mask) in zip(row, columns.items(), strict=True):
+        for panel, (name, mask) in zip(row, columns, strict=True):
             panel.imshow(image[cut], cmap="gray", vmin=0, vmax=1, **look)
             if mask is not None:
                 found = np.ma.masked_where(~np.isin(mask[cut], values), np.searchsorted(values, mask[cut]))
