@@ -24,7 +24,7 @@ def causal_conv1d(
     p-w+1 ... p, with zeros before the start of the path. Differentiable in x, weight and bias.
 
     Args:
-        x: (b, L, d), shared by all directions, or (b, K, L, d); non-contiguous is fine if the last stride is 1.
+        x: (b, L, d), shared by all directions, or (b, K, L, d); copied unless its last stride is 1.
         weight: (K, d, w), the last entry meets the position itself. Computed in fp32 (fp64 for fp64 x).
         bias: (K, d) or None.
         paths: int32 (K, L), as in `directional_scan`.

@@ -122,6 +122,9 @@ def test_strides_do_not_matter(backend, device):
     for x in (halves[..., :5], torch.stack([halves, halves], dim=-1)[..., :5, 0]):
         result = run_conv({**tensors, "x": x.requires_grad_()}, paths, "silu", backend)
         assert_same(result, expected, forward=1e-6, gradient=1e-6)
+    weight = tensors["weight"].detach().transpose(0, 1).contiguous().transpose(0, 1).requires_grad_()
+    assert not weight.is_contiguous()
+    assert_same(run_conv({**tensors, "weight": weight}, paths, "silu", backend), expected, forward=1e-6, gradient=1e-6)
 
 
 @every_backend

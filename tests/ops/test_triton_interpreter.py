@@ -87,6 +87,18 @@ def scan_errors(arguments: dict, settings: dict) -> dict[str, float]:
     return compare({"out": out, **dict(zip(tensors, gradients, strict=True))}, exact, tensors)
 
 
+def growing_modes() -> dict[str, float]:
+    """The result of states that stay zero while A > 0 would multiply them by infinity from run to run."""
+    case = make_case(batch=1, directions=1, length=8, channels=2, D=False, z=False, delta_bias=False)
+    u, delta, A, B, C, *_ = (None if t is None else t.detach() for t in case.tensors.values())
+    scan = ScanArguments(
+        torch.zeros_like(u), torch.full_like(delta, 60.0), torch.ones_like(A), B, C, case.paths, None, None, False, None
+    )
+    with patch.multiple(backend, _CARRIED_RUNS=2, _interval=tokens(2)):
+        out, states = backend.scan_forward(scan)
+    return {"out": float(out.abs().sum()), "states": float(states.abs().sum())}
+
+
 def conv_errors(shared: bool, width: int, bias: bool, silu: bool) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     randn = partial(torch.randn, generator=generator)
@@ -146,7 +158,12 @@ def test_equals_the_definition(errors, name):
         assert error <= (forward if tensor == "out" else gradient), f"{tensor}: relative error {error:.2e}"
 
 
+def test_zero_states_survive_growing_modes(errors):
+    assert errors["growing modes"] == {"out": 0, "states": 0}
+
+
 if __name__ == "__main__":
-    measured = {name: scan_errors(*case) for name, case in SCANS.items()}
+    measured = {"growing modes": growing_modes()}
+    measured |= {name: scan_errors(*case) for name, case in SCANS.items()}
     measured |= {name: conv_errors(**case) for name, case in CONVOLUTIONS.items()}
     print(json.dumps(measured))

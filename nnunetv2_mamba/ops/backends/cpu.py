@@ -5,7 +5,6 @@ and knows nothing of autograd. The kernels compute in A's (the weight's) dtype, 
 such as bf16, are converted on the way in and gradients on the way out.
 """
 
-import torch
 from torch import Tensor
 
 from ..scan_arguments import ScanArguments, ScanGradients
@@ -56,8 +55,9 @@ def conv_backward(
     grad_out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, paths: Tensor, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Gradients of (x, weight, bias), None where the input is None."""
-    dx, dweight = fresh(weight, x.shape), torch.empty_like(weight)
-    dbias = None if bias is None else torch.empty_like(bias)
+    # Not empty_like, which keeps an order of the axes: the kernel fills contiguous memory.
+    dx, dweight = fresh(weight, x.shape), weight.new_empty(weight.shape)
+    dbias = None if bias is None else bias.new_empty(bias.shape)
     call = _conv_call(x, weight, bias, paths, silu)
     call.put(grad_out=grad_out, dx=dx, dweight=dweight, dbias=dbias)
     call.run("nm_conv_backward")

@@ -1,8 +1,8 @@
 """The C++ kernels of `ops/csrc`: a plain C library that is called through ctypes.
 
-The library comes with the wheel or is compiled on first use (`cpu_build.py`). It holds the kernels for several
+The library comes with the wheel or is compiled on first use (`cpu_build`). It holds the kernels for several
 instruction sets and the best that the CPU has is used; NNUNETV2_MAMBA_CPU_ISA names another one (x86-64-v2, ...). Work
-is spread over `torch.get_num_threads()` threads; the bits of a result depend on that number, and on nothing else.
+is spread over `torch.get_num_threads()` threads; the bits of a result depend on that number and on the instruction set.
 
 The kernels compute in one dtype, fp32 or fp64: tensors of another dtype, such as bf16, are converted on the way in.
 """

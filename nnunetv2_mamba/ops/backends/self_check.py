@@ -58,12 +58,12 @@ class _Inputs:
     """Random tensors, the same on every device, and two paths."""
 
     def __init__(self, device: torch.device, length: int) -> None:
-        self.device, self.generator = device, torch.Generator().manual_seed(0)
-        order = torch.arange(length, dtype=torch.int32)
+        self.device, self.generator = device, torch.Generator("cpu").manual_seed(0)
+        order = torch.arange(length, dtype=torch.int32, device="cpu")  # whatever the default device is
         self.paths = torch.stack([order, order.flip(0)]).to(device)
 
     def random(self, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        return torch.randn(shape, generator=self.generator).to(self.device, dtype)
+        return torch.randn(shape, generator=self.generator, device="cpu").to(self.device, dtype)
 
 
 def _scan_results(backend: ModuleType, device: torch.device, dtype: torch.dtype) -> list[Tensor]:

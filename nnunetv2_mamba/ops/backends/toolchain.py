@@ -14,7 +14,7 @@ from nnunetv2_mamba.text import short_reason
 
 from ..device_errors import CheckPostponedError, DeviceLostError, ends_the_device, is_passing
 
-_NO_COMPILER = r"Failed to find C compiler|C\+\+ compiler|CppCompileError|InvalidCxxCompiler|\bg(cc|\+\+)\b"
+_NO_COMPILER = r"Failed to find C compiler|C\+\+ compiler|CppCompileError|InvalidCxxCompiler|\bgcc\b|\bg\+\+"
 _COMPILER = (
     "install a C and a C++ compiler: apt install gcc g++ (Debian, Ubuntu), dnf install gcc gcc-c++, conda install "
     "cxx-compiler; or name yours in CC and CXX"

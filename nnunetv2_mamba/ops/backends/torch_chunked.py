@@ -99,8 +99,8 @@ def conv_backward(
     """Gradients of (x, weight, bias), None where the input is None."""
     length, width = paths.shape[1], weight.shape[-1]
     dx = weight.new_zeros(x.shape)
-    dweight = torch.empty_like(weight)
-    dbias = None if bias is None else torch.empty_like(bias)
+    dweight = weight.new_empty(weight.shape)  # contiguous, as a compiler is told
+    dbias = None if bias is None else bias.new_empty(bias.shape)
     for k, path in enumerate(paths.long()):
         x_k = of_direction(x, k)[:, path].to(weight.dtype)
         grad = grad_out[:, k, path].to(weight.dtype)

@@ -16,7 +16,8 @@ class GradientSums:
 
     Attributes:
         ungated_output: of what the gate multiplies, (b, L, d).
-        u, A, D, delta_bias: sums over the directions walked so far, in A's dtype; None where the scan has none.
+        u, A, D, delta_bias: of the directions walked so far, of a shared u their sum, in A's dtype; None where the scan
+            has none.
         delta, B, C: of the directions walked so far, in their own dtype.
         output: the sum of the ungated outputs, which the gradient of the gate needs; None without a gate.
     """

@@ -279,7 +279,7 @@ class _ScanLaunches:
         self.launch(_KERNELS, kernel, grid, *arguments, num_warps=1, **constants)
 
     def _split(self, blocks: int, programs: int) -> tuple[int, int]:
-        """Slots per run and the number of runs that come nearest to programs per multiprocessor, but are not more."""
+        """Slots per run and the number of runs that come nearest to programs per multiprocessor."""
         slots = self.batch * self.directions * blocks * self.slots
         slots_per_run = min(self.slots, ceil_div(slots, programs * self.multiprocessors))
         return slots_per_run, ceil_div(self.slots, slots_per_run)

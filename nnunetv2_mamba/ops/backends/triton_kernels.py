@@ -152,7 +152,8 @@ def run_end_kernel(
 
 @triton.jit
 def _carry(first_decay, first_state, then_decay, then_state):
-    return first_decay * then_decay, then_decay * first_state + then_state
+    # A growing mode may be infinite over a run, and does not move a state of zero.
+    return first_decay * then_decay, tl.where(first_state == 0, 0.0, then_decay * first_state) + then_state
 
 
 # Not even for the number of channels: where rows may begin anywhere, a thread has a channel of its own, and carrying
@@ -194,7 +195,7 @@ def carry_kernel(
         next_addend = tl.load(states + BT * slot_stride + of_steps, mask=there, other=0.0)
         next_delta_sum = tl.load(delta_sums + sums_of_steps, mask=there, other=0.0)
         decay, addend = tl.associative_scan((tl.exp2(delta_sum * rate[None, :]), addend), 0, _carry)
-        result = decay * state[None, :] + addend
+        result = tl.where(state[None, :] == 0, 0.0, decay * state[None, :]) + addend
         tl.store(states + of_steps, result, mask=(first + steps < runs)[:, None])
         state = tl.sum(tl.where((steps == BT - 1)[:, None], result, 0.0), 0)
         states += BT * slot_stride

@@ -6,7 +6,7 @@ channels of a head, or BN states, in matrix products with sums in fp32. Rows of 
 have a stride of 1; everything made here is contiguous. What is beyond the path's end, a head's P channels or its N
 states reads as zero, steps included.
 
-PRECISION names what the operands of a matrix product are: "bf16", or numbers in fp32 as "tf32", "tf32x3" or "ieee".
+PRECISION names what the operands of a matrix product are: "bf16", or numbers in fp32 as "tf32" or "ieee".
 """
 
 import triton

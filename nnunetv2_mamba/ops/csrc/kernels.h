@@ -1,4 +1,4 @@
-// What the host side (library.cpp) and the kernels (scan.cpp, conv.cpp) share.
+// What the host side (library.cpp) and the kernels (scan.cpp, ssd.cpp, conv.cpp) share.
 //
 // The kernels are compiled once per instruction set, each time in a namespace of its own (NM_ISA). They use no C++
 // standard library: an inline function of it, compiled for AVX-512, could be the copy that the linker keeps for all.

@@ -32,9 +32,10 @@ def table(name: str, shape: Sequence[int], device: torch.device | str = "cpu", *
     if torch.compiler.is_dynamo_compiling():
         return _table_in_graph(name, grid, device, list(options))
     # Under a FakeTensorMode a new tensor is fake: it must not enter the cache, nor may a cached one be used.
-    if type(torch.empty(0, device="cpu")) is not torch.Tensor:
+    empty = torch.empty(0, device=device)
+    if type(empty) is not torch.Tensor:
         return torch.tensor(_stacked(paths(name, grid, *options)), device=device)
-    return _cached_table(name, grid, device, *options)
+    return _cached_table(name, grid, empty.device, *options)  # which of several GPUs "cuda" is
 
 
 def unidirectional(shape: Sequence[int], device: torch.device | str = "cpu") -> torch.Tensor:
