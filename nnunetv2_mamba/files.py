@@ -30,7 +30,7 @@ else:
 
 _PREFIX = ".partial-"
 _LONGEST_END = 120  # bytes of the final name's end, kept in the temporary one: file systems allow 255 in all
-_ABANDONED_S = 24 * 3600.0  # after which another machine's temporary file counts as left behind
+_ABANDONED_S = 24 * 3600.0  # after which a temporary file counts as left behind, where nobody knows its process
 JSON_BYTES = 64 << 20
 _numbers = itertools.count()
 
@@ -194,7 +194,7 @@ def _host() -> str:
 
 
 def _is_abandoned(temporary: Path, host: str, process: int) -> bool:
-    if host == _host():
+    if host == _host() and os.name == "posix":  # elsewhere signal 0, which only asks, would end it
         return not _is_alive(process)
     try:
         return time.time() - temporary.stat().st_mtime > _ABANDONED_S
@@ -203,8 +203,6 @@ def _is_abandoned(temporary: Path, host: str, process: int) -> bool:
 
 
 def _is_alive(process: int) -> bool:
-    if os.name != "posix":
-        return process == os.getpid()  # elsewhere signal 0 would end it; what is open cannot be removed there anyway
     try:
         os.kill(process, 0)
     except ProcessLookupError:

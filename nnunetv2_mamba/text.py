@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
+_EXCERPT = 100  # characters
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "'")
 
 
@@ -40,10 +41,10 @@ def times(numbers: Iterable[float]) -> str:
     return " x ".join(f"{number:g}" for number in numbers)
 
 
-def excerpt(value: object, limit: int = 100) -> str:
+def excerpt(value: object) -> str:
     """Write a value as Python does, cut where it is long: for messages that show what a file says."""
     text = repr(value)
-    return text if len(text) <= limit else f"{text[:limit]}..."
+    return text if len(text) <= _EXCERPT else f"{text[:_EXCERPT]}..."
 
 
 def joined_by_and(names: Sequence[str]) -> str:

@@ -122,6 +122,14 @@ def test_what_another_machine_left_goes_after_a_day(tmp_path, age_h, removed):
     assert left.exists() is not removed
 
 
+def test_where_a_process_cannot_be_asked_age_decides(tmp_path, monkeypatch):
+    """On Windows a file that a living process has closed could be removed before it gets its name."""
+    fresh = tmp_path / f".partial-{files._host()}-{2**22 + 7}-0-a.txt"
+    fresh.write_text("")
+    monkeypatch.setattr(files.os, "name", "nt")
+    assert not files._is_abandoned(fresh, files._host(), 2**22 + 7)
+
+
 def test_what_another_machine_writes_stays_where_the_names_begin_alike(tmp_path, monkeypatch):
     monkeypatch.setattr("socket.gethostname", lambda: "ip-10-0-1-234.eu-central-1.compute.internal")
     with written_whole(tmp_path / "a.txt") as temporary:

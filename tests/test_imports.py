@@ -41,7 +41,7 @@ ALLOWED = {
     "results": {"nnunet", "untrusted"},
     "untrusted": set(),
     "benchmark": {"_register", "evaluation", "memory", "nnunet", "ops", "results", "trainers", "untrusted"},
-    "freesurfer": {"image_files", "regions", "untrusted"},
+    "freesurfer": {"image_files", "nnunet", "regions", "untrusted"},
     "packaging": {"architectures", "evaluation", "image_files", "memory", "nnunet", "ops", "temperature_file"}
     | {"untrusted"},
     "demo": {"_register"},

@@ -13,6 +13,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from ..files import read_json_object
 from ..json_numbers import is_finite_number
+from ..nnunet.model_folds import find_folds
 from ..regions import values_of
 from ..text import excerpt, times
 from ..untrusted.plans import check_untrusted_plans
@@ -64,19 +65,10 @@ class Stage:
                 cascade's second), or plans that name what no plans need.
         """
         predictor = nnUNetPredictor(**predictor_options)
-        folds = use_folds or predictor.auto_detect_available_folds(str(folder), checkpoint_name)
-        if not folds and (folder / "fold_all" / checkpoint_name).is_file():
-            folds = ["all"]
-        if not folds:
-            raise FileNotFoundError(
-                f"{folder} has no folder fold_0, fold_1, ... with {checkpoint_name}; see -f and -chk"
-            )
-        for fold in folds:
-            if not (folder / f"fold_{fold}" / checkpoint_name).is_file():
-                raise FileNotFoundError(f"{folder} has no fold_{fold}/{checkpoint_name}; see -f and -chk")
+        folds = find_folds(folder, use_folds, checkpoint_name)
         _check_documents(folder)
         try:
-            predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), checkpoint_name)
+            predictor.initialize_from_trained_model_folder(str(folder), folds, checkpoint_name)
         except OSError:
             raise
         except Exception as error:  # of a folder in which something is missing or does not fit, nnU-Net raises anything

@@ -60,8 +60,8 @@ class CasePredictor:
         model: what was loaded; the first of several.
 
     Raises:
-        OSError, ValueError, RuntimeError: for a folder that does not have what ``choices`` asks for, and models that
-            have not the same labels and images.
+        OSError, ValueError, RuntimeError, pickle.UnpicklingError: for a folder that does not have what ``choices`` asks
+            for, and models that have not the same labels and images.
     """
 
     def __init__(
@@ -123,6 +123,7 @@ class CasePredictor:
 
         Raises:
             OSError, ValueError: for images that are missing or not as they should be; the message names the file.
+            FloatingPointError: for logits that are infinite, or NaN alone.
         """
         started = self._clock() if started is None else started
         if len(files) != self.model.n_channels:

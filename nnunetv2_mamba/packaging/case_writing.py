@@ -14,7 +14,7 @@ import numpy as np
 import SimpleITK
 
 from ..evaluation.measured_labels import Labels
-from ..files import written_whole
+from ..files import remove_left_behind, written_whole
 from .case_predictor import CasePredictor, SegmentedCase
 from .image_grid import ImageGrid
 from .image_io import lie_as, write_image, write_scaled_nifti
@@ -34,7 +34,7 @@ def write_case(
         is_wanted: asked before the files get their names.
 
     Raises:
-        OSError, ValueError: for what is wrong with the case or its files; then there are none.
+        OSError, ValueError, FloatingPointError: for what is wrong with the case or its files; then there are none.
     """
     with _written_together((case.output, *(output.path for output in case.more_outputs))) as (file, *more):
         wanted = list(zip(case.more_outputs, more, strict=True))
@@ -89,6 +89,7 @@ def _write_map(probability: np.ndarray, grid: ImageGrid, file: Path, output: Out
         write_image(grid.image(probability), file, output.path)
         return
     whole_numbers = np.rint(probability * largest).astype(output.encoding)
+    remove_left_behind(output.path.with_name(output.path.name.removesuffix(".gz")))  # what it compresses
     write_scaled_nifti(grid.image(whole_numbers), 1 / largest, file, output.path)
 
 

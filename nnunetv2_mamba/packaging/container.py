@@ -201,7 +201,7 @@ def segment_case(case: CaseFiles, predictor: CasePredictor, started: float, is_w
 
 def _failure(name: str, error: Exception, case: CaseFiles | None = None) -> str:
     message = " ".join(str(error).split())
-    if not isinstance(error, (OSError, ValueError, pickle.UnpicklingError)):
+    if not isinstance(error, (OSError, ValueError, FloatingPointError, pickle.UnpicklingError)):
         traceback.print_exception(error)
         message = f"{type(error).__name__}: {message}"
     if case and not any(str(file) in message for file in (*case.images, *case.files)):

@@ -90,6 +90,7 @@ def check_container(context: Path, engine: str, given: Path | None = None) -> di
         "cases": [cost._asdict() for cost in read_lines("\n".join(lines))],
     }
     add_measurement(context, measured)
+    let_everybody_read(context)
     _run([engine, "build", "--platform=linux/amd64", "--tag", card["image"], context], engine)  # with the new card
     return measured
 

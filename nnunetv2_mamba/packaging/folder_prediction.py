@@ -13,13 +13,14 @@ import SimpleITK
 
 from ..evaluation.measured_labels import Labels
 from ..files import write_json
+from ..nnunet.model_folds import find_folds
 from ..temperature_file import read_temperature
 from .case_predictor import CasePredictor
 from .case_writing import volumes_ml
 from .container import segment_cases
 from .image_io import check_writable
 from .inference_settings import Choices, MemberChoices
-from .model_source import find_folds, open_model
+from .model_source import open_model
 from .outputs import NPZ, PROBABILITY, PROPERTIES, Output
 from .platforms import CaseFiles
 from .platforms.numbered_cases import numbered_cases
@@ -115,6 +116,8 @@ def _with_maps(case: CaseFiles, labels: Labels, folder: Path, encoding: str) -> 
 
 
 def _with_nnunets_files(case: CaseFiles) -> CaseFiles:
+    if case.problem:  # it may have no output, beside which they would lie
+        return case
     files = [
         Output(kind, case.output.with_name(f"{case.name}.{ending}"))
         for kind, ending in ((NPZ, "npz"), (PROPERTIES, "pkl"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from ..nnunet.planned_configuration import planned_configuration
 from ..text import excerpt
 
 _NEEDED = (
@@ -64,8 +64,10 @@ def check_configuration(name: str, plans: dict, dataset: dict, file: object) -> 
     """
     if name not in plans["configurations"]:
         raise ValueError(f"{file} has no configuration {name!r}, of which the checkpoints are")
-    configuration = PlansManager(plans).get_configuration(name).configuration
+    configuration = planned_configuration(plans, name)
     missing = [key for key in _NEEDED if key not in configuration]
+    if not {"architecture", "UNet_class_name"} & configuration.keys():
+        missing.append("architecture")
     if missing:
         raise ValueError(f"{file}: the configuration {name!r} has no {', '.join(missing)}")
     channels = len(channels_of(dataset))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from ..files import read_bytes
@@ -54,27 +52,6 @@ def _in_zip(source: Path) -> zipfile.Path:
         found = f"{len(folders)} models ({', '.join(sorted(folders))})" if folders else "no plans.json"
         raise ValueError(f"{source} has {found}; give a ZIP of one model, or unpack it and give the model's folder")
     return zipfile.Path(source, "" if folders[0] == "." else f"{folders[0]}/")
-
-
-def find_folds(source: Path | zipfile.Path, folds: Sequence[str] | None, checkpoint: str) -> tuple[str, ...]:
-    """The folds that are asked for, each once; for None all the numbered ones that have the checkpoint, else ``all``.
-
-    Raises:
-        FileNotFoundError: where there is none, or one that is asked for has no such checkpoint.
-    """
-    names = [match[1] for path in source.iterdir() if (match := re.fullmatch(r"fold_(0|[1-9][0-9]*|all)", path.name))]
-    present = [fold for fold in names if (source / f"fold_{fold}" / checkpoint).is_file()]
-    present.sort(key=lambda fold: (fold == "all", len(fold), fold))  # 10 after 9
-    if not present:
-        raise FileNotFoundError(f"{source} has no fold_0, fold_1, ... with {checkpoint}; see --checkpoint")
-    if folds is None:
-        return tuple(fold for fold in present if fold != "all") or ("all",)
-    missing = [fold for fold in folds if fold not in present]
-    if missing:
-        raise FileNotFoundError(
-            f"{source / f'fold_{missing[0]}' / checkpoint} is missing; folds with it: {', '.join(present)}"
-        )
-    return tuple(dict.fromkeys(folds))
 
 
 def read_member(file: Path | zipfile.Path, limit: int, most_compressed: float = float("inf")) -> bytes:

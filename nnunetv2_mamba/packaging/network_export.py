@@ -19,10 +19,11 @@ from nnunetv2_mamba.ops.backends import torch_chunked, torch_ssd
 from nnunetv2_mamba.ops.scan_arguments import ScanArguments
 
 from ..files import written_whole
+from ..nnunet.model_folds import find_folds
 from ..text import times
 from .foreign_parts import check_trainer
 from .model_content import check_no_cascade, read_model
-from .model_source import find_folds, open_model
+from .model_source import open_model
 from .network_loading import load_model
 from .trial import variables_as_in_the_container
 
@@ -49,6 +50,7 @@ def export(
 
     Raises:
         ValueError: for a network that cannot be exported, with the reason, or an export that computes something else.
+        OSError, pickle.UnpicklingError: for a model that cannot be read, and a file that cannot be written.
     """
     if output.suffix != ENDINGS[kind]:
         raise ValueError(f"{output} must end in {ENDINGS[kind]}")

@@ -83,7 +83,7 @@ class TilePredictor(nnUNetPredictor):
             How many voxels of the model's grid have NaN among their logits.
 
         Raises:
-            RuntimeError: for infinite logits, as nnU-Net's predictor, and where all voxels have NaN.
+            FloatingPointError: for infinite logits, which nnU-Net's predictor refuses, and where all voxels have NaN.
         """
         self.use_mirroring, self.tile_step_size, self._guard = effort.mirroring, effort.step_size, guard
         self.network.to(self.device).eval()
@@ -105,7 +105,7 @@ class TilePredictor(nnUNetPredictor):
                     without_numbers += int(torch.isnan(plane).any(0).sum())
                 logits.write_plane(index, plane)
         if without_numbers == math.prod(case.images.shape[1:]):
-            raise RuntimeError(f"the network gives NaN alone: {_REASON}")
+            raise FloatingPointError(f"the network gives NaN alone: {_REASON}")
         return without_numbers
 
     def cost(self, shape: Sequence[int], effort: Effort) -> float:
@@ -187,7 +187,7 @@ class TilePredictor(nnUNetPredictor):
 
     def _check_finite(self, plane: torch.Tensor) -> None:
         if not _is_finite(plane) and torch.any(torch.isinf(plane)):
-            raise RuntimeError(
+            raise FloatingPointError(
                 "the network gives logits that are infinite, or too large for the 16 bits in which nnU-Net adds tiles "
                 f"up: {_REASON}"
             )

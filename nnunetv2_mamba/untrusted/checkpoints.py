@@ -8,6 +8,7 @@ import re
 import stat
 import zipfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -82,9 +83,22 @@ def _check_size(file: Path | BinaryIO) -> int:
             for member in members:  # a pickle of a few bytes can ask for an array of bytes of any size
                 if member.filename.endswith(".pkl") and b"bytearray" in archive.read(member):
                     raise ValueError("it has arrays of bytes")
+    elif _says_bytearray(file):  # PyTorch's format before ZIP files: pickles, then the weights
+        raise ValueError("it has arrays of bytes")
     if not isinstance(file, Path):
         file.seek(0)
     return size
+
+
+def _says_bytearray(file: Path | BinaryIO) -> bool:
+    word, end = b"bytearray", b""
+    with file.open("rb") if isinstance(file, Path) else nullcontext(file) as stream:
+        stream.seek(0)
+        while block := stream.read(1 << 24):
+            if word in end + block:
+                return True
+            end = block[1 - len(word) :]
+    return False
 
 
 def _check_tensors(content: Any, size: int) -> None:

@@ -48,9 +48,18 @@ def test_wrong_arguments_are_one_line(arguments, named, tmp_path, monkeypatch, c
 @pytest.mark.parametrize(
     ("content", "arguments", "said"),
     [
-        ({"fold_0/checkpoint_final.pth": ""}, ("-f", "1"), "one has no fold_1/checkpoint_final.pth; see -f and -chk"),
-        ({"fold_0/checkpoint_final.pth": ""}, ("-f", "x"), "one has no fold_x/checkpoint_final.pth; see -f and -chk"),
-        ({"fold_0/checkpoint_best.pth": ""}, (), "one has no folder fold_0, fold_1, ... with checkpoint_final.pth"),
+        (
+            {"fold_0/checkpoint_final.pth": ""},
+            ("-f", "1"),
+            "one/fold_1/checkpoint_final.pth is missing",
+        ),
+        (
+            {"fold_0/checkpoint_final.pth": ""},
+            ("-f", "x"),
+            "one/fold_x/checkpoint_final.pth is missing; folds",
+        ),
+        ({"fold_0_old/checkpoint_final.pth": ""}, (), "one has no fold_0, fold_1, ... with checkpoint_final.pth"),
+        ({"fold_0/checkpoint_best.pth": ""}, (), "one has no fold_0, fold_1, ... with checkpoint_final.pth"),
         ({"fold_all/checkpoint_final.pth": "", "dataset.json": "{,"}, (), "one/dataset.json is no valid JSON"),
         ({"fold_0/checkpoint_final.pth": "", "dataset.json": "{,"}, (), "one/dataset.json is no valid JSON"),
         ({"fold_0/checkpoint_final.pth": "", "plans.json": "[]"}, (), "one/plans.json holds no JSON object"),

@@ -77,8 +77,8 @@ def test_one_case_of_flare(settings, trained_model, tmp_path):
 
 
 def test_a_case_that_fails_is_named_and_the_others_go_on(settings, trained_model, tmp_path, capsys, monkeypatch):
-    """Channels missing and too many, a file of no case, and a fault that nobody foresaw."""
-    cases = dict(zip("abcd", [trained_model.cases["case_0"]] * 4, strict=True))
+    """Channels missing and too many, a file of no case, a network that gives NaN, and a fault that nobody foresaw."""
+    cases = dict(zip("abcde", [trained_model.cases["case_0"]] * 5, strict=True))
     inputs = layouts.flare(tmp_path / "inputs", cases)
     (inputs / "a_0003.nii.gz").unlink()
     shutil.copy(inputs / "b_0000.nii.gz", inputs / "b_0004.nii.gz")
@@ -86,21 +86,25 @@ def test_a_case_that_fails_is_named_and_the_others_go_on(settings, trained_model
     preprocess = Member.prepare
     calls = iter(range(9))
 
-    def fail_once(self, *arguments, **by_name):
-        return preprocess(self, *arguments, **by_name) if next(calls) else {}["no such key"]
+    def fail_twice(self, *arguments, **by_name):
+        call = next(calls)
+        if call == 1:
+            raise FloatingPointError("the network gives NaN alone")
+        return preprocess(self, *arguments, **by_name) if call else {}["no such key"]
 
-    monkeypatch.setattr(Member, "prepare", fail_once)
+    monkeypatch.setattr(Member, "prepare", fail_twice)
     arguments = [str(settings("flare", n_channels=4)), "--input", str(inputs), "--output", str(tmp_path / "outputs")]
     assert main(arguments) == 1
     said = capsys.readouterr()
     failures = {line.partition(":")[0]: line for line in said.err.splitlines() if "FAILED" in line}
-    assert list(failures) == ["a", "b", "c", "E_0000.NII.GZ"]
+    assert list(failures) == ["a", "b", "c", "d", "E_0000.NII.GZ"]
     assert f"{inputs / 'a_0003.nii.gz'} is missing" in failures["a"]
     assert f"{inputs / 'b_0004.nii.gz'} is a channel too many" in failures["b"]
     assert "KeyError: 'no such key'" in failures["c"] and f"{inputs / 'c_0000.nii.gz'}" in failures["c"]
-    assert "fail_once" in said.err  # of the traceback
-    assert "1 of 5 cases done" in said.out
-    assert [file.name for file in (tmp_path / "outputs").iterdir()] == ["d.nii.gz"]
+    assert failures["d"].startswith("d: FAILED: the network gives NaN alone (")
+    assert said.err.count("fail_twice") == 1  # of the one traceback
+    assert "1 of 6 cases done" in said.out
+    assert [file.name for file in (tmp_path / "outputs").iterdir()] == ["e.nii.gz"]
 
 
 def test_a_reader_of_other_files_fails_for_each_case(settings, trained_model, tmp_path, capsys):

@@ -89,13 +89,14 @@ def test_in_the_folder_where_one_is(engine, package, tmp_path, monkeypatch):
     assert json.loads(Path("model_card.json").read_text())["measured"]["cases"]
 
 
-def test_the_noise_can_be_read_by_the_containers_user(engine, package):
+def test_the_containers_user_can_read_the_noise_and_the_image(engine, package, tmp_path):
     engine(run='[ -z "$(find "$input" ! -perm -o=r)" ] && ' + SEGMENT)
     before = os.umask(0o077)
     try:
         assert package() == 0
     finally:
         os.umask(before)
+    assert not [path for path in (tmp_path / "context").rglob("*") if not path.stat().st_mode & 0o004]
 
 
 def test_a_folder_as_the_platform_gives_it(engine, package, trained_model, tmp_path):

@@ -152,6 +152,7 @@ def more_records_than_bytes(file: bytes) -> bytes:
         (compressed(of_pytorch({"a": torch.zeros(100_000)})), "compressed members"),
         (more_records_than_bytes(of_pytorch({"a": torch.zeros(1000)})), "larger than the file"),
         (of_pytorch({"a": Call(bytearray, 10**9)}), "arrays of bytes"),
+        (pickle.dumps(Call(bytearray, 10**9), protocol=2), "arrays of bytes"),
         (of_pytorch({"a": Call(np.float64(0).__reduce__()[0], np.dtype("V1000000000"))}), "numpy data of"),
         (of_pytorch({"a": torch.zeros(1).expand(10**6, 10**6)}), r"shape \(1000000, 1000000\) on 4 bytes"),
         (of_pytorch({"a": [{"b": (torch.zeros(1).expand(10**6, 10**6),)}]}), r"shape \(1000000, 1000000\) on 4 bytes"),
@@ -161,7 +162,7 @@ def more_records_than_bytes(file: bytes) -> bytes:
         (b"", "damaged or no checkpoint"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "damaged|more than weights"),
     ],
-    ids=range(11),
+    ids=range(12),
 )
 def test_checkpoints_take_no_more_memory_than_they_have_bytes(tmp_path, content, message):
     file = tmp_path / "checkpoint.pth"
@@ -246,6 +247,7 @@ def test_descriptions_of_data_sets_that_are_none(model, tmp_path, changes, messa
     [
         (lambda plans: plans["configurations"].update({"3d_fullres": None}), "'3d_fullres' is no JSON object"),
         (lambda plans: plans["configurations"]["3d_fullres"].pop("spacing"), "has no spacing"),
+        (lambda plans: plans["configurations"]["3d_fullres"].pop("architecture"), "has no architecture"),
         (lambda plans: plans["configurations"]["3d_fullres"].update(normalization_schemes=[]), "has 0 normalization"),
         (lambda plans: plans.pop("transpose_forward"), "'transpose_forward' must be"),
         (lambda plans: plans.update(foreground_intensity_properties_per_channel={}), "is not of 4 channel"),

@@ -5,7 +5,7 @@ import pickle
 import struct
 from dataclasses import replace
 from functools import partial
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
 import layouts
@@ -20,6 +20,7 @@ from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReori
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
+from nnunetv2_mamba import files
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.evaluation.component_filter import filtered
@@ -93,10 +94,13 @@ def test_predicted_maps_and_volumes(arguments, of_nnunet, encoding):
     assert volumes["case_0"]["large"] > 0
 
 
-def test_what_nnunet_saves(arguments, of_nnunet, tmp_path):
-    """The files are nnU-Net's, and its ensembling takes them."""
+def test_what_nnunet_saves(arguments, of_nnunet, tmp_path, capsys):
+    """The files are nnU-Net's, and its ensembling takes them; an image without a channel is named."""
     arguments, output = arguments
-    assert main(["predict", *arguments, "--save_probabilities", "--probabilities", "uint8"]) == 0
+    stray = Path(arguments[arguments.index("-i") + 1]) / "stray.nii.gz"
+    stray.touch()
+    assert main(["predict", *arguments, "--save_probabilities", "--probabilities", "uint8"]) == 1
+    assert f"{stray} " in capsys.readouterr().err
     ours, theirs = (np.load(folder / "case_0.npz") for folder in (output, of_nnunet))
     assert ours.files == theirs.files
     ours, theirs = ours["probabilities"], theirs["probabilities"]
@@ -321,6 +325,16 @@ def test_nothing_is_left_of_a_case_that_nobody_wants_or_that_fails(tmp_path):
     (tmp_path / "c.nii.gz").mkdir()  # a folder cannot be replaced by a file
     with pytest.raises(OSError, match=r"c\.nii\.gz"):
         write_case(case_of(tmp_path), Segmenter(), 0.0, lambda: True)
+
+
+def test_what_a_killed_process_left_of_a_compressed_map_goes(tmp_path):
+    case = case_of(tmp_path)
+    left = tmp_path / "map" / f".partial-{files._host()}-{2**22 + 7}-0-c.nii"
+    left.parent.mkdir()
+    left.touch()
+    map_of = replace(case, more_outputs=(replace(case.more_outputs[0], encoding="uint8"),))
+    write_case(map_of, Segmenter(), 0.0, lambda: True)
+    assert files_in(tmp_path) == ["c.nii.gz", "map/c.nii.gz"]
 
 
 @pytest.fixture

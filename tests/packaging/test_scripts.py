@@ -14,9 +14,12 @@ from nnunetv2_mamba.packaging.platforms import PLATFORMS
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the scripts are for Linux")
 DOCKER = """#!/usr/bin/env bash
+if [ "$1" = --version ]; then echo "$ENGINE version 5"; exit; fi
 printf '%s\\t' "$@" >> "$LOG"
 for argument; do case "$argument" in
-    *:/opt/ml/model:ro) ls "${argument%%:*}" | tr '\\n' '\\t' >> "$LOG" ;;
+    *:/opt/ml/model:ro)
+        ls "${argument%%:*}" | tr '\\n' '\\t' >> "$LOG"
+        find "${argument%%:*}" \\( ! -perm -a=r -o -type d ! -perm -a=x \\) -printf 'hidden %P\\t' >> "$LOG" ;;
 esac; done
 echo >> "$LOG"
 """
@@ -39,12 +42,18 @@ def docker(trained_model, tmp_path, monkeypatch):
     (tmp_path / "bin" / "docker").chmod(0o755)
     (tmp_path / "all inputs").mkdir()
 
-    def run(platform: str, *arguments: str, **options) -> list[list[str]]:
+    def run(platform: str, *arguments: str, engine: str = "docker", **options) -> list[list[str]]:
         folder = tmp_path / "my context"
         write_context(Request(trained_model.folder, platform, image="team/name:1", **options), folder)
         done = subprocess.run(
             [folder / "test_run.sh", tmp_path / "all inputs", tmp_path / "new" / "output", *arguments],
-            env={"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "LOG": str(tmp_path / "log")},
+            env={
+                "PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin",
+                "LOG": str(tmp_path / "log"),
+                "ENGINE": engine,
+                "TAR_OPTIONS": "--no-same-permissions",  # as for any user but root
+            },
+            umask=0o077,
             capture_output=True,
             text=True,
             check=False,
@@ -117,6 +126,17 @@ def test_brats(docker, tmp_path, year, mounts, arguments):
     assert users(tmp_path) == ["USER 10001:10001"]
     dockerfile = (tmp_path / "my context" / "Dockerfile").read_text()
     assert " PYTHONNOUSERSITE=1 " in dockerfile  # BraTS's runner takes Singularity too, where ~/.local is the host's
+
+
+@pytest.mark.parametrize(
+    ("engine", "uid", "asked"), [("podman", 1000, ["--userns=keep-id"]), ("podman", 0, []), ("docker", 1000, [])]
+)
+def test_the_caller_of_podman_without_root_is_the_same_user_in_the_container(docker, tmp_path, engine, uid, asked):
+    (tmp_path / "bin" / "id").write_text(f"#!/bin/sh\necho {uid}\n")
+    (tmp_path / "bin" / "id").chmod(0o755)
+    (call,) = docker("brats", engine=engine, options=layouts.OPTIONS["brats"], gpu=False)
+    start = call.index("--user")
+    assert call[start + 1 : call.index("--volume")] == [f"{uid}:{uid}", *asked]
 
 
 SERVER = ["python", "-m", "nnunetv2_mamba.packaging.container", "/opt/app/inference.json", "serve"]
