@@ -60,9 +60,10 @@ def check_patch(network_class: type[PlannedNetwork], arguments: Mapping[str, Any
     topology = make_topology(*(arguments[key] for key in ("n_stages", "features_per_stage", *TOPOLOGY_KEYS[1:])))
     fitting = fitting_size(patch, topology.strides, network_class.takes_one_voxel)
     if tuple(patch) != fitting:
+        larger = "" if network_class.takes_one_voxel else ", and larger"
         raise ValueError(
             f"{network_class.__name__} does not take this plan's patches of {times(patch)} voxels: they must be "
-            f"multiples of {times(topology.total_stride)}, and larger; plan patches of {times(fitting)} ("
+            f"multiples of {times(topology.total_stride)}{larger}; plan patches of {times(fitting)} ("
             "nnunetv2_mamba plan --network makes plans with patches that fit)"
         )
 

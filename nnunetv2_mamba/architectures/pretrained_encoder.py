@@ -52,7 +52,7 @@ def load_pretrained_encoder(network: PlannedNetwork, checkpoint: Mapping[str, An
     if not any(name.startswith(f"{network.key_to_encoder}.") for name in found):
         raise ValueError(
             f"the checkpoint has no tensor of {type(network).__name__}'s encoder, whose names start with "
-            f"{plan.get('key_to_encoder', network.key_to_encoder)!r}; it is of another network"
+            f"{plan.get('key_to_encoder') or network.key_to_encoder!r}; it is of another network"
         )
     network.load_state_dict(found, strict=False)
     return [name for name in wanted if name not in found]

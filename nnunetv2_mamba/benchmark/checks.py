@@ -16,6 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mamba import _register, trainers
 from nnunetv2_mamba.files import read_json, read_json_object
+from nnunetv2_mamba.nnunet.plans_files import plans_files
 from nnunetv2_mamba.nnunet.trainer_search import find_trainer
 from nnunetv2_mamba.nnunet_folders import nnunet_folder
 from nnunetv2_mamba.trainers.recipe import Recipe
@@ -97,7 +98,7 @@ def _check_plans(file: Path, training: Training) -> None:
     folder = nnunet_folder("nnUNet_preprocessed") / training.dataset
     number = convert_dataset_name_to_id(training.dataset)
     if not (folder / f"{training.plans}.json").is_file():
-        present = ", ".join(sorted(path.stem for path in folder.glob("*Plans*.json"))) or "none"
+        present = ", ".join(path.stem for path in plans_files(folder)) or "none"
         raise SweepError(
             f"{file}, plans: {training.dataset} has no {training.plans} (there are: {present}); make and "
             f"preprocess them first: {_planning(training.plans, number)}"

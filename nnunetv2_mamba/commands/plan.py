@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no_integrity_check",
         action="store_true",
-        help="do not read and check every image and label map first (nnU-Net's --verify_dataset_integrity)",
+        help="do not read and check every image and label map first (nnU-Net's --verify_dataset_integrity); "
+        "dataset.json and the files' names and number are checked all the same",
     )
 
 

@@ -4,7 +4,8 @@ import torch
 
 
 def median_frequency_weights(voxels: torch.Tensor) -> torch.Tensor:
-    """Balance classes by the median frequency over each class's own (Eigen & Fergus, ICCV 2015).
+    """Balance classes by the median frequency over each class's own, after Eigen & Fergus (ICCV 2015), but with each
+    class's share of all voxels; theirs is of the voxels of those images in which the class occurs.
 
     Args:
         voxels: ``(classes,)``, how many voxels of each class the training data hold.

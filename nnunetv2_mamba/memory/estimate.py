@@ -185,11 +185,18 @@ def training_loss(network: nn.Module, image: torch.Tensor, autocast: torch.dtype
     with autocast_as_on_cuda(autocast):
         outputs = network(image)
         outputs = outputs if isinstance(outputs, list | tuple) else [outputs]
-        labels = [image.new_zeros((len(image), 1, *output.shape[2:]), dtype=torch.int16) for output in outputs]
-        trained = list(zip(outputs, labels, strict=True))
+        # By resolution, the highest first; the logits of a fused head, the last output, share the first one's labels.
+        labels = {
+            output.shape[2:]: image.new_zeros((len(image), 1, *output.shape[2:]), dtype=torch.int16)
+            for output in outputs
+        }
+        scales = list(labels)
+        trained = sorted(outputs, key=lambda output: scales.index(output.shape[2:]))
         if len(trained) > 1:
             trained.pop()  # nnU-Net does not train on the lowest resolution
-        return sum(0.5**level * _LOSS(*pair) for level, pair in enumerate(trained))
+        return sum(
+            0.5 ** scales.index(output.shape[2:]) * _LOSS(output, labels[output.shape[2:]]) for output in trained
+        )
 
 
 @contextmanager

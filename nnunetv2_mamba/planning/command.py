@@ -16,6 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mamba.memory.estimate import GIB, MemoryEstimate, plan_memory, usable_bytes
 from nnunetv2_mamba.nnunet.names import CONFIGURATIONS
+from nnunetv2_mamba.nnunet.plans_files import plans_files
 from nnunetv2_mamba.nnunet.preprocessed_files import changed_since, is_complete
 
 from ..files import read_json_object, read_optional_json
@@ -30,7 +31,10 @@ from .raw_files import Case, find_cases
 
 _PROCESSES = {"2d": 8, "3d_fullres": 4, "3d_lowres": 8}  # nnU-Net's
 _MOST_MEMORY = 100_000  # GiB; larger numbers are no GPU's
-_FINGERPRINT = ("spacings", "shapes_after_crop", "foreground_intensity_properties_per_channel")  # what nnU-Net reads
+_FINGERPRINT = (
+    "spacings", "shapes_after_crop", "foreground_intensity_properties_per_channel",
+    "median_relative_size_after_cropping",
+)  # what nnU-Net reads  # fmt: skip
 
 
 def plan(
@@ -72,9 +76,10 @@ def plan(
         raise ValueError(f"--gpu-memory must be GiB of a GPU, such as 8, 24, 40 or 80; got {gpu_memory:g}")
     if processes is not None and processes < 1:
         raise ValueError(f"-np must be at least 1, got {processes}")
+    known = (*CONFIGURATIONS, "3d_cascade_fullres")
     for configuration in configurations or ():
-        if configuration not in (*CONFIGURATIONS, "3d_cascade_fullres"):
-            raise ValueError(f"no configuration {configuration!r}; nnU-Net has {', '.join(CONFIGURATIONS)}")
+        if configuration not in known:
+            raise ValueError(f"no configuration {configuration!r}; nnU-Net has {', '.join(known)}")
     PLANNERS[network].check_options(options)
     if plans_name is None:
         plans_name = _plans_name(network, name_of_options(options), gpu_memory, match)
@@ -171,11 +176,18 @@ def _refuse_others_plans(file: Path, planner: str) -> None:
 def _folders(dataset_id: int) -> tuple[Path, Path]:
     """The data set's raw and preprocessed folder; the latter is made."""
     bases = [nnunet_folder(variable) for variable in ("nnUNet_raw", "nnUNet_preprocessed")]
-    names = [name for name in find_candidate_datasets(dataset_id) if (bases[0] / name / "dataset.json").is_file()]
-    if len(names) != 1:
-        found = f"{len(names)} data sets ({', '.join(names)})" if names else "no data set"
+    names = find_candidate_datasets(dataset_id)
+    if len(names) > 1:  # nnU-Net refuses it too, later
+        results = os.environ.get("nnUNet_results")
+        places = [base / name for name in names for base in (*bases, *([Path(results)] if results else []))]
+        found = [str(place) for place in places if place.is_dir()]
         raise ValueError(
-            f"{found} with ID {dataset_id} in nnUNet_raw={bases[0]}; there must be one folder "
+            f"the data set of ID {dataset_id} has the names {', '.join(names)}: {', '.join(found)}; rename these "
+            "folders alike, or move them away"
+        )
+    if len(names) == 0 or not (bases[0] / names[0] / "dataset.json").is_file():
+        raise ValueError(
+            f"no data set with ID {dataset_id} in nnUNet_raw={bases[0]}; there must be one folder "
             f"Dataset{dataset_id:03d}_NAME with a dataset.json"
         )
     raw, preprocessed = (base / names[0] for base in bases)
@@ -191,7 +203,7 @@ def _folders(dataset_id: int) -> tuple[Path, Path]:
 def _plans_to_match(preprocessed: Path, name: str, dataset_id: int) -> PlansManager:
     file = preprocessed / f"{name}.json"
     if not file.is_file() or Path(name).name != name:
-        there = ", ".join(sorted(path.stem for path in preprocessed.glob("*Plans.json"))) or "none"
+        there = ", ".join(path.stem for path in plans_files(preprocessed)) or "none"
         raise ValueError(
             f"no plans {name} of this data set to match (there are: {there}); make them first, ResEncUNetL for example "
             f"with nnUNetv2_plan_experiment -d {dataset_id} -pl nnUNetPlannerResEncL"

@@ -25,7 +25,7 @@ def read_description(file: Path) -> dict[str, Any]:
     for key, example in (("labels", _FORMAT), ("file_ending", 'such as ".nii.gz"'), ("numTraining", "such as 20")):
         if key not in description:
             raise ValueError(f'{file} has no key "{key}"; write it, {example}')
-    for problem in (_channels_problem, _ending_problem, _number_problem, _labels_problem, _cases_problem):
+    for problem in (_channels_problem, _files_problem, _number_problem, _labels_problem, _cases_problem):
         text = problem(description)
         if text:
             raise ValueError(f"{file}, {text}")
@@ -55,12 +55,17 @@ def _channels_problem(description: dict[str, Any]) -> str | None:
     return None
 
 
-def _ending_problem(description: dict[str, Any]) -> str | None:
+def _files_problem(description: dict[str, Any]) -> str | None:
     ending = description["file_ending"]
     if not isinstance(ending, str) or not ending.startswith("."):
         return f'file_ending: must be a text that starts with its dot, such as ".nii.gz"; it is {ending!r}'
-    own_reader = description.get("overwrite_image_reader_writer", "None") != "None"
-    if not own_reader and ending.lower() not in supported_endings():
+    reader = description.get("overwrite_image_reader_writer", "None")
+    if not isinstance(reader, str):
+        return (
+            "overwrite_image_reader_writer: must be the name of a class of nnU-Net, such as SimpleITKIO; it is "
+            f"{reader!r}; leave it out otherwise"
+        )
+    if reader == "None" and ending.lower() not in supported_endings():
         return f"file_ending: nnU-Net reads {', '.join(supported_endings())}; it is {ending!r}"
     return None
 

@@ -27,20 +27,14 @@ _SHOWN = 10
 
 
 def check_integrity(cases: Mapping[str, Case], description: dict[str, Any], folder: Path, processes: int) -> None:
-    """What ``nnUNetv2_plan_and_preprocess --verify_dataset_integrity`` checks: the number of cases, each label map's
-    values, and shape, spacing, channels and NaN of each case. Also what it lets pass and fails with later: files cut
-    short, infinite values, label maps of several channels, images of four axes. Prints nnU-Net's warnings (origins and
+    """What ``nnUNetv2_plan_and_preprocess --verify_dataset_integrity`` checks of files: each label map's values, and
+    shape, spacing, channels and NaN of each case. Also what it lets pass and fails with later: files cut short,
+    infinite values, label maps of several channels, images of four axes. Prints nnU-Net's warnings (origins and
     directions that differ).
 
     Raises:
         ValueError: naming the first case that fails, how, and the others.
     """
-    expected = description["numTraining"]
-    if len(cases) != expected:
-        raise ValueError(
-            f"{folder / 'dataset.json'}, numTraining: it is {expected}, but there are {len(cases)} cases "
-            f"({', '.join(list(cases)[:3])}, ...); correct the number, or add what is missing"
-        )
     examine = partial(
         _examine,
         reader=_reader(next(iter(cases.values())).images[0], description),

@@ -15,11 +15,13 @@ from nnunetv2_mamba.architectures.registry import NETWORKS, RegisteredNetwork
 from nnunetv2_mamba.files import write_json
 from nnunetv2_mamba.nnunet.largest_batch_planner import UNLIMITED, LargestBatchPlanner
 from nnunetv2_mamba.nnunet.names import CONFIGURATIONS
+from nnunetv2_mamba.nnunet.plans_files import read_plans
 from nnunetv2_mamba.trainers import FULL_LENGTH
 from nnunetv2_mamba.trainers.base import nnUNetTrainerMamba
 
+from ..untrusted.plans import check_untrusted_plans
 from .batch_search import BatchSearch
-from .data_folders import read_plans, settle_data_folders
+from .data_folders import settle_data_folders
 from .network_options import WIDTHS, check_values, of_stages
 
 DEFAULT_GPU_MEMORY = 8  # GiB, as nnU-Net's own planner
@@ -123,13 +125,19 @@ class MambaPlanner(LargestBatchPlanner):
         """As nnU-Net's, which keeps configurations that the user added to the file; written whole or not at all.
 
         Data that the file's plans had preprocessed in another way are removed before (``settle_data_folders``).
+
+        Raises:
+            OSError: if files cannot be read, written or removed.
+            ValueError: for kept configurations that ``check_untrusted_plans`` refuses; see ``settle_data_folders``.
         """
         recursive_fix_for_json_export(plans)
         file = Path(nnUNet_preprocessed) / self.dataset_name / f"{self.plans_identifier}.json"
         old = read_plans(file) if file.exists() else {}
-        settle_data_folders(plans, old, file)
         planned = {*CONFIGURATIONS, "3d_cascade_fullres"}
         kept = {name: own for name, own in old.get("configurations", {}).items() if name not in planned}
+        if kept:  # their networks are built to count the memory
+            check_untrusted_plans({**plans, "configurations": {**plans["configurations"], **kept}}, file)
+        settle_data_folders(plans, old, file)
         plans["configurations"].update(kept)
         write_json(file, plans, indent=4)
 

@@ -33,7 +33,8 @@ def find_cases(folder: Path, description: dict[str, Any]) -> dict[str, Case]:
         description: its ``dataset.json``, checked.
 
     Raises:
-        ValueError: for folders and files that are missing or that nnU-Net would misread, with the remedy.
+        ValueError: for folders and files that are missing or that nnU-Net would misread, and for another number of
+            cases than the description's, with the remedy.
     """
     cases = _listed(folder, description) if "dataset" in description else _in_folders(folder, description)
     missing = [file for case in cases.values() for file in (*case.images, case.label) if not file.is_file()]
@@ -41,6 +42,12 @@ def find_cases(folder: Path, description: dict[str, Any]) -> dict[str, Case]:
         raise ValueError(
             f"{folder} lacks {first_few([_relative(file, folder) for file in missing], _SHOWN)}; "
             "add what is missing, or take the case away"
+        )
+    expected = description["numTraining"]
+    if len(cases) != expected:
+        raise ValueError(
+            f"{folder / 'dataset.json'}, numTraining: it is {expected}, but there are {len(cases)} cases "
+            f"({', '.join(list(cases)[:3])}, ...); correct the number, or add what is missing"
         )
     return cases
 

@@ -171,7 +171,8 @@ def configuration(plan: dict, patch: tuple[int, ...], network_class: str = "Plai
             "patches of 40 x 56 x 40 .* of 32 x 32 x 32.* patches of 64 x 64 x 64",
         ),
         ("SwinUNETR", isotropic(4), (32, 32, 32), "patches of 32 x 32 x 32 .* larger.* patches of 64 x 32 x 32"),
-        ("UNETR", isotropic(4), (40, 48, 40), "multiples of 16 x 16 x 16.* patches of 48 x 48 x 48"),
+        ("UNETR", isotropic(4), (40, 48, 40), "multiples of 16 x 16 x 16, and larger; .* patches of 48 x 48 x 48"),
+        ("MedSegMamba", isotropic(3), (6, 8, 8), "multiples of 4 x 4 x 4; plan patches of 8 x 8 x 8"),
         ("MedNeXt", ANISOTROPIC, (6, 16, 16), "multiples of 4 x 4 x 4.* patches of 8 x 16 x 16"),
     ],
 )

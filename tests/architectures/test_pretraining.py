@@ -115,6 +115,8 @@ def test_deeper_networks_keep_what_the_pretraining_had_not():
         (lambda c: c.pop("network_weights"), "not a checkpoint of nnssl"),
         (lambda c: c.pop("nnssl_adaptation_plan"), "not a checkpoint of nnssl"),
         (lambda c: c["nnssl_adaptation_plan"].update(key_to_encoder="trunk", key_to_stem="stem"), "no tensor of SegM"),
+        (lambda c: (c["nnssl_adaptation_plan"].update(key_to_encoder=None), c.update(network_weights={})),
+            "whose names start with 'encoder'"),
         (lambda c: c["nnssl_adaptation_plan"].update(key_to_stem=3), "adaptation_plan, key_to_stem is no name: 3"),
         (lambda c: c.update(network_weights=pretrained(build("segmamba", features_per_stage=[16, 16, 16])[0])[
             "network_weights"]), r"do not fit SegMamba: encoder\.\S+ \(16, .* for encoder\.\S+ \(8, .* and \d+ more"),

@@ -118,9 +118,20 @@ def test_other_scan_tables_are_refused(medsegmamba_state):
             build_from_released(medsegmamba_state | {key: table})
 
 
-def test_tom_residual_is_segmambas(medsegmamba_state):
-    with pytest.raises(ValueError, match="applies to SegMamba"):
-        build_from_released(medsegmamba_state, tom_residual=False)
+@pytest.mark.parametrize(
+    ("file", "arguments", "message"),
+    [
+        ("medsegmamba", {"tom_residual": False}, "tom_residual=False applies to SegMamba; .* a MedSegMamba state_dict"),
+        ("umamba_bot_2d", {"tom_residual": False}, "tom_residual=False applies to SegMamba; .* a U-Mamba state_dict"),
+        ("umamba2_2d", {"tom_residual": False}, "tom_residual=False applies to SegMamba; .* a U-Mamba2 state_dict"),
+        ("segmamba", {"strides": [[1, 1, 1]]}, "strides=.* applies to U-Mamba and U-Mamba2; .* a SegMamba state_dict"),
+        ("medsegmamba", {"patch_size": (8, 8, 8)}, "patch_size=.* applies to U-Mamba; .* a MedSegMamba state_dict"),
+        ("umamba2_2d", {"patch_size": (8, 8, 8)}, "patch_size=.* applies to U-Mamba; .* a U-Mamba2 state_dict"),
+    ],
+)
+def test_arguments_of_another_network_are_refused(file, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        build_from_released(GoldenFile(file).state_dict(), **arguments)
 
 
 def test_convert_for_pretrained_weights(tmp_path, segmamba_state):

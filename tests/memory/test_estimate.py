@@ -50,6 +50,18 @@ def test_activations_are_those_of_a_real_run(name, autocast):
     assert loss.requires_grad and training_memory(NETWORKS[name], shape, autocast=autocast).total >= traced
 
 
+def test_the_lowest_resolution_is_not_trained_and_fused_logits_are():
+    """A fused head's come last, at full resolution (MSDKMamba)."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = (8, 4, 2)
+    heads = [torch.randn(1, 3, size, size, generator=generator) for size in sizes]
+    outputs = [head.requires_grad_() for head in (*heads, heads[0].clone())]
+    training_loss(lambda image: outputs, torch.zeros(1, 1, 8, 8), None).backward()
+    largest, half, lowest, fused = (output.grad for output in outputs)
+    assert lowest is None and largest.abs().sum() > 0 and half.abs().sum() > 0
+    torch.testing.assert_close(fused, largest)
+
+
 def test_autocast_computes_in_fp32_what_cuda_does():
     norm = nn.GroupNorm(2, 8)
     with autocast_as_on_cuda(torch.float16):

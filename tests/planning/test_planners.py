@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pydoc
+import shutil
 from contextlib import nullcontext
 from types import SimpleNamespace
 
@@ -342,7 +343,6 @@ def test_what_plans_say_of_all_configurations_preprocesses_too(invented_dataset,
         ({"spacing": [3.0, 3.0, 3.0]}, None, False),
         ({"normalization_schemes": ["ZScoreNormalization"]}, None, False),
         ({"spacing": None, "inherits_from": "mine"}, None, True),  # which is of the other's data
-        ({"spacing": [3.0, 3.0, 3.0]}, {}, True),  # which has had them made anew, as plans now say
         ({"data_identifier": "others", "spacing": [3.0, 3.0, 3.0]}, None, True),
     ],
 )
@@ -359,6 +359,34 @@ def test_data_that_plans_of_the_name_made_in_another_way_are_no_data_of_theirs(i
     case.touch()
     TinyPlanner(902).save_plans({"configurations": {"3d_fullres": configuration}})
     assert case.is_file() == kept
+
+
+@pytest.mark.parametrize("seconds", [-9, 9])
+def test_outdated_data_are_kept_only_where_other_plans_had_them_made_anew_since(invented_dataset, seconds):
+    """Plans that are only planned, after a correction of dataset.json say, have made no data."""
+    configuration = {"data_identifier": "nnUNetPlans_3d_fullres", **PREPROCESSING}
+    before = {**configuration, "normalization_schemes": ["ZScoreNormalization"]}
+    other = invented_dataset / "nnUNetResEncUNetLPlans.json"
+    for file, own in ((invented_dataset / "nnUNetTinyPlans.json", before), (other, configuration)):
+        file.write_text(json.dumps({"configurations": {"3d_fullres": own}}))
+    case = invented_dataset / "nnUNetPlans_3d_fullres" / "case.pkl"
+    case.parent.mkdir()
+    case.touch()
+    os.utime(case, (other.stat().st_mtime + seconds,) * 2)
+    TinyPlanner(902).save_plans({"configurations": {"3d_fullres": configuration}})
+    assert case.is_file() == (seconds > 0)
+
+
+def test_outdated_data_behind_a_link_are_left_to_the_user(invented_dataset, tmp_path):
+    configuration = {"data_identifier": "nnUNetPlans_3d_fullres", **PREPROCESSING}
+    file, link = invented_dataset / "nnUNetTinyPlans.json", invented_dataset / "nnUNetPlans_3d_fullres"
+    file.write_text(json.dumps({"configurations": {"3d_fullres": {**configuration, "spacing": [3.0, 3.0, 3.0]}}}))
+    before = file.read_text()
+    (tmp_path / "elsewhere").mkdir()
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match=f"^{link} is a link to data that .*; delete both"):
+        TinyPlanner(902).save_plans({"configurations": {"3d_fullres": configuration}})
+    assert file.read_text() == before and link.is_dir()
 
 
 def test_data_of_their_own_that_plans_made_in_another_way_before(invented_dataset):
@@ -382,6 +410,40 @@ def test_configurations_that_a_user_added_are_kept(invented_dataset):
 
 
 @pytest.mark.parametrize(
+    ("added", "message"),
+    [
+        (
+            {"architecture": {"network_class_name": "torch.hub.load", "arch_kwargs": {}, "_kw_requires_import": []}},
+            "'torch.hub.load', which is not taken from a file",
+        ),
+        ({"inherits_from": "3d_lowres"}, "inherits from '3d_lowres', which there is not"),
+    ],
+)
+def test_configurations_that_a_user_added_are_checked_before_anything_is_changed(invented_dataset, added, message):
+    file, data = invented_dataset / "nnUNetTinyPlans.json", invented_dataset / "nnUNetPlans_3d_fullres"
+    own = {"data_identifier": data.name}
+    before = json.dumps({"configurations": {"3d_fullres": {**own, "spacing": [3.0, 3.0, 3.0]}, "mine": added}})
+    file.write_text(before)
+    data.mkdir()
+    with pytest.raises(ValueError, match=f"nnUNetTinyPlans.json: .*{message}"):
+        TinyPlanner(902).save_plans({"configurations": {"3d_fullres": own}})
+    assert file.read_text() == before and data.is_dir()
+
+
+def test_plans_of_any_name_are_seen(invented_dataset):
+    """``-overwrite_plans_name coarse -overwrite_target_spacing 2 2 2`` of a ResEnc planner, whose folder is shared."""
+    configuration = {"data_identifier": "nnUNetPlans_3d_fullres", **PREPROCESSING}
+    coarse = {"configurations": {"3d_fullres": {**configuration, "spacing": [4.0, 4.0, 4.0]}}}
+    (invented_dataset / "coarse.json").write_text(json.dumps(coarse))
+    for number, content in enumerate(("{", "[]", '{"configurations": 3}', '{"configurations": {"2d": 3}}')):
+        (invented_dataset / f"something{number}.json").write_text(content)
+    with pytest.raises(ValueError, match=r"no plans none of this data set to match \(there are: coarse\)"):
+        command.plan(902, "SegMamba", match="none")
+    TinyPlanner(902).save_plans({"configurations": {"3d_fullres": configuration}})
+    assert configuration["data_identifier"] == "nnUNetTinyPlans_3d_fullres"
+
+
+@pytest.mark.parametrize(
     "content", ["{", "[]", "{}", '{"configurations": 3}', '{"configurations": {"2d": 3}}', "\0"], ids=range(6)
 )
 @pytest.mark.parametrize("name", ["nnUNetPlans.json", "nnUNetPlans_v2.json", "nnUNetTinyPlans.json"])
@@ -398,7 +460,11 @@ def test_damaged_plans_beside_those_that_are_made(invented_dataset, name, conten
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("", "is no valid JSON"), ('{"spacings": [[1.0', "is no valid JSON"), ("{}", "has no spacings, shapes")],
+    [
+        ("", "is no valid JSON"),
+        ('{"spacings": [[1.0', "is no valid JSON"),
+        ("{}", "has no spacings, shapes_after_crop, foreground_.*, median_relative_size_after_cropping"),
+    ],
 )
 def test_half_a_fingerprint(invented_dataset, content, message):
     (invented_dataset / "dataset_fingerprint.json").write_text(content)
@@ -473,7 +539,10 @@ def test_plans_to_match_run_no_code(tiny_dataset, monkeypatch):
         ({"gpu_memory": 1e300}, r"GiB of a GPU, such as 8, 24, 40 or 80; got 1e\+300"),
         ({"processes": 0}, "-np must be at least 1, got 0"),
         ({"match": f"../{INVENTED}/dataset_fingerprint"}, "no plans .*dataset_fingerprint of this data set to match"),
-        ({"configurations": ["3d_fulres"]}, "no configuration '3d_fulres'; nnU-Net has 2d, 3d_fullres, 3d_lowres"),
+        (
+            {"configurations": ["3d_fulres"]},
+            "no configuration '3d_fulres'; .* 2d, 3d_fullres, 3d_lowres, 3d_cascade_fullres$",
+        ),
         ({"dataset_id": 903}, "no data set with ID 903 in nnUNet_raw="),
         (
             {"match": "nnUNetResEncUNetLPlans"},
@@ -484,6 +553,18 @@ def test_plans_to_match_run_no_code(tiny_dataset, monkeypatch):
 def test_bad_arguments(invented_dataset, arguments, message):
     with pytest.raises(ValueError, match=message):
         command.plan(**{"dataset_id": 902, "network": "SegMamba", **arguments})
+
+
+@pytest.mark.parametrize("base", ["raw", "preprocessed", "results"])
+def test_a_data_set_of_two_names(invented_dataset, tmp_path, monkeypatch, base):
+    """nnU-Net looks in all three folders, and would fail after the images are read."""
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    other = tmp_path / base / "Dataset902_Old"
+    other.mkdir(parents=True)
+    shutil.rmtree(invented_dataset)
+    with pytest.raises(ValueError, match=f"ID 902 has the names .*: .*raw/{INVENTED}.*; rename ") as error:
+        command.plan(902, "SegMamba")
+    assert str(other) in str(error.value) and not invented_dataset.exists()
 
 
 def test_folders_that_are_not_there(invented_dataset, tmp_path, monkeypatch):

@@ -86,6 +86,7 @@ REGIONS = {"background": 0, "whole": [1, 2], "core": 2}
         ({"file_ending": ""}, "file_ending: must be a text"),
         ({"file_ending": [".nii.gz"]}, "file_ending: must be a text"),
         ({"file_ending": ".dcm"}, r"file_ending: nnU-Net reads .*\.nii\.gz.*; it is '\.dcm'"),
+        ({"overwrite_image_reader_writer": 3}, "overwrite_image_reader_writer: must be the name .*; it is 3"),
         ({"channel_names": {"T1": 0}}, "channel_names: the number comes first"),
         ({"channel_names": {"0": 1}}, "channel_names: the number comes first"),
         ({"channel_names": ["T1"]}, "channel_names: must be numbers with names"),
@@ -131,6 +132,12 @@ def test_mistakes_of_dataset_json(tmp_path, changes, message):
     assert str(error.value).startswith(str(file)) and "\n" not in str(error.value)
 
 
+def test_a_reader_of_null(tmp_path):
+    (tmp_path / "dataset.json").write_text(json.dumps({**DESCRIPTION, "overwrite_image_reader_writer": None}))
+    with pytest.raises(ValueError, match="overwrite_image_reader_writer: must be the name .*; it is None"):
+        read_description(tmp_path / "dataset.json")
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -158,6 +165,7 @@ def test_what_is_no_json_object(tmp_path, text, message):
         {"labels": REGIONS, "regions_class_order": [1, 2]},
         {"labels": {**REGIONS, "ignore": 3}, "regions_class_order": [1, 2]},
         {"file_ending": ".xyz", "overwrite_image_reader_writer": "SimpleITKIO"},
+        {"overwrite_image_reader_writer": "None"},
         {"file_ending": ".NII.GZ"},
     ],
 )
@@ -329,9 +337,9 @@ def test_the_first_image_can_be_read(raw, monkeypatch):
 
 
 def test_wrong_number_of_cases(raw):
-    write_description(raw, numTraining=4)
+    """Noticed without the reading of the images."""
     with pytest.raises(ValueError, match=r"dataset.json, numTraining: it is 4, but there are 3 cases \(c0, c1, c2"):
-        check(raw)
+        find_cases(raw, {**DESCRIPTION, "numTraining": 4})
 
 
 def test_all_cases_that_fail_are_named_and_what_differs_a_little_is_told(raw, capsys):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -21,7 +22,9 @@ from tiny_dataset import NAME, TinyDataset
 from torch import nn
 
 from nnunetv2_mamba.architectures.msd_kmamba.kan.basis import BasisConv
+from nnunetv2_mamba.losses.distillation_gates import GATES
 from nnunetv2_mamba.losses.distillation_statistics import EpochMeans
+from nnunetv2_mamba.losses.self_distillation import TEACHERS
 from nnunetv2_mamba.trainers import nnUNetTrainerMSDKMamba
 from nnunetv2_mamba.trainers.distillation_history import lines, record
 from nnunetv2_mamba.trainers.ema_teacher import EMATeacher
@@ -314,6 +317,11 @@ def test_the_defaults_are_those_of_the_documentation():
     )
     assert shares == (50 / 1000, 100 / 1000) and recipe.brake
     assert not recipe.standardise_logits and not recipe.uncertainty_weighting
+
+
+def test_the_settings_choices_are_those_of_the_loss():
+    types = get_type_hints(SelfDistillationRecipe)
+    assert {*get_args(types["teacher"])} == {*TEACHERS} and {*get_args(types["gate"])} == {*GATES}
 
 
 # the EMA teacher

@@ -23,6 +23,14 @@ from .state import State, unwrap
 
 __all__ = ["build_from_released", "convert"]
 
+# Which arguments of ``build_from_released`` apply to which code's weights.
+_ARGUMENTS: dict[str, tuple[str, ...]] = {
+    "SegMamba": ("tom_residual",),
+    "MedSegMamba": (),
+    "U-Mamba": ("strides", "patch_size"),
+    "U-Mamba2": ("strides",),
+}
+
 
 def build_from_released(
     state_dict: Mapping,
@@ -47,7 +55,8 @@ def build_from_released(
         ours returns the logits before it.
 
     Raises:
-        ValueError: if the state_dict is of another network or of one that cannot be represented, with the reason.
+        ValueError: if the state_dict is of another network or of one that cannot be represented, with the reason; for
+            arguments that do not apply to it.
     """
     state = unwrap(state_dict)
     build = _builder(state, state_dict, tom_residual, strides, patch_size)
@@ -69,22 +78,37 @@ def _builder(
     from ..umamba.released_weights import build_umamba
     from ..umamba2.released_weights import build_umamba2
 
-    if any(key.startswith("vit.") for key in state):
+    code = _code_of(state)
+    given = {"tom_residual": None if tom_residual else False, "strides": strides, "patch_size": patch_size}
+    for name, value in given.items():
+        if value is not None and name not in _ARGUMENTS[code]:
+            applies = " and ".join(other for other, names in _ARGUMENTS.items() if name in names)
+            raise ValueError(f"{name}={value} applies to {applies}; this is a {code} state_dict")
+    if code == "SegMamba":
         return partial(build_segmamba, tom_residual=tom_residual)
+    if code == "MedSegMamba":
+        return build_medsegmamba
+    if code == "U-Mamba2":
+        return partial(build_umamba2, strides=strides or plan_of(checkpoint).get("strides"))
+    plan = {"strides": strides, "patch_size": patch_size}
+    return partial(build_umamba, **{key: value or plan_of(checkpoint).get(key) for key, value in plan.items()})
+
+
+def _code_of(state: State) -> str:
+    """Return whose code's weights these are: a key of ``_ARGUMENTS``."""
+    if any(key.startswith("vit.") for key in state):
+        return "SegMamba"
     if any(key.startswith("mamba_encoder.") for key in state):
         raise ValueError(
             "this is a SegMamba checkpoint from before 7 March 2024 (keys 'mamba_encoder.*'): bidirectional Mamba "
             "without gated spatial convolution, another network than the published one; it cannot be loaded"
         )
     if "Conv_1x1.weight" in state and "expand.weight" in state:
-        if not tom_residual:
-            raise ValueError("tom_residual=False applies to SegMamba; this is a MedSegMamba state_dict")
-        return build_medsegmamba
+        return "MedSegMamba"
     if "encoder.stem.0.conv1.weight" in state and "decoder.upsample_layers.0.conv.weight" in state:
-        plan = {"strides": strides, "patch_size": patch_size}
-        return partial(build_umamba, **{key: given or plan_of(checkpoint).get(key) for key, given in plan.items()})
+        return "U-Mamba"
     if "encoder.stem.convs.0.conv.weight" in state and "mamba_layer.mamba.dt_bias" in state:
-        return partial(build_umamba2, strides=strides or plan_of(checkpoint).get("strides"))
+        return "U-Mamba2"
     raise ValueError(
         "neither a SegMamba state_dict (keys 'vit.*', 'encoder1.*') nor a MedSegMamba one (keys 'Conv_1x1.*', "
         "'expand.*') nor a U-Mamba one (keys 'encoder.stem.*', 'decoder.upsample_layers.*') nor a U-Mamba2 one (keys "

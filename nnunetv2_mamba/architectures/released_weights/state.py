@@ -10,6 +10,8 @@ from torch import nn
 State = dict[str, torch.Tensor]
 WRAPPERS = ("network_weights", "state_dict", "model_state_dict", "module", "model")
 PREFIXES = ("module.", "_orig_mod.")
+# A block of dynamic-network-architectures has its layers by two names.
+_LAYERS = {".all_modules.0.": ".conv.", ".all_modules.1.": ".norm."}
 
 
 def unwrap(checkpoint: Mapping) -> State:
@@ -60,17 +62,21 @@ def count(state: State, pattern: str, first: int = 0) -> int:
     return n
 
 
+def first_name(key: str) -> str:
+    """Return the key under which a block's layer is kept, for either of its names."""
+    for copied, kept in _LAYERS.items():
+        key = key.replace(copied, kept)
+    return key
+
+
 def drop_copies(state: State) -> None:
     """Remove what networks of dynamic-network-architectures register twice: the encoder, and layers of a block.
 
     Raises:
         ValueError: if a copy differs from its original.
     """
-    layers = {".all_modules.0.": ".conv.", ".all_modules.1.": ".norm."}
     for key in list(state):
-        original = key.removeprefix("decoder.") if key.startswith("decoder.encoder.") else key
-        for copied, kept in layers.items():
-            original = original.replace(copied, kept)
+        original = first_name(key.removeprefix("decoder.") if key.startswith("decoder.encoder.") else key)
         if original == key:
             continue
         shape_of(state, original)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dynamic_network_architectures.building_blocks.helper import convert_dim_to_conv_op
 
 from ..released_weights.mamba import MAMBA2, stack_directions
-from ..released_weights.state import State, count, drop_copies, load_strictly, rename_modules, shape_of
+from ..released_weights.state import State, count, drop_copies, first_name, load_strictly, rename_modules, shape_of
 from .network import UMamba2
 
 LAYER = "mamba_layer.mamba"
@@ -52,7 +52,7 @@ def build_umamba2(state: State, strides: Sequence[Sequence[int]] | None) -> UMam
         modules[f"decoder.seg_layers.{i}"] = f"decoder.seg_layers.{n_stages - 2 - i}"
     state = rename_modules(state, modules)
     for key in network.state_dict():  # our blocks have the layers' second names, too
-        original = key.replace(".all_modules.0.", ".conv.").replace(".all_modules.1.", ".norm.")
+        original = first_name(key)
         if original in state:
             state[key] = state[original]
     load_strictly(network, state)
