@@ -2,9 +2,9 @@
 
     python benchmarks/evaluation.py [--size N] [--json FILE]
 
-Every voxel of the reference has a label or is background between them (regions around random points); the prediction
-is shifted by two voxels and one voxel in a thousand has a random label, so that surfaces are everywhere. One case, so
-one process: seconds by the clock and of CPU, reading included, and the process's peak memory, torch included.
+Every voxel of the reference has a label (regions around random points) but for a frame of background; the prediction is
+shifted by two voxels and one voxel in a thousand has a random label, so that surfaces are everywhere. One case, so one
+process: seconds by the clock and of CPU, reading included, and the process's peak memory, torch included.
 """
 
 import argparse

@@ -7,9 +7,9 @@ autocast. They grow with the number of voxels and channels, so the table gives t
 is the block of rational functions as plain torch would differentiate it, without the custom autograd function.
 
 What the backward pass allocates for a moment (the basis of a checkpointed layer, polynomials) is in two peaks of
-forward and backward pass: of a block, per voxel and channel, its input and gradients included; and of the whole
-network for nnU-Net's six-stage BraTS plan and a batch of two patches of 128 voxels a side, without its weights, traced
-with tensors that have no data.
+forward and backward pass, without input and weights but with their gradients: of a block, per voxel and channel; and
+of the whole network for nnU-Net's six-stage BraTS plan and a batch of two patches of 128 voxels a side, traced with
+tensors that have no data.
 """
 
 import argparse

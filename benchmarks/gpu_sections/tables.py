@@ -12,7 +12,7 @@ LONGEST_ERROR = 12  # lines of a traceback
 
 
 def summary(report: dict[str, Any]) -> str:
-    """Return the whole report of ``runner.Report`` as Markdown."""
+    """Return the whole report of ``runner.Suite.report`` as Markdown."""
     sections = report["sections"]
     machine = "the GPU" if report["device"] == "cuda" else "a CPU (a dry run on tiny sizes: no figure means anything)"
     parts = [f"# GPU suite, {report['date']}, on {machine}"]

@@ -32,7 +32,7 @@ OURS = {
     "UMamba2": {"features_per_stage": [6, 16, 20, 44], "n_blocks_per_stage": [1, 2, 2, 2]},
     "MedSegMamba": {"features_per_stage": [8, 8, 16, 32], "bottleneck_channels": 64, "n_bottleneck_blocks": 2},
 }
-# One path each but for bidirectional (2), six_axes (6) and serpentine (8); SegMamba's own are three and three back.
+# One path each but for bidirectional (2), six_axes (6) and serpentine (8); SegMamba's own are three.
 SCANS = ("raster", "bidirectional", "six_axes", "serpentine", "morton", "hilbert", "random")
 NNUNETS = {
     "nnUNetSmallPlans": ("ExperimentPlanner", "nnUNetPlans", {"features_per_stage": [6, 16, 32, 52]}),

@@ -49,7 +49,7 @@ def rooms() -> Drawing:
 
 
 def imports(page: str) -> dict[str, set[str]]:
-    """Read "ROOM → ROOMS" in a page: which rooms each room imports; single files and what all may use are left out."""
+    """Read "ROOM → ROOMS" in a page: which rooms each room imports; what all may use and ``_SMALL`` are left out."""
     everybody = re.search(r"^Everybody may use (.*?),? which ", page, re.MULTILINE)[1]
     left_out = _SMALL | set(re.findall(r"`(\w+)`", everybody))
     below: dict[str, set[str]] = {}

@@ -6,6 +6,7 @@ import difflib
 import os
 import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -51,7 +52,19 @@ def resolve(sweep: Sweep) -> Sweep:
         for old, new in zip(sweep.trainings, trainings, strict=True)
         if old.name in sweep.declared
     }
-    return replace(sweep, trainings=trainings, declared=declared)
+    return replace(sweep, trainings=trainings, declared=declared, previous=_previous(trainings))
+
+
+def _previous(trainings: Sequence[Training]) -> dict[str, tuple[str, ...]]:
+    models: dict[tuple[str, str, int], list[Training]] = {}
+    for training in trainings:
+        models.setdefault((training.dataset, training.model, training.seed), []).append(training)
+    previous = {}
+    for (dataset, _, seed), (training, *others) in models.items():
+        stage = plans_of(dataset, training.plans).get_configuration(training.configuration).previous_stage_name
+        if stage is not None and (first := models.get((dataset, replace(training, configuration=stage).model, seed))):
+            previous |= dict.fromkeys((each.name for each in (training, *others)), tuple(each.name for each in first))
+    return previous
 
 
 def plans_of(dataset: str, plans: str) -> PlansManager:
@@ -84,7 +97,7 @@ def dataset_json(dataset: str) -> dict:
 
 def _dataset(file: Path, name: str) -> str:
     preprocessed = nnunet_folder("nnUNet_preprocessed")
-    present = sorted(path.name for path in preprocessed.glob("Dataset[0-9][0-9][0-9]_*"))
+    present = sorted(path.name for path in preprocessed.glob("Dataset[0-9][0-9][0-9]_*") if path.is_dir())
     found = [full for full in present if full == name or (name.isdecimal() and full.startswith(f"Dataset{name:0>3}_"))]
     if len(found) != 1:
         raise SweepError(

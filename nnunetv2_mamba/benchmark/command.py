@@ -42,7 +42,7 @@ def benchmark(name: str, folder: Path, datasets: Sequence[str] = (), dry_run: bo
     if not ((copy := folder / file.name).exists() and copy.samefile(file)):
         shutil.copyfile(file, copy)
     display = LiveTable(sweep.trainings, folder) if sys.stdout.isatty() else EventLines()
-    scheduler = Scheduler(folder, _launcher(sweep, folder, display.event), display)
+    scheduler = Scheduler(folder, _launcher(sweep, folder, display.event), display, sweep.previous)
     with display, signals_raise():  # so that running jobs are ended too
         failed = scheduler.execute(sweep.trainings)
     print(scores.table_of_models(sweep.trainings, folder))
@@ -51,7 +51,8 @@ def benchmark(name: str, folder: Path, datasets: Sequence[str] = (), dry_run: bo
     if failed:
         print(f"{len(failed)} of {len(sweep.trainings)} runs failed:", file=sys.stderr)
         for training in failed:
-            print(f"  {training.name}: {training.log(folder)}", file=sys.stderr)
+            log = training.log(folder)
+            print(f"  {training.name}: {log if log.is_file() else 'not started'}", file=sys.stderr)
         print("They are tried again when the same command is given again.", file=sys.stderr)
     return 0 if concluded and not failed else 1
 

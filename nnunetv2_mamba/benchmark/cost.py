@@ -53,12 +53,13 @@ class CostRecord:
         """Read the energy counter within an epoch: one that goes round must be read once in every round."""
         self._joules()
 
-    def end_epoch(self, epoch: int) -> None:
-        """Note the epoch of this number, which ``begin_epoch`` began."""
+    def end_epoch(self, epoch: int, iterations: int) -> None:
+        """Note the epoch of this number, which ``begin_epoch`` began, and which had so many iterations of training."""
         joules = self._joules()
         self.content["epochs"][str(epoch)] = {
             "seconds": time.perf_counter() - self._began,
             "joules": None if None in (joules, self._joules_before) else joules - self._joules_before,
+            "iterations_per_epoch": iterations,
             **self._computed_with,
         }
         for name, value in peak_memory(self.device).items():
@@ -72,9 +73,9 @@ class CostRecord:
         epochs = list(self.content["epochs"].values())
         joules = [epoch["joules"] for epoch in epochs]
         # That of the epochs: this process may have validated only. An interrupted training may have had several
-        computed_with = {
-            key: _all_of(epoch.get(key, now) for epoch in epochs) if epochs else now
-            for key, now in self._computed_with.items()
+        now = {"iterations_per_epoch": trainer.num_iterations_per_epoch, **self._computed_with}
+        of_epochs = {
+            key: _all_of(epoch.get(key, value) for epoch in epochs) if epochs else value for key, value in now.items()
         }
         self._note_versions()
         content = {
@@ -83,11 +84,10 @@ class CostRecord:
             "flops": _flops(trainer),
             "seconds_per_epoch": statistics.median(epoch["seconds"] for epoch in epochs) if epochs else None,
             "epochs": trainer.num_epochs,
-            "iterations_per_epoch": trainer.num_iterations_per_epoch,
             "batch_size": trainer.configuration_manager.batch_size,
             "peak_memory": self.content["peak_memory"],
             "energy_joules": None if not joules or None in joules else sum(joules),
-            **computed_with,
+            **of_epochs,
             "versions": {name: _all_of(found) for name, found in self.content["versions"].items()},
         }
         write_json(self.folder / COST, content)

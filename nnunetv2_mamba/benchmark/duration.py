@@ -127,11 +127,13 @@ def describe(sweep: Sweep, folder: Path) -> list[str]:
     """Write a line for each training, and one for their sum, for ``--dry-run``."""
     estimates = estimate(sweep, folder)
     unit = "GPU hours" if sweep.machine.device != "cpu" else "CPU hours"
+    configurations = {training.name: training.configuration for training in sweep.trainings}
     lines = []
     for training in sweep.trainings:
         found = estimates.get(training.name)
         state = "finished" if found is None else f"{_hours(found.seconds)} ({found.source})"
-        lines.append(f"{training.name}  {state}")
+        first = sweep.previous.get(training.name)
+        lines.append(f"{training.name}  {state}" + (f", after {configurations[first[0]]}" if first else ""))
     total = sum(found.seconds or 0 for found in estimates.values()) / 3600
     unknown = sum(found.seconds is None for found in estimates.values())
     rough = any(found.source.startswith("rough") for found in estimates.values())

@@ -88,7 +88,8 @@ class MeasuredTraining(PreemptibleTraining):
         self._sweep_cost.begin_epoch()
 
     def on_epoch_end(self) -> None:
-        self._sweep_cost.end_epoch(self.current_epoch)  # before the checkpoint: an epoch in one is never missing here
+        # before the checkpoint: an epoch in one is never missing here
+        self._sweep_cost.end_epoch(self.current_epoch, self.num_iterations_per_epoch)
         super().on_epoch_end()
 
     def perform_actual_validation(self, *args: Any, **kwargs: Any) -> None:

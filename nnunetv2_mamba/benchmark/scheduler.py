@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,7 @@ class Scheduler:
         folder: of the sweep.
         launcher: starts them.
         display: shows the user what happens.
+        previous: the names of the trainings that a training waits for, by its name (``Sweep.previous``).
         pause: seconds between two looks at the running processes.
         states: of every training by name: waiting, running, elsewhere (another sweep is at it), finished or failed.
     """
@@ -54,6 +56,7 @@ class Scheduler:
     folder: Path
     launcher: Launcher
     display: EventLines
+    previous: Mapping[str, Sequence[str]] = field(default_factory=dict)
     pause: float = 1.0
     states: dict[str, str] = field(default_factory=dict)
     _waiting: list[Training] = field(default_factory=list)
@@ -109,7 +112,7 @@ class Scheduler:
     def _start(self) -> None:
         slots = self.launcher.slots or len(self._waiting) + len(self._active)
         for slot in [slot for slot in range(slots) if slot not in self._active]:
-            due = next((training for training in self._waiting if self.states[training.name] == "waiting"), None)
+            due = next(filter(self._is_due, self._waiting), None)
             if due is None or time.monotonic() < self._refused.until:
                 return
             if due.finished(self.folder):  # by another process
@@ -134,6 +137,10 @@ class Scheduler:
             self._look_again.pop(due.name, None)
             self.display.event(f"starts   {due.name}")
             self.states[due.name] = "running"
+
+    def _is_due(self, training: Training) -> bool:
+        first = self.previous.get(training.name, ())
+        return self.states[training.name] == "waiting" and all(self.states[name] == "finished" for name in first)
 
     def _leave_to(self, other: str, training: Training) -> None:
         if training.name not in self._look_again:  # else it has been said
@@ -161,9 +168,19 @@ class Scheduler:
             f"{word} {training.name} ({outcome.how}), {'trying again' if again else 'giving up'}; see "
             f"{training.log(self.folder)}"
         )
-        self.states[training.name] = "waiting" if again else "failed"
         if again:
+            self.states[training.name] = "waiting"
             self._waiting.append(training)
+        else:
+            self._give_up(training)
+
+    def _give_up(self, training: Training) -> None:
+        """Note that a training failed for good, and with it those that need its segmentations."""
+        self.states[training.name] = "failed"
+        for later in [each for each in self._waiting if training.name in self.previous.get(each.name, ())]:
+            self._waiting.remove(later)
+            self.display.event(f"failed   {later.name}, giving up: it needs the segmentations of {training.name}")
+            self._give_up(later)
 
     def _note_finished(self, training: Training) -> None:
         self.states[training.name] = "finished"

@@ -69,6 +69,8 @@ class Sweep:
         machine: where they are computed.
         declared: seconds per epoch by the name of the training, where the file says so.
         slurm: submitit's parameters; None to train on this machine.
+        previous: of a cascade, the trainings of the first model by the name of each of the second, which needs them all
+            finished; known once ``checks.resolve`` has looked into the plans.
     """
 
     file: Path
@@ -76,6 +78,7 @@ class Sweep:
     machine: Machine
     declared: dict[str, float]
     slurm: dict[str, Any] | None
+    previous: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def ready_made() -> dict[str, Path]:

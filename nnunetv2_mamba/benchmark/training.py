@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nnunetv2_mamba.files import read_json_object, read_optional_json, write_json
-from nnunetv2_mamba.nnunet.names import FINAL_CHECKPOINT
+from nnunetv2_mamba.nnunet.names import FINAL_CHECKPOINT, save_every
 from nnunetv2_mamba.results.folds import COST, SUMMARY
 from nnunetv2_mamba.results.model_names import ModelName
 from nnunetv2_mamba.text import short_reason
@@ -41,7 +41,7 @@ class Budget:
             "num_val_iterations_per_epoch": self.validation_iterations,
         }
         if self.epochs is not None:
-            given["save_every"] = min(50, max(1, self.epochs // 10))  # ten checkpoints, as nnU-Net's short trainers
+            given["save_every"] = save_every(self.epochs)
         return {name: value for name, value in given.items() if value is not None}
 
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def add_inference_options(parser: argparse._ActionsContainer) -> None:
-    from ..packaging.inference_settings import AVERAGES, PRECISIONS  # of the standard library only
+    from ..packaging.inference_settings import AVERAGES, PRECISIONS  # imports nothing heavy
 
     # the first as nnU-Net spells them
     parser.add_argument("--disable_tta", "--disable-tta", action="store_true", help="no mirroring")

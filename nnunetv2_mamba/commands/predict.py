@@ -13,7 +13,7 @@ EXAMPLES = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..packaging.outputs import ENCODINGS  # like this file, of the standard library only
+    from ..packaging.outputs import ENCODINGS  # imports nothing heavy
 
     parser.add_argument(
         "-i", dest="input", type=Path, required=True, metavar="IN", help="folder of CASE_0000.nii.gz, ..., as nnU-Net's"

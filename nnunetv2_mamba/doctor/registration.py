@@ -10,8 +10,7 @@ from pathlib import Path
 
 from .. import _register
 from .findings import NOTE, Finding
-
-PACKAGE = Path(__file__).parents[1]
+from .packages import PACKAGE
 
 
 def folders() -> Iterator[Finding]:

@@ -69,6 +69,8 @@ class PreemptibleTraining(nnUNetTrainer):
         """
         if self.is_ddp and self._termination.received is None:
             self._tell_all()
+            if not self._all_know:
+                return  # a signal that came meanwhile counts before the next step: the others begin this one
         self._termination.check()
 
     def _tell_all(self) -> None:

@@ -71,6 +71,8 @@ def _look_into(folder: str, package: str | None, place: str, found: FoundTrainer
                 warnings.simplefilter("ignore")  # a list is no use of what is deprecated in it
                 module = import_module(dotted)
         except Exception as error:  # whatever a stranger's module may raise
+            if isinstance(error, ModuleNotFoundError) and error.name == dotted:
+                continue  # as the search does
             found.problems.append(
                 f"{Path(folder, name)}.py, where nnU-Net's search ends: {type(error).__name__}: {error}"
             )

@@ -41,8 +41,11 @@ def check_labels(datasets: Iterable[nnUNetBaseDataset], labels: LabelManager) ->
             "without a gap"
         )
     allowed = known | {_OUTSIDE} | ({int(labels.ignore_label)} if labels.has_ignore_label else set())
+    seen: set[tuple[str, str]] = set()
     for dataset in datasets:
-        found = _values(dataset)
+        cases = [case for case in dataset.identifiers if (dataset.source_folder, case) not in seen]
+        seen.update((dataset.source_folder, case) for case in cases)  # fold all has those of the training twice
+        found = _values(dataset, cases)
         wrong = {case: sorted(values - allowed) for case, values in found.items() if values - allowed}
         if wrong:
             told = (f"{case} has {', '.join(map(str, values))}" for case, values in wrong.items())
@@ -54,12 +57,12 @@ def check_labels(datasets: Iterable[nnUNetBaseDataset], labels: LabelManager) ->
             )
 
 
-def _values(dataset: nnUNetBaseDataset) -> dict[str, set[int]]:
+def _values(dataset: nnUNetBaseDataset, cases: list[str]) -> dict[str, set[int]]:
     folder = Path(dataset.source_folder)
     file = folder.parent / _KEPT / f"{folder.name}.json"
     kept = _read_kept(file)
     # one without what a cascade's first stage predicts
-    own = type(dataset)(dataset.source_folder, list(dataset.identifiers))
+    own = type(dataset)(dataset.source_folder, cases)
     stamps = {case: _stamp(folder, case) for case in own.identifiers}
     changed = [case for case, stamp in stamps.items() if not _is_of(kept.get(case), stamp)]
     workers = max(1, min(_MOST_AT_ONCE, get_allowed_n_proc_DA()))

@@ -100,6 +100,9 @@ class ResumableTrainer(GuardedTrainer):
     def restore(self, content: Mapping[str, Any]) -> None:
         """Take the state out of a checkpoint's content; the trainer is initialised."""
         restore(self, self.bare_network(), content)
+        mirroring = self.recipe.mirroring
+        if content.get(_SETTINGS_KEY, {}).get("mirroring", mirroring) != mirroring:  # the axes are of the other setting
+            self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()  # not called by --val, which needs them
 
     def _adopt_settings(self, saved: Mapping[str, Any]) -> None:
         if not self.was_initialized:

@@ -212,7 +212,7 @@ def test_a_training_may_go_on_with_another_device(tmp_path, monkeypatch):
         monkeypatch.setattr(cost, "peak_memory", lambda _, peak=peak: {"allocated_bytes": peak})
         record = CostRecord(tmp_path, torch.device("cpu"), None)
         record.begin_epoch()
-        record.end_epoch(0)
+        record.end_epoch(0, 1)
     assert record.content["peak_memory"] == {"allocated_bytes": 7}
 
 
@@ -236,6 +236,20 @@ def test_what_it_was_computed_with_is_that_of_all_processes(make, monkeypatch):
         assert (written["device_type"], written["versions"]["python"]) == ("cpu", "3.11")
 
 
+def test_the_iterations_of_an_epoch_are_those_it_had(make, monkeypatch):
+    """MedSegMambaPaper knows them once it has its loaders: a process that only validates has none."""
+    monkeypatch.setattr(cost, "forward_flops", lambda *_: 11)
+    for epochs, iterations in ((1, 7), (0, 0)):
+        trainer = make(Drawing, run_with())
+        trainer.num_iterations_per_epoch = iterations
+        for _ in range(epochs):
+            trainer.epoch()
+        trainer.network = torch.nn.Conv3d(2, 3, 1)
+        trainer.perform_actual_validation()
+        written = json.loads((Path(trainer.output_folder) / "cost.json").read_text())
+        assert written["iterations_per_epoch"] == 7
+
+
 def test_what_a_trainer_does_around_an_epoch_is_not_measured(make, monkeypatch):
     calls = []
 
@@ -247,7 +261,7 @@ def test_what_a_trainer_does_around_an_epoch_is_not_measured(make, monkeypatch):
             calls.append("trainer ends")
 
     monkeypatch.setattr(CostRecord, "begin_epoch", lambda _: calls.append("measured from here"))
-    monkeypatch.setattr(CostRecord, "end_epoch", lambda _, epoch: calls.append(f"epoch {epoch} measured"))
+    monkeypatch.setattr(CostRecord, "end_epoch", lambda _, epoch, iterations: calls.append(f"epoch {epoch} measured"))
     make(Noting, run_with()).epoch()
     assert calls == ["trainer starts", "measured from here", "epoch 0 measured", "trainer ends"]
 
@@ -338,7 +352,7 @@ def test_a_counter_that_is_lost_does_not_end_the_training(tmp_path, monkeypatch,
     monkeypatch.setattr(cost, "energy_counter", lambda _: lambda: next(values))
     record = CostRecord(tmp_path, torch.device("cpu"), None)
     record.begin_epoch()
-    record.end_epoch(0)
+    record.end_epoch(0, 1)
     assert record.content["epochs"]["0"]["joules"] is None
 
 

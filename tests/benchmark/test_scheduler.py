@@ -74,9 +74,9 @@ class FakeProcess:
             raise KeyboardInterrupt
 
 
-def execute(folder, launcher, trainings=TRAININGS):
+def execute(folder, launcher, trainings=TRAININGS, previous=None):
     log = io.StringIO()
-    scheduler = Scheduler(folder, launcher, EventLines(log), pause=0)
+    scheduler = Scheduler(folder, launcher, EventLines(log), previous or {}, pause=0)
     return scheduler.execute(trainings), log.getvalue(), scheduler
 
 
@@ -93,6 +93,23 @@ def test_finished_runs_are_not_started(tmp_path):
     launcher = FakeLauncher(tmp_path)
     execute(tmp_path, launcher)
     assert launcher.launched == [3]
+
+
+@pytest.mark.parametrize("slots", [1, 2, None])
+def test_a_cascades_second_model_waits_for_every_fold_of_its_first(tmp_path, slots):
+    """Which leaves the segmentations that it trains with. What needs none goes ahead."""
+    second, *first, other = TRAININGS
+    launcher = FakeLauncher(tmp_path, slots, codes={2: [-9]})
+    failed, _, _ = execute(tmp_path, launcher, previous={second.name: tuple(each.name for each in first)})
+    assert failed == [] and sorted(launcher.launched) == [0, 1, 2, 2, 3] and launcher.launched[-1] == 0
+
+
+def test_a_cascades_second_model_is_given_up_with_its_first(tmp_path):
+    second, *first, other = TRAININGS
+    launcher = FakeLauncher(tmp_path, 2, codes={1: [-9, -9]})
+    failed, log, _ = execute(tmp_path, launcher, previous={second.name: tuple(each.name for each in first)})
+    assert failed == [second, first[0]] and 0 not in launcher.launched and other.finished(tmp_path)
+    assert f"failed   {second.name}, giving up: it needs the segmentations of {first[0].name}" in log
 
 
 def test_a_killed_run_is_tried_once_more(tmp_path):

@@ -226,6 +226,43 @@ def test_the_ablation_of_generations_has_every_mixer_of_every_network():
     assert {"nnUNetTrainerUMamba2NoMamba", "nnUNetTrainerUMamba2Conv"} <= trainers
 
 
+def test_a_file_beside_the_data_sets_is_none_of_them(tmp_path, monkeypatch):
+    from nnunetv2_mamba.benchmark.checks import _dataset
+
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    (tmp_path / "Dataset004_Hippocampus").mkdir()
+    (tmp_path / "Dataset004_Hippocampus.zip").touch()
+    assert _dataset(Path("sweep.toml"), "4") == "Dataset004_Hippocampus"
+
+
+def test_of_a_cascade_the_second_model_needs_all_folds_of_the_first(tiny_dataset, tmp_path):
+    """With the same plans, trainer and seed."""
+    from nnunetv2_mamba.benchmark.checks import resolve
+    from nnunetv2_mamba.benchmark.duration import describe
+
+    plans = tiny_dataset.plans("nnUNetPlans")
+    plans["configurations"] |= {
+        "3d_lowres": plans["configurations"]["3d_fullres"],
+        "3d_cascade_fullres": {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"},
+    }
+    for name in ("cascadePlans", "otherCascadePlans"):
+        tiny_dataset.write_plans(name, plans)
+    text = 'datasets = [901]\nconfigurations = ["3d_cascade_fullres", "3d_lowres"]\nfolds = [0, 1]\nseeds = [0, 1]\n'
+    group = '[[group]]\ntrainers = ["nnUNetTrainer", "nnUNetTrainer_5epochs"]\n'
+    group += 'plans = ["cascadePlans", "otherCascadePlans"]\nseconds_per_epoch = 1\n'
+    sweep = resolve(read_sweep(write_sweep(tmp_path, text + group)))
+    trainings = {training.name: training for training in sweep.trainings}
+    assert len(trainings) == 32 and len(sweep.previous) == 16
+    for name, needed in sweep.previous.items():
+        assert trainings[name].configuration == "3d_cascade_fullres"
+        lowres = replace(trainings[name], configuration="3d_lowres")
+        assert needed == tuple(replace(lowres, fold=fold).name for fold in (0, 1))
+    lines = [line for line in describe(sweep, tmp_path) if "__fold_" in line]
+    assert [line for line in lines if line.endswith(", after 3d_lowres")] == [
+        line for line in lines if "3d_cascade_fullres__" in line
+    ]
+
+
 def test_splits_that_are_no_list_of_folds_are_named(tmp_path, monkeypatch):
     from nnunetv2_mamba.benchmark.checks import _check_fold
 

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_mamba import files
 from nnunetv2_mamba.nnunet.preemptible_training import PreemptibleTraining
-from nnunetv2_mamba.nnunet.preemption import Preempted
+from nnunetv2_mamba.nnunet.preemption import Preempted, TerminationRequest
 
 SETTINGS = "num_epochs=3, num_iterations_per_epoch=2, num_val_iterations_per_epoch=1"
 SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGXCPU") if hasattr(signal, name)]
@@ -101,6 +102,16 @@ def test_a_training_that_was_prolonged_goes_on_where_it_was_stopped(make_trainer
     continued.logger.resume = resumed
     continued.load_checkpoint(str(final))
     assert continued.current_epoch == epoch
+
+
+def test_a_signal_that_comes_while_the_processes_agree_to_go_on_counts_before_the_next_step(make_trainer, monkeypatch):
+    """The others begin this step, and would wait for ever for its gradients."""
+    trainer = make_trainer(OURS)
+    trainer.is_ddp, trainer._termination = True, TerminationRequest()
+    monkeypatch.setattr(dist, "all_reduce", lambda *_: setattr(trainer._termination, "received", signal.SIGTERM))
+    trainer._stop_if_asked()
+    with pytest.raises(Preempted):
+        trainer._stop_if_asked()
 
 
 def test_sigterm_after_the_last_step_still_ends_the_process(make_trainer):

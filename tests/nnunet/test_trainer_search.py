@@ -7,7 +7,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_mamba import trainers
 from nnunetv2_mamba._register import DISCOVERY
-from nnunetv2_mamba.nnunet.trainer_search import find_trainer
+from nnunetv2_mamba.nnunet.trainer_search import all_trainers, find_trainer
 
 OTHERS = """
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -36,3 +36,14 @@ def test_the_class_itself():
 @pytest.mark.parametrize("name", ["nnUNetTrainerSegMamab", "nnUNetTrainerByNameOnly"])
 def test_what_is_no_trainer(name):
     assert find_trainer(name) is None
+
+
+def test_of_modules_that_cannot_be_imported_nnunet_passes_over_those_that_are_not_found(tmp_path, monkeypatch):
+    """Not over one whose import of another fails: there its search ends, as for ``others``, which comes later."""
+    (tmp_path / "absent.py").write_text("raise ModuleNotFoundError('not under this name', name='absent')")
+    assert find_trainer("nnUNetTrainerOfAnotherPlugin") and not all_trainers().problems
+    (tmp_path / "broken.py").write_text("import not_installed_here")
+    with pytest.raises(ModuleNotFoundError, match="not_installed_here"):
+        find_trainer("nnUNetTrainerOfAnotherPlugin")
+    (problem,) = all_trainers().problems
+    assert "broken.py, where nnU-Net's search ends: ModuleNotFoundError" in problem

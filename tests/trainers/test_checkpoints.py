@@ -209,6 +209,18 @@ def test_resume_with_other_settings_says_so_and_uses_them(make_trainer):
     assert "Setting weight_decay: 0.5 in the checkpoint, 0.25 now; using 0.25" in log_of(second)
 
 
+@pytest.mark.parametrize(("trained_with", "now", "axes"), [("true", "false", None), ("false", "true", (0, 1, 2))])
+def test_a_validation_with_another_mirroring_uses_it(make_trainer, trained_with, now, axes):
+    """``--val`` makes no loaders of data, which tell nnU-Net the axes."""
+    first = make_trainer("nnUNetTrainerSegMamba", f"mirroring={trained_with}, {EPOCH}")
+    first.on_train_start()
+    content = first.checkpoint_content()
+    for settings, expected in ((f"mirroring={now}", axes), ("", first.inference_allowed_mirroring_axes)):
+        second = make_trainer("nnUNetTrainerSegMamba", settings)
+        second.load_checkpoint(content)
+        assert second.inference_allowed_mirroring_axes == expected
+
+
 def test_resume_with_other_plans_says_so(make_trainer, tiny_dataset):
     """Those of the name may have been made anew since: 3d_lowres has other voxels then."""
     plans = tiny_dataset.plans("tinySegMambaPlans")

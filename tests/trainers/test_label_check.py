@@ -128,6 +128,9 @@ def test_files_are_read_once_until_they_change(tmp_path, monkeypatch):
     monkeypatch.setattr(label_check, "write_json", lambda *_, **__: (_ for _ in ()).throw(PermissionError("read-only")))
     kept.unlink()
     assert check("c0") == ["c0"]
+    read.clear()
+    check_labels([nnUNetDatasetBlosc2(str(folder), ["c0"])] * 2, LabelManager(LABELS, None))
+    assert read == ["c0"]  # of fold all, which validates with the cases that it trains with
 
 
 def test_files_are_read_several_at_a_time(tmp_path, monkeypatch):
