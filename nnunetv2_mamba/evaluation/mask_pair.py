@@ -86,9 +86,11 @@ class MaskPair:
 
         Neither mask may be empty.
         """
-        edges = get_mask_edges(self.prediction, self.reference, crop=False)
+        edges, spacing = get_mask_edges(self.prediction, self.reference, crop=False), self.spacing
+        if len(spacing) == 1:  # MONAI before 1.6 measures in planes and volumes only
+            edges, spacing = [edge[np.newaxis] for edge in edges], (1.0, *spacing)
         first, second = (
-            get_surface_distance(start, end, spacing=self.spacing).astype(np.float64)
+            get_surface_distance(start, end, spacing=spacing).astype(np.float64)
             for start, end in (edges, edges[::-1])
         )
         return first, second
