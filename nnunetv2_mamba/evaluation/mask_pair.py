@@ -90,8 +90,7 @@ class MaskPair:
         if len(spacing) == 1:  # MONAI before 1.6 measures in planes and volumes only
             edges, spacing = [edge[np.newaxis] for edge in edges], (1.0, *spacing)
         first, second = (
-            get_surface_distance(start, end, spacing=spacing).astype(np.float64)
-            for start, end in (edges, edges[::-1])
+            get_surface_distance(start, end, spacing=spacing).astype(np.float64) for start, end in (edges, edges[::-1])
         )
         return first, second
 
