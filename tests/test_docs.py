@@ -46,7 +46,7 @@ def what_runs_it(words: list[str]) -> str:
         return re.escape(Path(words[1]).name)
     if words[0] == "pip":
         return words[1]
-    return words[0].removeprefix("nnUNetv2_")
+    return rf'"{words[0]}"|\brun_{re.escape(words[0].removeprefix("nnUNetv2_"))}'
 
 
 @pytest.mark.parametrize("block", named(SHELL))

@@ -162,6 +162,7 @@ def test_a_tiff_with_a_number_that_cannot_be_true(tag, tmp_path):
     (start,) = struct.unpack_from("<I", whole, 4)
     entries = range(start + 2, start + 2 + 12 * struct.unpack_from("<H", whole, start)[0], 12)
     (entry,) = [entry for entry in entries if struct.unpack_from("<H", whole, entry)[0] == tag]
+    refused = 0
     for count, value in itertools.product((0, 1, 2), (0, 7, 2**32 - 1)):
         content = bytearray(whole)
         struct.pack_into("<HII", content, entry + 2, 4, count, value)
@@ -170,6 +171,8 @@ def test_a_tiff_with_a_number_that_cannot_be_true(tag, tmp_path):
             check_complete(file)
         except ValueError as error:
             assert str(error).startswith(f"{file} is damaged: ")
+            refused += 1
+    assert refused or tag in (259, 262)  # how voxels are compressed and coloured may be left out
 
 
 def test_a_png_of_unknown_colours(tmp_path):

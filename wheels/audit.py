@@ -9,7 +9,7 @@ from pathlib import Path
 
 import lief
 
-LARGEST = 3_000_000  # bytes
+LARGEST = {".whl": 3_000_000, ".gz": 8_000_000}  # bytes; the sources have the documentation with its pictures, twice
 # By the beginning of the platform. Versions of glibc are for auditwheel to check. Musl takes any libc.so for itself.
 ALLOWED = {
     "manylinux": r"lib(c|m|pthread)\.so\.\d|ld-linux-.*",
@@ -23,7 +23,8 @@ MACHINES = {"X86_64": "x86_64 amd64", "AMD64": "x86_64 amd64", "AARCH64": "aarch
 
 def problems_of(file: Path) -> list[str]:
     """What is wrong with a wheel or source distribution, a line each."""
-    problems = [] if file.stat().st_size < LARGEST else [f"{file.stat().st_size} bytes, more than {LARGEST}"]
+    size, largest = file.stat().st_size, LARGEST[file.suffix]
+    problems = [] if size < largest else [f"{size} bytes, more than {largest}"]
     if file.suffix == ".whl":
         platform = _platform(file)
         libraries = _libraries(file)

@@ -34,7 +34,7 @@ def main() -> int:
     (sources,) = folder.glob("*.tar.gz")
     with tempfile.TemporaryDirectory() as unpacked:
         with tarfile.open(sources) as archive:
-            archive.extractall(unpacked, filter="data")
+            archive.extractall(unpacked)
         (root,) = Path(unpacked).iterdir()
         for platform in arguments.only or (*WHEELS, PURE):
             print(f"Building the wheel for {platform}", flush=True)

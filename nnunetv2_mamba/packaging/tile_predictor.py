@@ -183,7 +183,9 @@ class TilePredictor(nnUNetPredictor):
         if self.device.type != "cuda":
             return torch.device("cpu")
         bytes_needed = 2 * voxels * self.label_manager.num_segmentation_heads
-        return self.device if 4 * bytes_needed <= torch.cuda.mem_get_info(self.device)[0] else torch.device("cpu")
+        kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)  # of what came before
+        room = torch.cuda.mem_get_info(self.device)[0] + kept
+        return self.device if 4 * bytes_needed <= room else torch.device("cpu")
 
     def _check_finite(self, plane: torch.Tensor) -> None:
         if not _is_finite(plane) and torch.any(torch.isinf(plane)):

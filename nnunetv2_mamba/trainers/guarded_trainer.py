@@ -106,6 +106,7 @@ class GuardedTrainer(StepTrainer):
     def _first_non_finite(self, batch: dict, progress: float) -> str | None:
         """Look at every part of the batch, whatever is found in one, as the other processes do."""
         network, bare, places = self.network, self.bare_network(), []
+        self.optimizer.zero_grad(set_to_none=True)  # of the step that is skipped: memory for this one
         parameters = [*bare.named_parameters(), *self.loss.named_parameters(prefix="loss")]
         self.network = bare  # DDP and a compiled network run no hooks of their modules
         try:

@@ -254,7 +254,12 @@ def test_convert_umamba(tmp_path, umamba_checkpoint):
     torch.save(umamba_checkpoint, source)
     assert "UMambaEnc: 2 channels in, 3 out" in convert(source, target)
     network = build_from_released(umamba_checkpoint)
+    expected = {key: value.clone() for key, value in network.state_dict().items()}
+    for parameter in network.parameters():
+        parameter.data.zero_()
     load_pretrained_weights(network, target)
+    for key, value in network.state_dict().items():  # nnU-Net leaves the heads out
+        assert ".seg_layers." in key or torch.equal(value, expected[key]), key
     torch.save({**umamba_checkpoint, "init_args": Evil()}, source)
     with pytest.raises(ValueError, match="cannot be loaded as plain weights"):
         convert(source, target)

@@ -373,7 +373,21 @@ def test_what_is_not_there_is_told_at_once(tiny_dataset: TinyDataset, tmp_path, 
     finally:
         (tiny_dataset.preprocessed / "Dataset901_Tiny" / "splits_final.json").unlink()
     error = capsys.readouterr().err
-    assert re.search(message, error) and str(file) in error or "nnU-Net finds no trainer" in error
+    assert re.search(message, error)
+    assert str(file) in error or "nnU-Net finds no trainer" in error
+
+
+def test_data_that_are_not_preprocessed_are_told_at_once(tiny_dataset: TinyDataset, tmp_path, capsys):
+    from nnunetv2_mamba.cli import main
+
+    data = tiny_dataset.preprocessed / "Dataset901_Tiny" / "nnUNetPlans_3d_fullres"
+    data.rename(tmp_path / "away")
+    try:
+        assert main(["benchmark", str(write_sweep(tmp_path, SWEEP)), "-o", str(tmp_path / "sweep")]) == 1
+    finally:
+        (tmp_path / "away").rename(data)
+    error = capsys.readouterr().err
+    assert f"{data} is not there; preprocess it with nnUNetv2_preprocess -d 901 -plans_name nnUNetPlans" in error
 
 
 @pytest.mark.parametrize(

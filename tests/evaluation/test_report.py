@@ -229,6 +229,19 @@ def test_a_seed_without_the_case_is_passed_over(tmp_path):
     assert [illustration.name for illustration in section.illustrations] == ["case_worst", "case_best"]
 
 
+def test_images_and_references_of_other_folders(tmp_path):
+    folders = [results_folder(tmp_path / str(i), "nnUNetTrainer", table_of(0, i, cases=2)) for i in range(2)]
+    write_images(tmp_path / "raw", folders, ["case_00", "case_01"])
+    images, references = ((tmp_path / "raw" / name).rename(tmp_path / name) for name in ("imagesTr", "labelsTr"))
+    comparison = compare_tables([(str(i), read_metrics(own)) for i, own in enumerate(folders)], ["dice"])
+    models = {str(i): [read_evaluated_model(folder)] for i, folder in enumerate(folders)}
+    assert len(section_of_cases(comparison, models, images, references).illustrations) == 2
+    (images / "case_00_0000.nii.gz").unlink()
+    with pytest.raises(ValueError, match="case_00"):
+        section_of_cases(comparison, models, images, references)
+    assert not section_of_cases(comparison, models, None, None).illustrations  # said, where nobody named a folder
+
+
 def test_a_mean_of_equal_values_is_off_its_interval_by_rounding_alone():
     """The mean of three times 0.1 is above 0.1, and bars of a negative length are refused."""
     values = pd.DataFrame({"case": ["a", "b", "c"], "label": "1", "metric": "dice", "value": 0.1})

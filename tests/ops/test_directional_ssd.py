@@ -162,3 +162,12 @@ def test_opcheck_of_the_backward_of_any_layout(backend, device):
     out, states = torch.ops.nnunetv2_mamba.directional_ssd(*scan, backend)
     operator = torch.ops.nnunetv2_mamba.directional_ssd_backward.default
     torch.library.opcheck(operator, (out, *scan, states, backend), test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize("length", [4200, 70_000])
+def test_the_state_is_carried_over_many_groups_as_over_few(monkeypatch, length):
+    """A GPU takes all at once: a loop over the groups would be thousands of launches."""
+    case = make_ssd_case(batch=1, length=length).to(torch.float64)
+    expected = case.run_with_gradients("torch")
+    monkeypatch.setattr(torch_ssd, "_MATRIX_ELEMENTS_ON_CPU", 2**40)
+    assert_same(case.run_with_gradients("torch"), expected, forward=1e-12, gradient=1e-12)

@@ -61,8 +61,16 @@ def test_a_reader_that_knows_nifti_only_gets_nifti(trained_model, tmp_path):
     slugs = [f"mri-{number}" for number in range(4)]
     inputs = layouts.grand_challenge(tmp_path / "input", slugs, trained_model.cases["case_0"])
     files = [next((inputs / "images" / slug).iterdir()) for slug in slugs]
-    write_image(CasePredictor(folder, Choices(("0",)), "cpu").segment(files).image, tmp_path / "organs.mha")
+    choices = Choices(("0",), mirroring=False, step_size=1.0)
+    write_image(CasePredictor(folder, choices, "cpu").segment(files).image, tmp_path / "organs.mha")
     assert layouts.geometry(tmp_path / "organs.mha") == layouts.geometry(files[0])
+    nnunets = nnUNetPredictor(1.0, use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    nnunets.initialize_from_trained_model_folder(str(folder), (0,))
+    images = [str(file) for file in trained_model.cases["case_0"]]
+    nnunets.predict_from_files_sequential([images], [str(tmp_path / "expected")])
+    expected = layouts.voxels(tmp_path / "expected.nii.gz")
+    assert len(np.unique(expected)) > 1
+    np.testing.assert_array_equal(layouts.voxels(tmp_path / "organs.mha"), expected)
 
 
 def test_a_model_with_no_axes_to_mirror_over(trained_model, tmp_path):

@@ -12,6 +12,7 @@ import pytest
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.packaging import build_context
+from nnunetv2_mamba.packaging.inference_settings import InferenceSettings
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="test_run.sh is for Linux")
 DOCKER = """#!/usr/bin/env bash
@@ -79,6 +80,24 @@ def test_what_a_run_took_is_in_the_card_and_the_card_in_the_image(engine, packag
     build = f"build --platform=linux/amd64 --tag nnunetv2-mamba {tmp_path / 'context'}"
     assert log.read_text().splitlines()[-1] == build
     assert "Checked by docker version 1.2: 1 case(s), see MODEL_CARD.md" in capsys.readouterr().out
+
+
+def test_the_checkpoint_that_was_asked_for(package, trained_model, tmp_path):
+    best = trained_model.folder / "fold_0" / "checkpoint_best.pth"
+    shutil.copy(trained_model.folder / "fold_0" / "checkpoint_final.pth", best)
+    try:
+        assert (
+            main(
+                ["package", str(trained_model.folder), "--for", "flare", "-o", str(tmp_path / "context"), "--cpu"]
+                + ["--checkpoint", "checkpoint_best.pth"]
+            )
+            == 0
+        )
+    finally:
+        best.unlink()
+    checkpoints = [file.relative_to(tmp_path / "context").as_posix() for file in (tmp_path / "context").rglob("*.pth")]
+    assert checkpoints == ["model/fold_0/checkpoint_best.pth"]
+    assert InferenceSettings.read(tmp_path / "context/inference.json").choices.checkpoint == "checkpoint_best.pth"
 
 
 def test_in_the_folder_where_one_is(engine, package, tmp_path, monkeypatch):

@@ -66,8 +66,8 @@ def test_the_command_changes_no_environment(monkeypatch, capsys, option, kind):
     calls = []
     monkeypatch.setenv("NNUNETV2_MAMBA_SCAN", "cpu")
     monkeypatch.setattr(module, "export", lambda *args: calls.append(args) or "ok")
-    assert main(["export", "MODEL", option, "FILE", "--fold", "1"]) == 0
-    assert calls == [(Path("MODEL"), Path("FILE"), kind, "1", "checkpoint_final.pth")]
+    assert main(["export", "MODEL", option, "FILE", "--fold", "1", "--checkpoint", "checkpoint_best.pth"]) == 0
+    assert calls == [(Path("MODEL"), Path("FILE"), kind, "1", "checkpoint_best.pth")]
     assert capsys.readouterr().out == "ok\nwritten: FILE\n"
     assert os.environ["NNUNETV2_MAMBA_SCAN"] == "cpu"
 

@@ -361,20 +361,21 @@ def test_data_that_plans_of_the_name_made_in_another_way_are_no_data_of_theirs(i
     assert case.is_file() == kept
 
 
-@pytest.mark.parametrize("seconds", [-9, 9])
-def test_outdated_data_are_kept_only_where_other_plans_had_them_made_anew_since(invented_dataset, seconds):
+@pytest.mark.parametrize(("seconds", "kept"), [((-9, -9), False), ((-9, 9), False), ((9, 9), True)])
+def test_outdated_data_are_kept_only_where_other_plans_had_them_all_made_since(invented_dataset, seconds, kept):
     """Plans that are only planned, after a correction of dataset.json say, have made no data."""
     configuration = {"data_identifier": "nnUNetPlans_3d_fullres", **PREPROCESSING}
     before = {**configuration, "normalization_schemes": ["ZScoreNormalization"]}
     other = invented_dataset / "nnUNetResEncUNetLPlans.json"
     for file, own in ((invented_dataset / "nnUNetTinyPlans.json", before), (other, configuration)):
         file.write_text(json.dumps({"configurations": {"3d_fullres": own}}))
-    case = invented_dataset / "nnUNetPlans_3d_fullres" / "case.pkl"
-    case.parent.mkdir()
-    case.touch()
-    os.utime(case, (other.stat().st_mtime + seconds,) * 2)
+    cases = [invented_dataset / "nnUNetPlans_3d_fullres" / f"case_{number}.pkl" for number in range(2)]
+    cases[0].parent.mkdir()
+    for case, later in zip(cases, seconds, strict=True):
+        case.touch()
+        os.utime(case, (other.stat().st_mtime + later,) * 2)
     TinyPlanner(902).save_plans({"configurations": {"3d_fullres": configuration}})
-    assert case.is_file() == (seconds > 0)
+    assert [case.is_file() for case in cases] == [kept] * 2
 
 
 def test_outdated_data_behind_a_link_are_left_to_the_user(invented_dataset, tmp_path):

@@ -110,6 +110,13 @@ def bf16_gpu(monkeypatch) -> Precision:
     return Precision(torch.device("cuda"))
 
 
+def test_a_gpu_without_bf16_is_told(monkeypatch):
+    monkeypatch.setenv(AMP_VARIABLE, "bf16")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    with pytest.raises(ValueError, match="bf16, which this GPU does not compute in"):
+        Precision(torch.device("cuda"))
+
+
 @pytest.mark.parametrize("value", ["bf16", "none", "fp16", ""])
 def test_constructing_changes_nothing(monkeypatch, bf16_gpu, value):
     before = types()

@@ -36,8 +36,14 @@ def disagreement(operator: str, backend: ModuleType, device: torch.device, dtype
     """
     results, trusted = _CHECKS[operator]
     try:
-        # The first scan may be seen by a tracer, which would hand out tensors without data.
-        with _disable_current_modes(), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        # The first scan may be seen by a tracer, which would hand out tensors without data; or be a prediction's, in
+        # whose mode the kernels of the backward pass, which are run here, would not be compiled side by side.
+        with (
+            _disable_current_modes(),
+            torch.inference_mode(False),
+            torch.no_grad(),
+            torch.autocast(device.type, enabled=False),
+        ):
             kernels, plain = (
                 results(module, device, dtype) for module in (backend, import_module(trusted, __package__))
             )

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..scan_arguments import ScanArguments, ScanGradients
 from .torch_gradients import GradientSums, gate, of_direction
 
-_GROUP = 16  # chunks at most
+_GROUP = 16  # chunks at most, or groups that a loop carries the state over
 # Of a block's matrices from token to token: on a CPU they stay in its cache, elsewhere every launch costs time.
 _MATRIX_ELEMENTS, _MATRIX_ELEMENTS_ON_CPU = 2**23, 2**19  # 32 MiB and 2 MiB in fp32
 
@@ -220,32 +220,52 @@ class _Block:
             The state that each chunk is given, as `added`, and the one that the last one gives.
         """
         state = torch.zeros_like(added[..., 0, :, :]) if state is None else state
-        to_chunks, to_next = self._carrying(backwards)  # of each group
-        sources = added.unflatten(-3, (self.n_groups, -1)).flatten(-2)
-        given_alone = to_chunks[..., 1:] @ sources  # were the state zero before each group
-        given_to_next = (to_next[..., 1:] @ sources).squeeze(-2).unflatten(-1, state.shape[-2:])
+        return _carry(self.chunk_exponents, added, state, self.n_groups, backwards)
+
+
+def _carry(exponents: Tensor, added: Tensor, state: Tensor, groups: int, backwards: bool) -> tuple[Tensor, Tensor]:
+    """As `_Block.carry`, of chunks in groups of equal size; many groups are carried over in groups themselves.
+
+    Args:
+        exponents: of the chunks' decays, (..., c).
+    """
+    exponents = exponents.unflatten(-1, (groups, -1))
+    to_chunks, to_next = _carrying(exponents, backwards)  # of each group
+    sources = added.unflatten(-3, (groups, -1)).flatten(-2)
+    given_alone = to_chunks[..., 1:] @ sources  # were the state zero before each group
+    given_to_next = (to_next[..., 1:] @ sources).squeeze(-2).unflatten(-1, state.shape[-2:])
+    if groups > _GROUP:
+        outer = -(-groups // _GROUP)
+        missing = outer * -(-groups // outer) - groups  # chunks that leave the state as it is
+        inner_exponents = F.pad(exponents.sum(-1), (0, missing))
+        states, state = _carry(inner_exponents, F.pad(given_to_next, (0, 0, 0, 0, 0, missing)), state, outer, backwards)
+        states = states[..., :groups, :, :]
+    else:
         states = torch.empty_like(given_to_next)
-        for group in reversed(range(self.n_groups)) if backwards else range(self.n_groups):
+        for group in reversed(range(groups)) if backwards else range(groups):
             states[..., group, :, :] = state
             state = torch.addcmul(given_to_next[..., group, :, :], to_next[..., group, :, :1], state)
-        given = given_alone.addcmul_(to_chunks[..., :1], states.flatten(-2)[..., None, :])
-        return given.flatten(-3, -2).unflatten(-1, state.shape[-2:]), state
+    given = given_alone.addcmul_(to_chunks[..., :1], states.flatten(-2)[..., None, :])
+    return given.flatten(-3, -2).unflatten(-1, state.shape[-2:]), state
 
-    def _carrying(self, backwards: bool) -> tuple[Tensor, Tensor]:
-        """How much of the state before a group and of what each of its chunks adds is in the state that each chunk is
-        given, (G, R, b, groups, size, 1 + size), and in the one that the group gives, (G, R, b, groups, 1, 1 + size).
 
-        Backwards the group is given the state behind it.
-        """
-        exponents = self.chunk_exponents.unflatten(-1, (self.n_groups, -1))
-        exponents = F.pad(exponents.flip(-1) if backwards else exponents, (1, 0))
-        decays = exponents[..., None].expand(*exponents.shape, exponents.shape[-1]).tril(-1).cumsum_(-2)
-        decays = decays.exp_().tril_()
-        to_chunks, to_next = decays[..., :-1, :], decays[..., -1:, :]
-        if backwards:
-            to_chunks = torch.cat([to_chunks[..., :1], to_chunks[..., 1:].flip(-1)], -1).flip(-2)
-            to_next = torch.cat([to_next[..., :1], to_next[..., 1:].flip(-1)], -1)
-        return to_chunks, to_next
+def _carrying(exponents: Tensor, backwards: bool) -> tuple[Tensor, Tensor]:
+    """How much of the state before a group and of what each of its chunks adds is in the state that each chunk is
+    given, (..., groups, size, 1 + size), and in the one that the group gives, (..., groups, 1, 1 + size).
+
+    Backwards the group is given the state behind it.
+
+    Args:
+        exponents: of the chunks' decays, (..., groups, size).
+    """
+    exponents = F.pad(exponents.flip(-1) if backwards else exponents, (1, 0))
+    decays = exponents[..., None].expand(*exponents.shape, exponents.shape[-1]).tril(-1).cumsum_(-2)
+    decays = decays.exp_().tril_()
+    to_chunks, to_next = decays[..., :-1, :], decays[..., -1:, :]
+    if backwards:
+        to_chunks = torch.cat([to_chunks[..., :1], to_chunks[..., 1:].flip(-1)], -1).flip(-2)
+        to_next = torch.cat([to_next[..., :1], to_next[..., 1:].flip(-1)], -1)
+    return to_chunks, to_next
 
 
 def _add_product(t: Tensor, left: Tensor, right: Tensor) -> Tensor:

@@ -31,7 +31,9 @@ class Compiler:
         caches = ("ZIG_GLOBAL_CACHE_DIR", "ZIG_LOCAL_CACHE_DIR") if self.is_zig else ()
         environment = dict.fromkeys(caches, str(scratch)) | os.environ
         try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+            done = subprocess.run(  # compilers write UTF-8, whatever the locale is
+                command, capture_output=True, encoding="utf-8", errors="replace", check=False, env=environment
+            )
         except OSError as error:
             raise BuildError(f"{command[0]} cannot be run: {error}") from error
         if done.returncode:
