@@ -24,6 +24,12 @@ def planned_configuration(plans: Mapping[str, Any], name: str | None) -> dict[st
     return found
 
 
+def configuration_with_preprocessing(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """What a training or prediction with a configuration goes by: ``planned_configuration``, and what decides of the
+    preprocessing for all configurations."""
+    return planned_configuration(plans, name) | {key: plans[key] for key in _OF_PLANS if key in plans}
+
+
 def preprocessing_of(plans: Mapping[str, Any], name: str) -> dict[str, Any]:
     """What decides how cases are preprocessed for a configuration, by its key in the plans."""
     configuration = planned_configuration(plans, name)

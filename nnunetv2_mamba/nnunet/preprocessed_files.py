@@ -57,3 +57,22 @@ def cases_not_segmented(folder: Path, cases: Collection[str]) -> list[str]:
     """The cases of which a cascade's first stage has left no segmentation in ``folder``, in order."""
     names = _names(folder)
     return sorted(case for case in cases if not {f"{case}{ending}" for ending in (".b2nd", ".npy", ".npz")} & names)
+
+
+def cases_segmented_by_fold_all(first_stage: Path, cases: Collection[str], ending: str) -> list[str]:
+    """The cases of which a cascade's first stage has its last segmentation from ``fold_all``, in order.
+
+    All folds segment into the same folder for the second stage, and ``fold_all`` cases that it was trained with.
+
+    Args:
+        first_stage: its model's folder, in which each fold keeps what it validated last.
+        ending: of segmentations, such as ``.nii.gz``.
+    """
+    of_all = first_stage / "fold_all" / "validation"
+    others = [folder for folder in first_stage.glob("fold_*/validation") if folder != of_all]
+
+    def newest(folders: Iterable[Path], case: str) -> int:
+        files = (folder / f"{case}{ending}" for folder in folders)
+        return max((file.stat().st_mtime_ns for file in files if file.is_file()), default=-1)
+
+    return sorted(case for case in cases if newest([of_all], case) > newest(others, case))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..nnunet.dataset_description import channels_of, labels_of
 from ..text import excerpt
-from .model_checks import channels_of
 from .model_content import ModelContent, check_no_cascade
 
 
@@ -38,7 +38,7 @@ def check_alike(models: Sequence[ModelContent]) -> None:
 
 
 def _check_labels(model: ModelContent, first: ModelContent) -> None:
-    found, expected = (_labels(content) for content in (model, first))
+    found, expected = (labels_of(content.dataset) for content in (model, first))
     for name in [*expected, *found]:
         if found.get(name) != expected.get(name):
             values = [labels.get(name, "missing") for labels in (found, expected)]
@@ -52,8 +52,3 @@ def _check_labels(model: ModelContent, first: ModelContent) -> None:
             f"{model.name}/dataset.json: the labels or regions_class_order come in another order than in "
             f"{first.name}/dataset.json; models that are averaged have the same"
         )
-
-
-def _labels(model: ModelContent) -> dict[str, object]:
-    """Without the ignore label, of which a network knows nothing."""
-    return {name: value for name, value in model.dataset["labels"].items() if name != "ignore"}

@@ -13,9 +13,9 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from ..evaluation.measured_labels import read_labels
+from ..nnunet.dataset_description import channels_of
 from ..nnunet.model_folds import find_folds
 from .foreign_parts import check_reader, check_trainer
-from .model_checks import channels_of
 from .model_content import check_name, check_no_cascade, read_model
 from .model_source import DOCUMENTS
 

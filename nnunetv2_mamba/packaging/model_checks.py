@@ -6,6 +6,7 @@ from typing import Any
 
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
+from ..nnunet.dataset_description import channels_of
 from ..nnunet.planned_configuration import planned_configuration
 from ..text import excerpt
 
@@ -15,13 +16,6 @@ _NEEDED = (
     *("resampling_fn_probabilities", "resampling_fn_probabilities_kwargs"),
 )
 _MOST_CHANNELS = 1024
-
-
-def channels_of(dataset: dict) -> dict[int, str]:
-    """Numbers and names of the input channels, in order; nnU-Net takes ``modality``, as it was called, before
-    ``channel_names``."""
-    names = dataset["modality"] if "modality" in dataset else dataset["channel_names"]
-    return {int(number): str(name) for number, name in sorted(names.items(), key=lambda item: int(item[0]))}
 
 
 def check_dataset(dataset: Any, file: object) -> None:

@@ -16,7 +16,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2_mamba.untrusted.checkpoints import read_plain
 
 from ..files import JSON_BYTES, parse_json
-from ..nnunet.planned_configuration import planned_configuration, preprocessing_of
+from ..nnunet.dataset_description import changed_meaning, renamed
+from ..nnunet.planned_configuration import configuration_with_preprocessing, planned_configuration
 from ..untrusted.plans import check_untrusted_plans
 from .model_checks import check_configuration, check_dataset, check_mirroring
 from .model_source import DOCUMENTS, read_member
@@ -24,6 +25,9 @@ from .model_source import DOCUMENTS, read_member
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*")
 _CHECKPOINT_BYTES = 16 << 30
 _MOST_COMPRESSED = 100  # times, of checkpoints in a ZIP: weights lose a tenth, an optimizer's zeros somewhat more
+# What plans say that no prediction depends on.
+_OF_TRAININGS = ("batch_size", "batch_dice", "data_identifier", "median_image_size_in_voxels", "next_stage")
+_REMEDY = "train this fold again, or leave it out"
 _ENVIRONMENT_KEY = "nnunetv2_mamba_environment"  # as ``trainers.resumable_trainer`` writes it
 
 
@@ -59,7 +63,7 @@ def read_model(source: Path | zipfile.Path, folds: Sequence[str], checkpoint: st
 
     Raises:
         OSError: for a file that is missing or cannot be read.
-        ValueError: for a file that is not what it should be, naming it.
+        ValueError: for a file that is not what it should be, naming it; for a fold of other labels or channels.
         pickle.UnpicklingError: for a checkpoint with anything but plain data in it.
     """
     name = str(source if name is None else name).rstrip("/")
@@ -77,23 +81,35 @@ def read_model(source: Path | zipfile.Path, folds: Sequence[str], checkpoint: st
     patch_size = check_configuration(configuration, plans, dataset, plans_file)
     for file, content in checkpoints.items():
         check_mirroring(content["inference_allowed_mirroring_axes"], patch_size, f"{name}/{file}")
-        _compare_preprocessing(content.pop("plans"), plans, configuration, f"{name}/{file}")
+        _compare_plans(content.pop("plans"), plans, configuration, f"{name}/{file}")
+        _compare_datasets(content.pop("dataset"), dataset, f"{name}/{file}")
     return ModelContent(name, plans, dataset, trainer, configuration, checkpoints)
 
 
-def _compare_preprocessing(theirs: Any, plans: dict[str, Any], configuration: str, file: str) -> None:
-    """Tell where plans.json, which nnU-Net writes anew with each fold, preprocesses in another way than a fold was
-    trained with."""
+def _compare_plans(theirs: Any, plans: dict[str, Any], configuration: str, file: str) -> None:
+    """Tell where plans.json, which nnU-Net writes anew with each fold, has another network or preprocessing than a fold
+    was trained with; the weights may fit nevertheless."""
     if not isinstance(theirs, dict) or not planned_configuration(theirs, configuration):
         return
-    trained, now = (preprocessing_of(each, configuration) for each in (theirs, plans))
-    changed = [key for key, value in trained.items() if value != now[key]]
+    trained, now = (configuration_with_preprocessing(each, configuration) for each in (theirs, plans))
+    changed = [key for key in trained | now if trained.get(key) != now.get(key) and key not in _OF_TRAININGS]
     if changed:
         print(
-            f"WARNING: {file} was trained with other plans than plans.json: {', '.join(changed)}; train this fold "
-            "again, or leave it out",
+            f"WARNING: {file} was trained with other plans than plans.json: {', '.join(changed)}; {_REMEDY}",
             file=sys.stderr,
         )
+
+
+def _compare_datasets(theirs: Any, dataset: dict[str, Any], file: str) -> None:
+    """Refuse a fold whose outputs or inputs mean something else than by dataset.json, which nnU-Net writes anew with
+    each fold."""
+    if theirs is None:  # packaged
+        return
+    check_dataset(theirs, f"{file}, dataset_json")
+    if changed := changed_meaning(theirs, dataset):
+        raise ValueError(f"{file} was trained with another dataset.json: {changed}; {_REMEDY}")
+    if names := renamed(theirs, dataset):
+        print(f"WARNING: {file} was trained with other names: {names}", file=sys.stderr)
 
 
 def check_no_cascade(model: ModelContent) -> None:
@@ -127,7 +143,7 @@ def check_name(name: Any, what: str, file: object) -> None:
 
 def read_checkpoint(file: Path | zipfile.Path) -> dict[str, Any]:
     """What ``nnUNetPredictor.initialize_from_trained_model_folder`` reads of a checkpoint, as plain data, and
-    ``training`` and ``plans``, what the checkpoint says of its own.
+    ``training``, ``plans`` and ``dataset``, what the checkpoint says of its own.
 
     Raises:
         OSError, ValueError: for a file that is missing, damaged or no checkpoint of nnU-Net.
@@ -152,6 +168,7 @@ def read_checkpoint(file: Path | zipfile.Path) -> dict[str, Any]:
         "inference_allowed_mirroring_axes": checkpoint.get("inference_allowed_mirroring_axes"),
         "training": _notes_of_training(checkpoint),
         "plans": arguments.get("plans"),
+        "dataset": arguments.get("dataset_json"),
     }
 
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from nnunetv2_mamba.architectures.released_weights.state import misfit
 
 from ..nnunet import network_building
+from ..nnunet.dataset_description import channels_of
 from ..text import short_reason
-from .model_checks import channels_of
 from .model_content import ModelContent
 
 

@@ -15,10 +15,11 @@ from torch import nn
 
 from nnunetv2_mamba.architectures.contract import PlannedNetwork
 from nnunetv2_mamba.architectures.from_plans import network_from_plans
+from nnunetv2_mamba.files import read_json
 from nnunetv2_mamba.memory.allocator import keep_freed_memory
 from nnunetv2_mamba.nnunet.class_or_trainer import class_or_trainer_method
 from nnunetv2_mamba.nnunet.preemptible_training import PreemptibleTraining
-from nnunetv2_mamba.nnunet.preprocessed_files import cases_not_segmented
+from nnunetv2_mamba.nnunet.preprocessed_files import cases_not_segmented, cases_segmented_by_fold_all
 from nnunetv2_mamba.text import first_few
 
 from .activation_checkpointing import checkpoint_activations
@@ -110,15 +111,16 @@ class nnUNetTrainerMamba(PreemptibleTraining, ResumableTrainer):
             ValueError: for a fold without cases; naming those with labels that the network has no output for.
         """
         datasets = super().get_tr_and_val_datasets()
+        splits = Path(self.preprocessed_dataset_folder_base, "splits_final.json")
         for purpose, dataset in zip(("training", "validation"), datasets, strict=True):
             if len(dataset.identifiers) == 0:
-                splits = Path(self.preprocessed_dataset_folder_base, "splits_final.json")
                 raise ValueError(
                     f"fold {self.fold} has no {purpose} cases; list some in {splits}, or give fold all, which trains "
                     "with every preprocessed case"
                 )
         cases = {case for dataset in datasets for case in dataset.identifiers}
-        missing = sorted(cases - set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder)))
+        preprocessed = set(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
+        missing = sorted(cases - preprocessed)
         if missing:
             dataset, plans = self.plans_manager.dataset_name, self.plans_manager.plans_name
             raise FileNotFoundError(
@@ -127,20 +129,41 @@ class nnUNetTrainerMamba(PreemptibleTraining, ResumableTrainer):
                 f"{convert_dataset_name_to_id(dataset)} -plans_name {plans} -c {self.configuration_name}), or take "
                 "them out of splits_final.json beside that folder"
             )
+        if self.fold != "all" and splits.is_file():
+            self._warn_of_cases_in_no_fold(preprocessed, splits)
         if self.is_cascaded:
             self._check_previous_stage(cases)
         if self.local_rank == 0:
             check_labels(datasets, self.label_manager)
         return datasets
 
+    def _warn_of_cases_in_no_fold(self, cases: Collection[str], splits: Path) -> None:
+        """Own splits may leave cases out; nnU-Net's are made once, and those that were added later are in none."""
+        in_folds = {case for fold in read_json(splits) for case in (*fold.get("train", ()), *fold.get("val", ()))}
+        if left_out := sorted(set(cases) - in_folds):
+            self.print_to_log_file(
+                f"WARNING: {len(left_out)} preprocessed cases are in no fold of {splits}: {first_few(left_out, 20)}. "
+                "If they should be, delete that file, which nnU-Net then makes anew, and train all folds again"
+            )
+
     def _check_previous_stage(self, cases: Collection[str]) -> None:
         folder = self.folder_with_segs_from_previous_stage
+        stage = self.configuration_manager.previous_stage_name
         missing = cases_not_segmented(Path(folder), cases)
         if missing:
             raise FileNotFoundError(
                 f"{folder} lacks the segmentations of {len(missing)} cases: {first_few(missing, 20)}. Train "
-                f"{self.configuration_manager.previous_stage_name} with this trainer and these plans, all folds of it: "
-                "each segments the cases that it validates with"
+                f"{stage} with this trainer and these plans, all folds of it: each segments the cases that it "
+                "validates with"
+            )
+        if self.fold == "all":
+            return
+        of_training = cases_segmented_by_fold_all(Path(folder).parents[1], cases, self.dataset_json["file_ending"])
+        if of_training:
+            self.print_to_log_file(
+                f"WARNING: {folder} has segmentations of {len(of_training)} cases by fold_all of {stage}, which was "
+                f"trained with them and validated last: {first_few(of_training, 20)}. Validate the numbered folds of "
+                f"{stage} again (nnUNetv2_train with --val), which write them anew, then train this fold again"
             )
 
     def on_train_start(self) -> None:

@@ -12,7 +12,8 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunetv2_mamba.nnunet.checkpoint import checkpoint_content, load_own_checkpoint, restore
-from nnunetv2_mamba.nnunet.planned_configuration import planned_configuration
+from nnunetv2_mamba.nnunet.dataset_description import changed_meaning, renamed
+from nnunetv2_mamba.nnunet.planned_configuration import configuration_with_preprocessing
 
 from .compilation import is_compiled
 from .computing_environment import ComputingEnvironment, computing_environment
@@ -81,10 +82,11 @@ class ResumableTrainer(GuardedTrainer):
         """Continue from a checkpoint with the settings it was trained with, except those that the user sets now.
 
         Raises:
-            ValueError: if the file is damaged, or if the user sets another optimiser or deep supervision (``FIXED``),
-                whose tensors the checkpoint has not.
+            ValueError: if the file is damaged, if the labels or the order of the channels have changed since, or if the
+                user sets another optimiser or deep supervision (``FIXED``), whose tensors the checkpoint has not.
         """
         content = load_own_checkpoint(checkpoint) if isinstance(checkpoint, str) else checkpoint
+        self._compare_dataset(content["init_args"].get("dataset_json"))
         self.continued = True
         self._adopt_settings(content.get(_SETTINGS_KEY, {}))
         if not self.was_initialized:
@@ -92,10 +94,21 @@ class ResumableTrainer(GuardedTrainer):
         for name, values in differences(content.get(_ENVIRONMENT_KEY, {}), self.environment).items():
             self.print_to_log_file(f"Computed with {name}: {values}")
         plans = content["init_args"].get("plans", {}), self.plans_manager.plans
-        planned = (planned_configuration(each, self.configuration_name) for each in plans)
+        planned = (configuration_with_preprocessing(each, self.configuration_name) for each in plans)
         for name, values in differences(*planned).items():
             self.print_to_log_file(f"WARNING: the plans have changed. {name}: {values}")
         self.restore(content)
+
+    def _compare_dataset(self, trained: Mapping[str, Any] | None) -> None:
+        if trained is None:
+            return
+        if changed := changed_meaning(trained, self.dataset_json):
+            raise ValueError(
+                f"dataset.json has changed since the training to continue began: {changed}; change it back, with the "
+                "label maps and preprocessed data, or train all folds anew, without --c"
+            )
+        if names := renamed(trained, self.dataset_json):
+            self.print_to_log_file(f"WARNING: names in dataset.json have changed: {names}")
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Take the state out of a checkpoint's content; the trainer is initialised."""

@@ -1,11 +1,12 @@
 """Where nnU-Net's preprocessing, of this version and of older ones, puts a case."""
 
+import os
 import pickle
 
 import pytest
 from tiny_dataset import NAME
 
-from nnunetv2_mamba.nnunet.preprocessed_files import is_complete, label_map_file
+from nnunetv2_mamba.nnunet.preprocessed_files import cases_segmented_by_fold_all, is_complete, label_map_file
 
 
 def test_what_nnunet_has_just_preprocessed(tiny_dataset):
@@ -48,3 +49,23 @@ def test_half_a_case_is_none(tmp_path, kept):
 
 def test_a_folder_that_is_missing_is_complete_for_no_case(tmp_path):
     assert not is_complete(tmp_path / "none", ["a"]) and is_complete(tmp_path / "none", [])
+
+
+@pytest.mark.parametrize(
+    ("times", "leaking"),
+    [
+        ({}, []),
+        ({"fold_0/a": 1, "fold_1/b": 1}, []),
+        ({"fold_0/a": 1, "fold_1/b": 3, "fold_all/a": 2, "fold_all/b": 2}, ["a"]),
+        ({"fold_0/a": 3, "fold_1/b": 3, "fold_all/a": 2, "fold_all/b": 2}, []),
+        ({"fold_all/a": 2, "fold_all/b": 2}, ["a", "b"]),
+    ],
+)
+def test_whose_segmentation_a_second_stage_is_given(tmp_path, times, leaking):
+    for name, time in times.items():
+        fold, case = name.split("/")
+        file = tmp_path / fold / "validation" / f"{case}.nii.gz"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+        os.utime(file, (time, time))
+    assert cases_segmented_by_fold_all(tmp_path, {"a", "b"}, ".nii.gz") == leaking

@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from trained_model import rewrite_dataset
 
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.packaging import build_context
@@ -91,9 +92,8 @@ def test_a_validation_of_other_weights_is_said_to_be(model, packaged):
 
 
 def test_regions_have_their_names(model, packaged):
-    dataset = json.loads((model / "dataset.json").read_text())
-    dataset |= {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
-    (model / "dataset.json").write_text(json.dumps(dataset))
+    labels = {"background": 0, "whole": [1, 2], "core": 2}
+    rewrite_dataset(model, labels=labels, regions_class_order=[1, 2])
     summary = {**SUMMARY, "mean": {"(1, 2)": {"Dice": 0.25}, "2": {"Dice": 0.5}}}
     (model / "fold_0/validation/summary.json").write_text(json.dumps(summary))
     text = packaged()[2]
@@ -123,9 +123,7 @@ def test_several_models_have_a_part_each(model, trained_model, packaged, tmp_pat
 
 
 def test_names_of_strangers_are_text(model, packaged):
-    dataset = json.loads((model / "dataset.json").read_text())
-    dataset["labels"] = {"background": 0, "a|b\n# c": 1, "[x](http://y)<b>": 2}
-    (model / "dataset.json").write_text(json.dumps(dataset))
+    rewrite_dataset(model, labels={"background": 0, "a|b\n# c": 1, "[x](http://y)<b>": 2})
     assert row(packaged()[2], "labels") == r"background = 0, a\|b\\n\# c = 1, \[x\](http://y)\<b\> = 2"
 
 

@@ -10,6 +10,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from tiny_dataset import NAME
+from trained_model import rewrite_checkpoint_dataset
 
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.cli import main
@@ -122,12 +123,47 @@ def test_a_fold_that_was_trained_with_other_plans_is_told(trained_model, tmp_pat
     file = model / "fold_1" / "checkpoint_final.pth"
     checkpoint = torch.load(file, weights_only=False)
     configuration = checkpoint["init_args"]["plans"]["configurations"]["3d_fullres"]
-    configuration.update(spacing=[3.0, 1.0, 1.0], batch_size=7)
+    configuration.update(spacing=[3.0, 1.0, 1.0], patch_size=[32, 32, 32], batch_size=7)
+    configuration["architecture"]["arch_kwargs"]["scan"] = "hilbert"
     torch.save(checkpoint, file)
     content = read_model(model, ["0", "1"], "checkpoint_final.pth")
     (told,) = capsys.readouterr().err.splitlines()
-    assert told.startswith(f"WARNING: {file} was trained with other plans than plans.json: spacing; train this fold")
-    assert "plans" not in content.checkpoints["fold_1/checkpoint_final.pth"]
+    warning, changed = told.split("; train this fold again")[0].split(" than plans.json: ")
+    assert warning == f"WARNING: {file} was trained with other plans"
+    assert sorted(changed.split(", ")) == ["architecture", "patch_size", "spacing"]
+    assert not {"plans", "dataset"} & content.checkpoints["fold_1/checkpoint_final.pth"].keys()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": {"background": 0, "large": 2, "small": 1}}, "the label 'large' was 2 and is 1"),
+        (
+            {"channel_names": dict(zip("0123", ("channel 1", "channel 0", "channel 2", "channel 3"), strict=True))},
+            "the channels were ['channel 1', 'channel 0', 'channel 2', 'channel 3'] and are ['channel 0', ",
+        ),
+    ],
+    ids=["labels", "channels"],
+)
+def test_a_fold_of_another_dataset_json_is_refused(trained_model, folders, tmp_path, capsys, changes, message):
+    """The shapes are equal, so that its logits would be averaged with those of other labels."""
+    model = shutil.copytree(trained_model.folder, tmp_path / "model")
+    file = model / "fold_0" / "checkpoint_final.pth"
+    rewrite_checkpoint_dataset(file, **changes)
+    assert main(["predict", *folders[0], "-m", str(model), "-f", "0", "1"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{file} was trained with another dataset.json: {message}" in line
+    assert line.endswith("; train this fold again, or leave it out")
+
+
+def test_a_fold_with_other_names_of_channels_is_told(trained_model, tmp_path, capsys):
+    model = shutil.copytree(trained_model.folder, tmp_path / "model")
+    file = model / "fold_0" / "checkpoint_final.pth"
+    names = {str(channel): f"channel {channel}" for channel in range(4)}
+    rewrite_checkpoint_dataset(file, channel_names={**names, "1": "T2"})
+    read_model(model, ["0", "1"], "checkpoint_final.pth")
+    (told,) = capsys.readouterr().err.splitlines()
+    assert told == f"WARNING: {file} was trained with other names: 'T2' is 'channel 1' now"
 
 
 def test_a_trainer_of_before_nnunet_2_8_builds_its_network(trained_model, tmp_path, monkeypatch):
@@ -160,6 +196,7 @@ def second_stage(trained_model, tmp_path):
     (folder / "plans.json").write_text(json.dumps(plans))
     file = folder / "fold_0" / "checkpoint_final.pth"
     checkpoint = torch.load(file, weights_only=False)
+    checkpoint["init_args"]["plans"] = plans
     manager = PlansManager(plans)
     torch.manual_seed(0)
     network = build_network("nnUNetTrainerUMambaBot", manager, manager.get_configuration("3d_fullres"), dataset)

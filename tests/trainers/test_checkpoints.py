@@ -232,12 +232,34 @@ def test_resume_with_other_plans_says_so(make_trainer, tiny_dataset):
     same.load_checkpoint(content)
     assert "plans have changed" not in log_of(same)
     plans["configurations"]["3d_fullres"] |= {"batch_size": 3, "spacing": [2.0, 1.0, 1.0]}
+    plans |= {"transpose_forward": [1, 0, 2], "transpose_backward": [1, 0, 2]}
     tiny_dataset.write_plans("changingPlans", plans)
     second = make_trainer("nnUNetTrainerSegMamba", EPOCH, plans="changingPlans")
     second.load_checkpoint(content)
     log = log_of(second)
     assert "WARNING: the plans have changed. batch_size: 2 in the checkpoint, 3 now" in log
-    assert "spacing: [1.0, 1.0, 1.0] in the checkpoint, [2.0, 1.0, 1.0] now" in log and log.count("have changed") == 2
+    assert "spacing: [1.0, 1.0, 1.0] in the checkpoint, [2.0, 1.0, 1.0] now" in log
+    assert "transpose_forward: [0, 1, 2] in the checkpoint, [1, 0, 2] now" in log and log.count("have changed") == 3
+
+
+def test_resume_refuses_other_labels(make_trainer, tiny_dataset):
+    """The numbers of two exchanged, in the label maps too: their number is the same, and the targets are swapped."""
+    first = make_trainer("nnUNetTrainerSegMamba", EPOCH)
+    first.initialize()
+    content = first.checkpoint_content()
+    dataset = {**tiny_dataset.dataset_json(), "labels": {"background": 0, "large": 2, "small": 1}}
+    second = make_trainer("nnUNetTrainerSegMamba", EPOCH, dataset_json=dataset)
+    with pytest.raises(ValueError, match=r"began: the label 'large' was 1 and is 2; change it back.* without --c$"):
+        second.load_checkpoint(content)
+
+
+def test_resume_with_other_names_of_channels_says_so(make_trainer, tiny_dataset):
+    first = make_trainer("nnUNetTrainerSegMamba", EPOCH)
+    first.initialize()
+    dataset = {**tiny_dataset.dataset_json(), "channel_names": {"0": "channel 0", "1": "T2"}}
+    second = make_trainer("nnUNetTrainerSegMamba", EPOCH, dataset_json=dataset)
+    second.load_checkpoint(first.checkpoint_content())
+    assert "WARNING: names in dataset.json have changed: 'channel 1' is 'T2' now" in log_of(second)
 
 
 @pytest.mark.parametrize("setting", ["optimizer='adamw'", "enable_deep_supervision=false"])

@@ -68,6 +68,20 @@ def test_a_fold_without_cases_is_named(make_trainer, monkeypatch, name, purpose)
         trainer.on_train_start()
 
 
+def test_cases_that_were_added_after_the_split_are_told(make_trainer, monkeypatch):
+    """nnU-Net makes its splits once, and trains without them."""
+    trainer = make_trainer("nnUNetTrainerSegMamba")
+    trainer.get_tr_and_val_datasets()
+    assert "in no fold" not in Path(trainer.log_file).read_text()
+    splits = Path(trainer.preprocessed_dataset_folder_base, "splits_final.json")
+    present = trainer.dataset_class.get_identifiers(trainer.preprocessed_dataset_folder)
+    added = staticmethod(lambda folder: [*present, "case_9"])
+    monkeypatch.setattr(trainer.dataset_class, "get_identifiers", added)
+    trainer.get_tr_and_val_datasets()
+    said = f"WARNING: 1 preprocessed cases are in no fold of {splits}: case_9. If they should be, delete that file"
+    assert said in Path(trainer.log_file).read_text()
+
+
 def test_cases_that_a_cascades_first_model_has_not_segmented_are_named(make_trainer, tiny_dataset: TinyDataset):
     """nnU-Net's loaders open the files in processes of their own, when a case is drawn for the first time."""
     plans = tiny_dataset.plans("tinySegMambaPlans")
@@ -89,6 +103,14 @@ def test_cases_that_a_cascades_first_model_has_not_segmented_are_named(make_trai
         trainer.get_tr_and_val_datasets()
     (folder / f"{validation[0]}.b2nd").touch()
     trainer.get_tr_and_val_datasets()
+    assert "fold_all" not in Path(trainer.log_file).read_text()
+    of_all = folder.parents[1] / "fold_all" / "validation"
+    of_all.mkdir(parents=True)
+    (of_all / f"{validation[0]}.nii.gz").touch()
+    trainer.get_tr_and_val_datasets()
+    log = Path(trainer.log_file).read_text()
+    assert f"WARNING: {folder} has segmentations of 1 cases by fold_all of 3d_lowres" in log
+    assert f"validated last: {validation[0]}. Validate the numbered folds of 3d_lowres again" in log
 
 
 @pytest.mark.parametrize("name", [name for name in FULL_LENGTH if "Paper" not in name and _mixes(name)])
