@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zipfile import Path as ZipPath
 
 from .files import parse_json, write_json
@@ -16,27 +17,42 @@ NAME = "temperature.json"
 _BYTES = 1 << 20
 
 
-def write_temperature(model: Path, temperature: float, how: dict[str, Any]) -> Path:
+class Temperature(NamedTuple):
+    """What is read.
+
+    Attributes:
+        value: above 0; logits are divided by it.
+        checkpoints: SHA-256 of those that it was fitted on, by their files in the model's folder,
+            ``fold_0/checkpoint_final.pth``; older versions have not written them.
+    """
+
+    value: float
+    checkpoints: dict[str, str]
+
+
+def write_temperature(
+    model: Path, temperature: float, how: Mapping[str, Any], checkpoints: Mapping[str, str] | None = None
+) -> Path:
     """Write the file of a model's folder.
 
     Args:
-        temperature: above 0; logits are divided by it.
+        temperature, checkpoints: as ``Temperature`` has them.
         how: what else is to be known of it; nobody reads it but people.
 
     Returns:
         The file.
     """
     file = model / NAME
-    write_json(file, {"temperature": temperature, **how})
+    write_json(file, {"temperature": temperature, "checkpoints": dict(checkpoints or {}), **how})
     return file
 
 
-def read_temperature(model: Path | ZipPath) -> float:
+def read_temperature(model: Path | ZipPath) -> Temperature:
     """Read the temperature of a model's folder, or of one in a ZIP.
 
     Raises:
         OSError: where there is none.
-        ValueError: for a file that does not say a temperature.
+        ValueError: for a file that does not say a temperature, or not in this way of which checkpoints it is.
     """
     file = model / NAME
     if not file.is_file():
@@ -49,4 +65,7 @@ def read_temperature(model: Path | ZipPath) -> float:
     temperature = content.get("temperature") if isinstance(content, dict) else None
     if not is_finite_number(temperature) or temperature <= 0:
         raise ValueError(f"{file} has no 'temperature' above 0; make it again with nnunetv2_mamba calibrate")
-    return float(temperature)
+    checkpoints = content.get("checkpoints", {})
+    if not isinstance(checkpoints, dict):
+        raise ValueError(f"{file}: 'checkpoints' is no object; make it again with nnunetv2_mamba calibrate")
+    return Temperature(float(temperature), checkpoints)

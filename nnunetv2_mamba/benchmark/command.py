@@ -38,6 +38,8 @@ def benchmark(name: str, folder: Path, datasets: Sequence[str] = (), dry_run: bo
     if dry_run:
         print("\n".join(duration.describe(sweep, folder)))
         return 0
+    for training in sweep.trainings:  # all, before anything is written over
+        training.check(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if not ((copy := folder / file.name).exists() and copy.samefile(file)):
         shutil.copyfile(file, copy)

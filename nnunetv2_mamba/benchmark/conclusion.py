@@ -7,9 +7,11 @@ from pathlib import Path
 
 from nnunetv2_mamba.evaluation.compare_results import compare_results
 from nnunetv2_mamba.evaluation.evaluate_pairings import evaluate_pairings
+from nnunetv2_mamba.evaluation.evaluated_model import read_evaluated_model
 from nnunetv2_mamba.evaluation.measured_otherwise import measured_otherwise
 from nnunetv2_mamba.evaluation.metric_options import MetricOptions
-from nnunetv2_mamba.evaluation.pairings import from_results
+from nnunetv2_mamba.evaluation.pairings import Pairing, from_results
+from nnunetv2_mamba.evaluation.provenance import newer_predictions
 from nnunetv2_mamba.evaluation.report.wording import findings
 from nnunetv2_mamba.results.model_names import short_names
 
@@ -37,7 +39,8 @@ def complete_models(trainings: Iterable[Training], folder: Path) -> dict[str, Mo
 def evaluate_models(models: Models) -> None:
     """Write ``evaluation.csv`` and ``.json`` into the validation folders of the models' folds; resumes.
 
-    A fold that a user has evaluated in another way, with ``--add`` or another tolerance, is left as it is.
+    A fold that a user has evaluated in another way, with ``--add`` or another tolerance, is left as it is, unless
+    it was predicted again since.
 
     Raises:
         ValueError, OSError: as ``from_results`` and ``evaluate_pairings``.
@@ -45,8 +48,13 @@ def evaluate_models(models: Models) -> None:
     options = MetricOptions()
     folds = [model / fold for model, names in models.items() for fold in names]
     pairings = [pairing for fold in folds for pairing in from_results(fold)]
-    if own := [pairing for pairing in pairings if not measured_otherwise(pairing.output, options)]:
+    if own := [pairing for pairing in pairings if not _is_the_users(pairing, options)]:
         evaluate_pairings(own, options)
+
+
+def _is_the_users(pairing: Pairing, options: MetricOptions) -> bool:
+    folder = pairing.output
+    return bool(measured_otherwise(folder, options)) and not newer_predictions(folder, read_evaluated_model(folder))
 
 
 def compare_models(models: Models, output: Path) -> list[str]:

@@ -97,8 +97,8 @@ class Training:
         """Count the epochs that were measured; a repeated one counts once."""
         return len(read_optional_json(self.folder(sweep) / MEASUREMENTS).get("epochs", {}))
 
-    def write(self, sweep: Path) -> Path:
-        """Write the file that ``benchmark.job`` reads.
+    def check(self, sweep: Path) -> None:
+        """Check that nothing else lies where this training does.
 
         Raises:
             ValueError: if the folder holds results of this name with another budget or other settings.
@@ -109,6 +109,15 @@ class Training:
                 f"{self.folder(sweep)} holds results of another budget or other settings ({file} says which); name "
                 "another folder with -o, or delete both"
             )
+
+    def write(self, sweep: Path) -> Path:
+        """Write the file that ``benchmark.job`` reads.
+
+        Raises:
+            ValueError: as ``check``.
+        """
+        self.check(sweep)
+        file = self.file(sweep)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, asdict(self))
         return file

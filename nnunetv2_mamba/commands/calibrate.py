@@ -19,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ..evaluation.calibrate_results import calibrate
     from ..evaluation.pairings import from_results
+    from ..packaging.checksums import sha256
     from ..results.folds import note_on_left_out
     from ..temperature_file import write_temperature
     from ..text import printable
@@ -26,7 +27,9 @@ def run(args: argparse.Namespace) -> int:
     pairings = from_results(args.results)
     calibration = calibrate(pairings)
     model = pairings[0].output.parent.parent
-    file = write_temperature(model, calibration.temperature, calibration.as_json())
+    files = [file for pairing in pairings for file in sorted(pairing.output.parent.glob("checkpoint_*.pth"))]
+    checkpoints = {file.relative_to(model).as_posix(): sha256(file) for file in files}
+    file = write_temperature(model, calibration.temperature, calibration.as_json(), checkpoints)
     print(calibration.in_words())
     if note := note_on_left_out(args.results):
         print(printable(f"Note: {note}."))

@@ -14,9 +14,13 @@ from tqdm import tqdm
 from ..text import printable
 from .calibration import TEMPERATURES, at_temperature, fit_temperature, has_logits, losses
 from .held_out import HeldOutCase, held_out_cases
+from .label_map import LabelMap
+from .measured_labels import Labels
 from .pairings import Pairing, check_probabilities
 from .probabilities import LabelProbability, read_probabilities
 from .probability_metrics import expected_calibration_error
+
+_DIFFERING = 0.01  # of the labelled voxels; ties of rounding are far below, another training is far above
 
 
 class Scores(NamedTuple):
@@ -120,7 +124,8 @@ def calibrate(pairings: Sequence[Pairing]) -> Calibration:
     Parts are those of ``held_out_cases``. One case is in memory at a time, and each is read twice.
 
     Raises:
-        ValueError: as ``held_out_cases``; for missing files of probabilities, and whatever is wrong with a file.
+        ValueError: as ``held_out_cases``; for missing files of probabilities, those of another training than the
+            prediction, and whatever is wrong with a file.
     """
     cases = held_out_cases(pairings)
     check_probabilities(pairings)
@@ -168,6 +173,12 @@ def _read(case: HeldOutCase) -> _Voxels:
     reference, prediction = case.read()
     file = pairing.probabilities(case.name)
     probabilities = read_probabilities(file, (labels.n_heads, *reference.geometry.shape))
+    share = _differing(probabilities, prediction, labels)
+    if share > _DIFFERING:
+        raise ValueError(
+            f"{file} is of another prediction than {pairing.cases[case.name][1]}: {share:.1%} of the labelled voxels "
+            "differ; write both again with nnUNetv2_train ... --val --npz"
+        )
     counts = reference.indices != 0
     values, predicted = (np.array(labels.known)[image.indices[counts] - 1] for image in (reference, prediction))
     heads = [label.values for label in labels.measured] if labels.are_regions else [(value,) for value in labels.known]
@@ -176,6 +187,30 @@ def _read(case: HeldOutCase) -> _Voxels:
         label.name for label in labels.measured if members[label.head].any() or np.isin(predicted, label.values).any()
     }
     return _Voxels(probabilities[:, counts], members, labelled)
+
+
+def _differing(probabilities: np.ndarray, prediction: LabelMap, labels: Labels) -> float:
+    """Share of the voxels with a label in which a prediction is not that of the probabilities.
+
+    nnU-Net leaves probabilities as they are where it predicts again without them.
+    """
+    values = np.array(labels.known)
+    differing = labelled = 0
+    for heads, indices in zip(probabilities.swapaxes(0, 1), prediction.indices, strict=True):
+        decided, segmented = _decided(heads, labels), values[indices - 1]
+        differing += np.count_nonzero(decided != segmented)
+        labelled += np.count_nonzero((decided != 0) | (segmented != 0))
+    return differing / max(1, labelled)
+
+
+def _decided(probabilities: np.ndarray, labels: Labels) -> np.ndarray:
+    """What ``LabelManager.convert_probabilities_to_segmentation`` of nnU-Net makes of ``(heads, ...)``."""
+    if not labels.are_regions:
+        return np.array(labels.known)[probabilities.argmax(0)]
+    decided = np.zeros(probabilities.shape[1:], dtype=int)
+    for head, value in zip(probabilities, labels.regions_class_order, strict=False):
+        decided[head > 0.5] = value
+    return decided
 
 
 def _scores(cases: Sequence[_Sums]) -> Scores:

@@ -39,6 +39,7 @@ class Labels:
         known: all values, ascending, background included.
         ignore: the value of reference voxels that do not count, if the data set has one.
         n_heads: of nnU-Net's network: one for each region, or one for each label and the background.
+        regions_class_order: what nnU-Net writes for each region's head, one over the other; empty without regions.
         contradictions: sentences, where nnU-Net cannot write the regions in its ``regions_class_order``.
     """
 
@@ -46,6 +47,7 @@ class Labels:
     known: tuple[int, ...]
     ignore: int | None
     n_heads: int
+    regions_class_order: tuple[int, ...] = ()
     contradictions: tuple[str, ...] = ()
 
     @property
@@ -84,6 +86,7 @@ def read_labels(dataset_json: dict, plans: PlansManager | None, file: Path = Pat
         tuple(int(value) for value in manager.all_labels),
         manager.ignore_label,
         manager.num_segmentation_heads,
+        tuple(order or ()) if manager.has_regions else (),
         tuple(contradictions(labels, order)) if manager.has_regions else (),
     )
 

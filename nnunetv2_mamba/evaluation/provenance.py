@@ -48,7 +48,7 @@ def notes(models: Sequence[EvaluatedModel]) -> list[str]:
         found += [
             f"{folder / CSV} is older than {first_few(newer, 3)}: if that was predicted again, evaluate again"
             for folder in model.evaluations
-            if (newer := _newer_predictions(folder, model))
+            if (newer := newer_predictions(folder, model))
         ]
         if unread := [log for fold in model.folds for log in fold.unread_logs]:
             found.append(f"no epoch was found in {first_few(unread, 3)}: no learning curves of these folds")
@@ -89,7 +89,7 @@ def _shown(value: object) -> str:
     return "; ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def _newer_predictions(folder: Path, model: EvaluatedModel) -> list[Path]:
+def newer_predictions(folder: Path, model: EvaluatedModel) -> list[Path]:
     """Find the predictions of a folder's table that were written after it, where they still are.
 
     Copies are as new as the copying; they are not meant where it is recorded what was measured.

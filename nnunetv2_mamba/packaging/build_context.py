@@ -15,7 +15,6 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..files import folder_made_whole, remove_left_behind, write_json
-from ..temperature_file import read_temperature
 from .bill_of_materials import bill_of_materials
 from .checksums import SHA256SUMS, sha256, write_checksums
 from .ensemble_checks import check_alike
@@ -23,7 +22,7 @@ from .hashed_requirements import hashed_requirements, pins_of
 from .inference_copy import ModelDescription, copy_for_inference
 from .inference_settings import Choices, InferenceSettings, MemberChoices
 from .model_card import container_card, model_facts, write_card
-from .model_content import read_model
+from .model_content import calibrated_temperature, read_model
 from .model_source import open_model
 from .platforms import PLATFORMS, Platform
 from .trial import try_model
@@ -58,7 +57,7 @@ class Request:
         hashes: whether requirements have hashes, for which an index is asked; else versions only.
         choices: how the model is run; the folds and members in it are replaced by those found.
         others: further models, whose predictions are averaged with the first one's.
-        calibrated: whether each has its temperature, as of ``read_temperature``.
+        calibrated: whether each has its temperature, as of ``calibrated_temperature``.
     """
 
     source: Path
@@ -173,7 +172,10 @@ def _copy_models(request: Request, folder: Path) -> tuple[list[ModelDescription]
         opened = open_model(source)
         model = copy_for_inference(opened, folder / name, request.folds, request.choices.checkpoint)
         models.append(model)
-        members.append(MemberChoices(name, model.folds, read_temperature(opened) if request.calibrated else 1.0))
+        temperature = (
+            calibrated_temperature(opened, model.folds, request.choices.checkpoint) if request.calibrated else 1.0
+        )
+        members.append(MemberChoices(name, model.folds, temperature))
     return models, tuple(members)
 
 

@@ -14,12 +14,12 @@ import SimpleITK
 from ..evaluation.measured_labels import Labels
 from ..files import write_json
 from ..nnunet.model_folds import find_folds
-from ..temperature_file import read_temperature
 from .case_predictor import CasePredictor
 from .case_writing import volumes_ml
 from .container import segment_cases
 from .image_io import check_writable
 from .inference_settings import Choices, MemberChoices
+from .model_content import calibrated_temperature
 from .model_source import open_model
 from .outputs import NPZ, PROBABILITY, PROPERTIES, Output
 from .platforms import CaseFiles
@@ -54,7 +54,7 @@ def predict_folder(
         folds: as of ``find_folds``, of each model.
         overwrite: predict also what ``output_folder`` has.
         previous_folder: has the cases as the first model of a cascade segmented them, where the model is the second.
-        calibrated: whether each model has its temperature, as of ``read_temperature``.
+        calibrated: whether each model has its temperature, as of ``calibrated_temperature``.
         probabilities: of ``outputs.ENCODINGS``, for a map of every label or region in
             ``output_folder/probabilities/LABEL``; None for none.
         for_nnunet: write ``CASE.npz`` and ``CASE.pkl`` as nnU-Net's ``--save_probabilities``.
@@ -65,12 +65,11 @@ def predict_folder(
             written, and outputs that would replace an input.
     """
     sources = [open_model(model) for model in models]
-    members = [
-        MemberChoices(
-            str(model), find_folds(source, folds, choices.checkpoint), read_temperature(source) if calibrated else 1.0
-        )
-        for model, source in zip(models, sources, strict=True)
-    ]
+    members = []
+    for model, source in zip(models, sources, strict=True):
+        found = find_folds(source, folds, choices.checkpoint)
+        temperature = calibrated_temperature(source, found, choices.checkpoint) if calibrated else 1.0
+        members.append(MemberChoices(str(model), found, temperature))
     choices = replace(choices, members=tuple(members))
     check_writable(output_folder)
     progress = sys.stderr.isatty()

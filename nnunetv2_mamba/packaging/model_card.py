@@ -22,12 +22,13 @@ from ..text import printable
 from .inference_copy import ModelDescription
 from .inference_settings import InferenceSettings
 from .model_checks import channels_of
-from .model_source import read_member
+from .model_source import read_member, time_written
 
 CARD, CARD_TEXT = "model_card.json", "MODEL_CARD.md"
 _FINGERPRINT = "dataset_fingerprint.json"
-# Of a fold's validation, the first that is there: the verb evaluate writes the one, nnU-Net the other.
-_VALIDATIONS = ("evaluation.json", "summary.json")
+# Of a fold's validation: the verb evaluate writes the one, nnU-Net the other.
+_EVALUATION, _SUMMARY = "evaluation.json", "summary.json"
+_COPYING = 5.0  # seconds: copies that do not keep times may be in any order, and a ZIP counts by twos
 _NNUNETS_COUNTS = {"TP", "FP", "FN", "TN", "n_pred", "n_ref"}
 
 
@@ -137,8 +138,10 @@ def _in_images_order(plans: Mapping[str, Any], key: str) -> list[float] | None:
 
 def _validation(folder: Path | zipfile.Path, names: Mapping[str, str]) -> dict[str, Any] | None:
     """Means over the cases of each label, as they were written; None where there are none."""
-    file = next((file for name in _VALIDATIONS if (file := folder / name).is_file()), None)
-    if file is None:
+    file, summary = folder / _EVALUATION, folder / _SUMMARY
+    if not file.is_file() or (summary.is_file() and time_written(file) < time_written(summary) - _COPYING):
+        file = summary  # nnU-Net has validated again since, maybe other weights
+    if not file.is_file():
         return None
     content = parse_json(read_member(file, JSON_BYTES), file)
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import sys
@@ -16,9 +17,16 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2_mamba.untrusted.checkpoints import read_plain
 
 from ..files import JSON_BYTES, parse_json
+<<<<<<< HEAD
 from ..nnunet.dataset_description import changed_meaning, renamed
 from ..nnunet.planned_configuration import configuration_with_preprocessing, planned_configuration
+=======
+from ..nnunet.planned_configuration import planned_configuration, preprocessing_of
+from ..temperature_file import NAME as TEMPERATURE
+from ..temperature_file import read_temperature
+>>>>>>> fix-results
 from ..untrusted.plans import check_untrusted_plans
+from .checksums import sha256
 from .model_checks import check_configuration, check_dataset, check_mirroring
 from .model_source import DOCUMENTS, read_member
 
@@ -152,7 +160,7 @@ def read_checkpoint(file: Path | zipfile.Path) -> dict[str, Any]:
     if isinstance(file, Path):
         checkpoint = read_plain(file)
     else:
-        checkpoint = read_plain(io.BytesIO(read_member(file, _CHECKPOINT_BYTES, _MOST_COMPRESSED)), file)
+        checkpoint = read_plain(io.BytesIO(_read_checkpoint_member(file)), file)
     _require(checkpoint, ("network_weights", "trainer_name", "init_args"), file)
     weights, arguments = checkpoint["network_weights"], checkpoint["init_args"]
     named = isinstance(weights, dict) and all(isinstance(key, str) for key in weights)
@@ -170,6 +178,34 @@ def read_checkpoint(file: Path | zipfile.Path) -> dict[str, Any]:
         "plans": arguments.get("plans"),
         "dataset": arguments.get("dataset_json"),
     }
+
+
+def calibrated_temperature(source: Path | zipfile.Path, folds: Sequence[str], checkpoint: str) -> float:
+    """The temperature that ``nnunetv2_mamba calibrate`` has written; checkpoints that it has not recorded pass.
+
+    Args:
+        source, folds, checkpoint: as of ``read_model``.
+
+    Raises:
+        OSError, ValueError: as ``read_temperature``.
+        ValueError: for a checkpoint that is not the one that it was fitted on.
+    """
+    temperature = read_temperature(source)
+    for name in (f"fold_{fold}/{checkpoint}" for fold in folds):
+        if (recorded := temperature.checkpoints.get(name)) is not None and recorded != _sha256(source / name):
+            raise ValueError(
+                f"{source / TEMPERATURE} was fitted on another {name}: validate the fold (nnUNetv2_train ... --val "
+                "--npz) and calibrate again, or leave out --calibrated"
+            )
+    return temperature.value
+
+
+def _sha256(file: Path | zipfile.Path) -> str:
+    return sha256(file) if isinstance(file, Path) else hashlib.sha256(_read_checkpoint_member(file)).hexdigest()
+
+
+def _read_checkpoint_member(file: zipfile.Path) -> bytes:
+    return read_member(file, _CHECKPOINT_BYTES, _MOST_COMPRESSED)
 
 
 def _notes_of_training(checkpoint: dict[str, Any]) -> dict[str, str | bool | int]:

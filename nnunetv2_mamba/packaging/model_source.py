@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zipfile
 from pathlib import Path, PurePosixPath
 
@@ -52,6 +53,13 @@ def _in_zip(source: Path) -> zipfile.Path:
         found = f"{len(folders)} models ({', '.join(sorted(folders))})" if folders else "no plans.json"
         raise ValueError(f"{source} has {found}; give a ZIP of one model, or unpack it and give the model's folder")
     return zipfile.Path(source, "" if folders[0] == "." else f"{folders[0]}/")
+
+
+def time_written(file: Path | zipfile.Path) -> float:
+    """Seconds since the epoch; of a member by the writer's clock, to two seconds."""
+    if isinstance(file, Path):
+        return file.stat().st_mtime
+    return time.mktime((*file.root.getinfo(file.at).date_time, 0, 0, -1))
 
 
 def read_member(file: Path | zipfile.Path, limit: int, most_compressed: float = float("inf")) -> bytes:

@@ -1,6 +1,7 @@
 """The end of a sweep: trainings are pretended; evaluation, comparison and report are real."""
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from unittest.mock import patch
@@ -13,7 +14,7 @@ from tiny_dataset import TinyDataset
 from nnunetv2_mamba.benchmark import command as module
 from nnunetv2_mamba.benchmark import conclusion
 from nnunetv2_mamba.benchmark.sweep import fold_differences
-from nnunetv2_mamba.benchmark.training import Training
+from nnunetv2_mamba.benchmark.training import Budget, Training
 from nnunetv2_mamba.evaluation.evaluate_pairings import evaluate_pairings
 from nnunetv2_mamba.evaluation.metric_options import MetricOptions
 from nnunetv2_mamba.evaluation.pairings import from_results
@@ -146,6 +147,30 @@ def test_what_a_user_has_measured_in_a_fold_is_kept(own, preprocessed, tmp_path,
             conclusion.compare_models(models, tmp_path / "out")
     else:
         assert "2 folds" in conclusion.compare_models(models, tmp_path / "out")[0]
+
+
+def test_a_fold_that_was_trained_again_is_measured_again(preprocessed, tmp_path):
+    pretend(TRAINING, tmp_path, preprocessed)
+    fold = TRAINING.folder(tmp_path)
+    evaluate_pairings(from_results(fold), MetricOptions(groups=("lesions",)))
+    table = fold / "validation" / "evaluation.csv"
+    measured = table.read_bytes()
+    os.utime(table, (0, 0))  # as a copy may be, of which the predictions are newer and the same
+    conclusion.evaluate_models({fold.parent: [fold.name]})
+    assert table.read_bytes() == measured
+    pretend(TRAINING, tmp_path, preprocessed, right=False)
+    conclusion.evaluate_models({fold.parent: [fold.name]})
+    assert "lesion" in measured.decode() and "lesion" not in table.read_text()
+
+
+def test_a_refused_sweep_leaves_the_folder_as_it_is(preprocessed, tmp_path):
+    sweep, other = tmp_path / "sweep", replace(TRAINING, budget=Budget(epochs=5), **OURS)
+    job = other.write(sweep)
+    pretend_finished(other, sweep)
+    (sweep / "sweep.toml").write_text("as it was")
+    with pytest.raises(ValueError, match="another budget or other settings"):
+        module.benchmark(str(write_sweep(tmp_path, "datasets = [901]\nfolds = [0]\n" + GROUPS)), sweep)
+    assert (sweep / "sweep.toml").read_text() == "as it was" and [*job.parent.iterdir()] == [job]
 
 
 def test_a_model_is_complete_when_all_its_folds_and_seeds_are_finished(tmp_path):

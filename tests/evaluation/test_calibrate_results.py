@@ -1,12 +1,13 @@
 """The verb ``calibrate`` on folders as nnU-Net leaves them."""
 
+import hashlib
 import json
 import zipfile
 
 import numpy as np
 import pytest
 import SimpleITK
-from segmentation_folders import DATASET, write_json, write_results
+from segmentation_folders import DATASET, write_image, write_json, write_results
 
 from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.evaluation.tables import read_metrics
@@ -47,7 +48,7 @@ def test_what_is_found_and_written(results, capsys):
     assert main(["calibrate", str(results)]) == 0
     said = capsys.readouterr().out
     content = json.loads((results / NAME).read_text())
-    assert content["temperature"] == content["fitted"] == read_temperature(results) > 1.5
+    assert content["temperature"] == content["fitted"] == read_temperature(results).value > 1.5
     assert f"Temperature {content['fitted']:.3f} helps on cases that it was not fitted on" in said
     assert content["n_cases"] == 5 and [*content["fitted_without"]] == ["fold_0", "fold_1"]
     before, after = (content["held_out"][key] for key in ("before", "after"))
@@ -95,11 +96,32 @@ def test_a_temperature_that_does_not_help_is_not_used(results, capsys):
         member = np.stack([np.isin(said, value) for value in values])
         others = 1 - share if heads == 3 else (1 - share) / 3
         np.savez(validation / f"{case}.npz", probabilities=np.where(member, share, others).astype(np.float32))
+        write_image(validation / f"{case}.nii.gz", said)
     assert main(["calibrate", str(results / "fold_0")]) == 0
     said = capsys.readouterr().out
     assert "does not help on cases that it was not fitted on, so 1 is used: nothing changes" in said
     content = json.loads((results / NAME).read_text())
     assert content["temperature"] == 1 and content["fitted"] > 1.5
+
+
+def test_the_checkpoints_that_it_is_of_are_recorded(results):
+    """So that a temperature is not used for weights that were trained since."""
+    (results / "fold_0" / "checkpoint_final.pth").write_bytes(b"weights")
+    (results / "fold_2").mkdir()
+    (results / "fold_2" / "checkpoint_final.pth").write_bytes(b"not validated")
+    assert main(["calibrate", str(results)]) == 0
+    digest = hashlib.sha256(b"weights").hexdigest()
+    assert read_temperature(results).checkpoints == {"fold_0/checkpoint_final.pth": digest}
+
+
+def test_probabilities_of_an_older_training_are_refused(results, capsys):
+    """nnU-Net leaves them beside the segmentations of a validation without --npz."""
+    validation = results / "fold_1" / "validation"
+    (validation / "d.nii.gz").write_bytes((validation / "e.nii.gz").read_bytes())
+    assert main(["calibrate", str(results)]) == 1
+    said = capsys.readouterr().err
+    assert f"{validation / 'd.npz'} is of another prediction than {validation / 'd.nii.gz'}" in said
+    assert "nnUNetv2_train ... --val --npz" in said
 
 
 def error_of(capsys, *arguments):

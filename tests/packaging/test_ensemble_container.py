@@ -12,6 +12,7 @@ import torch
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.cli import main
 from nnunetv2_mamba.packaging import build_context, container
+from nnunetv2_mamba.packaging.checksums import sha256
 from nnunetv2_mamba.packaging.ensemble_checks import check_alike
 from nnunetv2_mamba.packaging.inference_settings import Choices, InferenceSettings, MemberChoices
 from nnunetv2_mamba.packaging.model_content import read_model
@@ -89,6 +90,24 @@ def test_a_model_without_a_temperature_is_named(models, tmp_path, capsys):
     assert main(arguments) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{models[1]}/temperature.json is missing: make it with nnunetv2_mamba calibrate" in line
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_a_temperature_of_other_weights_is_refused(zipped, models, one_wheel, tmp_path, capsys):
+    """Trained again since; folds and checkpoints that calibrate has not recorded pass."""
+    first, other = map(Path, models)
+    name = "fold_0/checkpoint_final.pth"
+    for recorded, refused in ((other, False), (first, True)):
+        write_temperature(other, 0.5, {}, {name: sha256(recorded / name), "fold_7/checkpoint_final.pth": "0"})
+        model = Path(shutil.make_archive(str(tmp_path / "zip"), "zip", tmp_path, "other")) if zipped else other
+        inputs = ["-i", str(first), "-o", str(tmp_path / "out")]  # no images
+        assert main(["predict", *inputs, "-m", str(model), "--calibrated"]) == 1
+        assert (f"temperature.json was fitted on another {name}: " in capsys.readouterr().err) == refused
+    assert (
+        main(["package", str(model), "--for", "flare", "-o", str(tmp_path / "context"), "--cpu", "--calibrated"]) == 1
+    )
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "calibrate again, or leave out --calibrated" in line
 
 
 def cascade(model):

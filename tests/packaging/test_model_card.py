@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -38,9 +39,9 @@ def model(trained_model, tmp_path, monkeypatch):
 def packaged(model, built_wheel, tmp_path, monkeypatch):
     monkeypatch.setattr(build_context, "write_wheel", lambda folder: Path(shutil.copy(built_wheel, folder)))
 
-    def package(**request):
+    def package(source=model, **request):
         folder = tmp_path / "context"
-        write_context(Request(model, "flare", **request), folder)
+        write_context(Request(source, "flare", **request), folder)
         return folder, json.loads((folder / "model_card.json").read_text()), (folder / "MODEL_CARD.md").read_text()
 
     return package
@@ -100,10 +101,21 @@ def test_regions_have_their_names(model, packaged):
     assert (row(text, "whole"), row(text, "core")) == ("Dice 0.25", "Dice 0.5")
 
 
-def test_evaluate_s_measurements_are_preferred(model, packaged):
+@pytest.mark.parametrize("zipped", [False, True])
+@pytest.mark.parametrize(
+    ("newer", "expected"), [(3600, "Dice 0.5"), (1, "Dice 0.5, HD95 3.25"), (-3600, "Dice 0.5, HD95 3.25")]
+)
+def test_evaluate_s_measurements_are_preferred_where_they_are_of_the_last_training(
+    zipped, newer, expected, model, packaged, tmp_path
+):
+    """``newer``: seconds from the evaluation to nnU-Net's summary."""
     evaluated = {**SUMMARY, "mean": {"1": {"Dice": 0.5, "HD95": 3.25}}, "foreground_mean": {"Dice": 0.5, "HD95": 3.25}}
-    (model / "fold_0/validation/evaluation.json").write_text(json.dumps(evaluated))
-    assert row(packaged()[2], "large") == "Dice 0.5, HD95 3.25"
+    validation = model / "fold_0/validation"
+    (validation / "evaluation.json").write_text(json.dumps(evaluated))
+    for name, seconds in (("evaluation", 0), ("summary", newer)):
+        os.utime(validation / f"{name}.json", (1_800_000_000 + seconds,) * 2)
+    source = Path(shutil.make_archive(str(tmp_path / "archive"), "zip", tmp_path, "model")) if zipped else model
+    assert row(packaged(source)[2], "large") == expected
 
 
 def test_a_validation_of_another_kind_is_named(model, packaged):
