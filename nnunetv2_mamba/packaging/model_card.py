@@ -18,10 +18,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from ..files import JSON_BYTES, parse_json, read_json_object, write_json, write_text
 from ..json_numbers import is_finite_number
+from ..nnunet.dataset_description import channels_of
 from ..text import printable
 from .inference_copy import ModelDescription
 from .inference_settings import InferenceSettings
-from .model_checks import channels_of
 from .model_source import read_member, time_written
 
 CARD, CARD_TEXT = "model_card.json", "MODEL_CARD.md"

@@ -17,14 +17,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunetv2_mamba.untrusted.checkpoints import read_plain
 
 from ..files import JSON_BYTES, parse_json
-<<<<<<< HEAD
 from ..nnunet.dataset_description import changed_meaning, renamed
 from ..nnunet.planned_configuration import configuration_with_preprocessing, planned_configuration
-=======
-from ..nnunet.planned_configuration import planned_configuration, preprocessing_of
 from ..temperature_file import NAME as TEMPERATURE
 from ..temperature_file import read_temperature
->>>>>>> fix-results
 from ..untrusted.plans import check_untrusted_plans
 from .checksums import sha256
 from .model_checks import check_configuration, check_dataset, check_mirroring
