@@ -258,7 +258,7 @@ def test_the_documented_commands(one_channel, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shell = [block for block in BLOCKS if "tests/packaging/test_build_context.py" in block.comment]
     commands = [words for block in shell for words in block.commands if words[:2] == ["nnunetv2_mamba", "package"]]
-    assert {words[words.index("--for") + 1] for words in commands} <= set(PLATFORMS)
+    assert commands and {words[words.index("--for") + 1] for words in commands} <= set(PLATFORMS)
     for words in commands:
         assert main([here.get(word, word) for word in words[1:]]) == 0, words
         assert Path(words[words.index("-o") + 1], "Dockerfile").is_file()

@@ -53,7 +53,7 @@ def test_a_step_in_this_type(make_trainer, tiny_dataset, monkeypatch, network, v
         if changed := any(not torch.equal(a, b) for a, b in zip(before, parameters, strict=True)):
             break
     assert changed and all(torch.isfinite(parameter).all() for parameter in parameters)
-    assert seen == {dtype} and loss == pytest.approx(float(loss)) and loss < 10
+    assert seen == {dtype} and math.isfinite(loss) and loss < 10
     assert {parameter.dtype for parameter in parameters} == {torch.float32}
 
 
