@@ -17,6 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunetv2_mamba import _register, trainers
 from nnunetv2_mamba.files import read_json, read_json_object
+from nnunetv2_mamba.nnunet.planned_configuration import configuration_with_preprocessing
 from nnunetv2_mamba.nnunet.plans_files import plans_files
 from nnunetv2_mamba.nnunet.trainer_search import find_trainer
 from nnunetv2_mamba.nnunet_folders import nnunet_folder
@@ -151,6 +152,26 @@ def _check_trainer(file: Path, training: Training) -> None:
         recipe_of(training)
     except ValueError as error:
         raise SweepError(f"{file}, settings of {training.trainer}: {error}") from error
+
+
+def check_same_plans(training: Training, sweep: Path) -> None:
+    """Check that a model of which a sweep's folder holds something was planned as it is now.
+
+    Raises:
+        ValueError: if it was not: the folds and seeds to come would be another model's than those that are there.
+    """
+    copy = training.folder(sweep).parent / "plans.json"  # nnU-Net's, of when a training began
+    if not copy.is_file():
+        return
+    own, now = read_json_object(copy), plans_of(training.dataset, training.plans).plans
+    then, now = (configuration_with_preprocessing(plans, training.configuration) for plans in (own, now))
+    if training.budget.batch_size is not None:
+        now["batch_size"] = then.get("batch_size")
+    if changed := [key for key in then | now if then.get(key) != now.get(key)]:
+        raise ValueError(
+            f"{copy}: {training.plans} of {training.dataset} was another when this was trained ({', '.join(changed)}); "
+            "name another folder with -o, or delete the model's"
+        )
 
 
 def _planning(plans: str, number: int) -> str:

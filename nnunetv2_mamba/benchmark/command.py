@@ -11,7 +11,7 @@ from nnunetv2_mamba.processes import signals_raise
 from nnunetv2_mamba.text import printable
 
 from . import duration, scores
-from .checks import resolve
+from .checks import check_same_plans, resolve
 from .display import EventLines, LiveTable
 from .launcher import Launcher
 from .local_launcher import LocalLauncher
@@ -35,11 +35,12 @@ def benchmark(name: str, folder: Path, datasets: Sequence[str] = (), dry_run: bo
     folder = folder.resolve()
     for difference in fold_differences(sweep.trainings):
         print(f"WARNING: {difference}", flush=True)
+    for training in sweep.trainings:  # all, before anything is written over
+        training.check(folder)
+        check_same_plans(training, folder)
     if dry_run:
         print("\n".join(duration.describe(sweep, folder)))
         return 0
-    for training in sweep.trainings:  # all, before anything is written over
-        training.check(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if not ((copy := folder / file.name).exists() and copy.samefile(file)):
         shutil.copyfile(file, copy)

@@ -377,6 +377,39 @@ def test_what_is_not_there_is_told_at_once(tiny_dataset: TinyDataset, tmp_path, 
     assert str(file) in error or "nnU-Net finds no trainer" in error
 
 
+@pytest.mark.parametrize("changed", ["patch_size", "transpose_forward", None])
+def test_models_that_were_planned_again_since_are_not_continued(tiny_dataset: TinyDataset, tmp_path, capsys, changed):
+    from nnunetv2_mamba.cli import main
+
+    file, sweep = (
+        write_sweep(tmp_path, SWEEP.split('[[group]]\ntrainers = ["nnUNetTrainerSegMamba"]')[0]),
+        tmp_path / "s",
+    )
+    training = Training(
+        "Dataset901_Tiny", "3d_fullres", "nnUNetPlans", "nnUNetTrainer", 0, 0, Budget(4, 2, 1, 2, False)
+    )
+    training.write(sweep)
+    pretend_finished(training, sweep)
+    plans = json.loads((tiny_dataset.preprocessed / "Dataset901_Tiny" / "nnUNetPlans.json").read_text())
+    plans["configurations"]["3d_fullres"]["batch_size"] = 2  # as the budget says
+    plans["configurations"]["2d"]["patch_size"] = [8, 8]  # not this model's
+    if changed == "patch_size":
+        plans["configurations"]["3d_fullres"]["patch_size"] = [8, 8, 8]
+    elif changed == "transpose_forward":
+        plans["transpose_forward"] = [2, 1, 0]
+    copy = training.folder(sweep).parent / "plans.json"
+    copy.write_text(json.dumps(plans))
+    command = ["benchmark", str(file), "-o", str(sweep)]
+    if changed is None:
+        assert main([*command, "--dry-run"]) == 0
+        return
+    for options in ([], ["--dry-run"]):
+        assert main([*command, *options]) == 1
+        message = f"{copy}: nnUNetPlans of Dataset901_Tiny was another when this was trained ({changed});"
+        assert message in capsys.readouterr().err
+        assert not (sweep / file.name).exists()
+
+
 def test_data_that_are_not_preprocessed_are_told_at_once(tiny_dataset: TinyDataset, tmp_path, capsys):
     from nnunetv2_mamba.cli import main
 
