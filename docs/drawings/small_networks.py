@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -26,26 +26,53 @@ _NAMES = {
     "UMambaBot": (0, 17, "middle"),
     "UMamba2": (8, 4, "start"),
 }
+_Legend = Sequence[tuple[float, str, str]]
 _ROW = 20  # pixels
 _SMOOTHED = 5  # epochs
 _LEGEND = ((70, "first", "without Mamba"), (200, "second", "with Mamba"))
+_LEGEND_OF_MIXERS = ((30, "first", "identity or convolution"), (200, "second", "Mamba"), (280, "third", "Mamba-2"))
 
 
 def trainings() -> Drawing:
-    """Mean Dice of every training, and around their mean how far two trainings of one network are apart."""
-    models = _of_the_first_fold()
-    means = {
-        Training(model, training["cost"]["seed"], "fold_0", frozenset(training["cases"])): _mean_dice(training)
-        for model, found in models.items()
-        for training in found
-    }
-    middle, half = np.mean([*means.values()]), noise_floor(means).limit / 2
+    """Mean Dice of every training with Mamba and without, around their mean how far two of one network are apart."""
     picture = Drawing("Mean Dice of every training of the small networks, a row for each network")
     picture.text(10, 20, "Hippocampus, fold 0, 3000 iterations", style="bold")
+    models = {model: _kind(model) for model in _MODELS}
+    return _every_training(picture, models, _LEGEND, (0.83, 0.84, 0.85))
+
+
+def mixers() -> Drawing:
+    """Mean Dice of every training with another layer in Mamba's place."""
+    picture = Drawing("Mean Dice of every training of the small networks, a row for each layer in Mamba's place")
+    picture.text(10, 20, "Layers in Mamba's place, hippocampus, fold 0", style="bold")
+    models = {}
+    for network in _NETWORKS:
+        models |= {f"{network}NoMamba": "first", f"{network}Conv": "first"}
+        models |= {network: "third"} if network == "UMamba2" else {network: "second", f"{network}Mamba2": "third"}
+    return _every_training(picture, models, _LEGEND_OF_MIXERS, (0.80, 0.82, 0.84, 0.86))
+
+
+def _every_training(picture: Drawing, models: Mapping[str, str], explained: _Legend, ticks: Sequence[float]) -> Drawing:
+    """Draw a row of dots for each model below a picture's heading, and around their mean how far two are apart.
+
+    Args:
+        picture: has its heading.
+        models: the kind of dot of each.
+        explained: what kinds there are.
+        ticks: of the axis, which goes half a step further on both sides.
+    """
+    by_model = _of_the_first_fold()
+    means = {
+        Training(model, training["cost"]["seed"], "fold_0", frozenset(training["cases"])): _mean_dice(training)
+        for model in models
+        for training in by_model[model]
+    }
+    middle, half = np.mean([*means.values()]), noise_floor(means).limit / 2
     picture.text(10, 36, "A dot is a training. 95 in 100 pairs of trainings of one network")
     picture.text(10, 50, "are less far apart than the dashed lines, around the mean of all.")
-    plot = Plot(picture, 158, 62, 204, _ROW * len(models), (0.825, 0.855), (0, 1))
-    plot.axes((0.83, 0.84, 0.85), (), "mean Dice of 40 cases")
+    step = ticks[1] - ticks[0]
+    plot = Plot(picture, 158, 62, 204, _ROW * len(models), (ticks[0] - step / 2, ticks[-1] + step / 2), (0, 1))
+    plot.axes(ticks, (), "mean Dice of 40 cases")
     _, top, _, bottom = plot.edges
     for edge in (middle - half, middle + half):
         x = round(plot.x(edge), 1)
@@ -54,8 +81,8 @@ def trainings() -> Drawing:
     for model, y in rows.items():
         picture.text(152, y + 4, model, "end")
     for training, value in means.items():
-        picture.dot(round(plot.x(value), 1), rows[training.model], _kind(training.model))
-    legend(picture, bottom + 48, _LEGEND)
+        picture.dot(round(plot.x(value), 1), rows[training.model], models[training.model])
+    legend(picture, bottom + 48, explained)
     return picture
 
 
@@ -66,7 +93,9 @@ def curves() -> Drawing:
     picture.text(10, 36, f"Validation Dice of patches, mean of {_SMOOTHED} epochs of 50 iterations")
     plot = Plot(picture, 38, 50, 318, 200, (0, 3000), (0, 0.9))
     plot.axes((0, 1000, 2000, 3000), (0, 0.2, 0.4, 0.6, 0.8), "iterations of 2 patches")
-    for model, found in _of_the_first_fold().items():
+    by_model = _of_the_first_fold()
+    for model in _MODELS:
+        found = by_model[model]
         mean = np.mean([training["curve"] for training in found], axis=0)
         smooth = np.convolve(mean, np.ones(_SMOOTHED) / _SMOOTHED, "valid")
         plot.curve(50 * np.arange(_SMOOTHED, len(mean) + 1), smooth, _kind(model))
@@ -76,7 +105,7 @@ def curves() -> Drawing:
 
 def cost_and_dice() -> Drawing:
     """Mean Dice over the time of a step; from each network's twin without Mamba a line leads to the network."""
-    dice = {model: _mean_over_folds(found) for model, found in _by_model().items()}
+    dice = {model: _mean_over_folds(found) for model, found in _by_model().items() if model in _MODELS}
     seconds = {}
     for row in results("small_networks_step_time"):
         trainer, plans = row["trainer"].split("@")
@@ -104,12 +133,11 @@ def cost_and_dice() -> Drawing:
 
 def _by_model() -> dict[str, list[Mapping]]:
     """The trainings, by the network's name in the pictures."""
-    found: dict[str, list[Mapping]] = {model: [] for model in _MODELS}
+    found: dict[str, list[Mapping]] = {}
     for training in results("small_networks").values():
         cost = training["cost"]
-        model = _model(cost["trainer"], cost["plans"])
-        if model in found and "Scan" not in cost["plans"]:
-            found[model].append(training)
+        if "Scan" not in cost["plans"]:
+            found.setdefault(_model(cost["trainer"], cost["plans"]), []).append(training)
     return found
 
 
@@ -139,4 +167,9 @@ def _kind(model: str) -> str:
     return "second" if model in _NETWORKS else "first"
 
 
-PICTURES = {"trainings": trainings, "curves": curves, "cost_and_dice": cost_and_dice}
+PICTURES = {
+    "trainings": trainings,
+    "curves": curves,
+    "cost_and_dice": cost_and_dice,
+    "mixers": mixers,
+}
