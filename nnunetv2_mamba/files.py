@@ -32,7 +32,7 @@ _PREFIX = ".partial-"
 _LONGEST_END = 120  # bytes of the final name's end, kept in the temporary one: file systems allow 255 in all
 _ABANDONED_S = 24 * 3600.0  # after which a temporary file counts as left behind, where nobody knows its process
 JSON_BYTES = 64 << 20
-_numbers = itertools.count()
+_numbers = itertools.count(int.from_bytes(os.urandom(4), "big"))  # the first process of each container has one number
 
 
 @contextmanager
@@ -188,8 +188,11 @@ def _end_of_name(path: Path) -> str:
 
 
 def _host() -> str:
-    """The machine, in letters and digits; names of a cluster's machines may be long and differ at their ends only."""
+    """Where a process's number means something, in letters and digits: a machine, or a container, which may have the
+    machine's name. Names of a cluster's machines may be long and differ at their ends only."""
     name = socket.gethostname()
+    with suppress(OSError):  # as on systems other than Linux
+        name += str(Path("/proc/self/ns/pid").readlink())
     return re.sub(r"[^A-Za-z0-9]", "", name)[:12] + hashlib.sha256(name.encode()).hexdigest()[:8]
 
 

@@ -112,6 +112,17 @@ def test_what_a_living_process_writes_stays(tmp_path):
         assert temporary.exists()
 
 
+def test_containers_may_have_the_name_of_their_machine(tmp_path, monkeypatch):
+    """There and here, processes have other numbers."""
+    left = []
+    for namespace in ("pid:[1]", "pid:[2]"):
+        monkeypatch.setattr(files.os, "readlink", lambda _, it=namespace: it)
+        monkeypatch.setattr(files.os, "getpid", lambda: 2**22 + 7)
+        left.append(files._temporary(tmp_path / "a.txt"))
+        left[-1].write_text("")
+    assert remove_left_behind(tmp_path / "a.txt") == left[1:]
+
+
 @pytest.mark.parametrize(("age_h", "removed"), [(1, False), (25, True)])
 def test_what_another_machine_left_goes_after_a_day(tmp_path, age_h, removed):
     left = tmp_path / ".partial-elsewhere-1-0-a.txt"

@@ -6,6 +6,7 @@ and cropping are undone in it; outside of the crop the background has probabilit
 
 from __future__ import annotations
 
+import lzma
 import tokenize
 import zipfile
 import zlib
@@ -22,7 +23,7 @@ REMEDY = "nnUNetv2_predict writes them with --save_probabilities, a validation w
 _MEMBER = "probabilities.npy"
 _DAMAGE = (
     EOFError, KeyError, NotImplementedError, OSError, RuntimeError, SyntaxError, TypeError, ValueError,
-    tokenize.TokenError, zipfile.BadZipFile, zlib.error,
+    lzma.LZMAError, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
 

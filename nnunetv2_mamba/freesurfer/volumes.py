@@ -18,7 +18,7 @@ from ..text import last_line, listed, times
 
 ENDINGS = (".nii.gz", ".nii", ".mgz", ".mgh")
 ORIENTATION = "LIA"  # of FreeSurfer's conformed volumes: the axes run to the left, down and to the front
-_LONGEST_MM = 2000  # of a volume to be resampled to 1 mm: a longer one has wrong units and would fill the memory
+_LONGEST_MM = 600  # of a head to be resampled to 1 mm: a longer one has wrong units and would fill the memory
 
 
 def open_volume(file: Path) -> SpatialImage:

@@ -13,10 +13,14 @@ from typing import NamedTuple
 
 import numpy as np
 import SimpleITK
+from acvl_utils.cropping_and_padding.bounding_boxes import get_bbox_from_mask
 
 from ..evaluation.component_filter import filtered
 from ..evaluation.measured_labels import Labels, read_labels
 from ..image_files import check_complete
+from ..memory.estimate import GIB
+from ..memory.usage import free_memory
+from ..text import times
 from .class_maps import ClassMaps
 from .ensemble import Ensemble
 from .ensemble_checks import check_alike
@@ -138,6 +142,7 @@ class CasePredictor:
         asked = asked or self._all
         begin = self._clock()
         image = Image(*_read(files, reader), _read_labels(previous, reader))
+        _check_memory(image, self._ensemble.members, files)
         reading = self._clock() - begin
         notes = tuple(note for file in files if (note := _note_of_non_finite(file)))
         budget = self._choices.time_budget
@@ -204,6 +209,35 @@ def _read_labels(file: Path | None, reader) -> np.ndarray | None:
         return reader.read_seg(str(file))[0]
     except Exception as error:  # each reader's library has its own
         raise ValueError(f"{file} cannot be read: {str(error).strip()}") from error
+
+
+def _check_memory(image: Image, members: Sequence[Member], files: Sequence[Path]) -> None:
+    """Refuse what nnU-Net could not resample: a header in other units has it make thousands of voxels of each.
+
+    All channels are resampled to float32, one after the other in float64.
+    """
+    spacing, channels, free = image.properties["spacing"], image.channels, free_memory()
+    bytes_per_voxel = 4 * len(channels) + 8
+
+    def largest(extent: Sequence[int]) -> tuple[int, ...]:
+        return max((member.shape(extent, spacing) for member in members), key=math.prod)
+
+    shape = largest(channels.shape[1:])
+    if bytes_per_voxel * math.prod(shape) > free:
+        shape = largest(_cropped(channels))
+    needed = bytes_per_voxel * math.prod(shape)
+    if needed <= free:
+        return
+    names = ", ".join(str(file) for file in files)
+    raise ValueError(
+        f"{names}: of voxels of {times(spacing)} mm, as the header says, the model makes {times(shape)}, which need "
+        f"{needed / GIB:.0f} GiB of memory, and {free / GIB:.0f} GiB are free; is the voxel size right?"
+    )
+
+
+def _cropped(channels: np.ndarray) -> tuple[int, ...]:
+    """The shape of what nnU-Net crops to: the voxels that are not zero in all channels."""
+    return tuple(stop - start for start, stop in get_bbox_from_mask(channels.any(axis=0)))
 
 
 def _note_of_non_finite(file: Path) -> str:

@@ -105,8 +105,9 @@ def predict_folder(
 def _with_maps(case: CaseFiles, labels: Labels, folder: Path, encoding: str) -> CaseFiles:
     """The case with a probability map of every label; folders of the labels, so that no map is taken for a case."""
     names = [re.sub(r"[^\w+.-]|^\.", "_", label.name) for label in labels.measured]
-    if len(set(names)) < len(names):
-        raise ValueError(f"labels whose names differ in signs only, as folders: {', '.join(sorted(names))}; rename one")
+    if len({name.casefold() for name in names}) < len(names):  # also where file systems tell no case
+        listed = ", ".join(sorted(names))
+        raise ValueError(f"labels whose names differ in signs or case only, as folders: {listed}; rename one")
     maps = [
         Output(PROBABILITY, folder / name / f"{case.name}.nii.gz", label.name, encoding)
         for name, label in zip(names, labels.measured, strict=True)

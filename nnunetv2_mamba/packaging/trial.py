@@ -6,7 +6,6 @@ of resampling or normalisation that are of the wrong type, intensities that are 
 
 from __future__ import annotations
 
-import math
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 import SimpleITK
 
 from nnunetv2_mamba.memory.estimate import GIB, inference_memory
+from nnunetv2_mamba.memory.usage import free_memory
 from nnunetv2_mamba.ops.backend_selection import ENVIRONMENT_VARIABLE
 from nnunetv2_mamba.ops.flops import flop_counter
 
@@ -95,23 +95,12 @@ def _check_cost(model: LoadedModel) -> None:
         raise _CannotTryError(
             f"{patch} takes {flops:.0e} operations, more than the {_MOST_FLOPS:.0e} that a model is tried with"
         )
-    free = _free_memory()
+    free = free_memory()
     if _MEMORY_MARGIN * memory > free:
         raise _CannotTryError(
             f"{patch} needs about {_MEMORY_MARGIN * memory / GIB:.1f} GiB of memory, and {free / GIB:.1f} GiB are "
             "free: the model is tried before it is packaged, so package it on a machine with more"
         )
-
-
-def _free_memory() -> float:
-    """Bytes; infinity where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
-    except (OSError, StopIteration):
-        names = getattr(os, "sysconf_names", {})
-        known = "SC_PHYS_PAGES" in names and "SC_PAGE_SIZE" in names
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if known else math.inf
 
 
 def _write_noise(model: LoadedModel, folder: Path) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 import re
@@ -14,6 +15,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+
+from .pickle_calls import check_calls
 
 
 def read_plain(file: Path | BinaryIO, name: object = None, weights: bool = True) -> Any:
@@ -65,40 +68,32 @@ def _number_dtype(kind: str, *options: bool) -> np.dtype:
 
 def _check_size(file: Path | BinaryIO) -> int:
     """The bytes that a file may take in memory: its own. PyTorch compresses nothing and stores each record once."""
-    if isinstance(file, Path):
-        status = file.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise ValueError("it is no file")
-        size = status.st_size
-    else:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(0)
-    if zipfile.is_zipfile(file):
-        with zipfile.ZipFile(file) as archive:
-            members = archive.infolist()
-            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-                raise ValueError("it has compressed members, which PyTorch does not write")
-            if sum(member.file_size for member in members) > size:
-                raise ValueError("its members are larger than the file")
-            for member in members:  # a pickle of a few bytes can ask for an array of bytes of any size
-                if member.filename.endswith(".pkl") and b"bytearray" in archive.read(member):
-                    raise ValueError("it has arrays of bytes")
-    elif _says_bytearray(file):  # PyTorch's format before ZIP files: pickles, then the weights
-        raise ValueError("it has arrays of bytes")
-    if not isinstance(file, Path):
-        file.seek(0)
+    if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
+        raise ValueError("it is no file")
+    with file.open("rb") if isinstance(file, Path) else nullcontext(file) as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(0)
+        is_zip = stream.read(4) == b"PK\x03\x04"  # as PyTorch decides, and not zipfile
+        stream.seek(0)
+        if is_zip:
+            _check_members(stream, size)
+        else:  # PyTorch's format before ZIP files: these pickles, then the weights
+            for _ in ("magic number", "version", "system", "content", "storages"):
+                check_calls(stream)
+        stream.seek(0)
     return size
 
 
-def _says_bytearray(file: Path | BinaryIO) -> bool:
-    word, end = b"bytearray", b""
-    with file.open("rb") if isinstance(file, Path) else nullcontext(file) as stream:
-        stream.seek(0)
-        while block := stream.read(1 << 24):
-            if word in end + block:
-                return True
-            end = block[1 - len(word) :]
-    return False
+def _check_members(stream: BinaryIO, size: int) -> None:
+    with zipfile.ZipFile(stream) as archive:
+        members = archive.infolist()
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise ValueError("it has compressed members, which PyTorch does not write")
+        if sum(member.file_size for member in members) > size:
+            raise ValueError("its members are larger than the file")
+        for member in members:
+            if member.filename.endswith(".pkl"):
+                check_calls(io.BytesIO(archive.read(member)))
 
 
 def _check_tensors(content: Any, size: int) -> None:
@@ -113,8 +108,6 @@ def _check_tensors(content: Any, size: int) -> None:
         elif isinstance(value, list | tuple | set):
             pending += value
         elif isinstance(value, torch.Tensor):
-            if value.layout != torch.strided or value.device.type != "cpu":
-                raise ValueError(f"it has a tensor of layout {value.layout} on {value.device}")
             storage = value.untyped_storage()
             storages[storage.data_ptr()] = storage.nbytes()
             if value.numel() * value.element_size() > storage.nbytes():

@@ -189,10 +189,12 @@ def test_files_that_are_refused(content, message, tmp_path):
     assert str(file) in str(error.value) and "\n" not in str(error.value)
 
 
-def test_damage_is_found(tmp_path):
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_is_found(tmp_path, compression):
     """A byte that was changed: the archive has sums of its contents."""
     file = tmp_path / "a.npz"
-    np.savez(file, probabilities=ARRAY)
+    with zipfile.ZipFile(file, "w", compression) as archive:
+        archive.writestr("probabilities.npy", header(SHAPE) + np.random.default_rng(0).bytes(ARRAY.nbytes))
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
     file.write_bytes(content)

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -240,6 +241,21 @@ def test_images_and_references_of_other_folders(tmp_path):
     with pytest.raises(ValueError, match="case_00"):
         section_of_cases(comparison, models, images, references)
     assert not section_of_cases(comparison, models, None, None).illustrations  # said, where nobody named a folder
+
+
+@pytest.mark.parametrize("name", [5, "../Dataset998_MadeUp", "{base}/raw/Dataset998_MadeUp"])
+def test_a_data_sets_name_of_a_strangers_plans_leads_nowhere(tmp_path, monkeypatch, name):
+    folders = [results_folder(tmp_path / str(i), "nnUNetTrainer", table_of(0, i, cases=2)) for i in range(2)]
+    write_images(tmp_path / "raw" / "Dataset998_MadeUp", folders, ["case_00", "case_01"])
+    (tmp_path / "raw/other").mkdir()
+    monkeypatch.setenv("nnUNet_raw", str(tmp_path / "raw/other"))
+    name = name.format(base=tmp_path) if isinstance(name, str) else name
+    comparison = compare_tables(
+        [(title, read_metrics(own)) for title, own in zip("AB", folders, strict=True)], ["dice"]
+    )
+    models = [replace(read_evaluated_model(folder), dataset=None, plans={"dataset_name": name}) for folder in folders]
+    section = section_of_cases(comparison, {"A": models[:1], "B": models[1:]}, None, None)
+    assert "nnUNet_raw has no image of case_0" in section.paragraphs[0]
 
 
 def test_a_mean_of_equal_values_is_off_its_interval_by_rounding_alone():

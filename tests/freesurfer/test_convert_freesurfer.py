@@ -377,9 +377,10 @@ def test_an_image_whose_forms_disagree_is_as_itk_reads_it(subjects_dir, capsys):
         np.testing.assert_allclose(one.astype(float), other.astype(float), atol=1)
 
 
-def test_a_wrong_unit_is_said_before_the_memory_is_full(subjects_dir, capsys):
+@pytest.mark.parametrize("factor", [20, 1000])
+def test_a_wrong_unit_is_said_before_the_memory_is_full(subjects_dir, capsys, factor):
     aseg = synthetic_aseg()
-    affine = LIA @ np.diag([1000.0, 1000, 1000, 1])
+    affine = LIA @ np.diag([factor, factor, factor, 1.0])
     write_subject(subjects_dir, "bert", synthetic_image(aseg), aseg, affine)
     dataset = convert(subjects_dir, code=1)
     assert "bert: " in (message := capsys.readouterr().err) and "mm large" in message and not dataset.exists()

@@ -12,9 +12,11 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunetv2_mamba.image_files import check_complete
+from nnunetv2_mamba.packaging import case_predictor
 from nnunetv2_mamba.packaging.case_predictor import CasePredictor
 from nnunetv2_mamba.packaging.image_io import count_non_finite, write_image
 from nnunetv2_mamba.packaging.inference_settings import Choices
+from nnunetv2_mamba.packaging.member import Member
 from nnunetv2_mamba.packaging.tile_predictor import TilePredictor
 
 
@@ -118,6 +120,25 @@ def test_wrong_images_are_named(predictor, files, spoil, message):
     spoil(files[2])
     with pytest.raises((ValueError, FileNotFoundError), match=f"{files[2].name}.*{message}"):
         predictor.segment(files)
+
+
+def test_a_voxel_size_that_would_fill_the_memory_is_refused(predictor, files, monkeypatch):
+    monkeypatch.setattr(Member, "prepare", None)
+    for file in files:
+        change(file, lambda image: image.SetSpacing((1000, 1000, 1000)))
+    message = r"of voxels of 1000 x 1000 x 1000 mm, .* the model makes \d.*, which need \d+ GiB"
+    with pytest.raises(ValueError, match=f"{files[0].name}.*{message}"):
+        predictor.segment(files)
+
+
+def test_what_is_cropped_away_takes_no_memory(predictor, files, monkeypatch):
+    """4 channels in fp32 and one in fp64, of 20 x 24 x 16 voxels or, cropped, of 10 x 12 x 8."""
+    monkeypatch.setattr(case_predictor, "free_memory", lambda: (4 * 4 + 8) * 10 * 12 * 8)
+    with pytest.raises(ValueError, match="the model makes 16 x 24 x 20"):
+        predictor.segment(files)
+    for file in files:
+        change(file, lambda image: SimpleITK.ConstantPad(image[5:15, 6:18, 4:12], (5, 6, 4), (5, 6, 4), 0))
+    predictor.segment(files)
 
 
 def as_mha(file, compress=True):

@@ -6,10 +6,13 @@ import os
 import pickle
 import shutil
 import zipfile
+from codecs import encode
+from collections import Counter, OrderedDict
 
 import numpy as np
 import pytest
 import torch
+from torch._utils import _rebuild_device_tensor_from_cpu_tensor
 
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.cli import main
@@ -115,9 +118,9 @@ def test_no_message_advises_to_run_pickled_code(model, tmp_path, capsys, monkeyp
     assert not (tmp_path / "ran").exists()
 
 
-def of_pytorch(content) -> bytes:
+def of_pytorch(content, zipped=True) -> bytes:
     stream = io.BytesIO()
-    torch.save(content, stream)
+    torch.save(content, stream, _use_new_zipfile_serialization=zipped)
     return stream.getvalue()
 
 
@@ -146,23 +149,50 @@ def more_records_than_bytes(file: bytes) -> bytes:
     return stream.getvalue()
 
 
+# One byte, repeated: written out with eight each, or as a list, it takes memory that the file does not have.
+REPEATED = torch.zeros(1, dtype=torch.int8).expand(1 << 12)
+PAIRS, TEXT = [(str(number), number) for number in range(100)], "text" * 100
+
+
+def built(state):
+    """An ordered dict with attributes."""
+    made = Call(OrderedDict)
+    made.call = (OrderedDict, (), state)
+    return made
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (compressed(of_pytorch({"a": torch.zeros(100_000)})), "compressed members"),
         (more_records_than_bytes(of_pytorch({"a": torch.zeros(1000)})), "larger than the file"),
-        (of_pytorch({"a": Call(bytearray, 10**9)}), "arrays of bytes"),
-        (pickle.dumps(Call(bytearray, 10**9), protocol=2), "arrays of bytes"),
+        (of_pytorch({"a": Call(bytearray, 10)}), r"more than weights .*bytearray"),
+        (of_pytorch({"a": Call(bytearray, 10)}, zipped=False), r"more than weights .*bytearray"),
+        (of_pytorch({"a": Call(bytearray, 10)}, zipped=False) + of_pytorch({}), r"more than weights .*bytearray"),
+        (pickle.dumps(Call(bytearray, 10), protocol=2), "more than weights .*bytearray"),
+        (
+            of_pytorch({"a": Call(_rebuild_device_tensor_from_cpu_tensor, REPEATED, torch.float64, "cpu", False)}),
+            "more than weights .*_rebuild_device_tensor_from_cpu_tensor",
+        ),
+        (of_pytorch({"a": Call(Counter, REPEATED)}), "more than weights .*Counter"),
+        (of_pytorch({"a": Call(set, REPEATED)}), "more than weights .*set"),
+        (of_pytorch({"a": Call(torch.Size, REPEATED)}), "calls torch.Size with"),
+        (of_pytorch({"a": [Call(torch.Size, tuple(range(100)))] * 2}), "calls torch.Size with"),
+        (of_pytorch({"a": Call(OrderedDict, PAIRS)}), "calls collections.OrderedDict with"),
+        (of_pytorch({"a": Call(encode, TEXT, "utf-32")}), "calls _codecs.encode with"),
+        (of_pytorch({"a": built(dict(PAIRS))}), "a state that"),
+        (of_pytorch({"a": built([REPEATED])}), "a state that"),
+        (of_pytorch({"a": built((REPEATED,))}), "a state that"),
         (of_pytorch({"a": Call(np.float64(0).__reduce__()[0], np.dtype("V1000000000"))}), "numpy data of"),
         (of_pytorch({"a": torch.zeros(1).expand(10**6, 10**6)}), r"shape \(1000000, 1000000\) on 4 bytes"),
         (of_pytorch({"a": [{"b": (torch.zeros(1).expand(10**6, 10**6),)}]}), r"shape \(1000000, 1000000\) on 4 bytes"),
-        (of_pytorch({"a": torch.zeros(10**6, 10**6, device="meta")}), "on meta"),
-        (of_pytorch({"a": torch.sparse_coo_tensor([[0], [0]], [1.0], (10**6, 10**6))}), "damaged or no checkpoint"),
+        (of_pytorch({"a": torch.zeros(10**6, 10**6, device="meta")}), "more than weights .*meta"),
+        (of_pytorch({"a": torch.sparse_coo_tensor([[0], [0]], [1.0], (10**6, 10**6))}), "more than weights .*layout"),
         (of_pytorch({"a": torch.zeros(1000)})[:-300], "damaged or no checkpoint"),
         (b"", "damaged or no checkpoint"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "damaged|more than weights"),
     ],
-    ids=range(12),
+    ids=range(24),
 )
 def test_checkpoints_take_no_more_memory_than_they_have_bytes(tmp_path, content, message):
     file = tmp_path / "checkpoint.pth"
@@ -170,6 +200,30 @@ def test_checkpoints_take_no_more_memory_than_they_have_bytes(tmp_path, content,
     for source, name in ((file, None), (io.BytesIO(content), file)):
         with pytest.raises((ValueError, pickle.UnpicklingError), match=f"checkpoint.pth .*{message}"):
             read_plain(source, name)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_checkpoints_hold_is_read(zipped):
+    """Of both formats: weights and their metadata, an optimizer, numbers of NumPy, names, sizes and devices."""
+    network = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    optimizer = torch.optim.AdamW(network.parameters())
+    network(torch.ones(2, 1, 4, 4)).sum().backward()
+    optimizer.step()
+    content = {
+        "network_weights": network.state_dict(),
+        "optimizer_state": optimizer.state_dict(),
+        "parameter": network[0].weight,
+        "logging": {"dice": [np.float32(0.5), [np.float64(0.1), np.int64(3)]], "epochs": list(range(3000))},
+        "init_args": {"device": torch.device("cpu"), "plans": {f"option {n}": ["x" * 1000] for n in range(2000)}},
+        "shape": torch.zeros(2, 3).shape,
+        "inference_allowed_mirroring_axes": (0, 1, 2),
+    }
+    found = read_plain(io.BytesIO(of_pytorch(content, zipped)))
+    torch.testing.assert_close(found.pop("parameter"), content.pop("parameter"))
+    assert found["network_weights"]._metadata == content["network_weights"]._metadata
+    for key in ("network_weights", "optimizer_state"):
+        torch.testing.assert_close(found.pop(key), content.pop(key))
+    assert found == content
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")

@@ -151,9 +151,10 @@ def test_folders_of_maps_have_names_that_every_system_takes(tmp_path):
     assert [output.path.relative_to(tmp_path).as_posix() for output in case.more_outputs] == [
         *("_._left_lobe/c.nii.gz", "Größe/c.nii.gz")
     ]
-    labels = read_labels({"labels": {"background": 0, "left lobe": 1, "left/lobe": 2}}, None)
-    with pytest.raises(ValueError, match="differ in signs only, as folders: left_lobe, left_lobe; rename one"):
-        folder_prediction._with_maps(case, labels, tmp_path, "uint8")
+    for first, second in (("left/lobe", "left_lobe"), ("Left lobe", "Left_lobe")):
+        labels = read_labels({"labels": {"background": 0, first: 1, "left lobe": 2}}, None)
+        with pytest.raises(ValueError, match=f"differ in signs or case only, as folders: {second}, left_lobe; rename"):
+            folder_prediction._with_maps(case, labels, tmp_path, "uint8")
 
 
 def test_outputs_of_grand_challenge_lie_askew_as_the_input(trained_model, tmp_path):

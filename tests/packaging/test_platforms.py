@@ -54,6 +54,13 @@ def test_grand_challenge_follows_the_relative_path_of_a_socket(tmp_path, files):
             "inputs.json is not grand-challenge's",
         ),
         (("ct",), lambda folder: (folder / "inputs.json").write_text("[]"), "inputs.json names no image"),
+        (
+            ("ct",),
+            lambda folder: (folder / "inputs.json").write_text(
+                '[{"socket": {"slug": "ct", "relative_path": "images/../../ct"}}]'
+            ),
+            "inputs.json names no image",
+        ),
         (("ct",), lambda folder: (folder / "inputs.json").unlink(), "inputs.json is missing"),
         (("ct",), lambda folder: (folder / "images/ct/b.mha").touch(), "images/ct must have one .mha file and has 2"),
         (

@@ -77,7 +77,7 @@ def test_plans_that_cannot_be_run_are_refused(model, spoil, message):
 
 def test_patches_that_take_all_memory_or_hours_are_refused_before(model, monkeypatch):
     monkeypatch.setattr(CasePredictor, "segment", None)
-    monkeypatch.setattr(trial, "_free_memory", lambda: 16 * 2**30)
+    monkeypatch.setattr(trial, "free_memory", lambda: 16 * 2**30)
     change(model, lambda plans, it: it.update(patch_size=[1024, 512, 512]))
     with pytest.raises(ValueError, match=r"a patch of 1024 x 512 x 512 needs about [0-9]+\.. GiB.* 16.0 GiB are free"):
         try_model(model, settings(), "THE MODEL")

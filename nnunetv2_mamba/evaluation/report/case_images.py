@@ -99,7 +99,9 @@ def _raw_images(models: Repetitions) -> Path | None:
     raw = os.environ.get("nnUNet_raw")
     datasets = (model.dataset or model.plans.get("dataset_name") for model, *_ in models.values())
     dataset = next(filter(None, datasets), None)
-    return Path(raw) / dataset / "imagesTr" if raw and dataset else None
+    if not raw or not isinstance(dataset, str) or Path(dataset).name != dataset:  # as a stranger's plans may have it
+        return None
+    return Path(raw) / dataset / "imagesTr"
 
 
 def _labels(models: Repetitions) -> dict[int, str]:

@@ -167,7 +167,8 @@ def _image_sockets(file: Path) -> dict[str, str]:
         values = read_json(file)
         sockets = [value.get("socket") or value["interface"] for value in values]  # the latter until 2025
         folders = {socket["slug"]: socket.get("relative_path") or f"images/{socket['slug']}" for socket in sockets}
-        images = {slug: folder for slug, folder in folders.items() if PurePosixPath(folder).parts[:1] == ("images",)}
+        parts = {slug: PurePosixPath(folder).parts for slug, folder in folders.items()}
+        images = {slug: folders[slug] for slug, own in parts.items() if own[:1] == ("images",) and ".." not in own}
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{file} is missing") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -51,5 +51,7 @@ def build(
         if target.system == "darwin":
             arguments.append(f"-Wl,-install_name,@rpath/{target.library_name}")  # not the name of the temporary folder
         compiler.run(*arguments, scratch=folder)
+        with linked.open("rb+") as file:  # a power cut leaves no name without the content
+            os.fsync(file.fileno())
         if not (keep and library.exists()):
             linked.replace(library)
