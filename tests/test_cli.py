@@ -96,10 +96,8 @@ def test_import_weights_passes_its_arguments_on(monkeypatch, capsys):
     calls = []
     monkeypatch.setattr(released_weights, "convert", lambda *a, **k: calls.append((a, k)) or "a summary")
     assert main(["import-weights", "in.pth", "-o", "out.pth"]) == 0
-    assert main(["import-weights", "in.pth", "-o", "out.pth", "--no-tom-residual"]) == 0
-    files = (Path("in.pth"), Path("out.pth"))
-    assert calls == [(files, {"tom_residual": True}), (files, {"tom_residual": False})]
-    assert capsys.readouterr().out == "a summary\na summary\n"
+    assert calls == [((Path("in.pth"), Path("out.pth")), {})]
+    assert capsys.readouterr().out == "a summary\n"
 
 
 def test_the_demo_leaves_other_folders_alone(tmp_path, capsys):

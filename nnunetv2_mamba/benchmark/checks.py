@@ -19,6 +19,7 @@ from nnunetv2_mamba import _register, trainers
 from nnunetv2_mamba.files import read_json, read_json_object
 from nnunetv2_mamba.nnunet.planned_configuration import configuration_with_preprocessing
 from nnunetv2_mamba.nnunet.plans_files import plans_files
+from nnunetv2_mamba.nnunet.preprocessed_files import N_FOLDS
 from nnunetv2_mamba.nnunet.trainer_search import find_trainer
 from nnunetv2_mamba.nnunet_folders import nnunet_folder
 from nnunetv2_mamba.trainers.recipe import Recipe
@@ -53,18 +54,28 @@ def resolve(sweep: Sweep) -> Sweep:
         for old, new in zip(sweep.trainings, trainings, strict=True)
         if old.name in sweep.declared
     }
-    return replace(sweep, trainings=trainings, declared=declared, previous=_previous(trainings))
+    return replace(sweep, trainings=trainings, declared=declared, previous=_previous(sweep.file, trainings))
 
 
-def _previous(trainings: Sequence[Training]) -> dict[str, tuple[str, ...]]:
+def _previous(file: Path, trainings: Sequence[Training]) -> dict[str, tuple[str, ...]]:
+    """Find the trainings of a cascade's first stage that each of the second needs."""
     models: dict[tuple[str, str, int], list[Training]] = {}
     for training in trainings:
         models.setdefault((training.dataset, training.model, training.seed), []).append(training)
     previous = {}
     for (dataset, _, seed), (training, *others) in models.items():
         stage = plans_of(dataset, training.plans).get_configuration(training.configuration).previous_stage_name
-        if stage is not None and (first := models.get((dataset, replace(training, configuration=stage).model, seed))):
-            previous |= dict.fromkeys((each.name for each in (training, *others)), tuple(each.name for each in first))
+        if stage is None:
+            continue
+        first = models.get((dataset, replace(training, configuration=stage).model, seed), [])
+        folds = {each.fold for each in first}
+        if "all" not in folds and (missing := [fold for fold in range(_n_folds(file, dataset)) if fold not in folds]):
+            raise SweepError(
+                f"{file}, configurations: {training.configuration} of {training.plans} trains on what {stage} predicts "
+                f"for all cases in this sweep; add {stage} with the same trainer and seed {seed}, fold "
+                f"{', '.join(map(str, missing))}"
+            )
+        previous |= dict.fromkeys((each.name for each in (training, *others)), tuple(each.name for each in first))
     return previous
 
 
@@ -135,15 +146,24 @@ def _check_plans(file: Path, training: Training) -> None:
 
 
 def _check_fold(file: Path, training: Training) -> None:
-    splits = nnunet_folder("nnUNet_preprocessed") / training.dataset / "splits_final.json"
-    if training.fold == "all":
-        return
-    folds = read_json(splits) if splits.is_file() else [*range(5)]  # nnU-Net makes five
+    if training.fold != "all" and training.fold >= (n_folds := _n_folds(file, training.dataset)):
+        known = f"{training.dataset} has {n_folds} folds, counted from 0"
+        raise SweepError(f"{file}, folds: {known}; there is no {training.fold}")
+
+
+def _n_folds(file: Path, dataset: str) -> int:
+    splits = nnunet_folder("nnUNet_preprocessed") / dataset / "splits_final.json"
+    if not splits.is_file():
+        if dataset_json(dataset).get("numTraining", N_FOLDS) < N_FOLDS:
+            raise SweepError(
+                f"{file}, folds: {dataset} has too few cases for the {N_FOLDS} folds that nnU-Net makes; write others "
+                f'into {splits}, or give folds = ["all"]'
+            )
+        return N_FOLDS
+    folds = read_json(splits)
     if not isinstance(folds, list):
         raise SweepError(f"{file}, folds: {splits} must hold a list with an object for each fold")
-    if training.fold >= len(folds):
-        known = f"{training.dataset} has {len(folds)} folds, counted from 0"
-        raise SweepError(f"{file}, folds: {known}; there is no {training.fold}")
+    return len(folds)
 
 
 def _check_trainer(file: Path, training: Training) -> None:

@@ -12,16 +12,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "file", type=Path, metavar="FILE", help="checkpoint of SegMamba, MedSegMamba, U-Mamba or U-Mamba2"
     )
     parser.add_argument("-o", dest="output", type=Path, required=True, metavar="OUT.pth", help="file to write")
-    parser.add_argument(
-        "--no-tom-residual",
-        dest="tom_residual",
-        action="store_false",
-        help="SegMamba weights from before the residual connection around the ToM block, which no key reveals",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
     from ..architectures.released_weights import convert
 
-    print(convert(args.file, args.output, tom_residual=args.tom_residual))
+    print(convert(args.file, args.output))
     return 0

@@ -182,7 +182,8 @@ def _expected(fold: Path, preprocessed: Path, references: dict[str, Path]) -> It
         raise ValueError(f"{splits} must hold a list with an object for each fold")
     if not name.isdecimal() or int(name) >= len(content):
         raise ValueError(
-            f"{splits} has no fold {name}, so that the cases of {fold} are not known; name REF_DIR PRED_DIR"
+            f"{splits} has no fold {name}, so that the cases of {fold} are not known; move it away, name the "
+            "folder of another fold, or give PRED_DIR and a REF_DIR of its cases alone"
         )
     cases = content[int(name)].get("val") if isinstance(content[int(name)], dict) else None
     if not isinstance(cases, list) or not all(isinstance(case, str) for case in cases):

@@ -7,6 +7,8 @@ import pickle
 from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 
+N_FOLDS = 5  # that nnU-Net makes where there is no splits_final.json
+
 
 def label_map_file(folder: Path, case: str) -> Path:
     """The file with the label map of a case.

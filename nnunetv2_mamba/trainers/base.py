@@ -19,7 +19,7 @@ from nnunetv2_mamba.files import read_json
 from nnunetv2_mamba.memory.allocator import keep_freed_memory
 from nnunetv2_mamba.nnunet.class_or_trainer import class_or_trainer_method
 from nnunetv2_mamba.nnunet.preemptible_training import PreemptibleTraining
-from nnunetv2_mamba.nnunet.preprocessed_files import cases_not_segmented, cases_segmented_by_fold_all
+from nnunetv2_mamba.nnunet.preprocessed_files import N_FOLDS, cases_not_segmented, cases_segmented_by_fold_all
 from nnunetv2_mamba.text import first_few
 
 from .activation_checkpointing import checkpoint_activations
@@ -108,10 +108,21 @@ class nnUNetTrainerMamba(PreemptibleTraining, ResumableTrainer):
         Raises:
             FileNotFoundError: naming the cases of the split that are not preprocessed or, for a cascade's second model,
                 not segmented by the first.
-            ValueError: for a fold without cases; naming those with labels that the network has no output for.
+            ValueError: for a fold without cases, or too few cases to split; naming those with labels that the network
+                has no output for.
         """
-        datasets = super().get_tr_and_val_datasets()
         splits = Path(self.preprocessed_dataset_folder_base, "splits_final.json")
+        try:
+            datasets = super().get_tr_and_val_datasets()
+        except ValueError as error:
+            if self.fold == "all" or splits.is_file():
+                raise
+            n_cases = len(self.dataset_class.get_identifiers(self.preprocessed_dataset_folder))
+            raise ValueError(
+                f"fold {self.fold}: nnU-Net splits a data set into {N_FOLDS} folds, and there are {n_cases} cases in "
+                f"{self.preprocessed_dataset_folder}; write the folds into {splits}, or give fold all, which trains "
+                "with every preprocessed case"
+            ) from error
         for purpose, dataset in zip(("training", "validation"), datasets, strict=True):
             if len(dataset.identifiers) == 0:
                 raise ValueError(

@@ -76,11 +76,15 @@ def explanation(trainer: GuardedTrainer, shape: Sequence[int]) -> str:
 
 
 def _options_of_plans(trainer: GuardedTrainer) -> dict[str, Any]:
-    """Return the options of the network that its plans say, and not the trainer: those of ``plan --option``."""
+    """Return the options of the network that its plans say, and not the trainer: those of ``plan --option``. Widths are
+    one where they are not the network's own."""
     network, plan = trainer.bare_network(), trainer.configuration_manager
     if not plan.network_arch_class_name.endswith(f".{type(network).__name__}"):
         return {}
     names = set(type(network).plain_option_names()) - trainer.chosen_options().keys()
+    widths = plan.network_arch_init_kwargs["features_per_stage"]
+    if list(widths) != type(network).default_features(len(widths)):
+        names.add("features_per_stage")
     return {name: value for name, value in plan.network_arch_init_kwargs.items() if name in names}
 
 
@@ -117,6 +121,8 @@ def advice(
         for name, value in options.items():
             command += f" --option {name}={value if isinstance(value, str) else json.dumps(value, separators=',:')}"
         plans = "the plans that it names" if options else f"-p nnUNet{network_name}{size}GPlans"
+        if any(isinstance(value, list) for value in options.values()):  # of which no name is made
+            command, plans = f"{command} --plans-name NAME", "-p NAME"
         remedies.append(f"plans for less memory ({command}, then train with {plans})")
     else:
         remedies.append("a smaller batch_size or patch_size in the plan")

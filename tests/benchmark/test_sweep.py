@@ -1,5 +1,6 @@
 """The TOML file of a sweep."""
 
+import json
 import os
 import re
 from dataclasses import replace
@@ -235,11 +236,9 @@ def test_a_file_beside_the_data_sets_is_none_of_them(tmp_path, monkeypatch):
     assert _dataset(Path("sweep.toml"), "4") == "Dataset004_Hippocampus"
 
 
-def test_of_a_cascade_the_second_model_needs_all_folds_of_the_first(tiny_dataset, tmp_path):
-    """With the same plans, trainer and seed."""
-    from nnunetv2_mamba.benchmark.checks import resolve
-    from nnunetv2_mamba.benchmark.duration import describe
-
+@pytest.fixture
+def cascade(tiny_dataset):
+    """Plans with a cascade, and two folds."""
     plans = tiny_dataset.plans("nnUNetPlans")
     plans["configurations"] |= {
         "3d_lowres": plans["configurations"]["3d_fullres"],
@@ -247,6 +246,18 @@ def test_of_a_cascade_the_second_model_needs_all_folds_of_the_first(tiny_dataset
     }
     for name in ("cascadePlans", "otherCascadePlans"):
         tiny_dataset.write_plans(name, plans)
+    splits = tiny_dataset.preprocessed / "Dataset901_Tiny" / "splits_final.json"
+    before = splits.read_bytes() if splits.exists() else None
+    splits.write_text(json.dumps([{"train": ["a"], "val": ["b"]}, {"train": ["b"], "val": ["a"]}]))
+    yield
+    splits.unlink() if before is None else splits.write_bytes(before)
+
+
+def test_of_a_cascade_the_second_model_needs_all_folds_of_the_first(cascade, tmp_path):
+    """With the same plans, trainer and seed."""
+    from nnunetv2_mamba.benchmark.checks import resolve
+    from nnunetv2_mamba.benchmark.duration import describe
+
     text = 'datasets = [901]\nconfigurations = ["3d_cascade_fullres", "3d_lowres"]\nfolds = [0, 1]\nseeds = [0, 1]\n'
     group = '[[group]]\ntrainers = ["nnUNetTrainer", "nnUNetTrainer_5epochs"]\n'
     group += 'plans = ["cascadePlans", "otherCascadePlans"]\nseconds_per_epoch = 1\n'
@@ -261,6 +272,32 @@ def test_of_a_cascade_the_second_model_needs_all_folds_of_the_first(tiny_dataset
     assert [line for line in lines if line.endswith(", after 3d_lowres")] == [
         line for line in lines if "3d_cascade_fullres__" in line
     ]
+
+
+@pytest.mark.parametrize(
+    ("configurations", "folds", "missing"),
+    [
+        ('["3d_cascade_fullres"]', "[0, 1]", "0, 1"),
+        ('["3d_lowres", "3d_cascade_fullres"]', "[0]", "1"),
+        ('["3d_lowres", "3d_cascade_fullres"]', '["all"]', None),
+    ],
+)
+def test_a_cascade_whose_first_stage_does_not_predict_all_cases_is_refused(
+    cascade, tmp_path, configurations, folds, missing
+):
+    from nnunetv2_mamba.benchmark.checks import resolve
+
+    text = f"datasets = [901]\nconfigurations = {configurations}\nfolds = {folds}\nseeds = [3]\n"
+    text += '[[group]]\ntrainers = ["nnUNetTrainer"]\nplans = ["cascadePlans"]\n'
+    sweep = read_sweep(write_sweep(tmp_path, text))
+    if missing is None:
+        assert len(resolve(sweep).previous) == 1
+        return
+    message = (
+        "sweep.toml, configurations: 3d_cascade_fullres of cascadePlans .* add 3d_lowres with the same trainer and "
+    )
+    with pytest.raises(SweepError, match=f"{message}seed 3, fold {missing}$"):
+        resolve(sweep)
 
 
 def test_splits_that_are_no_list_of_folds_are_named(tmp_path, monkeypatch):
@@ -278,9 +315,15 @@ def test_folds_that_nnunet_will_not_make_are_refused(tmp_path, monkeypatch):
     from nnunetv2_mamba.benchmark.checks import _check_fold
 
     monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    (tmp_path / TRAINING.dataset).mkdir()
+    (tmp_path / TRAINING.dataset / "dataset.json").write_text('{"numTraining": 5}')
     _check_fold(Path("sweep.toml"), replace(TRAINING, fold=4))
     with pytest.raises(SweepError, match="sweep.toml, folds: .* has 5 folds, counted from 0; there is no 5"):
         _check_fold(Path("sweep.toml"), replace(TRAINING, fold=5))
+    (tmp_path / TRAINING.dataset / "dataset.json").write_text('{"numTraining": 4}')
+    with pytest.raises(SweepError, match="sweep.toml, folds: .* has too few cases for the 5 folds"):
+        _check_fold(Path("sweep.toml"), TRAINING)
+    _check_fold(Path("sweep.toml"), replace(TRAINING, fold="all"))
 
 
 OTHER_PLUGIN = """

@@ -122,7 +122,7 @@ def test_every_fold_must_have_its_cases(results):
 
 def test_folds_of_which_nothing_is_known(results, tmp_path, monkeypatch):
     write_cases(results / "fold_7" / "validation", ["a"], 2)
-    with pytest.raises(ValueError, match="has no fold 7.* REF_DIR PRED_DIR"):
+    with pytest.raises(ValueError, match="has no fold 7.* PRED_DIR and a REF_DIR of its cases alone"):
         from_results(results)
     (results / "fold_1" / "validation").rename(results / "fold_1" / "validation_raw")
     with pytest.raises(ValueError, match="fold_1/validation is no folder"):

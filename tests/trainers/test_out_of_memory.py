@@ -79,7 +79,7 @@ def test_the_next_smaller_plans():
 
 
 def test_the_smaller_plans_are_of_the_same_network(make_trainer, tiny_dataset, monkeypatch):
-    """Those that the command without its options makes are of a SegMamba that scans in another order."""
+    """Those that the command without its options makes are of a wider SegMamba that scans in another order."""
     plans = tiny_dataset.plans("tinySegMambaPlans")
     arguments = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
     arguments |= {"scan": "hilbert", "n_tom_layers_per_stage": [1, 1], "mixer": "conv"}
@@ -89,8 +89,13 @@ def test_the_smaller_plans_are_of_the_same_network(make_trainer, tiny_dataset, m
     trainer.initialize()
     message = trainer.explain_memory({"data": torch.empty(2, 2, *trainer.configuration_manager.patch_size)})
     options = parse_options(re.findall(r"--option (\S+?)(?=,? )", message))
-    assert options == {"scan": "hilbert", "n_tom_layers_per_stage": [1, 1]}
-    assert "--network SegMamba --gpu-memory 24 --option" in message and "then train with the plans that it" in message
+    widths = arguments["features_per_stage"]
+    assert options == {"scan": "hilbert", "n_tom_layers_per_stage": [1, 1], "features_per_stage": widths}
+    assert "--network SegMamba --gpu-memory 24 --option" in message
+    assert "--plans-name NAME, then train with -p NAME" in message
+    assert "then train with the plans that it names" in advice(
+        None, 901, "SegMamba", checkpointing=True, options={"scan": "hilbert"}
+    )
     trainer = make_trainer("nnUNetTrainerSegMamba", plans="nnUNetPlans")
     trainer.initialize()
     message = trainer.explain_memory({"data": torch.empty(2, 2, *trainer.configuration_manager.patch_size)})

@@ -68,6 +68,18 @@ def test_a_fold_without_cases_is_named(make_trainer, monkeypatch, name, purpose)
         trainer.on_train_start()
 
 
+@pytest.mark.parametrize("n_cases", [1, 4])
+def test_too_few_cases_to_split_are_said(make_trainer, monkeypatch, n_cases):
+    """nnU-Net's folds are scikit-learn's, which speaks of n_splits."""
+    trainer = make_trainer("nnUNetTrainerSegMamba")
+    trainer.get_tr_and_val_datasets()  # finds nnU-Net's class of data sets
+    splits = Path(trainer.preprocessed_dataset_folder_base, "splits_final.json")
+    splits.unlink()
+    monkeypatch.setattr(trainer.dataset_class, "get_identifiers", staticmethod(lambda _: [*map(str, range(n_cases))]))
+    with pytest.raises(ValueError, match=f"fold 0: .* into 5 folds, and there are {n_cases} cases .*{splits}, or give"):
+        trainer.get_tr_and_val_datasets()
+
+
 def test_cases_that_were_added_after_the_split_are_told(make_trainer, monkeypatch):
     """nnU-Net makes its splits once, and trains without them."""
     trainer = make_trainer("nnUNetTrainerSegMamba")

@@ -116,13 +116,13 @@ def _code_of(state: State) -> str:
     )
 
 
-def convert(src: str | os.PathLike, dst: str | os.PathLike, tom_residual: bool = True) -> str:
+def convert(src: str | os.PathLike, dst: str | os.PathLike) -> str:
     """Convert a released-format checkpoint to a file for ``nnUNetv2_train -pretrained_weights``.
 
     ``src`` is read as plain data; nothing else is accepted. ``dst`` is written whole or not at all.
 
     Returns:
-        One line that says what was converted.
+        One line that says what was converted, and what plans must say alike.
 
     Raises:
         ValueError: if ``src`` holds other objects than tensors, numbers and plain containers, or another network.
@@ -140,11 +140,12 @@ def convert(src: str | os.PathLike, dst: str | os.PathLike, tom_residual: bool =
         raise ValueError(f"{src} cannot be loaded as plain weights: {error}") from None
     if not isinstance(checkpoint, Mapping):
         raise ValueError(f"{src} holds a {type(checkpoint).__name__}, expected a state_dict")
-    network = build_from_released(checkpoint, tom_residual)
+    network = build_from_released(checkpoint)
     with written_whole(dst) as temporary:
         torch.save({"network_weights": network.state_dict()}, temporary)
     n_parameters = sum(parameter.numel() for parameter in network.parameters())
     return (
         f"{type(network).__name__}: {network.input_channels} channels in, {network.num_classes} out, "
-        f"features_per_stage {list(network.topology.features)}, {n_parameters:,} parameters"
+        f"features_per_stage {list(network.topology.features)}, strides {[*map(list, network.topology.strides)]}, "
+        f"{n_parameters:,} parameters"
     )
