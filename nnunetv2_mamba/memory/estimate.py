@@ -4,8 +4,8 @@ Nothing is computed and no GPU is needed: every allocation of a whole step is fo
 step is traced on a fake CPU, because torch cannot run a backward pass on a fake GPU where there is no real one;
 autocast's choices are made those of CUDA.
 
-Not in it, since it never passes through torch's operators: workspace of cuDNN, scratch memory inside the scan's
-kernels, the CUDA context, and what the caching allocator keeps in reserve. ``usable_bytes`` leaves room for them.
+Not in it, since it never passes through torch's operators: workspace of cuDNN, scratch memory inside the scans, the
+CUDA context, and what the caching allocator keeps in reserve. ``usable_bytes`` leaves room for them.
 """
 
 from __future__ import annotations

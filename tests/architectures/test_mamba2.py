@@ -53,7 +53,7 @@ def test_directions_are_summed_before_the_gate(scan):
         y, gate = scanned(state, tokens[:, paths[k]])
         back = paths[k].argsort()
         total, gate = total + y[:, back], gate[:, back]
-    assert_close(block(tokens, GRID), gated_normed_projected(state, total, gate), 1e-6)
+    assert_close(block(tokens, GRID), gated_normed_projected(state, total, gate), 1e-12)
 
 
 def test_the_scan_of_ss3d():
@@ -67,7 +67,18 @@ def test_the_scan_of_ss3d():
         scan = ssd.ssd
         y = recurrence(u[:, path], dt + scan.dt_bias[k], scan.A_log[k], B, C, scan.D[k])
         expected = expected + y[:, path.argsort()]
-    assert_close(ssd(u, paths), expected, 1e-6)
+    assert_close(ssd(u, paths), expected, 1e-12)
+
+
+def test_a_scan_starts_as_mamba_ssms():
+    """A is drawn from [1, 16], steps evenly by ratio from [0.001, 0.1], D is 1."""
+    scan = DirectionalSSD(4096, 2, 1)
+    rates, steps = scan.A_log.exp(), nn.functional.softplus(scan.dt_bias)
+    for values, low, high in ((rates, 1, 16), (steps.log10(), -3, -1)):
+        assert values.min() > low - 0.01 and values.max() < high + 0.01
+        shares = values.histc(4, low, high) / values.numel()
+        assert ((shares - 0.25).abs() < 0.05).all(), shares
+    assert (scan.D == 1).all()
 
 
 def test_ss3d_with_it_keeps_all_else():

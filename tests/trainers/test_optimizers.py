@@ -32,10 +32,10 @@ def test_no_empty_group():
     assert len(parameter_groups(nn.Linear(2, 2, bias=False), 0.1, decay_vectors=False)) == 1
 
 
-@pytest.mark.parametrize("name", ["nnUNetTrainerSegMamba", "nnUNetTrainerMedSegMamba", "nnUNetTrainerSegMambaBot"])
+@pytest.mark.parametrize("name", ["SegMamba", "MedSegMamba", "SegMambaBot", "MedSegMambaMamba2", "UMamba2"])
 def test_decay_spares_the_state_space_parameters(name, make_trainer):
     """A step with zero gradients shrinks exactly the decayed parameters."""
-    trainer = make_trainer(name, "initial_lr=1, weight_decay=0.5, momentum=0, warmup_share=0")
+    trainer = make_trainer(f"nnUNetTrainer{name}", "initial_lr=1, weight_decay=0.5, momentum=0, warmup_share=0")
     trainer.initialize()
     before = {key: value.detach().clone() for key, value in trainer.network.named_parameters()}
     for parameter in trainer.network.parameters():
@@ -43,10 +43,11 @@ def test_decay_spares_the_state_space_parameters(name, make_trainer):
     trainer.optimizer.step()
     adamw = trainer.recipe.optimizer == "adamw"
     for key, parameter in trainer.network.named_parameters():
-        state_space = key.endswith(("A_log", "dt_proj_bias")) or key.split(".")[-1] == "D"
+        state_space = key.endswith(("A_log", "dt_proj_bias", "dt_bias")) or key.split(".")[-1] == "D"
         spared = state_space or (adamw and parameter.ndim == 1)
         torch.testing.assert_close(parameter, before[key] * (1.0 if spared else 0.5), msg=key)
-    assert any(key.endswith("A_log") for key in before)
+    for ending in ("A_log", "dt_bias" if "amba2" in name else "dt_proj_bias", "D"):
+        assert any(key.endswith(ending) for key in before)
 
 
 def test_paper_decays_everything(make_trainer):

@@ -10,7 +10,7 @@ from torch import nn
 from nnunetv2_mamba.ops import directional_ssd
 
 from .fusion import fusion_weight, weighted
-from .half_precision import saturated
+from .half_precision import saturated, wide
 from .sizes import check_size
 from .state_space import RunsOperators, initial_step_bias
 
@@ -74,8 +74,8 @@ class DirectionalSSD(RunsOperators, nn.Module):
         """
         u = weighted(u, self.fusion_weight)
         scanned = directional_ssd(
-            u, delta, -torch.exp(self.A_log.float()), B[..., None, :], C[..., None, :], paths,
-            D=self.D.float(), delta_bias=self.dt_bias.float(), delta_softplus=True, z=z,
+            u, delta, -torch.exp(wide(self.A_log)), B[..., None, :], C[..., None, :], paths,
+            D=wide(self.D), delta_bias=wide(self.dt_bias), delta_softplus=True, z=z,
         )  # fmt: skip
         return saturated(scanned)
 

@@ -8,7 +8,7 @@ from torch import nn
 from nnunetv2_mamba.ops import directional_scan
 
 from .fusion import fusion_weight, weighted
-from .half_precision import saturated
+from .half_precision import saturated, wide
 from .state_space import RunsOperators, initial_step_bias
 
 
@@ -92,7 +92,7 @@ class DirectionalSSM(RunsOperators, nn.Module):
         dt, B, C = projected.split((self.dt_rank, self.d_state, self.d_state), dim=-1)
         delta = saturated(dt @ self.dt_proj_weight.transpose(1, 2))
         scanned = directional_scan(
-            weighted(u, self.fusion_weight), delta, -torch.exp(self.A_log.float()), B, C, paths,
-            D=self.D.float(), delta_bias=self.dt_proj_bias.float(), delta_softplus=True, z=z,
+            weighted(u, self.fusion_weight), delta, -torch.exp(wide(self.A_log)), B, C, paths,
+            D=wide(self.D), delta_bias=wide(self.dt_proj_bias), delta_softplus=True, z=z,
         )  # fmt: skip
         return saturated(scanned)

@@ -1,4 +1,4 @@
-"""No Inf in fp16: what is beyond its range becomes its largest number."""
+"""No Inf in fp16: what is beyond its range becomes its largest number, or is computed in fp32."""
 
 from __future__ import annotations
 
@@ -25,6 +25,11 @@ def saturated(x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
             x.clamp_(-LARGEST, LARGEST)
     return x
+
+
+def wide(x: torch.Tensor) -> torch.Tensor:
+    """Return ``x`` in fp32, or in fp64 where it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _saturate_output(module: nn.Module, args: Any, output: torch.Tensor) -> torch.Tensor:

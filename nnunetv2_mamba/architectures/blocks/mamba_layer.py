@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .half_precision import saturated
+from .half_precision import saturated, wide
 from .mixers import sequence_mixer
 from .state_space import ComputesInFP32
 from .tokens import to_tokens, to_volume
@@ -48,9 +48,8 @@ class MambaLayer(ComputesInFP32, nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         channels, *grid = x.shape[1:]
         with torch.autocast(x.device.type, enabled=False):
-            wide = x.to(torch.promote_types(x.dtype, torch.float32))
             if self.channels_as_tokens:
-                y = self.mamba(self.norm(wide.flatten(2)), (channels,)).unflatten(2, grid)
+                y = self.mamba(self.norm(wide(x).flatten(2)), (channels,)).unflatten(2, grid)
             else:
-                y = to_volume(self.mamba(self.norm(to_tokens(wide)), grid), grid)
+                y = to_volume(self.mamba(self.norm(to_tokens(wide(x))), grid), grid)
         return saturated(y.to(x.dtype))

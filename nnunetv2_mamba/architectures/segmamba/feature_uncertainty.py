@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..blocks.half_precision import saturated
+from ..blocks.half_precision import saturated, wide
 
 
 class FeatureLevelUncertaintyEstimation(nn.Module):
@@ -17,6 +17,6 @@ class FeatureLevelUncertaintyEstimation(nn.Module):
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
         # log sigmoid stays finite where sigmoid underflows; fp32 because its exponent range is what matters here
-        mean = z.float().mean(dim=1, keepdim=True)
+        mean = wide(z).mean(dim=1, keepdim=True)
         uncertainty = -torch.sigmoid(mean) * nn.functional.logsigmoid(mean)
         return saturated(z * (2 - uncertainty).to(z.dtype))

@@ -194,8 +194,8 @@ NM_INLINE Vec<T> power_of_two(Vec<T> shifted) {
 }
 
 // 2^(a b) = 2^i (1 + rest), where `shifted` is i + rounding: that way a decay very close to 1 keeps the digits of its
-// distance from 1, which thousands of steps add up. The product is fused into the range reduction (where there is FMA),
-// never rounded alone. Without CLAMP |a b| must be at most Exp2::limit; with it, smaller powers become 0 and larger
+// distance from 1, which thousands of steps add up. Without CLAMP the product is fused into the range reduction (where
+// there is FMA), not rounded alone, and |a b| must be at most Exp2::limit; with it, smaller powers become 0 and larger
 // ones infinite.
 template <class T, bool CLAMP>
 NM_INLINE Vec<T> clamped_product(Vec<T> a, Vec<T> b) {

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from nnunetv2_mamba.architectures.blocks.half_precision import wide
 from nnunetv2_mamba.architectures.blocks.recompute import recomputed
 
 SPLINE_INTERVALS = 5
@@ -69,6 +70,6 @@ class BasisConv(nn.Module):
 
     def _forward(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            v = x.to(torch.promote_types(x.dtype, torch.float32))
+            v = wide(x)
             functions = torch.cat((nn.functional.silu(v), *self.basis(v)), dim=1).to(x.dtype)
         return self.conv(functions)
