@@ -29,8 +29,8 @@ class UMamba2(PlannedNetwork):
     It is nnU-Net's ``ResidualEncoderUNet``, whose lowest features go through ``Mamba2(LayerNorm(x))``: one raster scan,
     no residual. With the stages of its authors' ToothFairy3 plan and deep supervision it has the released code's
     142,171,820 parameters (1 channel in, 46 classes), 642,264 of them in that layer. Plans of a residual encoder U-Net
-    give the numbers of blocks and all else that nnU-Net's planner writes for it; with other plans, the numbers of blocks
-    are those of that planner.
+    give the numbers of blocks and all else that nnU-Net's planner writes for it; with others the numbers of blocks are
+    that planner's.
 
     Args:
         planned, planned_by_name: see :class:`.PlannedNetwork`.
