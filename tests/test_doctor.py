@@ -16,6 +16,7 @@ from nnunetv2_mamba import doctor, ops
 from nnunetv2_mamba._register import DISCOVERY
 from nnunetv2_mamba.doctor import compiler, computation, packages, registration
 from nnunetv2_mamba.doctor.findings import NOTE, OK, PROBLEM, WARNING, Finding
+from nnunetv2_mamba.nnunet import trainer_search
 from nnunetv2_mamba.ops import backend_selection
 from nnunetv2_mamba.ops.backends import triton_devices
 
@@ -282,6 +283,17 @@ def test_trainers_that_nnunet_does_not_find(monkeypatch):
     (finding,) = doctor.trainers()
     assert "does not find nnUNetTrainer" in finding.text
     assert finding.remedy is not None
+
+
+def test_why_nnunets_search_fails_is_said(monkeypatch):
+    """A torchvision built for another PyTorch ends it, before it comes to our trainers."""
+
+    def search(name):
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setattr(trainer_search, "recursive_find_trainer_class_by_name", search)
+    (problem,) = doctor.guarded("trainers", doctor.trainers())
+    assert problem.verdict == PROBLEM and "operator torchvision::nms does not exist" in problem.text
 
 
 def test_trainers_hidden_by_others_of_the_same_name(monkeypatch, tmp_path):

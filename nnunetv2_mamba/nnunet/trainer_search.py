@@ -21,12 +21,20 @@ if TYPE_CHECKING:
 
 
 def find_trainer(name: str) -> type[nnUNetTrainer] | None:
-    """The class that nnU-Net takes for the name, of whichever plugin comes first; None where there is none."""
+    """The class that nnU-Net takes for the name, of whichever plugin comes first; None where there is none.
+
+    Raises:
+        RuntimeError: where a module cannot be imported that the search looks into, as torchvision of another PyTorch.
+    """
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # nnU-Net tells where it searches
             return recursive_find_trainer_class_by_name(name)
-    except (RuntimeError, AssertionError):  # the latter of a class that is no trainer
+    except AssertionError:  # of a class that is no trainer
         return None
+    except RuntimeError as error:
+        if "Could not find requested nnunet trainer" in str(error):
+            return None
+        raise
 
 
 @dataclass(frozen=True)

@@ -221,6 +221,7 @@ def compiler(tmp_path, monkeypatch):
         monkeypatch.setenv("CXX", str(script))
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(sys.modules, "ziglang", None)
     # An installed wheel brings the library with it; by another name there is none and it must be compiled.
     monkeypatch.setattr(cpu_build, "LIBRARY_NAME", f"not_shipped_{cpu_build.LIBRARY_NAME}")
     return write
@@ -236,13 +237,17 @@ def temporary_folder(tmp_path, monkeypatch):
 def test_without_a_compiler(fresh_library, compiler, monkeypatch):
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", "")
-    monkeypatch.setitem(sys.modules, "ziglang", None)
     assert "install g++ or clang++" in cpu.available()
 
 
-def test_ziglang_is_the_compiler_where_there_is_no_other(compiler, monkeypatch, tmp_path):
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setenv("PATH", "")
+@pytest.mark.parametrize("other", [None, "too old"])
+def test_ziglang_is_the_compiler_where_there_is_no_other(compiler, monkeypatch, tmp_path, other):
+    if other is None:
+        monkeypatch.delenv("CXX", raising=False)
+        monkeypatch.setenv("PATH", "")
+    else:
+        compiler('[ -z "$out" ] || { echo "bad value for -march" >&2; exit 1; }')
+    monkeypatch.delitem(sys.modules, "ziglang")
     (tmp_path / "ziglang").mkdir()
     (tmp_path / "ziglang/__init__.py").touch()
     (tmp_path / "ziglang/__main__.py").write_text(

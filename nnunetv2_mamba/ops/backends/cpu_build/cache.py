@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .compilers import BuildError, Compiler, find_compiler
+from .compilers import BuildError, Compiler, find_compiler, portable_zig
 from .library import FLAGS, SOURCES, build
 from .targets import HERE
 
@@ -14,11 +14,23 @@ from .targets import HERE
 def cached_library() -> Path:
     """The library in the user's cache, compiled if it is not there yet. Raises BuildError.
 
-    Its name is a hash of the sources, the flags and the compiler, so that a change of any compiles anew. Of processes
+    Where the system's compiler cannot, an old one say, ziglang does if it is installed.
+
+    The name is a hash of the sources, the flags and the compiler, so that a change of any compiles anew. Of processes
     that compile at the same time the first puts its file in place, and it stays: a machine that has loaded it from a
     network file system could lose it under its hands.
     """
     compiler = find_compiler()
+    try:
+        return _compiled_by(compiler)
+    except BuildError:
+        other = portable_zig()
+        if compiler.is_zig or other is None:
+            raise
+        return _compiled_by(other)
+
+
+def _compiled_by(compiler: Compiler) -> Path:
     folder = private_cache_folder()
     library = folder / f"{_hash(compiler, folder)}-{HERE.library_name}"
     if not library.exists():

@@ -48,10 +48,14 @@ def find_compiler() -> Compiler:
     for name in filter(None, (os.environ.get("CXX"), "c++", "g++", "clang++")):
         if path := shutil.which(name):
             return Compiler((path,))
-    # Compiled on one machine of a cluster, the library may be loaded on another: for any machine of this kind.
-    if found := zig("c++", "-mcpu=baseline"):
+    if found := portable_zig():
         return found
     raise BuildError("no C++ compiler found; install g++ or clang++, or a compiler from PyPI: pip install ziglang")
+
+
+def portable_zig() -> Compiler | None:
+    """Zig for any machine of this kind: compiled on one of a cluster, the library may be loaded on another."""
+    return zig("c++", "-mcpu=baseline")
 
 
 def zig(*arguments: str) -> Compiler | None:
