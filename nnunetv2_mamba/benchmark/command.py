@@ -48,8 +48,9 @@ def benchmark(name: str, folder: Path, datasets: Sequence[str] = (), dry_run: bo
     scheduler = Scheduler(folder, _launcher(sweep, folder, display.event), display, sweep.previous)
     with display, signals_raise():  # so that running jobs are ended too
         failed = scheduler.execute(sweep.trainings)
-    print(scores.table_of_models(sweep.trainings, folder))
-    print(f"Scores of every fold and label: {scores.write_scores(sweep.trainings, folder)}", flush=True)
+    table = scores.scores(sweep.trainings, folder)
+    print(scores.table_of_models(sweep.trainings, table, folder))
+    print(f"Scores of every fold and label: {scores.write_scores(table, folder)}", flush=True)
     concluded = _conclude(sweep.trainings, folder)
     if failed:
         print(f"{len(failed)} of {len(sweep.trainings)} runs failed:", file=sys.stderr)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from nnunetv2_mamba.nnunet.network_building import build_network, input_channels
+from nnunetv2_mamba.nnunet.network_building import build_network
 from nnunetv2_mamba.ops.flops import flop_counter
 
 
@@ -20,7 +21,8 @@ def forward_flops(trainer: type[nnUNetTrainer], plans: PlansManager, configurati
     Raises:
         Exception: whatever the network raises on tensors without data.
     """
-    channels, manager = input_channels(plans, configuration, dataset_json), plans.get_configuration(configuration)
+    manager = plans.get_configuration(configuration)
+    channels = determine_num_input_channels(plans, manager, dataset_json)
     with FakeTensorMode():
         network = build_network(trainer, plans, manager, dataset_json, False).eval()
         with flop_counter() as counter, torch.no_grad():

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nnunetv2_mamba import _register
 from nnunetv2_mamba.benchmark.lock import lock
+from nnunetv2_mamba.benchmark.sweep import DEVICES
 from nnunetv2_mamba.benchmark.training import Training
 from nnunetv2_mamba.nnunet.names import CHECKPOINTS, FINAL_CHECKPOINT
 
@@ -24,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     """Train as a file of the sweep says, unless another process is at it; return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="written by nnunetv2_mamba benchmark")
-    parser.add_argument("--device", default="cuda", choices=("cuda", "cpu", "mps"))
+    parser.add_argument("--device", default="cuda", choices=DEVICES)
     parser.add_argument("--threads", type=int, help="of torch (default: nnU-Net's choice)")
     args = parser.parse_args(argv)
     training, sweep = Training.read(args.file), args.file.resolve().parents[1]

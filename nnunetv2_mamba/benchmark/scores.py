@@ -34,15 +34,15 @@ def scores(trainings: Iterable[Training], folder: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*_MODEL, "fold", "seed", "label", "dice"])
 
 
-def write_scores(trainings: Iterable[Training], folder: Path) -> Path:
-    """Write ``results.csv``; the same results give the same bytes."""
+def write_scores(table: pd.DataFrame, folder: Path) -> Path:
+    """Write ``results.csv`` with what ``scores`` gives; the same results give the same bytes."""
     file = folder / SCORES
-    write_text(file, scores(trainings, folder).to_csv(index=False, na_rep="nan", lineterminator="\n"))
+    write_text(file, table.to_csv(index=False, na_rep="nan", lineterminator="\n"))
     return file
 
 
-def table_of_models(trainings: Iterable[Training], folder: Path) -> str:
-    """Write a Markdown table: Dice over the finished folds and seeds of each model, and its cost (medians).
+def table_of_models(trainings: Iterable[Training], table: pd.DataFrame, folder: Path) -> str:
+    """Write a Markdown table of what ``scores`` gives: Dice over finished folds and seeds, and the cost (medians).
 
     Mean Dice: over folds, of means over seeds, so that a fold with more seeds counts once, as in ``compare``.
     SD: standard deviations of a training's mean Dice, between seeds of the same fold and between folds. What a fold
@@ -54,7 +54,6 @@ def table_of_models(trainings: Iterable[Training], folder: Path) -> str:
             costs.setdefault(_model(training), []).append(read_json_object(training.folder(folder) / COST))
     if not costs:
         return "no training is finished"
-    table = scores(trainings, folder)
     means = table[table["label"] == "foreground mean"]
     noise = _noise(means)
     lines = [
@@ -84,15 +83,11 @@ def _noise(means: pd.DataFrame) -> NoiseFloor:
     from nnunetv2_mamba.evaluation.noise_floor import noise_floor  # scipy, needed at the end only
     from nnunetv2_mamba.evaluation.trainings import Training as Validated
 
-    rows = means.to_dict("records")
-    return noise_floor(
-        {
-            Validated(" ".join(row[name] for name in _MODEL), row["seed"], "", frozenset({str(row["fold"])})): row[
-                "dice"
-            ]
-            for row in rows
-        }
-    )
+    found = {}
+    for row in means.to_dict("records"):
+        model = " ".join(row[name] for name in _MODEL)
+        found[Validated(model, row["seed"], "", frozenset({str(row["fold"])}))] = row["dice"]
+    return noise_floor(found)
 
 
 def _deviation(spreads: dict[str, Spread], model: tuple[str, ...]) -> str:

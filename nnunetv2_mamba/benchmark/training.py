@@ -111,12 +111,7 @@ class Training:
             )
 
     def write(self, sweep: Path) -> Path:
-        """Write the file that ``benchmark.job`` reads.
-
-        Raises:
-            ValueError: as ``check``.
-        """
-        self.check(sweep)
+        """Write the file that ``benchmark.job`` reads."""
         file = self.file(sweep)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, asdict(self))

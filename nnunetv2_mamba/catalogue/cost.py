@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from torch import nn
 
 from nnunetv2_mamba.memory.estimate import inference_memory, training_memory
-from nnunetv2_mamba.nnunet.network_building import build_network, input_channels
+from nnunetv2_mamba.nnunet.network_building import build_network
 from nnunetv2_mamba.ops.flops import flop_counter
 
 from ..text import short_reason
@@ -58,7 +59,7 @@ class Costs:
 
     def _trace(self, trainer: type[nnUNetTrainer], optimizer: str, deep_supervision: bool) -> Cost | str:
         manager = self.plan.plans.get_configuration(self.plan.configuration)
-        channels = input_channels(*self.plan)
+        channels = determine_num_input_channels(self.plan.plans, manager, self.plan.dataset_json)
         built: list[nn.Module] = []
 
         def build(deep_supervision: bool) -> nn.Module:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from ..files import read_json_object
-from ..nnunet.network_building import input_channels
 from ..nnunet_folders import nnunet_folder
 from ..text import short_reason
 from ..untrusted.plans import check_untrusted_plans
@@ -52,11 +52,11 @@ def read_plan(plans: str, configuration: str, dataset_id: int | None = None) -> 
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the plans are old
-            manager.get_configuration(configuration)
+            planned = manager.get_configuration(configuration)
     except _MISUNDERSTOOD as error:
         raise ValueError(f"{file} holds no plans of nnU-Net: {short_reason(error)}") from error
     try:
-        input_channels(*plan)
+        determine_num_input_channels(manager, planned, plan.dataset_json)
         manager.get_label_manager(plan.dataset_json)
     except _MISUNDERSTOOD as error:
         raise ValueError(f"{description_file} is no dataset.json of nnU-Net: {short_reason(error)}") from error

@@ -201,7 +201,7 @@ def _adjusted(structures: list[StructureComparison]) -> list[StructureComparison
     for family in (structures[:1], structures[1:]):
         pairs = [pair for item in family for pair in item.pairs]
         over_cases = iter(_with_holm(pairs))
-        over_trainings = iter(_with_holm([pair.trainings for pair in pairs if pair.trainings is not None]))
+        over_trainings = iter(_with_holm([test for item in family for test in item.tests_of_trainings]))
         for item in family:
             own = tuple(
                 dataclasses.replace(next(over_cases), trainings=pair.trainings and next(over_trainings))

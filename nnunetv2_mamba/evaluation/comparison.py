@@ -91,6 +91,11 @@ class StructureComparison:
     pairs: tuple[Pair, ...]
     noise: NoiseFloor
 
+    @property
+    def tests_of_trainings(self) -> list[TrainingTest]:
+        """The tests of those pairs that have several trainings each."""
+        return [pair.trainings for pair in self.pairs if pair.trainings is not None]
+
     def exceeds(self, pair: Pair) -> bool | None:
         """Tell whether a mean difference is more than the noise floor's limit; None where that is not known."""
         difference = pair.difference if pair.trainings is None else pair.trainings.difference

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from ..files import is_hidden, read_json
+from ..nnunet_folders import nnunet_folder
 from ..results.folds import is_of_training_cases, validations
 from ..results.model_names import spelled_out
 from ..text import first_few
@@ -98,10 +98,7 @@ def from_results(results: Path, output: Path | None = None) -> list[Pairing]:
                 f"{top} has no {name}, as a trainer's results do; to evaluate two folders, name both: REF_DIR PRED_DIR"
             )
     data_set = read_data_set(top / "dataset.json", top / "plans.json")
-    base = os.environ.get("nnUNet_preprocessed")
-    if not base:
-        raise ValueError("nnUNet_preprocessed is not set, where the references of a validation are; set it")
-    preprocessed = Path(base) / name_in(data_set.plans, "dataset_name", top / "plans.json")
+    preprocessed = nnunet_folder("nnUNet_preprocessed") / name_in(data_set.plans, "dataset_name", top / "plans.json")
     if not (preprocessed / "gt_segmentations").is_dir():
         raise ValueError(
             f"{preprocessed / 'gt_segmentations'} is no folder; nnU-Net's preprocessing (nnUNetv2_preprocess) writes "

@@ -14,11 +14,6 @@ if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 
-def input_channels(plans: PlansManager, configuration: str, dataset_json: Mapping[str, Any]) -> int:
-    """Return the number of channels of the network's input."""
-    return determine_num_input_channels(plans, plans.get_configuration(configuration), dataset_json)
-
-
 def build_network(
     trainer: type[nnUNetTrainer],
     plans: PlansManager,

@@ -18,7 +18,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
 from nnunetv2_mamba.image_files import check_complete
-from nnunetv2_mamba.text import printable
+from nnunetv2_mamba.text import listed, printable
 
 from .dataset_checks import channel_names, label_manager
 from .raw_files import Case
@@ -49,8 +49,7 @@ def check_integrity(cases: Mapping[str, Case], description: dict[str, Any], fold
             failed.append((name, problem))
     if failed:
         others = [name for name, _ in failed[1:]]
-        shown = ", ".join(others[:_SHOWN]) + (", ..." if len(others) > _SHOWN else "")
-        also = f" (and {len(others)} more cases fail: {shown})" if others else ""
+        also = f" (and {len(others)} more cases fail: {listed(others, _SHOWN)})" if others else ""
         raise ValueError(f"case {failed[0][0]} of {folder}: {failed[0][1]}{also}")
 
 

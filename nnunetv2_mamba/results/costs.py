@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from statistics import median
 
 from ..json_numbers import is_finite_number
@@ -17,6 +17,12 @@ COSTS = {
     "peak_memory.process_bytes": ("peak memory of the process [GiB]", 2**30),
     "energy_joules": ("energy of a training [kWh]", 3.6e6),
 }
+
+
+def known_costs(costs: Iterable[Mapping[str, float]]) -> list[str]:
+    """Find the keys of ``COSTS`` that any of these have, in its order."""
+    found = set().union(*costs)
+    return [key for key in COSTS if key in found]
 
 
 def median_costs(costs: Iterable[dict]) -> dict[str, float]:

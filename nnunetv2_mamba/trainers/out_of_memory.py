@@ -15,6 +15,7 @@ from torch import nn
 
 from nnunetv2_mamba.memory.estimate import GIB, training_memory, usable_bytes
 from nnunetv2_mamba.ops.device_errors import ran_out_of_memory
+from nnunetv2_mamba.text import times
 
 from .settings import VARIABLE
 
@@ -61,7 +62,7 @@ def explanation(trainer: GuardedTrainer, shape: Sequence[int]) -> str:
     estimate = estimated_bytes(build, shape, trainer.recipe.optimizer, trainer.precision.dtype)
     size = "not known (too little memory to trace it)" if estimate is None else f"{estimate / GIB:.2f} GiB"
     return (
-        f"{plans.plans_name} {trainer.configuration_name} trains patches of {' x '.join(map(str, shape[2:]))} with "
+        f"{plans.plans_name} {trainer.configuration_name} trains patches of {times(shape[2:])} with "
         f"{shape[1]} channels, {shape[0]} at once; the estimate of a step "
         f"{'without activation checkpointing ' if checkpointing else ''}is {size}, besides what "
         "the device's libraries and other processes take; "

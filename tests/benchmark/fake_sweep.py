@@ -5,7 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 # What looks at data sets and networks
-sys.modules["nnunetv2_mamba.benchmark.checks"] = SimpleNamespace(resolve=lambda sweep: sweep)
+sys.modules["nnunetv2_mamba.benchmark.checks"] = SimpleNamespace(
+    resolve=lambda sweep: sweep, check_same_plans=lambda training, folder: None
+)
 sys.modules["nnunetv2_mamba.benchmark.duration"] = SimpleNamespace()
 
 from nnunetv2_mamba import cli  # noqa: E402

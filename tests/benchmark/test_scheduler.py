@@ -13,12 +13,12 @@ from rich.console import Console
 from sweep_cases import TRAINING, hold, pretend_finished
 
 from nnunetv2_mamba.benchmark import scheduler as module
+from nnunetv2_mamba.benchmark import scores
 from nnunetv2_mamba.benchmark.display import EventLines, LiveTable, progress_table
 from nnunetv2_mamba.benchmark.job import BUSY
 from nnunetv2_mamba.benchmark.launcher import Outcome, StartRefusedError, outcome_of
 from nnunetv2_mamba.benchmark.lock import lock
 from nnunetv2_mamba.benchmark.scheduler import Scheduler
-from nnunetv2_mamba.benchmark.scores import table_of_models, write_scores
 from nnunetv2_mamba.benchmark.training import Training
 
 TRAININGS = tuple(replace(TRAINING, fold=fold) for fold in range(4))
@@ -272,6 +272,10 @@ def test_what_an_earlier_command_left_is_waited_for(tmp_path, monkeypatch):
     assert log.count(f"elsewhere {TRAININGS[0].name}: job 7 of an earlier command is pending; waiting for it") == 1
 
 
+def models_as_table(trainings, folder):
+    return scores.table_of_models(trainings, scores.scores(trainings, folder), folder)
+
+
 def test_tables(tmp_path):
     several = (*TRAININGS, *(replace(training, trainer="nnUNetTrainerSegMamba") for training in TRAININGS))
     for training, dice in zip(several[:6], (0.1, 0.2, 0.3, 0.4, 0.8, 0.9), strict=True):
@@ -289,24 +293,24 @@ def test_tables(tmp_path):
     ]
     # the standard deviation of 0.1, 0.2, 0.3 and 0.4; then of three seeds, and of folds with 0.82 (their mean) and 0.9,
     # whose mean is 0.86: fold 0 does not count three times
-    assert "| nnUNetTrainer | 4 | 0.2500 | unknown | 0.1291 | 1.0 M | 1.0 | 36.0 | 1.00 GiB |" in table_of_models(
+    assert "| nnUNetTrainer | 4 | 0.2500 | unknown | 0.1291 | 1.0 M | 1.0 | 36.0 | 1.00 GiB |" in models_as_table(
         several, tmp_path
     )
     seeds = [replace(several[4], seed=seed) for seed in (1, 2)]
     for training, dice in zip(seeds, (0.82, 0.84), strict=True):
         pretend_finished(training, tmp_path, dice)
-    found = table_of_models([*several, *seeds], tmp_path)
+    found = models_as_table([*several, *seeds], tmp_path)
     assert "| nnUNetTrainerSegMamba | 4 | 0.8600 | 0.0200 | 0.0566 | 1.0 M" in found
-    scores = pd.read_csv(write_scores(several, tmp_path))
-    assert len(scores) == 12 and set(scores["label"]) == {"1", "foreground mean"}
-    assert scores["dice"].tolist() == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.8, 0.8, 0.9, 0.9]
+    written = pd.read_csv(scores.write_scores(scores.scores(several, tmp_path), tmp_path))
+    assert len(written) == 12 and set(written["label"]) == {"1", "foreground mean"}
+    assert written["dice"].tolist() == [0.1, 0.1, 0.2, 0.2, 0.3, 0.3, 0.4, 0.4, 0.8, 0.8, 0.9, 0.9]
 
 
 def test_the_mean_of_a_model_is_not_that_of_some_folds(tmp_path):
     """nnU-Net's mean of a fold is NaN where none of its cases has a label."""
     for training, dice in zip(TRAININGS[:3], (0.8, 0.9, float("nan")), strict=True):
         pretend_finished(training, tmp_path, dice)
-    assert "| nnUNetTrainer | 3 | unknown | unknown | unknown | 1.0 M" in table_of_models(TRAININGS[:3], tmp_path)
+    assert "| nnUNetTrainer | 3 | unknown | unknown | unknown | 1.0 M" in models_as_table(TRAININGS[:3], tmp_path)
 
 
 def test_the_memory_of_a_model_is_the_gpus_where_there_is_one(tmp_path):
@@ -314,7 +318,7 @@ def test_the_memory_of_a_model_is_the_gpus_where_there_is_one(tmp_path):
     file = TRAININGS[0].folder(tmp_path) / "cost.json"
     peaks = {"allocated_bytes": 3 * 2**30, "reserved_bytes": 4 * 2**30, "process_bytes": 2**30}
     file.write_text(json.dumps(json.loads(file.read_text()) | {"peak_memory": peaks}))
-    assert table_of_models(TRAININGS[:1], tmp_path).endswith("| 36.0 | 3.00 GiB |")
+    assert models_as_table(TRAININGS[:1], tmp_path).endswith("| 36.0 | 3.00 GiB |")
 
 
 def test_what_was_not_measured_is_unknown(tmp_path):
@@ -323,7 +327,7 @@ def test_what_was_not_measured_is_unknown(tmp_path):
         file = training.folder(tmp_path) / "cost.json"
         kept = {"parameters": 10**6, "flops": None, "seconds_per_epoch": None}
         file.write_text(json.dumps(kept if training.fold else kept | {"peak_memory": {"process_bytes": None}}))
-    assert "| nnUNetTrainer | 2 | 0.5000 | unknown | 0.0000 | 1.0 M | unknown | unknown | unknown |" in table_of_models(
+    assert "| nnUNetTrainer | 2 | 0.5000 | unknown | 0.0000 | 1.0 M | unknown | unknown | unknown |" in models_as_table(
         TRAININGS, tmp_path
     )
 

@@ -58,7 +58,7 @@ def test_half_a_file_of_a_job_is_named_and_may_be_deleted(tmp_path, content):
     TRAINING.folder(tmp_path).mkdir(parents=True)
     file.write_text(content)
     with pytest.raises(ValueError, match=f"{file.name} is not what nnunetv2_mamba benchmark writes .*delete it"):
-        TRAINING.write(tmp_path)
+        TRAINING.check(tmp_path)
     file.unlink()
     assert Training.read(TRAINING.write(tmp_path)) == TRAINING
 
@@ -69,7 +69,7 @@ def test_results_of_another_budget_are_not_continued(tmp_path):
     other.write(tmp_path)  # nothing is trained yet
     TRAINING.folder(tmp_path).mkdir(parents=True)
     with pytest.raises(ValueError, match="another budget or other settings .* name another folder with -o"):
-        TRAINING.write(tmp_path)
+        TRAINING.check(tmp_path)
 
 
 def test_a_locked_run_is_left_alone_and_a_dead_holder_holds_nothing(tmp_path):

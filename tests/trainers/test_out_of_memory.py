@@ -123,7 +123,7 @@ def test_a_trainer_is_sent_to_its_planner(make_trainer, monkeypatch, name):
     trainer.on_train_start()
     trainer.on_train_epoch_start()
     monkeypatch.setattr(trainer.network, "forward", raising(MemoryError()))
-    advised = f"--network {planner} --gpu-memory 24( --option [a-z_]+=[0-9.]+)*, then train with "
+    advised = f"--network {planner} --gpu-memory 24( --option [a-z_]+=[][0-9.,]+)* --plans-name NAME, then train with "
     with pytest.raises(OutOfMemoryError, match=advised):
         trainer.train_step(next(trainer.dataloader_train))
 

@@ -16,6 +16,7 @@ from ..blocks.half_precision import saturate_layers
 from ..blocks.mixers import check_mixer, sequence_mixer
 from ..blocks.scan_paths import scan_of_block
 from ..blocks.sizes import check_rate, check_size
+from ..blocks.staged_encoder import StagedEncoder
 from ..blocks.tokens import to_tokens, to_volume
 from ..contract import PlannedNetwork
 from ..topology import Topology, total_stride
@@ -29,28 +30,17 @@ CONV_BOTTLENECK_KERNEL = 7
 TRANSFORMER_MLP_CHANNELS = 1728
 
 
-class MedSegMambaEncoder(nn.Module):
+def _encoder(input_channels: int, topology: Topology, conv_op: type[nn.Module]) -> StagedEncoder:
     """A residual convolution block per level, max pooling between."""
-
-    def __init__(self, input_channels: int, topology: Topology, conv_op: type[nn.Module]):
-        super().__init__()
-        pool = get_matching_pool_op(conv_op, pool_type="max")
-        widths = (input_channels, *topology.features)
-        self.stages = nn.ModuleList(
-            nn.Sequential(
-                pool(stride) if level else nn.Identity(),
-                ResConvBlock(widths[level], widths[level + 1], conv_op, kernel),
-            )
-            for level, (stride, kernel) in enumerate(zip(topology.strides, topology.kernel_sizes, strict=True))
+    pool = get_matching_pool_op(conv_op, pool_type="max")
+    widths = (input_channels, *topology.features)
+    stages = [
+        nn.Sequential(
+            pool(stride) if level else nn.Identity(), ResConvBlock(widths[level], widths[level + 1], conv_op, kernel)
         )
-
-    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
-        """Return the features of every level, highest resolution first."""
-        features = []
-        for stage in self.stages:
-            x = stage(x)
-            features.append(x)
-        return features
+        for level, (stride, kernel) in enumerate(zip(topology.strides, topology.kernel_sizes, strict=True))
+    ]
+    return StagedEncoder(nn.Identity(), stages)
 
 
 class MedSegMambaBottleneck(nn.Module):
@@ -200,7 +190,7 @@ class MedSegMamba(PlannedNetwork):
         if position_grid is not None:
             embedding = PositionEmbedding(bottleneck_channels, position_grid, dropout)
             self.key_to_lpe = "bottleneck.position_embedding.embedding"
-        self.encoder = MedSegMambaEncoder(self.input_channels, topology, conv_op)
+        self.encoder = _encoder(self.input_channels, topology, conv_op)
         self.bottleneck = MedSegMambaBottleneck(
             features[-1], bottleneck_channels, conv_op, kernels[-1], blocks, embedding
         )

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from ...results.costs import COSTS
+from ...results.costs import COSTS, known_costs
 from ...results.nnunet_log import CURVES
 from ...text import first_few
 from ..comparison import Result, StructureComparison
@@ -106,7 +106,7 @@ def cost_versus_score(item: StructureComparison, costs: dict[str, dict[str, floa
     Args:
         costs: of ``results.costs.median_costs``, by model; one cost of one model at least.
     """
-    known = [key for key in COSTS if any(key in cost for cost in costs.values())]
+    known = known_costs(costs.values())
     figure, axes = panels(len(known), 3.0, sharey=True)
     for panel, key in zip(axes, known, strict=True):
         for place, result in enumerate(item.results):

@@ -166,7 +166,7 @@ def _testing(comparison: Comparison) -> str:
 
 def _testing_of_trainings(comparison: Comparison) -> list[str]:
     """Describe the noise floor and the tests over trainings, as far as they were made."""
-    tests = [pair.trainings for item in comparison.structures for pair in item.pairs if pair.trainings is not None]
+    tests = [test for item in comparison.structures for test in item.tests_of_trainings]
     texts = []
     if any(test.over == "folds" for test in tests):
         texts.append("Student's t-test of the differences between their mean scores in the folds, averaged over seeds")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from ...results.costs import COSTS
+from ...results.costs import COSTS, known_costs
 from ...text import printable
 from ..comparison import Comparison, Result, StructureComparison
 from ..metrics import METRICS
@@ -100,7 +100,7 @@ def _pair_rows(item: StructureComparison) -> tuple[tuple[tuple[str, ...], ...], 
 
 def cost_table(costs: dict[str, dict[str, float]]) -> Table | None:
     """Make a table of models x costs, or None if none is known."""
-    known = [key for key in COSTS if any(key in cost for cost in costs.values())]
+    known = known_costs(costs.values())
     if not known:
         return None
     rows = [

@@ -39,7 +39,7 @@ def noise_table(comparison: Comparison) -> Table | None:
 def training_pairs(comparison: Comparison, metric: str) -> Table | None:
     """List the pairs of models that have several trainings each, on the mean over structures or the only structure."""
     item = comparison.of(metric)[0]
-    tests = [pair.trainings for pair in item.pairs if pair.trainings is not None]
+    tests = item.tests_of_trainings
     if not tests:
         return None
     rows = tuple(

@@ -9,7 +9,7 @@ from ..comparison import Comparison
 def paragraphs(comparison: Comparison, costs: dict[str, dict[str, float]]) -> list[str]:
     """Write what stays unknown: from the trainings and folds that there are, the tests, and the costs."""
     single = [name for name, count in comparison.trainings.items() if count == 1]
-    tests = [pair.trainings for item in comparison.overall for pair in item.pairs if pair.trainings is not None]
+    tests = [test for item in comparison.overall for test in item.tests_of_trainings]
     texts = []
     if single:
         texts.append(

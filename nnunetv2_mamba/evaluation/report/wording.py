@@ -54,7 +54,7 @@ def finding(item: StructureComparison) -> str:
         f"{with_interval(best.mean, best.low, best.high, item.metric)}. "
     )
     parts = [head + noise_finding(item)]
-    if tests := [pair.trainings for pair in item.pairs if pair.trainings is not None]:
+    if tests := item.tests_of_trainings:
         over = joined_by_and([*dict.fromkeys(tested_over(test) for test in tests)])
         parts.append(f"The networks, trained again ({over}): {_of_tests(tests, item)}")
     parts.append(f"These trainings, on further cases: {_of_tests(item.pairs, item)}")
