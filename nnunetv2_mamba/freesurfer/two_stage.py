@@ -12,7 +12,7 @@ from nnunetv2.imageio.reader_writer_registry import recursive_find_reader_writer
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from ..files import read_json_object
-from ..json_numbers import is_finite_number
+from ..json_numbers import are_lengths
 from ..nnunet.model_folds import find_folds
 from ..regions import values_of
 from ..text import excerpt, times
@@ -148,11 +148,7 @@ class Stage:
         """
         box = self.dataset_json.get("roi_box_mm")
         if box is not None:
-            if (
-                not isinstance(box, list)
-                or len(box) != 3
-                or not all(is_finite_number(edge) and edge > 0 for edge in box)
-            ):
+            if not are_lengths(box):
                 raise ValueError(
                     f"roi_box_mm in the model's dataset.json must be three lengths above 0, not {excerpt(box)}"
                 )

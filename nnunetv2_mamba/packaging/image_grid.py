@@ -13,7 +13,7 @@ import numpy as np
 import SimpleITK
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
-from .image_io import Geometry
+from .image_io import FileGrid
 
 
 class ImageGrid:
@@ -25,7 +25,7 @@ class ImageGrid:
         geometry: of the image.
     """
 
-    def __init__(self, reader: BaseReaderWriter, properties: dict[str, Any], geometry: Geometry):
+    def __init__(self, reader: BaseReaderWriter, properties: dict[str, Any], geometry: FileGrid):
         self.properties, self._geometry = properties, geometry
         self._reader = type(reader).__name__
         self._axes, self._directions = _turn(reader, properties)

@@ -29,7 +29,7 @@ _PLACE = (  # of a NIfTI header, besides pixdim
 
 
 @dataclass(frozen=True)
-class Geometry:
+class FileGrid:
     """The voxel grid of a file, as ITK gives it of the image: ``x, y, z``, and mm."""
 
     file: Path
@@ -39,7 +39,7 @@ class Geometry:
     direction: tuple[float, ...]
 
     @classmethod
-    def of_header(cls, file: Path, header: SimpleITK.ImageFileReader) -> Geometry:
+    def of_header(cls, file: Path, header: SimpleITK.ImageFileReader) -> FileGrid:
         """Take it from a file's header; ITK turns an axis around whose spacing is negative there."""
         spacing = np.array(header.GetSpacing())
         turned = np.where(spacing < 0, -1.0, 1.0)
@@ -53,7 +53,7 @@ class Geometry:
         )
 
 
-def read_geometry(files: Sequence[Path]) -> Geometry:
+def read_geometry(files: Sequence[Path]) -> FileGrid:
     """The grid of the channels of a case, from their headers; that of the first file.
 
     Raises:
@@ -61,7 +61,7 @@ def read_geometry(files: Sequence[Path]) -> Geometry:
         ValueError: naming a file that cannot be read, is no 3D image of one channel, has no voxels, or lies elsewhere
             than the first.
     """
-    first, *others = [Geometry.of_header(file, _checked_header(file)) for file in files]
+    first, *others = [FileGrid.of_header(file, _checked_header(file)) for file in files]
     for other in others:
         difference = _difference(first, other)
         if difference:
@@ -196,7 +196,7 @@ def _checked_header(file: Path) -> SimpleITK.ImageFileReader:
     return header
 
 
-def _difference(one: Geometry, other: Geometry) -> str:
+def _difference(one: FileGrid, other: FileGrid) -> str:
     if one.size != other.size:
         return f"{times(other.size)} and {times(one.size)} voxels"
     for what in ("spacing", "origin", "direction"):

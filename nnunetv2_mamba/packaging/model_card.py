@@ -17,7 +17,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from ..files import JSON_BYTES, parse_json, read_json_object, write_json, write_text
-from ..json_numbers import is_finite_number
+from ..json_numbers import are_lengths, is_finite_number
 from ..nnunet.dataset_description import channels_of
 from ..text import printable
 from .inference_copy import ModelDescription
@@ -130,10 +130,9 @@ def add_measurement(folder: Path, measured: Mapping[str, Any]) -> None:
 def _in_images_order(plans: Mapping[str, Any], key: str) -> list[float] | None:
     """Three numbers of the plans along the axes of images, as SimpleITK counts them; None where they are not there."""
     values, axes = plans.get(key), plans.get("transpose_backward")
-    if not isinstance(values, list) or len(values) != 3 or sorted(axes) != [0, 1, 2]:
+    if not are_lengths(values) or sorted(axes) != [0, 1, 2]:
         return None
-    numbers = [values[axis] for axis in reversed(axes)]
-    return numbers if all(is_finite_number(each) and each > 0 for each in numbers) else None
+    return [values[axis] for axis in reversed(axes)]
 
 
 def _validation(folder: Path | zipfile.Path, names: Mapping[str, str]) -> dict[str, Any] | None:

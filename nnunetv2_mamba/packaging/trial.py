@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -22,7 +22,7 @@ from nnunetv2_mamba.memory.usage import free_memory
 from nnunetv2_mamba.ops.backend_selection import ENVIRONMENT_VARIABLE
 from nnunetv2_mamba.ops.flops import flop_counter
 
-from ..json_numbers import is_finite_number
+from ..json_numbers import are_lengths
 from ..text import excerpt, short_reason, times
 from .case_predictor import CasePredictor
 from .inference_settings import InferenceSettings
@@ -107,7 +107,7 @@ def _write_noise(model: LoadedModel, folder: Path) -> list[Path]:
     """A few voxels of noise in each channel, a little finer than the training data, on the axes that these had."""
     target = list(model.configuration.spacing)
     training = model.plans.plans.get("original_median_spacing_after_transp")
-    if not _is_spacing(training):
+    if not are_lengths(training):
         training = [1.0] * (3 - len(target)) + target
     spacing = [_FINER * value for value in training]
     slices = [1] * (3 - len(target))  # of 2D configurations: each is a patch
@@ -132,9 +132,3 @@ def _write_noise(model: LoadedModel, folder: Path) -> list[Path]:
         image.SetSpacing(spacing[::-1].tolist())  # ITK counts the axes from the other end
         SimpleITK.WriteImage(image, file)
     return files
-
-
-def _is_spacing(value: object) -> bool:
-    return (
-        isinstance(value, Sequence) and len(value) == 3 and all(is_finite_number(each) and each > 0 for each in value)
-    )

@@ -6,7 +6,7 @@ import math
 import re
 from typing import Any
 
-from ..json_numbers import is_finite_number
+from ..json_numbers import are_lengths
 from ..text import excerpt
 from .allowed_names import NETWORK_NAMES, OF_CONFIGURATIONS, OPERATOR_NAMES, RESAMPLING, in_words, named, require
 from .network_arguments import LONGEST_LIST, MOST_STAGES, check_numbers
@@ -54,9 +54,8 @@ def _check_patch(configuration: dict) -> None:
     if "spacing" in configuration:
         spacing = configuration["spacing"]
         axes = len(configuration.get("patch_size", (0,) * len(spacing) if isinstance(spacing, list) else ()))
-        valid = isinstance(spacing, list) and all(is_finite_number(value) and value > 0 for value in spacing)
         require(
-            valid and len(spacing) == axes,
+            are_lengths(spacing, axes),
             f"'spacing' must be a number of millimetres above 0 for each axis of the patch, got {excerpt(spacing)}",
         )
 
