@@ -79,6 +79,8 @@ def export(
 def _failure_named(what: str) -> Iterator[None]:
     try:
         yield
+    except ModuleNotFoundError as error:
+        raise ValueError(f'{what}: there is no {error.name}; pip install "nnunetv2-mamba[onnx]"') from error
     except Exception as error:  # the exporters raise what they like
         raise ValueError(f"{what}: {f'{type(error).__name__}: {error}'[:500]}") from error
 

@@ -1,5 +1,6 @@
 import os
 import shutil
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -38,6 +39,13 @@ def test_onnx(trained_model, tmp_path, logits):
     session = onnxruntime.InferenceSession(tmp_path / "network.onnx", providers=["CPUExecutionProvider"])
     (result,) = session.run(None, {session.get_inputs()[0].name: logits[0].numpy()})
     np.testing.assert_allclose(result, logits[1], atol=1e-4)
+
+
+def test_a_package_that_is_not_installed_is_said(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    message = 'it cannot be exported: there is no onnxruntime; pip install "nnunetv2-mamba.onnx."'
+    with pytest.raises(ValueError, match=message), module._failure_named("it cannot be exported"):
+        module._to_onnx(None, None, None)
 
 
 @pytest.mark.slow
