@@ -23,12 +23,19 @@ from nnunetv2_mamba.architectures import registry
 from nnunetv2_mamba.nnunet.names import LATEST_CHECKPOINT
 from nnunetv2_mamba.nnunet.preemption import TerminationRequest
 
-# One of every class of networks, and one that accumulates the gradients of two batches; apart, those of MONAI.
+# One of every class of networks, and one that accumulates the gradients of two batches; apart, those of MONAI, and all
+# other trainers but MedSegMambaPaper's, which refuse several GPUs: twins, other mixers and recipes.
 _EACH = {name: network for name, network in registry.NETWORKS.items() if name == network.network_class.__name__}
 GROUPS = {
     "ours": [*(name for name, network in _EACH.items() if network.page != "monai"), "UMamba2Paper"],
     "of_monai": [name for name, network in _EACH.items() if network.page == "monai"],
 }
+_NAMES = {
+    name.removeprefix("nnUNetTrainer")
+    for name in trainers.FULL_LENGTH
+    if not issubclass(getattr(trainers, name), trainers.nnUNetTrainerMedSegMambaPaper)
+}
+GROUPS["others"] = sorted(_NAMES.difference(*GROUPS.values()))
 CONFIGURATIONS = ("2d", "3d_fullres")  # Dice over the batch and over each sample
 
 

@@ -58,7 +58,7 @@ def one_process(tiny_dataset_files: TinyDataset, tmp_path_factory) -> Callable[[
 @pytest.mark.parametrize(
     ("group", "name"),
     [
-        pytest.param(group, name, marks=[pytest.mark.slow] * (group == "of_monai"), id=name)
+        pytest.param(group, name, marks=[pytest.mark.slow] * (group != "ours"), id=name)
         for group, names in distributed_step.GROUPS.items()
         for name in names
     ],
