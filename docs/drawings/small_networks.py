@@ -17,6 +17,7 @@ _NNUNETS = {"nnUNetSmallPlans": "nnU-Net", "nnUNetResEncUNetSmallPlans": "nnU-Ne
 _NETWORKS = ("SegMamba", "MedSegMamba", "MSDKMamba", "UMambaBot", "UMamba2")
 _MODELS = (*_NNUNETS.values(), *(network + twin for network in _NETWORKS for twin in ("NoMamba", "")))
 _SCANS = ("raster", "bidirectional", "six_axes", "serpentine", "morton", "hilbert", "random")
+_BY_PLANS = _NNUNETS | {f"nnUNetSegMambaSmallScan{scan.title().replace('_', '')}Plans": scan for scan in _SCANS}
 # Where names stand in the picture of costs: so many pixels right of the dot and below it, and whether they end there
 _NAMES = {
     "nnU-Net": (0, -9, "middle"),
@@ -156,8 +157,7 @@ def _of_the_first_fold() -> dict[str, list[Mapping]]:
 
 def _model(trainer: str, plans: str) -> str:
     """The trainer's network; of nnU-Net's, and along another scan order, what the plans say."""
-    scans = {f"nnUNetSegMambaSmallScan{scan.title().replace('_', '')}Plans": scan for scan in _SCANS}
-    return (_NNUNETS | scans).get(plans, trainer.removeprefix("nnUNetTrainer"))
+    return _BY_PLANS.get(plans, trainer.removeprefix("nnUNetTrainer"))
 
 
 def _mean_dice(training: Mapping) -> float:

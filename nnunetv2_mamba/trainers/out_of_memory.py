@@ -122,7 +122,7 @@ def advice(
         for name, value in options.items():
             command += f" --option {name}={value if isinstance(value, str) else json.dumps(value, separators=',:')}"
         plans = "the plans that it names" if options else f"-p nnUNet{network_name}{size}GPlans"
-        if any(isinstance(value, list) for value in options.values()):  # of which no name is made
+        if not all(isinstance(value, str | int) for value in options.values()):  # of others no name is made
             command, plans = f"{command} --plans-name NAME", "-p NAME"
         remedies.append(f"plans for less memory ({command}, then train with {plans})")
     else:

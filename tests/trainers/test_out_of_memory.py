@@ -96,6 +96,9 @@ def test_the_smaller_plans_are_of_the_same_network(make_trainer, tiny_dataset, m
     assert "then train with the plans that it names" in advice(
         None, 901, "SegMamba", checkpointing=True, options={"scan": "hilbert"}
     )
+    assert "--option drop_path=0.1 --plans-name NAME, then train with -p NAME" in advice(
+        None, 901, "MedSegMamba", checkpointing=True, options={"drop_path": 0.1}
+    )
     trainer = make_trainer("nnUNetTrainerSegMamba", plans="nnUNetPlans")
     trainer.initialize()
     message = trainer.explain_memory({"data": torch.empty(2, 2, *trainer.configuration_manager.patch_size)})
