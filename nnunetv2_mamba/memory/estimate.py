@@ -29,8 +29,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from .tracker import AllocationTracker
+from .usage import GIB
 
-GIB = 2**30
 _CONTEXT = 0.5 * GIB  # of CUDA and its libraries
 _SHARE = 0.9  # of all; workspaces and fragmentation take the rest
 

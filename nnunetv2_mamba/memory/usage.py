@@ -14,6 +14,8 @@ try:
 except ImportError:  # Windows
     resource = None
 
+GIB = 2**30
+
 
 def process_peak() -> int | None:
     """The largest resident memory of this process so far, in bytes; None on Windows."""

@@ -18,8 +18,7 @@ from acvl_utils.cropping_and_padding.bounding_boxes import get_bbox_from_mask
 from ..evaluation.component_filter import filtered
 from ..evaluation.measured_labels import Labels, read_labels
 from ..image_files import check_complete
-from ..memory.estimate import GIB
-from ..memory.usage import free_memory
+from ..memory.usage import GIB, free_memory
 from ..text import times
 from .class_maps import ClassMaps
 from .ensemble import Ensemble
